@@ -1,0 +1,1 @@
+//! What our one guest is told: DHCPv4, DHCPv6 and router advertisements.

@@ -1,0 +1,1 @@
+//! Wires a guest into a pod network namespace.
