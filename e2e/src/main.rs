@@ -1,4 +1,120 @@
-#[cfg_attr(not(test), expect(dead_code, reason = "the command line comes next"))]
+//! `cargo e2e`: everything that shows the launcher at work, from unit tests to real guests.
+
+mod cargo_tests;
+mod lab;
 mod report;
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use lab::LauncherBinary;
+use report::Report;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo e2e", about = "Hawser end to end: tests, demo and lab")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every test, and count: unit tests, then scenarios in namespaces, then real guests in the lab
+    Test {
+        /// Only one of the three
+        #[arg(long)]
+        only: Option<Group>,
+        /// Only what has this in its name
+        filter: Option<String>,
+        #[command(flatten)]
+        launcher: LauncherArguments,
+    },
+    /// Boot a real guest in a pod and reach it, step by step, to watch
+    Demo {
+        #[command(flatten)]
+        launcher: LauncherArguments,
+    },
+    /// Run lab scenarios by name (all of them by default); `lab shell` is a shell in the lab's node
+    Lab {
+        scenarios: Vec<String>,
+        #[command(flatten)]
+        launcher: LauncherArguments,
+    },
+    /// Install packages and fill the cache; the other commands do so too when they need it
+    Setup,
+    /// What the lab's node runs
+    #[command(hide = true)]
+    NodeAgent,
+}
+
+#[derive(Debug, Args)]
+struct LauncherArguments {
+    /// Put this binary to the test instead of building one
+    #[arg(long, value_name = "PATH", env = "HAWSER_BINARY")]
+    hawser: Option<PathBuf>,
+}
+
+impl LauncherArguments {
+    fn binary(self) -> LauncherBinary {
+        self.hawser.map_or(LauncherBinary::Build, LauncherBinary::Given)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Group {
+    Unit,
+    Namespace,
+    Lab,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Test {
+            only,
+            filter,
+            launcher,
+        } => Ok(test(only, filter.as_deref(), &launcher.binary())),
+        Command::Demo { launcher } => {
+            let mut report = Report::default();
+            lab::demo(&mut report, &launcher.binary());
+            Ok(report.finish())
+        }
+        Command::Lab { scenarios, launcher } if scenarios == ["shell"] => {
+            lab::shell(&launcher.binary()).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Lab { scenarios, launcher } => {
+            let mut report = Report::default();
+            lab::run(&mut report, &scenarios, &launcher.binary());
+            Ok(report.finish())
+        }
+        Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
+        Command::NodeAgent => lab::node::run().map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// The cheap ones first: what they find need not wait for the lab.
+fn test(only: Option<Group>, filter: Option<&str>, binary: &LauncherBinary) -> ExitCode {
+    let wanted = |group| only.is_none_or(|only| only == group);
+    let filters: Vec<String> = filter.map(str::to_owned).into_iter().collect();
+    let mut report = Report::default();
+    if wanted(Group::Unit) {
+        cargo_tests::run(&mut report, filter);
+    }
+    if wanted(Group::Lab) {
+        lab::run(&mut report, &filters, binary);
+    }
+    report.finish()
+}

@@ -143,8 +143,8 @@ impl Report {
         self.passed += count;
     }
 
-    pub(crate) fn has_failures(&self) -> bool {
-        !self.failed.is_empty()
+    pub(crate) fn failures(&self) -> usize {
+        self.failed.len()
     }
 
     /// The line that everything ends in.
@@ -174,7 +174,7 @@ impl Report {
             println!("FAILED: {title}: {error}");
         }
         println!("{}", self.summary());
-        if self.has_failures() {
+        if self.failures() > 0 {
             ExitCode::FAILURE
         } else {
             ExitCode::SUCCESS
@@ -211,7 +211,7 @@ mod tests {
         let mut report = Report::default();
         report.run("group", &scenarios, &(), None);
         assert_eq!(report.summary(), "1 passed, 2 failed, 1 skipped");
-        assert!(report.has_failures());
+        assert_eq!(report.failures(), 2);
     }
 
     #[test]

@@ -1,0 +1,149 @@
+//! Debian as the machine has it: its packages, its mirror, and a fresh system beside it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::process::{output, progress, shown};
+
+/// The release that the node and the images are made of. Older ones have a QEMU without igb and a passt without
+/// vhost-user.
+const RELEASE: &str = "trixie";
+const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
+
+/// What the machine itself needs, as (a file that shows it is there, its package).
+const MACHINE_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/sbin/debootstrap", "debootstrap"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
+    ("/usr/sbin/nft", "nftables"),
+    ("/usr/bin/zstd", "zstd"),
+    ("/usr/bin/xz", "xz-utils"),
+    ("/usr/bin/ip", "iproute2"),
+    ("/usr/bin/curl", "curl"),
+    ("/usr/bin/busybox", "busybox-static"),
+    ("/usr/sbin/dhclient", "isc-dhcp-client"),
+    ("/usr/sbin/dhcpcd", "dhcpcd-base"),
+];
+
+/// Installs what is missing on the machine. Quiet and instant where nothing is.
+pub(crate) fn install_machine_packages() -> Result<()> {
+    let missing: Vec<&str> = MACHINE_PACKAGES
+        .iter()
+        .filter(|(file, _)| {
+            !Path::new(file).exists() && !Path::new("/").join(file.replacen("/usr", "", 1)).exists()
+        })
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "missing packages: {}; install them, or run as root",
+            missing.join(" ")
+        );
+    }
+    progress(format!("installing Debian packages: {}", missing.join(" ")));
+    shown(apt_get().arg("update"))?;
+    shown(
+        apt_get()
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(missing),
+    )
+    .context("cannot install what the tests need; the end-to-end tests expect Debian or a relative of it")
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C.UTF-8")
+        .arg("-q");
+    command
+}
+
+/// Makes a minimal system with `packages` in `root`, which must be empty.
+pub(crate) fn make_system(root: &Path, packages: &[&str]) -> Result<()> {
+    let mirror = machine_mirror();
+    shown(
+        Command::new("debootstrap")
+            .args(["--variant=minbase", RELEASE])
+            .arg(root)
+            .arg(&mirror)
+            .env("LC_ALL", "C.UTF-8"),
+    )?;
+    // No service may start on this machine because a package in there has one.
+    let policy = root.join("usr/sbin/policy-rc.d");
+    fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
+    make_executable(&policy)?;
+    fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
+    for arguments in [&["update"][..], &["install", "--yes", "--no-install-recommends"]] {
+        let names = if arguments.len() > 1 { packages } else { &[] };
+        shown(
+            Command::new("chroot")
+                .arg(root)
+                .args(["apt-get", "-q"])
+                .args(arguments)
+                .args(names)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .env("LC_ALL", "C.UTF-8"),
+        )?;
+    }
+    output(Command::new("chroot").arg(root).args(["apt-get", "clean"]))?;
+    for lists in fs::read_dir(root.join("var/lib/apt/lists"))? {
+        let path = lists?.path();
+        if path.is_file() {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn make_executable(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
+}
+
+/// The mirror that the machine's own apt uses, where it is a Debian.
+fn machine_mirror() -> String {
+    let mut sources = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
+    for entry in fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        sources.push('\n');
+        sources.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
+    }
+    mirror_in(&sources).unwrap_or_else(|| DEFAULT_MIRROR.to_owned())
+}
+
+/// The first Debian archive named in sources of either format. Not the security archive, which has no base system.
+fn mirror_in(sources: &str) -> Option<String> {
+    sources
+        .lines()
+        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
+        .flat_map(str::split_whitespace)
+        .map(|word| word.trim_end_matches('/'))
+        .find(|word| word.starts_with("http") && word.ends_with("/debian"))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_found_in_both_formats() {
+        let one_line = "# old\ndeb http://mirror.example/debian-security trixie main\ndeb [signed-by=/k] http://mirror.example/debian/ trixie main\n";
+        assert_eq!(
+            mirror_in(one_line).as_deref(),
+            Some("http://mirror.example/debian")
+        );
+        let deb822 = "Types: deb\nURIs: https://other.example/debian\nSuites: trixie\n";
+        assert_eq!(mirror_in(deb822).as_deref(), Some("https://other.example/debian"));
+        assert_eq!(mirror_in("deb http://ubuntu.example/ubuntu noble main"), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! The test guest: Debian's kernel as cloud-hypervisor boots it, and an initramfs of busybox and a few scripts of ours
+//! (images/guest).
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::cpio::Archive;
+use super::node_image::NodeImage;
+use super::process::output;
+
+/// (path in the initramfs, permissions, content)
+const FILES: &[(&str, u32, &str)] = &[
+    ("init", 0o755, include_str!("../../../images/guest/init")),
+    (
+        "etc/udhcpc.script",
+        0o755,
+        include_str!("../../../images/guest/udhcpc.script"),
+    ),
+    (
+        "etc/udhcpc6.script",
+        0o755,
+        include_str!("../../../images/guest/udhcpc6.script"),
+    ),
+    // Where busybox's acpid looks for what to do on the power key.
+    (
+        "etc/acpi/PWRF/00000080",
+        0o755,
+        include_str!("../../../images/guest/power-button"),
+    ),
+    (
+        "www/cgi-bin/run",
+        0o755,
+        include_str!("../../../images/guest/run.cgi"),
+    ),
+];
+
+/// Below the kernel's module directory, compressed. Debian builds virtio_pci, virtio_console and IPv6 in.
+const MODULES: &[&str] = &[
+    "kernel/net/core/failover.ko",
+    "kernel/drivers/net/net_failover.ko",
+    "kernel/drivers/net/virtio_net.ko",
+    "kernel/drivers/net/ethernet/intel/igbvf/igbvf.ko",
+    "kernel/drivers/acpi/button.ko",
+    "kernel/drivers/input/evdev.ko",
+];
+
+/// All that the image is made of, for the cache.
+pub(crate) fn recipe() -> Vec<&'static [u8]> {
+    let mut recipe: Vec<&[u8]> = FILES.iter().map(|(_, _, content)| content.as_bytes()).collect();
+    recipe.extend(MODULES.iter().map(|module| module.as_bytes()));
+    // Raised when the code below makes something else of the same files.
+    recipe.push(b"guest image 1");
+    recipe
+}
+
+/// Writes `vmlinux` and `initrd.img` into `dir`.
+pub(crate) fn make(dir: &Path, node: &NodeImage) -> Result<()> {
+    extract_kernel(&node.kernel()?, &dir.join("vmlinux"))?;
+
+    let mut archive = Archive::default();
+    for path in [
+        "bin",
+        "dev",
+        "etc",
+        "etc/acpi",
+        "etc/acpi/PWRF",
+        "modules",
+        "www",
+        "www/cgi-bin",
+    ] {
+        archive.directory(path);
+    }
+    // The kernel opens the console before init has mounted anything.
+    archive.character_device("dev/console", 5, 1);
+    let busybox = node.root().join("usr/bin/busybox");
+    archive.file(
+        "bin/busybox",
+        0o755,
+        &fs::read(&busybox).context("no busybox in the node's system")?,
+    );
+    for (path, permissions, content) in FILES {
+        archive.file(path, *permissions, content.as_bytes());
+    }
+    for module in MODULES {
+        let compressed = node.modules()?.join(format!("{module}.xz"));
+        let unpacked = Command::new("xz").arg("-dc").arg(&compressed).output()?;
+        if !unpacked.status.success() {
+            bail!(
+                "cannot unpack {}: {}",
+                compressed.display(),
+                String::from_utf8_lossy(&unpacked.stderr)
+            );
+        }
+        let name = module.rsplit('/').next().unwrap_or(module);
+        archive.file(&format!("modules/{name}"), 0o644, &unpacked.stdout);
+    }
+    // Not compressed: unpacking costs an emulated processor more than reading does.
+    fs::write(dir.join("initrd.img"), archive.finish())?;
+    Ok(())
+}
+
+/// Takes the ELF file out of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length):
+/// cloud-hypervisor enters a kernel by the PVH note, which only the ELF file carries.
+fn extract_kernel(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
+    let image = fs::read(vmlinuz)?;
+    let payload = payload(&image).with_context(|| format!("{} is no bzImage", vmlinuz.display()))?;
+    if !payload.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        bail!("the kernel in {} is not packed with zstd", vmlinuz.display());
+    }
+    let packed = vmlinux.with_extension("zst");
+    fs::write(&packed, payload)?;
+    output(
+        Command::new("zstd")
+            .args(["-d", "-q", "-f"])
+            .arg(&packed)
+            .arg("-o")
+            .arg(vmlinux),
+    )?;
+    fs::remove_file(&packed)?;
+    Ok(())
+}
+
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    if image.get(0x202..0x206)? != b"HdrS" {
+        return None;
+    }
+    let word = |at: usize| Some(u32::from_le_bytes(image.get(at..at + 4)?.try_into().ok()?) as usize);
+    let setup_sectors = usize::from(*image.get(0x1f1)?);
+    let start = (setup_sectors + 1) * 512 + word(0x248)?;
+    // The last four bytes are the unpacked size, which is no part of the zstd frame.
+    image.get(start..start + word(0x24c)?.checked_sub(4)?)
+}

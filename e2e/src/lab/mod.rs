@@ -1,0 +1,29 @@
+//! The lab: real guests under real cloud-hypervisor, in pods, on any machine.
+//!
+//! Real guests need a KVM that runs ordinary kernels, and pods need a machine that may run containers. Neither can be
+//! taken for granted, so both are had in a *node*: a QEMU machine under software emulation, made from Debian packages
+//! (`node_image`, `qemu`), that is booted once for all scenarios. It runs this same binary as its agent (`node`), which
+//! builds the launcher's image from the Containerfile, runs the scenarios (`scenarios`) and reports each as an event
+//! (`events`); `run` watches from outside, with a deadline for every event, and a node that dies or hangs fails the
+//! scenarios it still owed.
+//!
+//! The node is used even where the machine's own KVM would do: the scenarios change forwarding, load modules and fill
+//! a container store, which is nobody's business to do on the machine itself.
+
+mod build;
+mod cache;
+mod cpio;
+mod debian;
+mod events;
+mod guest_image;
+pub(crate) mod node;
+mod node_image;
+mod payload;
+pub(crate) mod process;
+mod qemu;
+mod run;
+mod scenarios;
+mod vmm;
+
+pub(crate) use build::LauncherBinary;
+pub(crate) use run::{demo, run, setup, shell};

@@ -1,0 +1,298 @@
+//! Pods: a sandbox container that holds the network namespace, and launcher containers that come and go in it, as a
+//! kubelet has them.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
+
+use super::agent::{Lab, RESULTS};
+use super::console::Console;
+use super::prepare::{GUEST_IMAGE, LAUNCHER, NETWORK, SANDBOX, podman};
+use crate::lab::process::output;
+
+/// What a pod allows its launcher.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Privileges<'a> {
+    pub(crate) user: &'a str,
+    pub(crate) capabilities: &'a [&'a str],
+}
+
+/// Root with what it takes to wire the namespace and to become somebody else afterwards.
+pub(crate) const ROOT: Privileges<'_> = Privileges {
+    user: "0",
+    capabilities: &["NET_ADMIN", "SETUID", "SETGID", "SETPCAP", "CHOWN", "KILL"],
+};
+/// KubeVirt's user, with the one capability.
+pub(crate) const NET_ADMIN_ONLY: Privileges<'_> = Privileges {
+    user: "107:107",
+    capabilities: &["NET_ADMIN"],
+};
+/// KubeVirt's user, with none.
+pub(crate) const UNPRIVILEGED: Privileges<'_> = Privileges {
+    user: "107:107",
+    capabilities: &[],
+};
+
+/// Lets a pod forward IPv6, as its securityContext would say.
+pub(crate) const FORWARD_IPV6: &str = "net.ipv6.conf.all.forwarding=1";
+
+/// A pod; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Pod<'a> {
+    lab: &'a Lab,
+    name: String,
+    dir: PathBuf,
+    pid: String,
+    pub(crate) ipv4: Ipv4Addr,
+    pub(crate) ipv6: Ipv6Addr,
+}
+
+impl<'a> Pod<'a> {
+    pub(crate) fn create(lab: &'a Lab, name: &str, sysctls: &[&str]) -> Result<Self> {
+        let dir = Path::new("/var/lib/lab/pods").join(name);
+        fs::create_dir_all(dir.join("state"))?;
+        std::os::unix::fs::chown(dir.join("state"), Some(107), Some(107))?;
+        let mut run = podman();
+        run.args([
+            "run",
+            "--detach",
+            "--name",
+            name,
+            "--hostname",
+            name,
+            "--network",
+            NETWORK,
+        ]);
+        for sysctl in sysctls {
+            run.args(["--sysctl", sysctl]);
+        }
+        output(run.args([SANDBOX, "/bin/sleep", "infinity"])).context("cannot make the pod")?;
+        // From here on dropping it cleans up.
+        let mut pod = Self {
+            lab,
+            name: name.to_owned(),
+            dir,
+            pid: String::new(),
+            ipv4: Ipv4Addr::UNSPECIFIED,
+            ipv6: Ipv6Addr::UNSPECIFIED,
+        };
+        let format = format!(
+            "{{{{.State.Pid}}}} {{{{with index .NetworkSettings.Networks \"{NETWORK}\"}}}}{{{{.IPAddress}}}} {{{{.GlobalIPv6Address}}}}{{{{end}}}}"
+        );
+        let inspected = output(podman().args(["inspect", "--format", &format, name]))?;
+        let mut words = inspected.split_whitespace();
+        pod.pid = words.next().context("the pod has no process")?.to_owned();
+        pod.ipv4 = words.next().context("the pod has no IPv4 address")?.parse()?;
+        pod.ipv6 = words.next().context("the pod has no IPv6 address")?.parse()?;
+        Ok(pod)
+    }
+
+    pub(crate) fn addresses(&self) -> [IpAddr; 2] {
+        [self.ipv4.into(), self.ipv6.into()]
+    }
+
+    /// Writes the manifest that the launcher containers of this pod read.
+    pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
+        Ok(fs::write(
+            self.dir.join("vmi.json"),
+            serde_json::to_vec_pretty(vmi)?,
+        )?)
+    }
+
+    /// Starts a launcher container. `subcommand` is `run`, `setup` and so on.
+    pub(crate) fn launch(&self, subcommand: &str, privileges: Privileges<'_>) -> Result<Launcher<'_>> {
+        let container = format!("{}-{subcommand}", self.name);
+        let mut run = podman();
+        run.args([
+            "run",
+            "--rm",
+            "--name",
+            &container,
+            "--network",
+            &format!("container:{}", self.name),
+        ]);
+        run.args([
+            "--device",
+            "/dev/kvm",
+            "--device",
+            "/dev/net/tun",
+            "--user",
+            privileges.user,
+            "--cap-drop",
+            "all",
+        ]);
+        for capability in privileges.capabilities {
+            run.args(["--cap-add", capability]);
+        }
+        run.args([
+            "--read-only",
+            "--tmpfs",
+            "/tmp",
+            "--volume",
+            &format!("{}:/run/hawser", self.dir.join("state").display()),
+        ]);
+        run.args([
+            "--volume",
+            &format!("{}:/vmi.json:ro", self.dir.join("vmi.json").display()),
+        ]);
+        run.args(["--volume", &format!("{GUEST_IMAGE}:/guest:ro")]);
+        run.args([
+            LAUNCHER,
+            subcommand,
+            "--vmi",
+            "/vmi.json",
+            "--state-dir",
+            "/run/hawser",
+        ]);
+        // `setup` starts no guest; that it takes the option nevertheless is a convenience for pod specs.
+        run.args(["--image", "kernel-boot=/guest"]);
+        let mut child = run
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start podman")?;
+        let console = Console::default();
+        let log = Path::new(RESULTS).join(format!("{container}.log"));
+        if let Some(stdout) = child.stdout.take() {
+            console.follow(stdout, &log, self.lab.narrator())?;
+        }
+        if let Some(stderr) = child.stderr.take() {
+            console.follow(stderr, &log, self.lab.narrator())?;
+        }
+        Ok(Launcher {
+            pod: self,
+            container,
+            child,
+            console,
+        })
+    }
+
+    /// Runs `work` in a thread of its own that has entered the pod's network namespace.
+    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.pid)).context("the pod is gone")?;
+        thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+                    work()
+                })
+                .join()
+                .map_err(|_| anyhow!("panicked inside the pod's namespace"))?
+        })
+    }
+
+    /// Everything that a launcher might leave behind in the namespace, as text to compare.
+    pub(crate) fn snapshot(&self) -> Result<String> {
+        let mut snapshot = String::new();
+        for command in [
+            "ip -d link",
+            "ip addr",
+            "ip -4 route show table all",
+            "ip -6 route show table all",
+            "ip rule",
+            "ip -6 rule",
+            "ip neigh show nud permanent",
+            "nft list ruleset",
+            "sysctl -a --pattern ^net\\.ipv[46]\\.conf\\..*\\.(forwarding|accept_ra|route_localnet|arp_ignore|proxy_arp|rp_filter)$",
+            "sysctl net.ipv4.ip_forward",
+        ] {
+            let text = output(
+                Command::new("nsenter")
+                    .args(["-t", &self.pid, "-n"])
+                    .args(command.split(' ')),
+            )?;
+            snapshot.push_str(&format!("# {command}\n"));
+            for line in text.lines().map(without_lifetimes) {
+                snapshot.push_str(&line);
+                snapshot.push('\n');
+            }
+        }
+        Ok(snapshot)
+    }
+}
+
+/// Remaining lifetimes and counters differ from one look to the next.
+fn without_lifetimes(line: &str) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    let mut skip_next = false;
+    for word in line.split_whitespace() {
+        if skip_next {
+            skip_next = false;
+        } else if matches!(word, "valid_lft" | "preferred_lft" | "expires") {
+            skip_next = true;
+        } else {
+            words.push(word);
+        }
+    }
+    words.join(" ")
+}
+
+impl Drop for Pod<'_> {
+    fn drop(&mut self) {
+        // Takes the launchers in the pod's namespace along.
+        if let Err(error) = output(podman().args(["rm", "--force", "--time=0", "--depend", &self.name])) {
+            eprintln!("node: cannot remove the pod {}: {error:#}", self.name);
+        }
+    }
+}
+
+/// A launcher container.
+#[derive(Debug)]
+pub(crate) struct Launcher<'a> {
+    pod: &'a Pod<'a>,
+    container: String,
+    child: Child,
+    /// The guest's console and the launcher's log.
+    pub(crate) console: Console,
+}
+
+impl Launcher<'_> {
+    pub(crate) fn signal(&self, signal: &str) -> Result<()> {
+        output(podman().args(["kill", "--signal", signal, &self.container])).map(drop)
+    }
+
+    /// The exit code, when it ends by itself within `deadline`.
+    pub(crate) fn exit_code(&mut self, deadline: Duration) -> Result<i32> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return code(status);
+            }
+            if Instant::now() > end {
+                let _ = self.signal("KILL");
+                bail!(
+                    "the launcher of {} still ran after {} s",
+                    self.pod.name,
+                    deadline.as_secs()
+                );
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The launcher must end with `wanted`; otherwise the error shows what it said last.
+    pub(crate) fn expect_exit(&mut self, wanted: i32, deadline: Duration) -> Result<()> {
+        let found = self.exit_code(deadline)?;
+        if found != wanted {
+            bail!(
+                "the launcher ended with {found}, not {wanted}: {}",
+                self.console.last(6)
+            );
+        }
+        Ok(())
+    }
+}
+
+fn code(status: ExitStatus) -> Result<i32> {
+    status
+        .code()
+        .with_context(|| format!("podman was killed: {status}"))
+}

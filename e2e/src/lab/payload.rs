@@ -1,0 +1,77 @@
+//! What the node gets to run: binaries of this build, the guest image, and what the launcher's image is built from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::cache::Cache;
+use super::guest_image;
+use super::node_image::NodeImage;
+use super::process::output;
+use super::vmm;
+
+const COLLECT: &str = include_str!("../../../images/launcher/collect");
+const NODE_INIT: &str = include_str!("../../../images/node/init");
+const CONTAINERFILE: &str = include_str!("../../../Containerfile");
+
+/// Fills `payload`. `hawser` is the launcher's binary.
+pub(crate) fn fill(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Path) -> Result<()> {
+    fs::write(payload.join("init"), NODE_INIT)?;
+    copy(&std::env::current_exe()?, &payload.join("e2e"))?;
+
+    let mut recipe = guest_image::recipe();
+    recipe.push(node.key());
+    let guest = cache.entry("guest", &recipe, |dir| {
+        super::process::progress("making the guest's image");
+        guest_image::make(dir, node).context("cannot make the guest's image")
+    })?;
+    for file in ["vmlinux", "initrd.img"] {
+        copy(&guest.join(file), &payload.join("guest").join(file))?;
+    }
+
+    // One directory for each stage of the Containerfile that is replaced, with that stage's /out.
+    fs::write(payload.join("Containerfile"), CONTAINERFILE)?;
+    copy(hawser, &payload.join("build/out/usr/bin/hawser"))?;
+    copy(
+        &vmm::find(cache)?,
+        &payload.join("vmm/out/usr/bin/cloud-hypervisor"),
+    )?;
+    let runtime = runtime_files(cache, node)?;
+    output(
+        Command::new("cp")
+            .arg("-a")
+            .arg(runtime)
+            .arg(payload.join("runtime")),
+    )?;
+    Ok(())
+}
+
+/// The runtime stage: the same script on the same Debian packages, run in the node's system instead of a base image.
+fn runtime_files(cache: &Cache, node: &NodeImage) -> Result<PathBuf> {
+    cache.entry("runtime", &[COLLECT.as_bytes(), node.key()], |dir| {
+        let script = node.root().join("tmp/collect");
+        let collected = node.root().join("tmp/out");
+        fs::write(&script, COLLECT)?;
+        if collected.exists() {
+            fs::remove_dir_all(&collected)?;
+        }
+        output(
+            Command::new("chroot")
+                .arg(node.root())
+                .args(["/bin/sh", "/tmp/collect", "/tmp/out"]),
+        )?;
+        fs::rename(&collected, dir.join("out"))?;
+        fs::remove_file(&script)?;
+        Ok(())
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::copy(from, to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    Ok(())
+}

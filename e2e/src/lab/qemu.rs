@@ -1,0 +1,105 @@
+//! The node as a QEMU machine under software emulation: a processor with SVM, so that KVM and cloud-hypervisor are the
+//! real ones inside, an IOMMU, and a NIC with virtual functions.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use super::node_image::{BOOT_PATH, NodeImage};
+
+/// How the node is started.
+#[derive(Debug)]
+pub(crate) struct Node<'a> {
+    pub(crate) image: &'a NodeImage,
+    /// Read-only in the node, at /payload.
+    pub(crate) payload: &'a Path,
+    /// Writable in the node, at /results. The node's console is kept there too.
+    pub(crate) results: &'a Path,
+}
+
+impl Node<'_> {
+    /// Starts the node with the agent in it. The agent's events are the child's stdout.
+    pub(crate) fn start_agent(&self) -> Result<Child> {
+        let mut command = self.command("");
+        command
+            .args(["-chardev", "stdio,id=events,signal=off"])
+            .args(["-serial", &format!("file:{}", self.console().display())])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command.spawn().context("cannot start QEMU")
+    }
+
+    /// Starts the node with a shell on this terminal.
+    pub(crate) fn start_shell(&self) -> Result<Child> {
+        let mut command = self.command("hawser.shell");
+        command.args(["-chardev", "null,id=events", "-serial", "stdio"]);
+        command.spawn().context("cannot start QEMU")
+    }
+
+    pub(crate) fn console(&self) -> PathBuf {
+        self.results.join("node-console.log")
+    }
+
+    fn command(&self, kernel_argument: &str) -> Command {
+        let root = self.image.root();
+        let mut command = self.image.program("usr/bin/qemu-system-x86_64");
+        command
+            .env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"))
+            // Where -snapshot keeps what the node writes.
+            .env("TMPDIR", self.results)
+            .arg("-L")
+            .arg(root.join("usr/share/qemu"))
+            .arg("-L")
+            .arg(root.join("usr/share/seabios"))
+            .args([
+                "-M",
+                "q35",
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "EPYC,+svm",
+                "-smp",
+                "2",
+                "-m",
+                "4G",
+            ])
+            .args(["-display", "none", "-monitor", "none", "-no-reboot", "-snapshot"]);
+        // mitigations=off: nothing here is to be protected, and every flush is emulated.
+        let arguments = format!(
+            "console=ttyS0 root=/dev/vda rw init={BOOT_PATH} panic=-1 mitigations=off quiet intel_iommu=on iommu=pt {kernel_argument}"
+        );
+        if let (Ok(kernel), Ok(initrd)) = (self.image.kernel(), self.image.initrd()) {
+            command
+                .arg("-kernel")
+                .arg(kernel)
+                .arg("-initrd")
+                .arg(initrd)
+                .args(["-append", &arguments]);
+        }
+        command
+            .args([
+                "-drive",
+                &format!("file={},if=virtio,format=raw", self.image.disk().display()),
+            ])
+            .args(["-device", "intel-iommu,intremap=on,caching-mode=on"])
+            .args(["-netdev", "user,id=n0", "-device", "pcie-root-port,id=rp0,slot=1"])
+            .args(["-device", "igb,bus=rp0,netdev=n0"])
+            .args(["-virtfs", &share(self.payload, "payload", ",readonly=on")])
+            .args(["-virtfs", &share(self.results, "results", "")])
+            .args([
+                "-device",
+                "virtio-serial-pci",
+                "-device",
+                "virtserialport,chardev=events,name=hawser.events",
+            ]);
+        command
+    }
+}
+
+fn share(dir: &Path, tag: &str, more: &str) -> String {
+    format!(
+        "local,path={},mount_tag={tag},security_model=none,multidevs=remap{more}",
+        dir.display()
+    )
+}

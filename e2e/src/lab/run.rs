@@ -1,0 +1,189 @@
+//! The machine's side of the lab: prepares, boots the node, and watches it.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Child;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::build::{LauncherBinary, launcher};
+use super::cache::Cache;
+use super::events::{Event, REQUEST, Request};
+use super::node_image::NodeImage;
+use super::process::progress;
+use super::qemu::Node;
+use super::{debian, payload, scenarios, vmm};
+use crate::report::{Outcome, Report, Skip, is_selected};
+
+/// From power-on to the agent's first word. 10 s on two idle cores.
+const BOOT_DEADLINE: Duration = Duration::from_secs(180);
+/// The longest that the node may be silent afterwards: every scenario ends itself before.
+const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
+
+pub(crate) const GROUP: &str = "lab";
+
+/// Makes everything that is cached.
+pub(crate) fn setup() -> Result<()> {
+    debian::install_machine_packages()?;
+    let cache = Cache::open()?;
+    NodeImage::get(&cache)?;
+    match vmm::find(&cache) {
+        Ok(path) => progress(format!(
+            "cloud-hypervisor: {} ({})",
+            path.display(),
+            vmm::version(&path)?
+        )),
+        Err(error) => progress(format!("{error:#}")),
+    }
+    Ok(())
+}
+
+/// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report.
+pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary) {
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
+    let names: Vec<&str> = scenarios::ALL
+        .iter()
+        .map(|s| s.name)
+        .filter(|name| wanted(name))
+        .collect();
+    if !names.is_empty() {
+        run_named(report, &names, binary, false);
+    }
+}
+
+/// Runs the scenario that shows rather than checks.
+pub(crate) fn demo(report: &mut Report, binary: &LauncherBinary) {
+    run_named(report, &[scenarios::DEMO.name], binary, true);
+}
+
+/// A shell in the node.
+pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
+    prepare(&[], false, binary, |node| {
+        let mut child = node.start_shell()?;
+        child.wait()?;
+        Ok(())
+    })
+}
+
+fn run_named(report: &mut Report, names: &[&str], binary: &LauncherBinary, narrate: bool) {
+    let mut owed = names.to_vec();
+    let result = prepare(names, narrate, binary, |node| {
+        progress("booting the node (emulated: everything in it takes its time)");
+        let mut child = node.start_agent()?;
+        let watched = watch(&mut child, report, &mut owed);
+        // Already gone where all went well.
+        let _ = child.kill();
+        child.wait()?;
+        watched.with_context(|| format!("the node's console:\n{}", last_lines(&node.console(), 25)))
+    });
+    let outcome = match result {
+        Ok(()) if owed.is_empty() => return,
+        Ok(()) => Outcome::Failed("the node did not run it".to_owned()),
+        Err(error) => Err(error).into(),
+    };
+    for name in owed {
+        report.record(GROUP, name, outcome.clone(), None);
+    }
+}
+
+/// Everything before the node is switched on; then `then`.
+fn prepare(
+    names: &[&str],
+    narrate: bool,
+    binary: &LauncherBinary,
+    then: impl FnOnce(&Node<'_>) -> Result<()>,
+) -> Result<()> {
+    debian::install_machine_packages()?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Skip::because("the lab is made with debootstrap and chroot: run as root").into());
+    }
+    let cache = Cache::open()?;
+    // First, because where it is missing nothing else is worth the time.
+    let vmm = vmm::find(&cache)?;
+    progress(format!(
+        "cloud-hypervisor: {} ({})",
+        vmm.display(),
+        vmm::version(&vmm)?
+    ));
+    let hawser = launcher(binary)?;
+    let image = NodeImage::get(&cache)?;
+    let payload = cache.scratch("payload")?;
+    payload::fill(&payload, &cache, &image, &hawser)?;
+    let request = Request {
+        scenarios: names.iter().map(|&name| name.to_owned()).collect(),
+        narrate,
+    };
+    fs::write(payload.join(REQUEST), serde_json::to_vec(&request)?)?;
+    let results = cache.scratch("results")?;
+    then(&Node {
+        image: &image,
+        payload: &payload,
+        results: &results,
+    })
+}
+
+/// Follows the agent's events until it is done, crossing off what was owed.
+fn watch(child: &mut Child, report: &mut Report, owed: &mut Vec<&str>) -> Result<()> {
+    let events = event_stream(child)?;
+    let mut deadline = BOOT_DEADLINE;
+    loop {
+        let event = match events.recv_timeout(deadline) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout) => bail!("no word from the node in {} s", deadline.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => bail!("the node went down"),
+        };
+        deadline = SILENCE_DEADLINE;
+        match event {
+            Event::Up => progress("the node is up"),
+            Event::Step { what } => progress(what),
+            Event::Unprepared { error } => bail!("the node could not be prepared: {error}"),
+            Event::Started { scenario } => progress(format!("{GROUP} {scenario}")),
+            Event::Line { text } => println!("    {text}"),
+            Event::Finished {
+                scenario,
+                outcome,
+                took,
+            } => {
+                owed.retain(|name| *name != scenario);
+                report.record(GROUP, &scenario, outcome, Some(took));
+            }
+            Event::Done => return Ok(()),
+        }
+    }
+}
+
+fn event_stream(child: &mut Child) -> Result<Receiver<Event>> {
+    let stdout = child.stdout.take().context("QEMU has no stdout")?;
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            match serde_json::from_str(&line) {
+                Ok(event) => {
+                    if sender.send(event).is_err() {
+                        return;
+                    }
+                }
+                // QEMU's own words, not the agent's.
+                Err(_) => eprintln!("    {line}"),
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .iter()
+        .skip(lines.len().saturating_sub(count))
+        .copied()
+        .collect::<Vec<_>>()
+        .join("\n")
+}

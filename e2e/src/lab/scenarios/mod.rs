@@ -1,0 +1,66 @@
+//! The scenarios that need a real guest. Each has pods of its own and leaves nothing behind.
+
+mod bare;
+mod lifecycle;
+mod masquerade;
+mod privileges;
+mod vmi;
+
+use crate::lab::node::Lab;
+use crate::report::Scenario;
+
+/// In the order in which they run: the lab itself first, so that a lab that is broken is not taken for a launcher that is.
+pub(crate) const ALL: &[Scenario<Lab>] = &[
+    Scenario {
+        name: "guest_boots_under_bare_cloud_hypervisor",
+        run: bare::guest_boots,
+    },
+    Scenario {
+        name: "masquerade_dual_stack",
+        run: masquerade::dual_stack,
+    },
+    Scenario {
+        name: "masquerade_listed_ports_only",
+        run: masquerade::listed_ports_only,
+    },
+    Scenario {
+        name: "masquerade_two_cpus_multi_queue",
+        run: masquerade::multi_queue,
+    },
+    Scenario {
+        name: "sigterm_shuts_the_guest_down",
+        run: lifecycle::sigterm,
+    },
+    Scenario {
+        name: "guest_powers_off",
+        run: lifecycle::guest_powers_off,
+    },
+    Scenario {
+        name: "restart_after_kill_converges",
+        run: lifecycle::restart_after_kill,
+    },
+    Scenario {
+        name: "teardown_leaves_the_pod_as_found",
+        run: lifecycle::teardown,
+    },
+    Scenario {
+        name: "net_admin_only_and_proc_sys_read_only",
+        run: privileges::net_admin_only,
+    },
+    Scenario {
+        name: "setup_in_an_init_container",
+        run: privileges::init_container,
+    },
+];
+
+/// Shown by `cargo e2e demo`.
+pub(crate) const DEMO: &Scenario<Lab> = &Scenario {
+    name: "demo",
+    run: masquerade::demo,
+};
+
+pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
+    ALL.iter()
+        .chain(std::iter::once(DEMO))
+        .find(|scenario| scenario.name == name)
+}
