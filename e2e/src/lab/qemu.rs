@@ -1,6 +1,7 @@
 //! The node as a QEMU machine under software emulation: a processor with SVM, so that KVM and cloud-hypervisor are the
 //! real ones inside, an IOMMU, and a NIC with virtual functions.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -23,10 +24,13 @@ impl Node<'_> {
     pub(crate) fn start_agent(&self) -> Result<Child> {
         let mut command = self.command("");
         command
-            .args(["-chardev", "stdio,id=events,signal=off"])
+            // Not "stdio", which takes the end of stdin for the end of both ways.
+            .args(["-chardev", "file,id=events,path=/dev/stdout"])
             .args(["-serial", &format!("file:{}", self.console().display())])
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            // Long lists of what an emulated processor has not.
+            .stderr(File::create(self.results.join("qemu.log"))?);
         command.spawn().context("cannot start QEMU")
     }
 

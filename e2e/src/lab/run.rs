@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::build::{LauncherBinary, launcher};
 use super::cache::Cache;
@@ -20,7 +20,7 @@ use super::{debian, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to the agent's first word. 10 s on two idle cores.
-const BOOT_DEADLINE: Duration = Duration::from_secs(180);
+const BOOT_DEADLINE: Duration = Duration::from_secs(120);
 /// The longest that the node may be silent afterwards: every scenario ends itself before.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
 
@@ -78,7 +78,12 @@ fn run_named(report: &mut Report, names: &[&str], binary: &LauncherBinary, narra
         // Already gone where all went well.
         let _ = child.kill();
         child.wait()?;
-        watched.with_context(|| format!("the node's console:\n{}", last_lines(&node.console(), 25)))
+        watched.map_err(|error| {
+            anyhow!(
+                "{error:#}; the node's console ends:\n{}",
+                last_lines(&node.console(), 25)
+            )
+        })
     });
     let outcome = match result {
         Ok(()) if owed.is_empty() => return,

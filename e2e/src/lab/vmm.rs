@@ -38,7 +38,8 @@ pub(crate) fn find(cache: &Cache) -> Result<PathBuf> {
 
 /// One line that says which it is.
 pub(crate) fn version(path: &Path) -> Result<String> {
-    Ok(output(Command::new(path).arg("--version"))?.trim().to_owned())
+    let text = output(Command::new(path).arg("--version"))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
