@@ -1,8 +1,18 @@
 //! `cargo e2e`: everything that shows the launcher at work, from unit tests to real guests.
 
 mod cargo_tests;
+mod entry;
+mod guests;
 mod lab;
+mod netns;
+mod packets;
+mod pods;
+mod process;
+mod programs;
 mod report;
+mod scenarios;
+#[path = "standin/script.rs"]
+mod standin_script;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -112,6 +122,9 @@ fn test(only: Option<Group>, filter: Option<&str>, binary: &LauncherBinary) -> E
     let mut report = Report::default();
     if wanted(Group::Unit) {
         cargo_tests::run(&mut report, filter);
+    }
+    if wanted(Group::Namespace) {
+        scenarios::run(&mut report, filter, lab::launcher(binary));
     }
     if wanted(Group::Lab) {
         lab::run(&mut report, &filters, binary);

@@ -25,5 +25,5 @@ mod run;
 mod scenarios;
 mod vmm;
 
-pub(crate) use build::LauncherBinary;
+pub(crate) use build::{LauncherBinary, launcher};
 pub(crate) use run::{demo, run, setup, shell};

@@ -1,0 +1,129 @@
+//! Becomes a process of a pod or of a guest: `enter JSON COMMAND ARGS…`, where JSON is an [`Entry`].
+//!
+//! A container runtime's work in small, as a program of its own: it changes what belongs to a whole process
+//! (namespaces, mounts, ids, capabilities), which a thread of the test suite could not do safely after a fork.
+
+#[path = "../entry.rs"]
+mod entry;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+
+use entry::Entry;
+
+fn main() {
+    // Reached only where the command was not.
+    if let Err(error) = run() {
+        eprintln!("enter: {error:#}");
+    }
+    std::process::exit(125);
+}
+
+fn run() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [entry, program, rest @ ..] = args.as_slice() else {
+        bail!("usage: enter JSON COMMAND ARGS…");
+    };
+    let entry: Entry = serde_json::from_str(entry)?;
+
+    let netns = fs::File::open(&entry.netns).with_context(|| entry.netns.display().to_string())?;
+    setns(netns, CloneFlags::CLONE_NEWNET).context("setns")?;
+    unshare(CloneFlags::CLONE_NEWNS).context("unshare mounts")?;
+    mount_in(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    // sysfs shows the namespace it was mounted in.
+    mount_in(
+        Some(Path::new("sysfs")),
+        Path::new("/sys"),
+        Some("sysfs"),
+        MsFlags::empty(),
+    )?;
+    for dir in &entry.tmpfs {
+        mount_in(Some(Path::new("tmpfs")), dir, Some("tmpfs"), MsFlags::empty())?;
+    }
+    for (from, to) in &entry.binds {
+        mount_in(Some(from), to, None, MsFlags::MS_BIND)?;
+    }
+    if let Some(scratch) = &entry.devices {
+        devices(scratch)?;
+    }
+    if entry.read_only_proc_sys {
+        let path = Path::new("/proc/sys");
+        mount_in(Some(path), path, None, MsFlags::MS_BIND)?;
+        mount_in(
+            None,
+            path,
+            None,
+            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY,
+        )?;
+    }
+    if entry.uid.is_some() || entry.capabilities.is_some() {
+        privileges(&entry)?;
+    }
+    Err(Command::new(program).args(rest).exec()).with_context(|| program.clone())
+}
+
+fn mount_in(from: Option<&Path>, to: &Path, kind: Option<&str>, flags: MsFlags) -> Result<()> {
+    mount(from, to, kind, flags, None::<&str>).with_context(|| format!("mount on {}", to.display()))
+}
+
+/// /dev/kvm and /dev/net/tun for every user, as device plugins hand them out.
+fn devices(scratch: &Path) -> Result<()> {
+    mount_in(Some(Path::new("tmpfs")), scratch, Some("tmpfs"), MsFlags::empty())?;
+    for (name, path, minor) in [("tun", "/dev/net/tun", 200), ("kvm", "/dev/kvm", 232)] {
+        let node = scratch.join(name);
+        mknod(
+            &node,
+            SFlag::S_IFCHR,
+            Mode::from_bits_retain(0o666),
+            makedev(10, minor),
+        )?;
+        // mknod's mode passes through the umask.
+        fs::set_permissions(&node, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        if Path::new(path).exists() {
+            mount_in(Some(&node), Path::new(path), None, MsFlags::MS_BIND)?;
+        }
+    }
+    Ok(())
+}
+
+fn privileges(entry: &Entry) -> Result<()> {
+    let mut keep = CapsHashSet::new();
+    for name in entry.capabilities.iter().flatten() {
+        keep.insert(
+            format!("CAP_{name}")
+                .parse::<Capability>()
+                .map_err(|e| anyhow::anyhow!("{name}: {e}"))?,
+        );
+    }
+    for capability in caps::runtime::procfs_all_supported(None)? {
+        if !keep.contains(&capability) {
+            caps::drop(None, CapSet::Bounding, capability)?;
+        }
+    }
+    if let Some(uid) = entry.uid {
+        nix::sys::prctl::set_keepcaps(true)?;
+        setgroups(&[])?;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(uid));
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)?;
+    }
+    caps::set(None, CapSet::Inheritable, &CapsHashSet::new())?;
+    let ambient = entry.uid.is_some_and(|uid| uid != 0);
+    if ambient {
+        // Effective first: the permitted set can only be cut down to what stays.
+        caps::set(None, CapSet::Effective, &keep)?;
+        caps::set(None, CapSet::Permitted, &keep)?;
+        caps::set(None, CapSet::Inheritable, &keep)?;
+        caps::set(None, CapSet::Ambient, &keep)?;
+    }
+    Ok(())
+}

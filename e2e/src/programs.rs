@@ -1,0 +1,71 @@
+//! The programs that the scenarios in namespaces run, built and found; and the packages they need.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::output;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) hawser: PathBuf,
+    pub(crate) standin: PathBuf,
+    pub(crate) enter: PathBuf,
+}
+
+impl Programs {
+    /// With this launcher, and this package's other binaries built from the working copy.
+    ///
+    /// # Errors
+    /// A build that fails, a machine without root or the tools.
+    pub(crate) fn with(hawser: PathBuf) -> Result<Self> {
+        ensure!(nix::unistd::geteuid().is_root(), "namespaces need root");
+        for (program, package) in [("ip", "iproute2"), ("nft", "nftables"), ("ping", "iputils-ping")] {
+            require(program, package)?;
+        }
+        Ok(Self {
+            hawser,
+            standin: build("standin-vmm")?,
+            enter: build("enter")?,
+        })
+    }
+}
+
+fn require(program: &str, package: &str) -> Result<()> {
+    let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .any(|dir| Path::new(dir).join(program).exists());
+    if !found {
+        install(package).with_context(|| format!("{program} is missing"))?;
+    }
+    Ok(())
+}
+
+pub(crate) fn install(package: &str) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive");
+    output(apt.args(["install", "-y", "--no-install-recommends", package])).map(drop)
+}
+
+fn build(binary: &str) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["build", "--quiet", "--package", "hawser-e2e", "--bin", binary];
+    let output = Command::new(cargo)
+        .args(arguments)
+        .arg("--message-format=json-render-diagnostics")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("cargo build of {binary}: {}", output.status);
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let mut executables = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from));
+    executables
+        .next_back()
+        .with_context(|| format!("cargo built no {binary}"))
+}

@@ -1,0 +1,273 @@
+//! Real DHCP clients, each on a guest of its own, and what they make of what they are told.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::Context;
+use super::running::{Running, WAIT};
+use crate::guests::{Client, GATEWAY4, GUEST4, GUEST6};
+use crate::pods::{MTU, PodSpec, vmi};
+use crate::process::{output, until};
+use crate::report::{Scenario, Skip};
+
+pub(super) const SCENARIOS: &[Scenario<Context>] = &[
+    Scenario {
+        name: "udhcpc: IPv4",
+        run: |c| everything4(c, Client::Udhcpc),
+    },
+    Scenario {
+        name: "udhcpc6: IPv6",
+        run: |_| Err(Skip::because("Debian's busybox is built without udhcpc6").into()),
+    },
+    Scenario {
+        name: "dhclient: IPv4",
+        run: |c| everything4(c, Client::Dhclient),
+    },
+    Scenario {
+        name: "dhclient: IPv6",
+        run: |c| everything6(c, Client::Dhclient),
+    },
+    Scenario {
+        name: "dhcpcd: IPv4",
+        run: |c| everything4(c, Client::Dhcpcd),
+    },
+    Scenario {
+        name: "dhcpcd: IPv6",
+        run: |c| everything6(c, Client::Dhcpcd),
+    },
+    Scenario {
+        name: "systemd-networkd: IPv4",
+        run: |c| everything4(c, Client::Networkd),
+    },
+    Scenario {
+        name: "systemd-networkd: IPv6",
+        run: |c| everything6(c, Client::Networkd),
+    },
+    Scenario {
+        name: "udhcpc renews, releases and starts again",
+        run: udhcpc_renews,
+    },
+    Scenario {
+        name: "dhcpcd renews and rebinds both families",
+        run: dhcpcd_renews,
+    },
+    Scenario {
+        name: "dhclient confirms its address after a reboot",
+        run: dhclient_reboots,
+    },
+    Scenario {
+        name: "a remembered address of elsewhere is refused",
+        run: wrong_address,
+    },
+    Scenario {
+        name: "dhclient releases and asks again, IPv6",
+        run: dhclient6_releases,
+    },
+    Scenario {
+        name: "router solicitations are answered",
+        run: solicitation,
+    },
+];
+
+fn running(context: &Context) -> Result<Running> {
+    Running::start(context, PodSpec::default(), &vmi(Value::Null))
+}
+
+/// Runs `check` until it holds; the last reason why not is the failure.
+fn eventually(
+    running: &Running,
+    said: &[crate::process::Process],
+    check: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let mut last = None;
+    let outcome = until("the guest's configuration", WAIT, || match check() {
+        Ok(()) => Ok(Some(())),
+        Err(error) => {
+            last = Some(error);
+            Ok(None)
+        }
+    });
+    let Err(timeout) = outcome else { return Ok(()) };
+    let said: String = said.iter().map(crate::process::Process::transcript).collect();
+    running.explain(Err(last
+        .unwrap_or(timeout)
+        .context(format!("the client said:\n{said}"))))
+}
+
+fn everything4(context: &Context, client: Client) -> Result<()> {
+    let running = running(context)?;
+    let clients = running.guest.client(client)?;
+    eventually(&running, &clients, || {
+        let guest = &running.guest;
+        ensure!(guest.has_address(&format!("{GUEST4}/24"))?, "no {GUEST4}/24");
+        let routes = guest.netns.ip("-4 route show")?;
+        ensure!(
+            routes.contains(&format!("default via {GATEWAY4}")),
+            "routes: {routes}"
+        );
+        if client != Client::Networkd {
+            let resolv = guest.resolv_conf()?;
+            ensure!(resolv.contains("nameserver 10.96.0.10"), "resolv.conf: {resolv}");
+            // Debian's udhcpc script writes the domain only.
+            let domain = if client == Client::Udhcpc {
+                ""
+            } else {
+                "svc.cluster.local"
+            };
+            ensure!(resolv.contains(domain), "resolv.conf: {resolv}");
+        } else {
+            networkd_state(&running, &["DNS=10.96.0.10", "svc.cluster.local"])?;
+        }
+        let link = guest.netns.ip("link show dev eth0")?;
+        ensure!(link.contains(&format!("mtu {MTU}")), "MTU: {link}");
+        Ok(())
+    })
+}
+
+fn everything6(context: &Context, client: Client) -> Result<()> {
+    let running = running(context)?;
+    let clients = running.guest.client(client)?;
+    eventually(&running, &clients, || {
+        let guest = &running.guest;
+        let addresses = guest
+            .netns
+            .ip("-6 -o address show dev eth0 scope global -tentative")?;
+        ensure!(
+            addresses.contains(&format!("{GUEST6}/")),
+            "no {GUEST6}: {addresses}"
+        );
+        let routes = guest.default6()?;
+        ensure!(routes.contains("default via fe80:"), "default route: {routes}");
+        if client == Client::Networkd {
+            networkd_state(&running, &["fd00:10:96::a"])?;
+        } else {
+            let resolv = guest.resolv_conf()?;
+            ensure!(
+                resolv.contains("nameserver fd00:10:96::a"),
+                "resolv.conf: {resolv}"
+            );
+            ensure!(resolv.contains("svc.cluster.local"), "resolv.conf: {resolv}");
+        }
+        Ok(())
+    })
+}
+
+/// networkd tells resolved, not resolv.conf; its state files are what resolved reads.
+fn networkd_state(running: &Running, wanted: &[&str]) -> Result<()> {
+    let index = running.guest.netns.ip_json("link show dev eth0")?;
+    let index = index
+        .pointer("/0/ifindex")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    let state = running.guest.file(&format!("run/systemd/netif/links/{index}"))?;
+    for text in wanted {
+        let name = text.split('=').next_back().unwrap_or(text);
+        ensure!(state.contains(name), "no {name} in networkd's state:\n{state}");
+    }
+    Ok(())
+}
+
+fn udhcpc_renews(context: &Context) -> Result<()> {
+    let running = running(context)?;
+    let client = running.guest.udhcpc(&[])?;
+    running.explain(client.wait_for("lease of 10.0.2.2 obtained", 1, WAIT))?;
+    client.signal(Signal::SIGUSR1)?;
+    running.explain(client.wait_for("lease of 10.0.2.2 obtained", 2, WAIT))?;
+    ensure!(
+        client.stderr().contains("sending renew"),
+        "{}",
+        client.transcript()
+    );
+    client.signal(Signal::SIGUSR2)?;
+    client.wait_for("entering released state", 1, WAIT)?;
+    client.signal(Signal::SIGUSR1)?;
+    running.explain(client.wait_for("lease of 10.0.2.2 obtained", 3, WAIT))?;
+    Ok(())
+}
+
+fn dhcpcd_renews(context: &Context) -> Result<()> {
+    let running = running(context)?;
+    let client = running.guest.dhcpcd(&[])?;
+    running.explain(running.guest.wait_address(&format!("{GUEST4}/24")))?;
+    running.explain(running.guest.wait_address(&format!("{GUEST6}/128")))?;
+    for (flag, v4, v6) in [
+        ("-N", "renewing lease of 10.0.2.2", "RENEW6"),
+        ("-n", "rebinding lease of 10.0.2.2", "REBIND6"),
+    ] {
+        let acknowledged = client.stderr().matches("acknowledged 10.0.2.2").count();
+        let replies = client.stderr().matches("REPLY6 received").count();
+        output(&mut running.guest.command("/sbin/dhcpcd", &[flag, "eth0"])?)?;
+        running.explain(client.wait_for(v4, 1, WAIT))?;
+        running.explain(client.wait_for("acknowledged 10.0.2.2", acknowledged + 1, WAIT))?;
+        running.explain(client.wait_for(v6, 1, WAIT))?;
+        running.explain(client.wait_for("REPLY6 received", replies + 1, WAIT))?;
+    }
+    Ok(())
+}
+
+fn dhclient_reboots(context: &Context) -> Result<()> {
+    let running = running(context)?;
+    let first = running.guest.dhclient("-4", &[])?;
+    running.explain(first.wait_for("bound to 10.0.2.2", 1, WAIT))?;
+    drop(first);
+    let second = running.guest.dhclient("-4", &[])?;
+    running.explain(second.wait_for("bound to 10.0.2.2", 1, WAIT))?;
+    ensure!(
+        !second.stderr().contains("DHCPDISCOVER"),
+        "it did not ask for its old one:\n{}",
+        second.transcript()
+    );
+    Ok(())
+}
+
+fn wrong_address(context: &Context) -> Result<()> {
+    let running = running(context)?;
+    let lease = "lease {\n  interface \"eth0\";\n  fixed-address 192.168.7.7;\n  option subnet-mask 255.255.255.0;\n  \
+                 option dhcp-lease-time 86400;\n  option dhcp-server-identifier 192.168.7.1;\n  \
+                 renew 0 2037/01/01 00:00:00;\n  rebind 0 2037/01/02 00:00:00;\n  expire 0 2037/01/03 00:00:00;\n}\n";
+    running.guest.write("run/leases-4", lease)?;
+    let client = running.guest.dhclient("-4", &[])?;
+    running.explain(client.wait_for("DHCPREQUEST for 192.168.7.7", 1, WAIT))?;
+    running.explain(client.wait_for("DHCPNAK from 10.0.2.1", 1, WAIT))?;
+    running.explain(client.wait_for("bound to 10.0.2.2", 1, WAIT))?;
+    Ok(())
+}
+
+fn dhclient6_releases(context: &Context) -> Result<()> {
+    let running = running(context)?;
+    let first = running.guest.dhclient("-6", &[])?;
+    running.explain(first.wait_for("PRC: Bound", 1, WAIT))?;
+    drop(first);
+    let mut release = running.guest.dhclient("-6", &["-r"])?;
+    release.wait_exit(WAIT)?;
+    ensure!(
+        release.stderr().contains("RCV: Reply message"),
+        "no reply to Release:\n{}",
+        release.transcript()
+    );
+    let again = running.guest.dhclient("-6", &[])?;
+    running.explain(again.wait_for("PRC: Bound", 1, WAIT))?;
+    Ok(())
+}
+
+/// The kernel of the guest solicits when its link comes up; a second time, so that no periodic advertisement can be
+/// mistaken for the answer.
+fn solicitation(context: &Context) -> Result<()> {
+    let running = running(context)?;
+    let guest = &running.guest.netns;
+    for _ in 0..2 {
+        running.explain(until("a default route by RA", Duration::from_secs(3), || {
+            Ok(running
+                .guest
+                .default6()?
+                .contains("default via fe80:")
+                .then_some(()))
+        }))?;
+        guest.ip("link set eth0 down")?;
+        guest.ip("link set eth0 up")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Scenarios in namespaces of this machine: hawser as a black box, the stand-in VMM, real DHCP clients.
+//!
+//! Each has a pod of its own, takes a few seconds at most, and needs root, no KVM and no network.
+
+mod clients;
+mod convergence;
+mod datapath;
+mod double;
+mod faults;
+mod guard;
+mod input;
+mod lifecycle;
+mod privileges;
+mod running;
+mod traffic;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::programs::Programs;
+use crate::report::{Outcome, Report, Scenario};
+
+/// What every scenario is given.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) programs: Programs,
+}
+
+/// Runs the selected ones of all groups with this launcher.
+pub(crate) fn run(report: &mut Report, filter: Option<&str>, hawser: Result<PathBuf>) {
+    let programs = match hawser.and_then(Programs::with) {
+        Ok(programs) => programs,
+        Err(error) => {
+            return report.record(
+                "namespace",
+                "programs",
+                Outcome::Failed(format!("{error:#}")),
+                None,
+            );
+        }
+    };
+    let context = Context { programs };
+    for (group, scenarios) in GROUPS {
+        report.run(group, scenarios, &context, filter);
+    }
+}
+
+const GROUPS: &[(&str, &[Scenario<Context>])] = &[
+    ("stand-in", double::SCENARIOS),
+    ("input", input::SCENARIOS),
+    ("clients", clients::SCENARIOS),
+    ("datapath", datapath::SCENARIOS),
+    ("guard", guard::SCENARIOS),
+    ("privileges", privileges::SCENARIOS),
+    ("lifecycle", lifecycle::SCENARIOS),
+    ("faults", faults::SCENARIOS),
+    ("convergence", convergence::SCENARIOS),
+];

@@ -1,0 +1,81 @@
+//! `standin.json`: what the stand-in is to do, and what is to go wrong.
+//!
+//! It lies beside the executable, because a launcher is right not to pass its environment on to a VMM. A test links
+//! the stand-in into a directory of its own and writes the file there. `STANDIN_FAULTS` with the same JSON wins over
+//! it, for use by hand.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// All of it; the default is a VMM and guest without faults, whose frames go nowhere.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Script {
+    /// TAP name to the socket of its guest port. A TAP without one is opened, and what it carries is dropped.
+    pub(crate) ports: BTreeMap<String, PathBuf>,
+    /// Tell the guest port the TAP's MTU, as virtio-net does. Without it the guest keeps 1500 until DHCP says better.
+    pub(crate) offer_mtu: bool,
+    /// How long the guest takes to shut down after the power button.
+    pub(crate) shutdown_ms: u64,
+    /// The guest does not react to the power button.
+    pub(crate) ignore_power_button: bool,
+    /// The guest reboots itself this long after it booted, once.
+    pub(crate) reboot_after_ms: Option<u64>,
+    pub(crate) api: Api,
+    /// Requests (`vm.create`, …) that are never answered.
+    pub(crate) hang: Vec<String>,
+    /// Requests that are answered with an error, and it.
+    pub(crate) fail: BTreeMap<String, Failure>,
+    pub(crate) die: Option<Death>,
+    /// Fill the event stream with what is not an event, cut events among it.
+    pub(crate) event_junk: bool,
+    /// Fail to open the TAP.
+    pub(crate) tap_open_fails: bool,
+}
+
+/// When the API socket comes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Api {
+    #[default]
+    Normal,
+    Never,
+    LateMs(u64),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Failure {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+}
+
+/// Sudden ends: by exit code, or by signal.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Death {
+    pub(crate) at: Point,
+    #[serde(default)]
+    pub(crate) after_ms: u64,
+    #[serde(default)]
+    pub(crate) exit: Option<i32>,
+    #[serde(default)]
+    pub(crate) signal: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Point {
+    /// Before the API is up.
+    Start,
+    /// On `vm.create`, before the answer.
+    Create,
+    /// On `vm.boot`, before the answer.
+    Boot,
+    /// After the answer to `vm.boot`.
+    Booted,
+    /// On `vm.power-button`, after the answer.
+    PowerButton,
+}

@@ -1,0 +1,403 @@
+//! The one VM of the stand-in: none, created, running; and the events that say so.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{fs, process};
+
+use serde_json::{Value, json};
+
+use super::config::{Console, ConsoleMode, VmConfig};
+use super::pump::{self, Counters, Nic};
+use super::script::{Point, Script};
+use super::tap;
+
+/// Why a request was not done, as a chain from the outside in; and the status that goes with it.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) status: u16,
+    pub(crate) chain: Vec<String>,
+}
+
+impl Refused {
+    fn new(status: u16, outer: &str, inner: impl Into<String>) -> Self {
+        Self {
+            status,
+            chain: vec!["Error from API".to_owned(), outer.to_owned(), inner.into()],
+        }
+    }
+}
+
+/// The event stream: pretty JSON objects with a blank line after each.
+#[derive(Debug)]
+pub(crate) struct Events {
+    start: Instant,
+    to: Option<Mutex<File>>,
+}
+
+impl Events {
+    pub(crate) fn new(to: Option<File>) -> Self {
+        Self {
+            start: Instant::now(),
+            to: to.map(Mutex::new),
+        }
+    }
+
+    pub(crate) fn emit(&self, source: &str, event: &str) {
+        let timestamp = self.start.elapsed();
+        let event = json!({
+            "timestamp": {"secs": timestamp.as_secs(), "nanos": timestamp.subsec_nanos()},
+            "source": source,
+            "event": event,
+            "properties": null,
+        });
+        self.write(&format!("{event:#}\n\n"));
+    }
+
+    /// Text, cut objects, objects of the wrong shape, and a long line, over and over.
+    pub(crate) fn junk(&self) {
+        let long = "x".repeat(3000);
+        for _ in 0..100 {
+            self.write("this is no event\n\n{\"timestamp\": {\"secs\": \n\n[1, 2]\n\n{\"source\": 7}\n\n");
+            self.write(&format!("{long}\n\n"));
+        }
+    }
+
+    fn write(&self, text: &str) {
+        if let Some(file) = &self.to {
+            // A reader that is slow or gone loses events; the VMM goes on.
+            let _ = lock(file).write_all(text.as_bytes());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, Default)]
+struct State {
+    config: Option<VmConfig>,
+    running: Option<Running>,
+}
+
+/// Dropping it stops the pumps: they see the hang-up.
+#[derive(Debug)]
+struct Running {
+    nics: Vec<RunningNic>,
+}
+
+#[derive(Debug)]
+struct RunningNic {
+    id: String,
+    counters: Arc<Counters>,
+    stop: Option<OwnedFd>,
+    pump: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for RunningNic {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(pump) = self.pump.take() {
+            // Waited for, so that the TAP's queues are closed when a reboot opens them again.
+            let _ = pump.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    pub(crate) script: Arc<Script>,
+    events: Events,
+    state: Mutex<State>,
+}
+
+impl Vmm {
+    pub(crate) fn new(script: Arc<Script>, events: Events) -> Self {
+        Self {
+            script,
+            events,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn create(&self, body: &str) -> Result<(), Refused> {
+        let config: VmConfig = serde_json::from_str(body).map_err(|error| Refused {
+            status: 400,
+            chain: vec!["Failed to deserialize JSON".to_owned(), error.to_string()],
+        })?;
+        let mut state = lock(&self.state);
+        if state.config.is_some() {
+            return Err(Refused::new(
+                500,
+                "The VM could not be created",
+                "VM is already created",
+            ));
+        }
+        config
+            .validate()
+            .map_err(|error| Refused::new(500, "The VM could not be created", error))?;
+        state.config = Some(config);
+        Ok(())
+    }
+
+    pub(crate) fn boot(self: &Arc<Self>) -> Result<(), Refused> {
+        self.events.emit("vm", "booting");
+        let mut state = lock(&self.state);
+        if state.running.is_some() {
+            return Err(Refused::new(
+                500,
+                "The VM could not boot",
+                "VM is already created",
+            ));
+        }
+        let Some(config) = state.config.clone() else {
+            return Err(Refused::new(404, "The VM could not boot", "VM config is missing"));
+        };
+        let running = self
+            .start(&config)
+            .map_err(|error| Refused::new(500, "The VM could not boot", format!("{error:#}")))?;
+        state.running = Some(running);
+        self.events.emit("vm", "booted");
+        if let Some(delay) = self.script.reboot_after_ms {
+            let vmm = self.clone();
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(delay));
+                vmm.reboot();
+            });
+        }
+        Ok(())
+    }
+
+    fn start(self: &Arc<Self>, config: &VmConfig) -> anyhow::Result<Running> {
+        if let Some(payload) = &config.payload {
+            for path in [&payload.kernel, &payload.firmware, &payload.initramfs]
+                .into_iter()
+                .flatten()
+            {
+                anyhow::Context::with_context(fs::File::open(path), || format!("Cannot open {path}"))?;
+            }
+        }
+        let console = Arc::new(Output::of(config)?);
+        console.line("standin-vmm: this is no guest");
+        let mut nics = Vec::new();
+        for (index, net) in config.net.iter().flatten().enumerate() {
+            let Some(name) = net.tap.clone() else { continue };
+            anyhow::ensure!(
+                !self.script.tap_open_fails,
+                "Open tap device failed (as scripted)"
+            );
+            let opened = tap::open(&name, net.num_queues / 2, net.host_mac.as_deref(), net.mtu)?;
+            let nic = Nic {
+                mac: net.mac.clone(),
+                mtu: self.script.offer_mtu.then_some(opened.mtu),
+            };
+            let port = match self.script.ports.get(&name) {
+                Some(path) => {
+                    console.line(&format!("standin-vmm: frames of {name} go to {}", path.display()));
+                    Some(pump::connect_port(path, &nic)?)
+                }
+                None => {
+                    console.line(&format!("standin-vmm: frames of {name} go nowhere"));
+                    None
+                }
+            };
+            let (stop, stopped) = nix::unistd::pipe()?;
+            let counters = Arc::new(Counters::default());
+            let pump = {
+                let (counters, console) = (counters.clone(), console.clone());
+                thread::spawn(move || {
+                    let print = |line: &str| console.line(line);
+                    if let Err(error) = pump::run(&opened.queues, port.as_ref(), &stop, &counters, &print) {
+                        eprintln!("standin-vmm: {name}: {error:#}");
+                    }
+                })
+            };
+            nics.push(RunningNic {
+                id: net.id.clone().unwrap_or_else(|| format!("_net{index}")),
+                counters,
+                stop: Some(stopped),
+                pump: Some(pump),
+            });
+        }
+        Ok(Running { nics })
+    }
+
+    /// The guest restarts: same configuration, devices opened anew.
+    fn reboot(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        if state.running.is_none() {
+            return;
+        }
+        self.events.emit("vm", "rebooting");
+        state.running = None;
+        if let Some(config) = state.config.clone() {
+            match self.start(&config) {
+                Ok(running) => state.running = Some(running),
+                Err(error) => {
+                    eprintln!("standin-vmm: reboot: {error:#}");
+                    process::exit(1);
+                }
+            }
+        }
+        self.events.emit("vm", "rebooted");
+    }
+
+    pub(crate) fn power_button(self: &Arc<Self>) -> Result<(), Refused> {
+        if lock(&self.state).running.is_none() {
+            return Err(Refused::new(
+                500,
+                "Error triggering power button",
+                "VM is not running",
+            ));
+        }
+        if !self.script.ignore_power_button {
+            let vmm = self.clone();
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(vmm.script.shutdown_ms));
+                vmm.exit_as_guest_shutdown()
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn shutdown(&self) -> Result<(), Refused> {
+        let mut state = lock(&self.state);
+        if state.running.take().is_none() {
+            return Err(Refused::new(
+                500,
+                "The VM could not shutdown",
+                "VM is not running",
+            ));
+        }
+        self.events.emit("vm", "shutdown");
+        Ok(())
+    }
+
+    pub(crate) fn delete(&self) {
+        let mut state = lock(&self.state);
+        if state.config.is_none() {
+            return;
+        }
+        if state.running.take().is_some() {
+            self.events.emit("vm", "shutdown");
+        }
+        state.config = None;
+        self.events.emit("vm", "deleted");
+    }
+
+    pub(crate) fn exit_as_guest_shutdown(&self) -> ! {
+        self.delete();
+        self.events.emit("vmm", "shutdown");
+        process::exit(0)
+    }
+
+    pub(crate) fn info(&self) -> Result<Value, Refused> {
+        let state = lock(&self.state);
+        let Some(config) = &state.config else {
+            return Err(Refused::new(
+                404,
+                "The VM info is not available",
+                "VM is not created",
+            ));
+        };
+        Ok(json!({
+            "config": config,
+            "state": if state.running.is_some() { "Running" } else { "Created" },
+            "memory_actual_size": config.memory.as_ref().map_or(512 << 20, |memory| memory.size),
+            "device_tree": null,
+        }))
+    }
+
+    pub(crate) fn counters(&self) -> Result<Value, Refused> {
+        let state = lock(&self.state);
+        let Some(running) = &state.running else {
+            return Err(Refused::new(
+                500,
+                "The VM info is not available",
+                "VM is not running",
+            ));
+        };
+        let nics = running.nics.iter().map(|nic| {
+            let c = &nic.counters;
+            let value = json!({
+                "rx_bytes": c.rx_bytes.load(Ordering::Relaxed),
+                "rx_frames": c.rx_frames.load(Ordering::Relaxed),
+                "tx_bytes": c.tx_bytes.load(Ordering::Relaxed),
+                "tx_frames": c.tx_frames.load(Ordering::Relaxed),
+            });
+            (nic.id.clone(), value)
+        });
+        Ok(Value::Object(nics.collect()))
+    }
+
+    pub(crate) fn after(&self, request: &str) {
+        match request {
+            "vm.boot" => self.script.die_at(Point::Booted),
+            "vm.power-button" => self.script.die_at(Point::PowerButton),
+            _ => {}
+        }
+    }
+}
+
+/// Where the serial console goes.
+#[derive(Debug)]
+enum Output {
+    Nowhere,
+    Stdout,
+    File(Mutex<File>),
+    /// Whoever connected last.
+    Socket(Arc<Mutex<Option<UnixStream>>>),
+}
+
+impl Output {
+    fn of(config: &VmConfig) -> anyhow::Result<Self> {
+        let chosen = [&config.serial, &config.console].into_iter().flatten();
+        let Some(Console {
+            mode, file, socket, ..
+        }) = chosen
+            .clone()
+            .find(|c| !matches!(c.mode, ConsoleMode::Off | ConsoleMode::Null))
+        else {
+            return Ok(Self::Nowhere);
+        };
+        Ok(match (mode, file, socket) {
+            (ConsoleMode::Tty, ..) => Self::Stdout,
+            (ConsoleMode::File, Some(path), _) => Self::File(Mutex::new(File::create(path)?)),
+            (ConsoleMode::Socket, _, Some(path)) => {
+                let _ = fs::remove_file(path);
+                let listener = UnixListener::bind(path)?;
+                let reader = Arc::new(Mutex::new(None));
+                let shared = reader.clone();
+                thread::spawn(move || {
+                    for stream in listener.incoming().map_while(Result::ok) {
+                        *lock(&shared) = Some(stream);
+                    }
+                });
+                Self::Socket(reader)
+            }
+            _ => anyhow::bail!("console mode {mode:?} is not one that the stand-in has"),
+        })
+    }
+
+    fn line(&self, line: &str) {
+        let line = format!("{line}\r\n");
+        // A console that nobody reads does not stop a guest.
+        let _ = match self {
+            Self::Nowhere => Ok(()),
+            Self::Stdout => io::stdout()
+                .write_all(line.as_bytes())
+                .and_then(|()| io::stdout().flush()),
+            Self::File(file) => lock(file).write_all(line.as_bytes()),
+            Self::Socket(reader) => match &mut *lock(reader) {
+                Some(stream) => stream.write_all(line.as_bytes()),
+                None => Ok(()),
+            },
+        };
+    }
+}
