@@ -1,0 +1,207 @@
+//! What happened, for the log. Whatever the guest wrote is escaped and bounded before it gets in here.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// One thing worth knowing about the exchange with the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A DHCPv4 message was understood.
+    Dhcp4 {
+        /// What the guest sent.
+        request: Dhcp4,
+        /// What came of it.
+        outcome: Dhcp4Outcome,
+        /// The host name that the guest calls itself by (option 12), escaped.
+        hostname: Option<String>,
+        /// The guest's vendor class (option 60), escaped.
+        vendor: Option<String>,
+    },
+    /// A DHCPv6 message was understood.
+    Dhcp6 {
+        /// What the guest sent.
+        request: Dhcp6,
+        /// What came of it.
+        outcome: Dhcp6Outcome,
+    },
+    /// The guest asked for a router advertisement; `unicast` says whether it can be told alone.
+    RouterSolicitation {
+        /// The solicitation came from an address, so the answer goes to that.
+        unicast: bool,
+    },
+    /// An unsolicited router advertisement was sent.
+    RouterAdvertisement,
+    /// A frame that is not for this server.
+    Ignored(Ignored),
+    /// A frame for this server that breaks its protocol.
+    Malformed {
+        /// The protocol broken.
+        protocol: Protocol,
+        /// The rule broken.
+        why: &'static str,
+    },
+    /// Frames beyond the allowed rate were thrown away unread, this many since last said.
+    Throttled {
+        /// How many.
+        frames: u64,
+    },
+    /// A frame could not be read; the server goes on.
+    ReadFailed {
+        /// Why, by the kernel's name for it.
+        error: &'static str,
+    },
+    /// Reply frames could not be written and were dropped, this many in all.
+    WriteDropped {
+        /// How many since the start.
+        frames: u64,
+        /// Why the last one was, by the kernel's name for it.
+        error: &'static str,
+    },
+}
+
+/// The protocol of [`Event::Malformed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Ethernet, IP or UDP framing.
+    Framing,
+    /// DHCPv4.
+    Dhcp4,
+    /// DHCPv6.
+    Dhcp6,
+    /// ICMPv6 router solicitation.
+    RouterSolicitation,
+}
+
+/// Why a frame was not for this server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// From another hardware address than the guest's.
+    ForeignMac,
+    /// Neither DHCP nor a router solicitation.
+    OtherProtocol,
+    /// The guest has no lease of this address family.
+    NoLease,
+    /// BOOTP without a DHCP message type.
+    Bootp,
+    /// Sent by a relay, or to be relayed.
+    Relayed,
+    /// A message that only servers send.
+    ServerMessage,
+    /// Meant for another server.
+    OtherServer,
+    /// DHCPv6 sent to a unicast address, which RFC 9915 no longer has.
+    Unicast,
+    /// A question that only a server knowing more than this one could answer.
+    NothingToSay,
+}
+
+/// The DHCPv4 messages of a client; DHCPREQUEST by the state it is sent in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dhcp4 {
+    /// DHCPDISCOVER.
+    Discover,
+    /// DHCPREQUEST that accepts an offer.
+    Selecting,
+    /// DHCPREQUEST that verifies an address kept over a reboot.
+    InitReboot,
+    /// DHCPREQUEST that extends the lease, sent to us.
+    Renewing,
+    /// DHCPREQUEST that extends the lease, sent to anyone.
+    Rebinding,
+    /// DHCPDECLINE.
+    Decline,
+    /// DHCPRELEASE.
+    Release,
+    /// DHCPINFORM.
+    Inform,
+}
+
+/// What came of a DHCPv4 message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dhcp4Outcome {
+    /// DHCPOFFER of this address.
+    Offered(Ipv4Addr),
+    /// DHCPACK of this address, or of no address for DHCPINFORM.
+    Acknowledged(Option<Ipv4Addr>),
+    /// DHCPNAK: the guest wanted this address, which is not its own.
+    Refused(Ipv4Addr),
+    /// The guest found this address in use by someone else. It stays the guest's: there is no other.
+    Declined(Ipv4Addr),
+    /// The guest gave up its address. It stays reserved for the guest.
+    Released(Ipv4Addr),
+    /// No reply fits the link's MTU.
+    TooLarge,
+}
+
+/// The DHCPv6 messages of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dhcp6 {
+    /// Solicit.
+    Solicit,
+    /// Request.
+    Request,
+    /// Confirm.
+    Confirm,
+    /// Renew.
+    Renew,
+    /// Rebind.
+    Rebind,
+    /// Release.
+    Release,
+    /// Decline.
+    Decline,
+    /// Information-request.
+    InformationRequest,
+}
+
+/// What came of a DHCPv6 message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dhcp6Outcome {
+    /// Advertise; with the address, if one was asked for.
+    Advertised(Option<Ipv6Addr>),
+    /// Reply; with the address, if one was asked for.
+    Replied(Option<Ipv6Addr>),
+    /// Reply to Confirm: the guest is where its addresses belong.
+    OnLink,
+    /// Reply that tells the guest to start over, because its addresses do not belong here.
+    NotOnLink,
+    /// The guest found its address in use by someone else. It stays the guest's: there is no other.
+    Declined,
+    /// The guest gave up its address. It stays reserved for the guest.
+    Released,
+    /// No reply fits the link's MTU.
+    TooLarge,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dhcp4 {
+                request,
+                outcome,
+                hostname,
+                vendor,
+            } => {
+                write!(f, "dhcpv4 {request:?}: {outcome:?}")?;
+                if let Some(name) = hostname {
+                    write!(f, ", guest calls itself \"{name}\"")?;
+                }
+                if let Some(vendor) = vendor {
+                    write!(f, ", client \"{vendor}\"")?;
+                }
+                Ok(())
+            }
+            Self::Dhcp6 { request, outcome } => write!(f, "dhcpv6 {request:?}: {outcome:?}"),
+            Self::RouterSolicitation { unicast: true } => {
+                write!(f, "router solicitation answered by unicast")
+            }
+            Self::RouterSolicitation { unicast: false } => write!(f, "router solicitation answered to all"),
+            Self::RouterAdvertisement => write!(f, "router advertisement sent"),
+            Self::Ignored(why) => write!(f, "frame ignored: {why:?}"),
+            Self::Malformed { protocol, why } => write!(f, "malformed {protocol:?} from the guest: {why}"),
+            Self::Throttled { frames } => write!(f, "guest floods: {frames} frames thrown away"),
+            Self::ReadFailed { error } => write!(f, "reading a frame failed: {error}"),
+            Self::WriteDropped { frames, error } => write!(f, "{frames} replies dropped so far: {error}"),
+        }
+    }
+}

@@ -1,0 +1,559 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::lease::{LEASE_SECONDS, Route4};
+use crate::responder::Responder;
+use crate::testing::*;
+
+use dhcproto::v4::{DhcpOption, MessageType, OptionCode};
+
+const DISCOVER: (u8, &[u8]) = (53, &[1]);
+const REQUEST: (u8, &[u8]) = (53, &[3]);
+const ME: (u8, &[u8]) = (54, &[10, 0, 2, 1]);
+const OTHER: (u8, &[u8]) = (54, &[192, 0, 2, 1]);
+const MINE: (u8, &[u8]) = (50, &[10, 0, 2, 2]);
+const WRONG: (u8, &[u8]) = (50, &[10, 0, 2, 99]);
+const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+const ALL: Ipv4Addr = Ipv4Addr::BROADCAST;
+
+fn ask_with(lease: &Lease, frame: &[u8]) -> (Option<Sent>, Event) {
+    let answer = Responder::new(lease.clone()).answer(frame);
+    (answer.reply.as_deref().map(sent), answer.event)
+}
+
+fn ask(ciaddr: Ipv4Addr, flags: u16, to: Ipv4Addr, options: &[(u8, &[u8])]) -> (Option<Sent>, Event) {
+    ask_with(
+        &lease(),
+        &frame4(ciaddr, to, &message4(ciaddr, flags, &options4(options))),
+    )
+}
+
+/// The options of the reply to a DISCOVER with these options.
+fn offer(lease: &Lease, options: &[(u8, &[u8])]) -> Vec<(u8, Vec<u8>)> {
+    let options = options4(&[&[DISCOVER], options].concat());
+    let (reply, event) = ask_with(lease, &frame4(NONE, ALL, &message4(NONE, 0, &options)));
+    options_of(&reply.unwrap_or_else(|| panic!("{event}")).payload)
+}
+
+fn codes(options: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    options.iter().map(|(code, _)| *code).collect()
+}
+
+fn get(options: &[(u8, Vec<u8>)], code: u8) -> Option<&[u8]> {
+    options
+        .iter()
+        .find(|(c, _)| *c == code)
+        .map(|(_, data)| data.as_slice())
+}
+
+fn outcome(event: Event) -> (Dhcp4, Dhcp4Outcome) {
+    match event {
+        Event::Dhcp4 { request, outcome, .. } => (request, outcome),
+        other => panic!("{other}"),
+    }
+}
+
+/// Address, flags and destination of a message, its options, what it is taken for, and who is answered.
+type Case<'a> = (
+    Ipv4Addr,
+    u16,
+    Ipv4Addr,
+    &'a [(u8, &'a [u8])],
+    (Dhcp4, Dhcp4Outcome),
+    Option<([u8; 6], Ipv4Addr)>,
+);
+
+/// Every message and state of RFC 2131 4.3: what is sent, what comes back, to whom.
+#[test]
+fn each_message_in_each_state() {
+    use Dhcp4::*;
+    use Dhcp4Outcome::*;
+    let wrong = Ipv4Addr::new(10, 0, 2, 99);
+    let everyone = Some(([0xff; 6], ALL));
+    let guest = Some((GUEST_MAC, GUEST));
+    let cases: &[Case] = &[
+        (NONE, 0, ALL, &[DISCOVER], (Discover, Offered(GUEST)), guest),
+        (
+            NONE,
+            0x8000,
+            ALL,
+            &[DISCOVER],
+            (Discover, Offered(GUEST)),
+            everyone,
+        ),
+        (
+            NONE,
+            0,
+            ALL,
+            &[DISCOVER, WRONG],
+            (Discover, Offered(GUEST)),
+            guest,
+        ),
+        (
+            NONE,
+            0,
+            ALL,
+            &[REQUEST, ME, MINE],
+            (Selecting, Acknowledged(Some(GUEST))),
+            guest,
+        ),
+        (
+            NONE,
+            0x8000,
+            ALL,
+            &[REQUEST, ME, MINE],
+            (Selecting, Acknowledged(Some(GUEST))),
+            everyone,
+        ),
+        (
+            NONE,
+            0,
+            ALL,
+            &[REQUEST, ME, WRONG],
+            (Selecting, Refused(wrong)),
+            everyone,
+        ),
+        (
+            NONE,
+            0,
+            ALL,
+            &[REQUEST, MINE],
+            (InitReboot, Acknowledged(Some(GUEST))),
+            guest,
+        ),
+        (
+            NONE,
+            0,
+            ALL,
+            &[REQUEST, WRONG],
+            (InitReboot, Refused(wrong)),
+            everyone,
+        ),
+        (
+            GUEST,
+            0,
+            GATEWAY,
+            &[REQUEST],
+            (Renewing, Acknowledged(Some(GUEST))),
+            guest,
+        ),
+        (
+            GUEST,
+            0x8000,
+            GATEWAY,
+            &[REQUEST],
+            (Renewing, Acknowledged(Some(GUEST))),
+            guest,
+        ),
+        (
+            wrong,
+            0,
+            GATEWAY,
+            &[REQUEST],
+            (Renewing, Refused(wrong)),
+            everyone,
+        ),
+        (
+            GUEST,
+            0,
+            ALL,
+            &[REQUEST],
+            (Rebinding, Acknowledged(Some(GUEST))),
+            guest,
+        ),
+        (wrong, 0, ALL, &[REQUEST], (Rebinding, Refused(wrong)), everyone),
+        (
+            NONE,
+            0,
+            ALL,
+            &[(53, &[4]), ME, MINE],
+            (Decline, Declined(GUEST)),
+            None,
+        ),
+        (
+            GUEST,
+            0,
+            GATEWAY,
+            &[(53, &[7]), ME],
+            (Release, Released(GUEST)),
+            None,
+        ),
+        (
+            wrong,
+            0,
+            ALL,
+            &[(53, &[8])],
+            (Inform, Acknowledged(None)),
+            Some((GUEST_MAC, wrong)),
+        ),
+        (
+            NONE,
+            0,
+            ALL,
+            &[(53, &[8])],
+            (Inform, Acknowledged(None)),
+            everyone,
+        ),
+    ];
+    for (ciaddr, flags, to, options, expected, addressee) in cases {
+        let (reply, event) = ask(*ciaddr, *flags, *to, options);
+        let case = format!("{ciaddr} {flags:#x} {to} {options:?}");
+        assert_eq!(&outcome(event), expected, "{case}");
+        assert_eq!(
+            reply.as_ref().map(|r| (r.mac, r.to)),
+            addressee.map(|(m, a)| (m, a.into())),
+            "{case}"
+        );
+        let Some(reply) = reply else { continue };
+        let message = decode4(&reply.payload);
+        assert_eq!(
+            (message.xid(), message.flags().broadcast() || *flags == 0),
+            (0xdead_beef, true),
+            "{case}"
+        );
+        let (kind, yiaddr) = match expected.1 {
+            Offered(_) => (MessageType::Offer, GUEST),
+            Acknowledged(Some(_)) => (MessageType::Ack, GUEST),
+            Acknowledged(None) => (MessageType::Ack, NONE),
+            _ => (MessageType::Nak, NONE),
+        };
+        assert_eq!(
+            message.opts().get(OptionCode::MessageType),
+            Some(&DhcpOption::MessageType(kind)),
+            "{case}"
+        );
+        assert_eq!(message.yiaddr(), yiaddr, "{case}");
+        let timed = message.opts().get(OptionCode::AddressLeaseTime).is_some();
+        assert_eq!(timed, yiaddr == GUEST, "{case}");
+        assert!(reply.payload.len() >= 300, "{case}");
+    }
+}
+
+#[test]
+fn what_is_not_for_us_is_not_answered() {
+    let mut relayed = message4(NONE, 0, &options4(&[DISCOVER]));
+    relayed[24..28].copy_from_slice(&[10, 9, 9, 9]);
+    let mut reply = message4(NONE, 0, &options4(&[(53, &[2])]));
+    reply[0] = 2;
+    let mut foreign = message4(NONE, 0, &options4(&[DISCOVER]));
+    foreign[33] ^= 1;
+    let mut no_cookie = message4(NONE, 0, &options4(&[DISCOVER]));
+    no_cookie[236] = 0;
+    let plain = |options: &[(u8, &[u8])]| message4(NONE, 0, &options4(options));
+    let cases = [
+        (plain(&[REQUEST, OTHER, MINE]), Ignored::OtherServer),
+        (plain(&[(53, &[4]), OTHER, MINE]), Ignored::OtherServer),
+        (plain(&[(53, &[7]), OTHER]), Ignored::OtherServer),
+        (plain(&[(12, b"bootp")]), Ignored::Bootp),
+        (plain(&[(53, &[5])]), Ignored::ServerMessage),
+        (reply, Ignored::ServerMessage),
+        (relayed, Ignored::Relayed),
+        (foreign, Ignored::ForeignMac),
+        (no_cookie, Ignored::Bootp),
+    ];
+    for (message, why) in cases {
+        assert_eq!(
+            ask_with(&lease(), &frame4(NONE, ALL, &message)),
+            (None, Event::Ignored(why)),
+            "{why:?}"
+        );
+    }
+    let elsewhere = frame4(
+        GUEST,
+        Ipv4Addr::new(192, 0, 2, 7),
+        &message4(GUEST, 0, &options4(&[REQUEST])),
+    );
+    assert_eq!(
+        ask_with(&lease(), &elsewhere),
+        (None, Event::Ignored(Ignored::OtherServer))
+    );
+    let mut v6_only = lease();
+    v6_only.v4 = None;
+    let discover = frame4(NONE, ALL, &plain(&[DISCOVER]));
+    assert_eq!(
+        ask_with(&v6_only, &discover),
+        (None, Event::Ignored(Ignored::NoLease))
+    );
+}
+
+#[test]
+fn malformed_messages_are_refused_as_a_whole() {
+    let good = message4(NONE, 0, &options4(&[DISCOVER]));
+    let with = |at: usize, byte: u8| {
+        let mut bad = good.clone();
+        bad[at] = byte;
+        bad
+    };
+    let raw = |options: &[u8]| message4(NONE, 0, options);
+    let mut long_id = vec![53, 1, 1, 61, 255];
+    long_id.extend([7; 255]);
+    long_id.extend([61, 1, 7, 255]);
+    let mut bad_overload = raw(&[53, 1, 1, 52, 1, 1, 255]);
+    bad_overload[108..111].copy_from_slice(&[12, 200, 1]);
+    let cases = [
+        with(0, 3),
+        with(1, 6),
+        with(2, 17),
+        with(2, 255),
+        with(2, 5),
+        good[..235].to_vec(),
+        Vec::new(),
+        raw(&[53, 1]),
+        raw(&[53]),
+        raw(&[53, 2, 1, 1, 255]),
+        raw(&[53, 1, 1, 53, 1, 1, 255]),
+        raw(&[53, 1, 99, 255]),
+        raw(&[53, 1, 1, 12, 40, b'a', 255]),
+        raw(&[53, 1, 3, 50, 3, 10, 0, 2, 255]),
+        raw(&[53, 1, 3, 54, 5, 10, 0, 2, 1, 0, 255]),
+        raw(&[53, 1, 3, 255]),
+        raw(&[53, 1, 4, 255]),
+        raw(&[53, 1, 1, 52, 1, 9, 255]),
+        raw(&[53, 1, 1, 61, 0, 255]),
+        raw(&long_id),
+        bad_overload,
+    ];
+    for message in cases {
+        let (reply, event) = ask_with(&lease(), &frame4(NONE, ALL, &message));
+        assert_eq!(reply, None, "{message:?}");
+        assert!(
+            matches!(
+                event,
+                Event::Malformed {
+                    protocol: Protocol::Dhcp4,
+                    ..
+                }
+            ),
+            "{event}: {message:?}"
+        );
+    }
+    // The same bytes without the fault are answered, with or without an end option.
+    assert!(ask_with(&lease(), &frame4(NONE, ALL, &good)).0.is_some());
+    assert!(
+        ask_with(&lease(), &frame4(NONE, ALL, &raw(&[53, 1, 1])))
+            .0
+            .is_some()
+    );
+}
+
+/// RFC 3396 in the request: the message type in `sname`, the identifier split between two fields.
+#[test]
+fn overloaded_and_split_requests_are_joined() {
+    let mut message = message4(NONE, 0, &[52, 1, 3, 61, 2, 1, 2, 255]);
+    message[108..113].copy_from_slice(&[61, 2, 3, 4, 255]);
+    message[44..48].copy_from_slice(&[53, 1, 1, 255]);
+    let (reply, _) = ask_with(&lease(), &frame4(NONE, ALL, &message));
+    assert_eq!(
+        get(&options_of(&reply.unwrap().payload), 61),
+        Some(&[1, 2, 3, 4][..])
+    );
+}
+
+#[test]
+fn the_client_identifier_is_echoed_in_every_reply() {
+    let id: (u8, &[u8]) = (61, &[1, 2, 0, 0, 0, 0, 0x2a]);
+    for options in [
+        &[DISCOVER, id][..],
+        &[REQUEST, MINE, id],
+        &[REQUEST, WRONG, id],
+        &[(53, &[8]), id],
+    ] {
+        let reply = ask(NONE, 0, ALL, options).0.unwrap();
+        assert_eq!(get(&options_of(&reply.payload), 61), Some(id.1), "{options:?}");
+    }
+    let refused = ask(NONE, 0, ALL, &[REQUEST, WRONG]).0.unwrap();
+    assert_eq!(codes(&options_of(&refused.payload)), [53, 54]);
+}
+
+#[test]
+fn the_parameter_list_decides_what_is_sent_and_in_which_order() {
+    let always = [53, 54, 51, 58, 59, 1];
+    let sent = offer(&lease(), &[(55, &[6, 3, 1, 26, 15, 6, 99])]);
+    assert_eq!(codes(&sent), [&always[..], &[6, 3, 26, 15, 240]].concat());
+    assert_eq!(get(&sent, 26), Some(&1450u16.to_be_bytes()[..]));
+    assert_eq!(get(&sent, 51), Some(&LEASE_SECONDS.to_be_bytes()[..]));
+    let sent = offer(&lease(), &[]);
+    assert_eq!(
+        codes(&sent),
+        [&always[..], &[3, 6, 12, 15, 26, 28, 42, 66, 67, 119, 240]].concat()
+    );
+    let sent = offer(&lease(), &[(55, &[240, 42])]);
+    assert_eq!(codes(&sent), [&always[..], &[240, 42]].concat());
+    assert_eq!(get(&sent, 240), Some(&b"private.options"[..]));
+}
+
+#[test]
+fn classless_routes_take_the_place_of_the_router_for_those_who_ask() {
+    let by_gateway = [0, 10, 0, 2, 1];
+    let sent = offer(&lease(), &[(55, &[3, 121])]);
+    assert_eq!((get(&sent, 3), get(&sent, 121)), (None, Some(&by_gateway[..])));
+    let sent = offer(&lease(), &[(55, &[249, 3])]);
+    assert_eq!(
+        (get(&sent, 3), get(&sent, 249), get(&sent, 121)),
+        (None, Some(&by_gateway[..]), None)
+    );
+    let sent = offer(&lease(), &[(55, &[3])]);
+    assert_eq!((get(&sent, 3), get(&sent, 121)), (Some(&[10, 0, 2, 1][..]), None));
+    let mut unrouted = lease();
+    unrouted.v4.as_mut().unwrap().routers.clear();
+    let sent = offer(&unrouted, &[(55, &[3, 121])]);
+    assert_eq!((get(&sent, 3), get(&sent, 121)), (None, None));
+}
+
+/// The destination descriptors of RFC 3442's table.
+#[test]
+fn the_descriptors_of_rfc_3442() {
+    let via = Ipv4Addr::new(10, 0, 2, 9);
+    let table: [(&str, &[u8]); 8] = [
+        ("0.0.0.0/0", &[0]),
+        ("10.0.0.0/8", &[8, 10]),
+        ("10.0.0.0/24", &[24, 10, 0, 0]),
+        ("10.17.0.0/16", &[16, 10, 17]),
+        ("10.27.129.0/24", &[24, 10, 27, 129]),
+        ("10.229.0.128/25", &[25, 10, 229, 0, 128]),
+        ("10.198.122.47/32", &[32, 10, 198, 122, 47]),
+        ("169.254.1.1/32", &[32, 169, 254, 1, 1]),
+    ];
+    for (net, descriptor) in table {
+        let mut lease = lease();
+        let v4 = lease.v4.as_mut().unwrap();
+        v4.routes = vec![Route4 {
+            destination: net.parse().unwrap(),
+            via,
+        }];
+        let mut expected = [descriptor, &via.octets()].concat();
+        // A default route of the lease's own is not doubled by the router's.
+        if net != "0.0.0.0/0" {
+            expected.extend([0, 10, 0, 2, 1]);
+        }
+        assert_eq!(
+            get(&offer(&lease, &[(55, &[121])]), 121),
+            Some(&expected[..]),
+            "{net}"
+        );
+    }
+}
+
+#[test]
+fn ipv6_only_is_said_only_when_the_lease_says_so_and_the_guest_asks() {
+    let asks: &[(u8, &[u8])] = &[(55, &[108])];
+    assert_eq!(get(&offer(&lease(), asks), 108), None);
+    let mut willing = lease();
+    willing.v4.as_mut().unwrap().ipv6_only_wait = Some(1800);
+    assert_eq!(get(&offer(&willing, asks), 108), Some(&[0, 0, 7, 8][..]));
+    assert_eq!(get(&offer(&willing, &[]), 108), None);
+    willing.v6 = None;
+    assert_eq!(get(&offer(&willing, asks), 108), None);
+}
+
+#[test]
+fn network_boot_is_in_the_header_too() {
+    let reply = ask(NONE, 0, ALL, &[DISCOVER, (55, &[66, 67])]).0.unwrap();
+    let message = decode4(&reply.payload);
+    assert_eq!(message.siaddr(), Ipv4Addr::new(192, 0, 2, 69));
+    assert_eq!(&reply.payload[44..55], b"192.0.2.69\0");
+    assert_eq!(&reply.payload[108..119], b"pxelinux.0\0");
+    let options = options_of(&reply.payload);
+    assert_eq!(get(&options, 67), Some(&b"pxelinux.0"[..]));
+    let refused = ask(NONE, 0, ALL, &[REQUEST, WRONG]).0.unwrap();
+    assert_eq!(&refused.payload[44..236], &[0; 192]);
+}
+
+fn big_search() -> Lease {
+    let mut lease = lease();
+    lease.search = (0..16)
+        .map(|n| format!("team-{n:02}.a-rather-long-domain-{n:02}.example"))
+        .collect();
+    lease
+}
+
+#[test]
+fn long_options_are_split_and_join_again() {
+    let lease = big_search();
+    let expected = crate::names::compressed(&lease.search);
+    assert!(expected.len() > 255);
+    let sent = offer(&lease, &[(55, &[119]), (57, &1400u16.to_be_bytes())]);
+    assert_eq!(get(&sent, 119), Some(&expected[..]));
+    assert_eq!(get(&sent, 52), None);
+}
+
+#[test]
+fn a_small_client_gets_overload_and_then_less() {
+    let mut lease = lease();
+    let asks: &[(u8, &[u8])] = &[(55, &[1, 121, 6, 26, 15, 12, 119, 42, 66, 67, 28])];
+    lease.v4.as_mut().unwrap().private_options =
+        BTreeMap::from([(224, vec![4; 150]), (230, vec![6; 50]), (250, vec![5; 100])]);
+    // All of it needs the two header fields, and is still all there.
+    let sent = offer(&lease, asks);
+    assert_eq!(get(&sent, 52), Some(&[3][..]));
+    assert_eq!(
+        (get(&sent, 224), get(&sent, 250)),
+        (Some(&[4; 150][..]), Some(&[5; 100][..]))
+    );
+    assert_eq!(
+        (get(&sent, 230), get(&sent, 28).is_some()),
+        (Some(&[6; 50][..]), true)
+    );
+    // Too much: what can be derived goes first, then the highest private option, and so on; never the routes.
+    lease.v4.as_mut().unwrap().private_options = BTreeMap::from([(224, vec![4; 150]), (250, vec![5; 255])]);
+    let sent = offer(&lease, asks);
+    assert_eq!(
+        (get(&sent, 28), get(&sent, 59), get(&sent, 250)),
+        (None, None, None)
+    );
+    assert_eq!(get(&sent, 224), Some(&[4; 150][..]));
+    assert!(get(&sent, 121).is_some() && get(&sent, 119).is_some() && get(&sent, 67).is_some());
+    lease.v4.as_mut().unwrap().private_options = BTreeMap::from([(224, vec![4; 4000])]);
+    let sent = offer(&lease, asks);
+    assert_eq!(get(&sent, 224), None);
+    assert!(get(&sent, 121).is_some() && get(&sent, 6).is_some());
+}
+
+/// Boot names that overload displaces from the header come as options even if not asked for.
+#[test]
+fn displaced_boot_names_become_options() {
+    let mut lease = big_search();
+    lease.search.truncate(11);
+    lease.v4.as_mut().unwrap().private_options.clear();
+    let sent = offer(&lease, &[(55, &[119])]);
+    assert!(get(&sent, 52).is_some());
+    assert_eq!(
+        get(&sent, 119),
+        Some(&crate::names::compressed(&lease.search)[..])
+    );
+    assert_eq!(get(&sent, 67), Some(&b"pxelinux.0"[..]));
+}
+
+#[test]
+fn the_mtu_bounds_a_reply_whatever_the_client_takes() {
+    let mut lease = lease();
+    lease.v4.as_mut().unwrap().private_options = (224..=254).map(|code| (code, vec![code; 200])).collect();
+    let options = options4(&[DISCOVER, (57, &9000u16.to_be_bytes())]);
+    let reply = ask_with(&lease, &frame4(NONE, ALL, &message4(NONE, 0, &options)))
+        .0
+        .unwrap();
+    assert!(
+        reply.packet_len <= 1450 && reply.packet_len > 1300,
+        "{}",
+        reply.packet_len
+    );
+    lease.mtu = 270;
+    let (reply, event) = ask_with(&lease, &frame4(NONE, ALL, &message4(NONE, 0, &options)));
+    assert_eq!((reply, outcome(event).1), (None, Dhcp4Outcome::TooLarge));
+}
+
+#[test]
+fn guest_strings_reach_the_log_escaped() {
+    let (_, event) = ask(
+        NONE,
+        0,
+        ALL,
+        &[DISCOVER, (12, b"a\x1b]0;x\n"), (60, b"udhcp 1.37")],
+    );
+    let text = event.to_string();
+    assert!(
+        text.contains("a\\x1b]0;x\\n") && text.contains("udhcp 1.37"),
+        "{text}"
+    );
+    assert!(text.bytes().all(|b| b.is_ascii_graphic() || b == b' '), "{text}");
+}
