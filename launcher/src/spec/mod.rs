@@ -1,11 +1,94 @@
 //! From the manifest as written to a validated [`GuestSpec`].
 //!
-//! Manifests are read once, before anything in the pod is touched, and every refusal is collected before
-//! any is reported.
+//! 1. `input` reads YAML or JSON into a tree of values, with bounded time and memory.
+//! 2. `check` holds the tree against the JSON Schema that is made from the wire types, and takes out what does
+//!    not fit, so that the rest can go on.
+//! 3. The tree is read into the wire types (`wire`, `wire_net`), which cannot fail any more.
+//! 4. `resolve`, `interfaces`, `networks` and `ports` fill in defaults and apply KubeVirt's rules.
+//!
+//! Manifests are read once, before anything in the pod is touched, and every refusal of all these steps is
+//! reported in one go, by field path and in the order of the document.
 
+mod check;
 mod guest;
+mod input;
+mod interfaces;
+mod known;
+mod names;
+mod networks;
+mod ports;
+mod quantity;
+mod report;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod wire;
+mod wire_net;
 
 pub use guest::{
     Binding, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model, Network,
     NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
+pub use input::{MAX_BYTES, ParseError, parse};
+pub use report::{Note, Refusals};
+
+use serde_json::Value;
+
+/// A manifest that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    pub spec: GuestSpec,
+    /// What the user should know although nothing is refused, in the order of the document.
+    pub warnings: Vec<Note>,
+}
+
+/// Reads a VirtualMachineInstance manifest, YAML or JSON.
+pub fn load(text: &str) -> Result<Loaded, Refusals> {
+    let raw = parse(text).map_err(|error| Refusals::one("manifest", error))?;
+    if let Some(kind) = other_kind(&raw) {
+        return Err(kind);
+    }
+    let mut report = report::Report::default();
+    let mut checked = raw.clone();
+    check::check(&schema(), &mut checked, &mut report);
+    let spec = match serde_json::from_value(checked) {
+        Ok(vmi) => resolve::resolve(&vmi, &raw, &mut report),
+        Err(error) => {
+            // Unreachable as long as the check and the types agree; refused rather than trusted.
+            report.refuse(report::FieldPath::of("manifest"), error.to_string());
+            None
+        }
+    };
+    let warnings = report.finish(&raw)?;
+    match spec {
+        Some(spec) => Ok(Loaded { spec, warnings }),
+        None => Err(Refusals::one("manifest", "incomplete")),
+    }
+}
+
+/// The JSON Schema of the manifests that are accepted, made from the wire types.
+pub fn schema() -> Value {
+    schemars::schema_for!(wire::VirtualMachineInstance).to_value()
+}
+
+/// An object of another kind has other fields: naming each of them would hide the one thing that is wrong.
+fn other_kind(raw: &Value) -> Option<Refusals> {
+    let kind = raw.get("kind")?.as_str()?;
+    match kind {
+        "VirtualMachineInstance" => None,
+        "VirtualMachine" | "VirtualMachineInstanceReplicaSet" => {
+            let hint = "its spec.template is a VirtualMachineInstance without apiVersion and kind";
+            Some(Refusals::one(
+                "kind",
+                format!("{kind} is not supported yet by this version: {hint}"),
+            ))
+        }
+        other => {
+            let found = report::quoted(other);
+            Some(Refusals::one(
+                "kind",
+                format!("expected VirtualMachineInstance, found {found}"),
+            ))
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `spec.networks`: one source each, one primary network, and guest networks that can hold a guest.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde_json::Value;
+
+use super::guest::{Network, NetworkSource};
+use super::report::{FieldPath, Report, quoted};
+use super::resolve::given;
+use super::wire::List;
+use super::wire_net;
+
+/// KubeVirt's fields for a source, of which a network has exactly one.
+const SOURCE_FIELDS: &[&str] = &["pod", "multus", "resourceClaim", "genie"];
+
+pub(crate) fn path_of(index: usize) -> FieldPath {
+    FieldPath::of("spec.networks").index(index)
+}
+
+/// The networks by name; of those with the same name the first.
+pub(crate) fn resolve(
+    networks: &List<wire_net::Network>,
+    raw: &Value,
+    report: &mut Report,
+) -> BTreeMap<String, Network> {
+    single_primary(networks, report);
+    let mut by_name = BTreeMap::new();
+    for (index, network) in networks.iter() {
+        let path = path_of(index);
+        if network.name.as_deref() == Some("") {
+            report.refuse(path.key("name"), "required");
+        }
+        let source = source(network, index, raw, report);
+        if let (Some(name), Some(source)) = (given(&network.name), source) {
+            let network = Network {
+                name: name.to_owned(),
+                path: path.to_string(),
+                source,
+            };
+            by_name.entry(name.to_owned()).or_insert(network);
+        }
+    }
+    by_name
+}
+
+/// The pod has one primary network: its own, or the Multus default in its place.
+fn single_primary(networks: &List<wire_net::Network>, report: &mut Report) {
+    let mut pod = None;
+    let mut default = None;
+    for (index, network) in networks.iter() {
+        if network.pod.is_some() {
+            match pod {
+                None => pod = Some(index),
+                Some(first) => {
+                    let message = format!("only one pod network, and networks[{first}] is one already");
+                    report.refuse(path_of(index).key("pod"), message);
+                }
+            }
+        }
+        if network.multus.as_ref().is_some_and(|multus| multus.default) {
+            match default {
+                None => default = Some(index),
+                Some(first) => {
+                    let message = format!("only one Multus default, and networks[{first}] is one already");
+                    report.refuse(path_of(index).key("multus").key("default"), message);
+                }
+            }
+        }
+    }
+    if let (Some(pod), Some(default)) = (pod, default) {
+        let message = format!("replaces the pod network, which networks[{pod}] asks for");
+        report.refuse(path_of(default).key("multus").key("default"), message);
+    }
+}
+
+fn source(
+    network: &wire_net::Network,
+    index: usize,
+    raw: &Value,
+    report: &mut Report,
+) -> Option<NetworkSource> {
+    let path = path_of(index);
+    // Counted as written: one that is malformed has been refused for that already.
+    let written = raw.pointer(&format!("/spec/networks/{index}"));
+    let is_written = |name: &&&str| {
+        written
+            .and_then(|w| w.get(**name))
+            .is_some_and(|value| !value.is_null())
+    };
+    let named: Vec<&str> = SOURCE_FIELDS.iter().filter(is_written).copied().collect();
+    if named.len() != 1 {
+        let found = if named.is_empty() {
+            "none".to_owned()
+        } else {
+            named.join(" and ")
+        };
+        report.refuse(
+            path.clone(),
+            format!("expected exactly one of pod and multus, found {found}"),
+        );
+    }
+    if let Some(pod) = &network.pod {
+        let path = path.key("pod");
+        return Some(NetworkSource::Pod {
+            vm_network_cidr: given(&pod.vm_network_cidr).and_then(|text| {
+                ipv4(text)
+                    .map_err(|p| report.refuse(path.key("vmNetworkCIDR"), p))
+                    .ok()
+            }),
+            vm_ipv6_network_cidr: given(&pod.vm_ipv6_network_cidr).and_then(|text| {
+                ipv6(text)
+                    .map_err(|p| report.refuse(path.key("vmIPv6NetworkCIDR"), p))
+                    .ok()
+            }),
+        });
+    }
+    let multus = network.multus.as_ref()?;
+    if multus.network_name.as_deref() == Some("") {
+        report.refuse(path.key("multus").key("networkName"), "required");
+    }
+    Some(NetworkSource::Multus {
+        network_name: multus.network_name.clone()?,
+        default: multus.default,
+    })
+}
+
+fn ipv4(text: &str) -> Result<Ipv4Net, String> {
+    let net = parts(text)
+        .and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok())
+        .ok_or_else(|| {
+            format!(
+                "expected an IPv4 network such as 10.0.2.0/24, found {}",
+                quoted(text)
+            )
+        })?;
+    is_network(net, net.trunc())?;
+    // Network, gateway, guest and broadcast: four addresses.
+    is_large_enough(net.prefix_len(), 30)?;
+    let reserved = [
+        (Ipv4Addr::UNSPECIFIED, 8, "this network (RFC 1122)"),
+        (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback"),
+        (Ipv4Addr::new(169, 254, 0, 0), 16, "link-local"),
+        (Ipv4Addr::new(224, 0, 0, 0), 4, "multicast"),
+        (Ipv4Addr::new(240, 0, 0, 0), 4, "reserved"),
+    ];
+    for (address, prefix, what) in reserved {
+        let overlaps = |other: Ipv4Net| other.contains(&net) || net.contains(&other);
+        if Ipv4Net::new(address, prefix).is_ok_and(overlaps) {
+            return Err(format!("must not hold {what} addresses, found {net}"));
+        }
+    }
+    Ok(net)
+}
+
+fn ipv6(text: &str) -> Result<Ipv6Net, String> {
+    let net = parts(text)
+        .and_then(|(address, prefix)| Ipv6Net::new(address, prefix).ok())
+        .ok_or_else(|| {
+            format!(
+                "expected an IPv6 network such as fd10:0:2::/120, found {}",
+                quoted(text)
+            )
+        })?;
+    is_network(net, net.trunc())?;
+    is_large_enough(net.prefix_len(), 126)?;
+    let reserved = [
+        // The unspecified address, loopback and the IPv4-compatible ones.
+        (Ipv6Addr::UNSPECIFIED, 96, "loopback"),
+        (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, "IPv4-mapped"),
+        (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10, "link-local"),
+        (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, "multicast"),
+    ];
+    for (address, prefix, what) in reserved {
+        let overlaps = |other: Ipv6Net| other.contains(&net) || net.contains(&other);
+        if Ipv6Net::new(address, prefix).is_ok_and(overlaps) {
+            return Err(format!("must not hold {what} addresses, found {net}"));
+        }
+    }
+    Ok(net)
+}
+
+/// Address and prefix length. `ipnet` would read `010.0.2.0` as `10.0.2.0`, others as octal; the standard
+/// library refuses it, as Go does.
+fn parts<A: FromStr>(text: &str) -> Option<(A, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let plain = prefix.bytes().all(|b| b.is_ascii_digit()) && (prefix == "0" || !prefix.starts_with('0'));
+    Some((address.parse().ok()?, prefix.parse().ok().filter(|_| plain)?))
+}
+
+fn is_network<T: PartialEq + fmt::Display>(net: T, network: T) -> Result<(), String> {
+    if net == network {
+        Ok(())
+    } else {
+        Err(format!("not a network address: {net} lies in {network}"))
+    }
+}
+
+fn is_large_enough(prefix: u8, longest: u8) -> Result<(), String> {
+    if prefix <= longest {
+        Ok(())
+    } else {
+        Err(format!(
+            "too small for a gateway and a guest: at most /{longest}, found /{prefix}"
+        ))
+    }
+}

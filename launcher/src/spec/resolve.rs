@@ -1,0 +1,330 @@
+//! From what was written to what is meant: defaults filled in, values parsed, the rules of KubeVirt applied.
+//!
+//! Nothing here stops at the first problem. A part that cannot be made is `None`, and a refusal says why; the
+//! guest is made only when every part is there.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::guest::{CpuTopology, GuestSpec, KernelBoot};
+use super::report::{FieldPath, Report, quoted};
+use super::{interfaces, quantity, wire};
+
+/// Annotations of KubeVirt that change what runs, and that hawser does not honour.
+const REFUSED_ANNOTATIONS: &[&str] = &["hooks.kubevirt.io/hookSidecars"];
+/// Istio's injector goes by it, and KubeVirt's masquerade too.
+const ISTIO_ANNOTATION: &str = "sidecar.istio.io/inject";
+/// More than KVM takes on common kernels; catches slips such as cores for megahertz.
+const MAX_VCPUS: u32 = 1024;
+
+/// `raw` is the manifest as it was before unfit fields were taken out.
+pub(crate) fn resolve(
+    vmi: &wire::VirtualMachineInstance,
+    raw: &Value,
+    report: &mut Report,
+) -> Option<GuestSpec> {
+    let names = vmi.metadata.as_ref().and_then(|metadata| names(metadata, report));
+    let spec = vmi.spec.as_ref()?;
+    let domain = spec.domain.as_ref()?;
+
+    let hostname = label(spec.hostname.as_deref(), "spec.hostname", report);
+    let subdomain = subdomain(spec.subdomain.as_deref(), "spec.subdomain", report);
+    let grace = grace_period(spec, report);
+    let topology = topology(domain, report);
+    let memory = memory(domain, raw, report);
+    let kernel_boot = kernel_boot(domain, raw, report);
+    let uuid = firmware_uuid(domain, report);
+    let interfaces = interfaces::resolve(spec, domain, raw, report);
+
+    let Names {
+        name,
+        namespace,
+        uid,
+        istio,
+    } = names?;
+    let topology = topology?;
+    Some(GuestSpec {
+        hostname: hostname.unwrap_or_else(|| default_hostname(&name)),
+        name,
+        namespace,
+        uid,
+        istio,
+        subdomain,
+        vcpus: vcpus(topology)?,
+        topology,
+        memory: memory?,
+        kernel_boot: kernel_boot?,
+        firmware_uuid: uuid,
+        firmware_serial: domain
+            .firmware
+            .as_ref()
+            .and_then(|firmware| given(&firmware.serial))
+            .map(str::to_owned),
+        termination_grace_period_seconds: grace?,
+        network_interface_multiqueue: domain.devices.network_interface_multiqueue,
+        interfaces: interfaces?,
+    })
+}
+
+/// An empty string is an absent one in KubeVirt's API (`omitempty`).
+pub(crate) fn given(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+struct Names {
+    name: String,
+    namespace: String,
+    uid: Option<String>,
+    istio: bool,
+}
+
+fn names(metadata: &wire::Metadata, report: &mut Report) -> Option<Names> {
+    for annotation in REFUSED_ANNOTATIONS
+        .iter()
+        .filter(|name| metadata.annotations.contains_key(**name))
+    {
+        report.refuse(
+            FieldPath::of("metadata.annotations").key(annotation),
+            "not supported",
+        );
+    }
+    let namespace = label(metadata.namespace.as_deref(), "metadata.namespace", report);
+    if metadata.name.as_deref() == Some("") {
+        report.refuse(FieldPath::of("metadata.name"), "required");
+    }
+    Some(Names {
+        name: subdomain(metadata.name.as_deref(), "metadata.name", report)?,
+        namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+        uid: given(&metadata.uid).map(str::to_owned),
+        istio: metadata
+            .annotations
+            .get(ISTIO_ANNOTATION)
+            .is_some_and(|value| value == "true"),
+    })
+}
+
+/// As KubeVirt's `SanitizeHostname`: the name up to its first dot, at most 63 characters.
+fn default_hostname(name: &str) -> String {
+    name.split('.')
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(63)
+        .collect()
+}
+
+/// A label of RFC 1123: up to 63 of `a-z`, `0-9` and `-`, no `-` at either end.
+fn is_label(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(allowed)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn label(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> {
+    let text = text.filter(|text| !text.is_empty())?;
+    if !is_label(text) {
+        let form = "expected at most 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit";
+        report.refuse(FieldPath::of(path), format!("{form}, found {}", quoted(text)));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn subdomain(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> {
+    let text = text.filter(|text| !text.is_empty())?;
+    // Kubernetes bounds the whole, not the parts; DNS bounds both, and the name becomes a host name.
+    if text.len() > 253 || !text.split('.').all(is_label) {
+        let form = "expected a DNS name in lower case";
+        report.refuse(FieldPath::of(path), format!("{form}, found {}", quoted(text)));
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn grace_period(spec: &wire::Spec, report: &mut Report) -> Option<u64> {
+    let seconds = spec.termination_grace_period_seconds.unwrap_or(30);
+    let valid = u64::try_from(seconds).ok();
+    if valid.is_none() {
+        let path = FieldPath::of("spec.terminationGracePeriodSeconds");
+        report.refuse(path, format!("must be at least 0, found {seconds}"));
+    }
+    valid
+}
+
+/// As KubeVirt's `GetCPUTopology`: 0 is unset, unset is 1; where nothing is set, the CPU limit or else the CPU
+/// request, rounded up, gives the sockets.
+fn topology(domain: &wire::Domain, report: &mut Report) -> Option<CpuTopology> {
+    let count = |pick: fn(&wire::Cpu) -> Option<u32>| domain.cpu.as_ref().and_then(pick).filter(|n| *n > 0);
+    let (sockets, cores, threads) = (count(|c| c.sockets), count(|c| c.cores), count(|c| c.threads));
+    let mut topology = CpuTopology {
+        sockets: sockets.unwrap_or(1),
+        cores: cores.unwrap_or(1),
+        threads: threads.unwrap_or(1),
+    };
+    let mut path = FieldPath::of("spec.domain.cpu");
+    let limit = resource(&domain.resources.limits, "limits", "cpu", report);
+    let request = resource(&domain.resources.requests, "requests", "cpu", report);
+    if sockets.or(cores).or(threads).is_none()
+        && let Some((from, cpus)) = limit.or(request)
+    {
+        topology.sockets = u32::try_from(cpus.max(1)).unwrap_or(u32::MAX);
+        path = from;
+    }
+    if vcpus(topology).is_none() {
+        report.refuse(path, format!("more than {MAX_VCPUS} vCPUs"));
+        return None;
+    }
+    Some(topology)
+}
+
+fn vcpus(topology: CpuTopology) -> Option<u32> {
+    let CpuTopology {
+        sockets,
+        cores,
+        threads,
+    } = topology;
+    sockets
+        .checked_mul(cores)?
+        .checked_mul(threads)
+        .filter(|vcpus| *vcpus <= MAX_VCPUS)
+}
+
+type Quantities = BTreeMap<String, wire::Quantity>;
+
+fn resource(list: &Quantities, of: &str, name: &str, report: &mut Report) -> Option<(FieldPath, u64)> {
+    let path = FieldPath::of("spec.domain.resources").key(of).key(name);
+    let value = amount(&list.get(name)?.0, &path, report)?;
+    Some((path, value))
+}
+
+fn amount(text: &str, path: &FieldPath, report: &mut Report) -> Option<u64> {
+    quantity::parse(text)
+        .map_err(|problem| report.refuse(path.clone(), problem))
+        .ok()
+}
+
+/// As KubeVirt's `GetVirtualMemory`: the guest's own memory, else the request, else the limit. Rounded down to
+/// [`GuestSpec::MEMORY_ALIGN`], so that the guest never gets more than the pod allows for.
+fn memory(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<u64> {
+    let guest_path = FieldPath::of("spec.domain.memory.guest");
+    let request = resource(&domain.resources.requests, "requests", "memory", report);
+    let limit = resource(&domain.resources.limits, "limits", "memory", report);
+    let written = domain.memory.as_ref().and_then(|memory| memory.guest.as_ref());
+    let (path, bytes) = match written {
+        Some(guest) => {
+            let bytes = amount(&guest.0, &guest_path, report)?;
+            (guest_path, bytes)
+        }
+        None => {
+            let resources = &domain.resources;
+            let any = resources.requests.contains_key("memory")
+                || resources.limits.contains_key("memory")
+                || raw
+                    .pointer("/spec/domain/memory/guest")
+                    .is_some_and(|value| !value.is_null());
+            match request.or(limit.clone()) {
+                Some(found) => found,
+                None => {
+                    if !any {
+                        report.refuse(guest_path, "required, unless spec.domain.resources names memory");
+                    }
+                    return None;
+                }
+            }
+        }
+    };
+    if let Some((_, limit)) = limit
+        && bytes > limit
+    {
+        report.refuse(path, "more than spec.domain.resources.limits.memory");
+        return None;
+    }
+    if bytes < GuestSpec::MEMORY_MIN {
+        let least = GuestSpec::MEMORY_MIN >> 20;
+        report.refuse(path, format!("must be at least {least}Mi, found {bytes} bytes"));
+        return None;
+    }
+    Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
+}
+
+fn kernel_boot(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<KernelBoot> {
+    let path = FieldPath::of("spec.domain.firmware.kernelBoot");
+    if raw
+        .pointer("/spec/domain/firmware/kernelBoot")
+        .is_none_or(Value::is_null)
+    {
+        report.refuse(
+            path,
+            "required: booting from a disk is not supported yet by this version",
+        );
+        return None;
+    }
+    let boot = domain.firmware.as_ref()?.kernel_boot.as_ref()?;
+    let container = boot.container.as_ref()?;
+    let of = path.key("container");
+    if container.image.as_deref() == Some("") {
+        report.refuse(of.key("image"), "required");
+    }
+    let kernel = given(&container.kernel_path);
+    let initrd = given(&container.initrd_path);
+    let named = |field: &str| {
+        let field = raw.pointer(&format!("/spec/domain/firmware/kernelBoot/container/{field}"));
+        field.is_some_and(|value| !value.is_null() && value != "")
+    };
+    if !named("kernelPath") && !named("initrdPath") {
+        report.refuse(
+            of.clone(),
+            "at least one of kernelPath and initrdPath is required",
+        );
+    }
+    let args = given(&boot.kernel_args).unwrap_or_default();
+    if !args.is_empty() && !named("kernelPath") {
+        report.refuse(path.key("kernelArgs"), "only together with a kernelPath");
+    }
+    if args.chars().any(char::is_control) {
+        report.refuse(path.key("kernelArgs"), "control characters are not allowed");
+    }
+    Some(KernelBoot {
+        image: container.image.clone()?,
+        kernel_path: kernel.and_then(|kernel| image_path(kernel, of.key("kernelPath"), report)),
+        initrd_path: initrd.and_then(|initrd| image_path(initrd, of.key("initrdPath"), report)),
+        kernel_args: args.to_owned(),
+    })
+}
+
+/// A path inside a mounted image: absolute, of plain components, so that it cannot lead out by its own text.
+fn image_path(text: &str, path: FieldPath, report: &mut Report) -> Option<String> {
+    let problem = if !text.starts_with('/') {
+        "must be an absolute path"
+    } else if text.split('/').any(|part| part == "..") {
+        "must not contain '..'"
+    } else if text.ends_with('/') {
+        "must name a file"
+    } else if text.len() > 4095 || text.chars().any(char::is_control) {
+        "must be at most 4095 bytes without control characters"
+    } else {
+        return Some(text.to_owned());
+    };
+    report.refuse(path, format!("{problem}, found {}", quoted(text)));
+    None
+}
+
+/// RFC 9562 text form.
+fn firmware_uuid(domain: &wire::Domain, report: &mut Report) -> Option<String> {
+    let text = domain
+        .firmware
+        .as_ref()
+        .and_then(|firmware| given(&firmware.uuid))?;
+    let groups: Vec<usize> = text.split('-').map(str::len).collect();
+    if groups != [8, 4, 4, 4, 12] || !text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()) {
+        report.refuse(
+            FieldPath::of("spec.domain.firmware.uuid"),
+            format!("expected a UUID, found {}", quoted(text)),
+        );
+        return None;
+    }
+    Some(text.to_ascii_lowercase())
+}
