@@ -81,6 +81,23 @@ impl Console {
         }
     }
 
+    /// Waits until every stream has ended.
+    pub(crate) fn wait_for_end(&self, deadline: Duration) -> Result<()> {
+        let (state, changed) = &*self.shared;
+        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (state, waited) = changed
+            .wait_timeout_while(state, deadline, |state| state.readers > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            bail!(
+                "no end within {} s; the last lines: {}",
+                deadline.as_secs(),
+                state.last(8)
+            );
+        }
+        Ok(())
+    }
+
     /// The last `count` lines, for an error message.
     pub(crate) fn last(&self, count: usize) -> String {
         self.shared

@@ -1,6 +1,7 @@
 //! The scenarios that need a real guest. Each has pods of its own and leaves nothing behind.
 
 mod bare;
+mod image;
 mod lifecycle;
 mod masquerade;
 mod privileges;
@@ -12,8 +13,12 @@ use crate::report::Scenario;
 /// In the order in which they run: the lab itself first, so that a lab that is broken is not taken for a launcher that is.
 pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
-        name: "guest_boots_under_bare_cloud_hypervisor",
-        run: bare::guest_boots,
+        name: "bare_guest_boots_and_powers_off",
+        run: bare::guest_boots_and_powers_off,
+    },
+    Scenario {
+        name: "image_is_complete_and_small",
+        run: image::is_complete_and_small,
     },
     Scenario {
         name: "masquerade_dual_stack",

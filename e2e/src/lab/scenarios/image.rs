@@ -1,0 +1,56 @@
+//! The launcher's image, as the Containerfile makes it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::lab::node::Lab;
+use crate::lab::node::prepare::{LAUNCHER, podman};
+use crate::lab::process::output;
+
+/// Everything included. The launcher is the largest part.
+const SIZE_LIMIT: u64 = 60 << 20;
+
+pub(super) fn is_complete_and_small(_lab: &Lab) -> Result<()> {
+    // Each starts as the user that guests run as, so every library is there and readable.
+    for program in ["hawser", "cloud-hypervisor", "nft", "passt"] {
+        let argument = if program == "hawser" {
+            "version"
+        } else {
+            "--version"
+        };
+        output(
+            podman()
+                .args([
+                    "run",
+                    "--rm",
+                    "--network=none",
+                    "--user=107:107",
+                    "--cap-drop=all",
+                    "--read-only",
+                ])
+                .args(["--entrypoint", &format!("/usr/bin/{program}"), LAUNCHER, argument]),
+        )
+        .with_context(|| format!("{program} does not start in the image"))?;
+    }
+
+    let size = output(podman().args(["image", "inspect", "--format", "{{.Size}}", LAUNCHER]))?;
+    let size: u64 = size.trim().parse()?;
+    ensure!(
+        size <= SIZE_LIMIT,
+        "the image has {} MiB, more than {}",
+        size >> 20,
+        SIZE_LIMIT >> 20
+    );
+
+    let root = output(podman().args(["image", "mount", LAUNCHER]))?;
+    let capability = output(Command::new("getcap").arg(Path::new(root.trim()).join("usr/bin/hawser")));
+    output(podman().args(["image", "unmount", LAUNCHER]))?;
+    let capability = capability?;
+    ensure!(
+        capability.contains("cap_net_admin=p"),
+        "the launcher's file capability is lost: {capability:?}"
+    );
+    Ok(())
+}
