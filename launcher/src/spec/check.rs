@@ -89,7 +89,7 @@ impl<'a> Walker<'a> {
             let expected = match properties.and_then(|properties| properties.get(name)) {
                 Some(expected) => Some(expected),
                 None if others == Some(&Value::Bool(false)) => {
-                    report.refuse(field, unknown(name, path, properties));
+                    report.refuse_with(field, || unknown(name, path, properties));
                     return false;
                 }
                 None => others,

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer};
 /// One guest, validated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestSpec {
-    /// `metadata.name`, a DNS-1123 subdomain.
+    /// `metadata.name`, a DNS name of lower-case labels (RFC 1123).
     pub name: String,
     /// `metadata.namespace`; `default` when the manifest names none, as the API server would have it.
     pub namespace: String,
@@ -45,7 +45,8 @@ pub struct GuestSpec {
 }
 
 impl GuestSpec {
-    /// cloud-hypervisor maps guest memory in 2 MiB steps on x86-64, so sizes are rounded down to that.
+    /// Sizes are rounded down to this, so that guest memory is whole huge pages (x86-64: 2 MiB) and the guest
+    /// never gets more than the pod allows for.
     pub const MEMORY_ALIGN: u64 = 2 << 20;
     /// Less than this boots no kernel that we know of.
     pub const MEMORY_MIN: u64 = 16 << 20;

@@ -88,8 +88,8 @@ fn round_up(whole: &str, fraction: &str, factor: u64, exponent: i32) -> Option<u
             .checked_mul(u128::from(factor))?;
         return u64::try_from(value).ok();
     }
-    // Long division by 10^-power: each digit of the quotient times the factor, what falls behind the point
-    // carried on with full precision down to nano-units of the factor and rounded up below that.
+    // What lies before the point and what lies behind it are multiplied apart; the latter with 18 places, and
+    // anything beyond those counts as one more in the last of them. Kubernetes itself keeps nine.
     let places = usize::try_from(power.unsigned_abs()).ok()?;
     let cut = digits.len().saturating_sub(places);
     let (above, below) = digits.split_at(cut);

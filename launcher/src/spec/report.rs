@@ -172,8 +172,13 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn refuse(&mut self, path: FieldPath, message: impl Into<String>) {
+        self.refuse_with(path, || message.into());
+    }
+
+    /// For messages that cost something to make; they are not made for what will not be kept.
+    pub(crate) fn refuse_with(&mut self, path: FieldPath, message: impl FnOnce() -> String) {
         if self.refused.len() < KEPT {
-            self.refused.push((path, message.into()));
+            self.refused.push((path, message()));
         } else {
             self.dropped += 1;
         }

@@ -3,6 +3,7 @@
 mod accepted;
 mod input;
 mod refused;
+mod refused_net;
 
 use serde_json::Value;
 

@@ -88,6 +88,33 @@ fn a_manifest_full_of_errors_is_reported_in_part() {
 }
 
 #[test]
+fn a_megabyte_of_unknown_fields_is_answered_soon() {
+    let mut text = with(&[]);
+    text.truncate(text.len() - 1);
+    for n in 0.. {
+        let field = format!(r#","metadatx{n}":0"#);
+        if text.len() + field.len() >= MAX_BYTES {
+            break;
+        }
+        text.push_str(&field);
+    }
+    text.push('}');
+    let started = Instant::now();
+    let refusals = load(&text).unwrap_err();
+    // Without bounds on what is kept this takes minutes in a debug build.
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        started.elapsed()
+    );
+    assert!(
+        refusals.count() > 40_000 && refusals.as_slice().len() == 1000,
+        "{}",
+        refusals.count()
+    );
+}
+
+#[test]
 fn yaml_is_read_as_kubernetes_reads_it() {
     let value = parse("a: yes\nb: off\nc: 'yes'\nd: 0123\ne: 1_0\nf: 12\n1: x\ng: ~\nh: 1.5\n").unwrap();
     let expected = json!({
