@@ -31,6 +31,9 @@ const SEARCH: u8 = 119;
 const ROUTES: u8 = 121;
 const ROUTES_MICROSOFT: u8 = 249;
 
+/// The options that a manifest may set as it likes.
+const PRIVATE: std::ops::RangeInclusive<u8> = 224..=254;
+
 /// What a client gets that names no parameters. Option 121 is not among them: RFC 3442 leaves it to those who ask.
 const UNASKED: [u8; 10] = [
     ROUTER,
@@ -166,7 +169,7 @@ fn items(lease: &Lease, v4: &LeaseV4, request: &Message<'_>, reply: Reply) -> Ve
         }
         items.extend(parameter(lease, v4, *code));
     }
-    for code in v4.private_options.keys() {
+    for (code, _) in v4.private_options.range(PRIVATE) {
         if !items.iter().any(|item| item.code == *code) {
             items.extend(parameter(lease, v4, *code));
         }
@@ -177,6 +180,7 @@ fn items(lease: &Lease, v4: &LeaseV4, request: &Message<'_>, reply: Reply) -> Ve
 /// The lease's value for an option, if it has one.
 fn parameter(lease: &Lease, v4: &LeaseV4, code: u8) -> Option<Item> {
     let addresses = |list: &[Ipv4Addr]| list.iter().flat_map(Ipv4Addr::octets).collect::<Vec<u8>>();
+    let private = v4.private_options.get(&code).filter(|_| PRIVATE.contains(&code));
     let data = match code {
         ROUTER => addresses(&v4.routers),
         DNS => addresses(&v4.dns),
@@ -190,14 +194,15 @@ fn parameter(lease: &Lease, v4: &LeaseV4, code: u8) -> Option<Item> {
         BOOT_FILE => v4.boot_file_name.clone()?.into_bytes(),
         IPV6_ONLY if lease.v6.is_some() => v4.ipv6_only_wait?.to_be_bytes().to_vec(),
         SEARCH => names::compressed(&lease.search),
-        // Microsoft's option has the format of RFC 3442 and predates its number. Who knows both gets both: an old
+        // A manifest that sets Microsoft's option itself means it.
+        _ if private.is_some() => private.cloned()?,
+        // Otherwise it has the format of RFC 3442 and predates its number. Who knows both gets both: an old
         // client that asks for the standard one may still read only its own.
         ROUTES | ROUTES_MICROSOFT => classless_routes(v4),
-        224..=254 => v4.private_options.get(&code).cloned()?,
         _ => return None,
     };
-    // An option without a value says nothing; a private one may be meant to.
-    (!data.is_empty() || code >= 224 && code != ROUTES_MICROSOFT).then_some(Item { code, data })
+    // An option without a value says nothing, unless the manifest wants it so.
+    (!data.is_empty() || private.is_some()).then_some(Item { code, data })
 }
 
 /// A name as RFC 2132 wants it, or nothing if it is none.

@@ -557,3 +557,24 @@ fn guest_strings_reach_the_log_escaped() {
     );
     assert!(text.bytes().all(|b| b.is_ascii_graphic() || b == b' '), "{text}");
 }
+
+#[test]
+fn private_options_are_those_from_224_to_254_and_may_be_empty() {
+    let mut lease = lease();
+    let given = [
+        (3, vec![]),
+        (121, vec![9]),
+        (224, vec![]),
+        (249, vec![8]),
+        (255, vec![7]),
+    ];
+    lease.v4.as_mut().unwrap().private_options = BTreeMap::from(given);
+    let sent = offer(&lease, &[(55, &[6])]);
+    assert_eq!(
+        (get(&sent, 3), get(&sent, 121), get(&sent, 224)),
+        (None, None, Some(&[][..]))
+    );
+    // Set by the manifest, it is not ours to derive from the routes.
+    assert_eq!(get(&sent, 249), Some(&[8][..]));
+    assert_eq!(get(&offer(&lease, &[(55, &[249])]), 249), Some(&[8][..]));
+}

@@ -1,0 +1,10 @@
+//! Whole frames: framing, lengths and checksums included.
+#![no_main]
+
+mod lease;
+
+use std::sync::LazyLock;
+
+static RESPONDER: LazyLock<hawser_dhcp::Responder> = LazyLock::new(lease::responder);
+
+libfuzzer_sys::fuzz_target!(|frame: &[u8]| lease::check(&RESPONDER, frame));
