@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::entry::Entry;
 use crate::netns::Netns;
@@ -113,10 +113,15 @@ impl Guest {
         Ok(())
     }
 
-    /// Waits for the NIC with the launcher at hand, so that the message of a failure is the launcher's.
+    /// Waits for the NIC, no longer than the launcher lives: the message of a failure is the launcher's.
     pub(crate) fn booted_by(&mut self, hawser: &Process) -> Result<()> {
-        self.booted()
-            .map_err(|error| error.context(format!("hawser said:\n{}", hawser.transcript())))
+        self.boots += 1;
+        until("the guest's NIC", WAIT, || {
+            let up = self.port.has_said("up eth0", self.boots);
+            ensure!(up || !hawser.has_ended(), "hawser ended");
+            Ok(up.then_some(()))
+        })
+        .map_err(|error| error.context(format!("hawser said:\n{}", hawser.transcript())))
     }
 
     /// Addresses and routes as DHCP and RA would give them, for tests of what comes after.
@@ -307,5 +312,7 @@ fn etc(to: &Path) -> Result<()> {
         fs::write(machine_id, "0123456789abcdef0123456789abcdef\n")?;
     }
     fs::create_dir_all(to.join("systemd"))?;
+    // dhclient's script looks whether the root file system is on the network.
+    fs::write(to.join("fstab"), "")?;
     Ok(fs::write(to.join("resolv.conf"), "")?)
 }

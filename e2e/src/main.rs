@@ -1,5 +1,6 @@
 //! `cargo e2e`: everything that shows the launcher at work, from unit tests to real guests.
 
+mod bench;
 mod cargo_tests;
 mod entry;
 mod guests;
@@ -50,6 +51,13 @@ enum Command {
     /// Run lab scenarios by name (all of them by default); `lab shell` is a shell in the lab's node
     Lab {
         scenarios: Vec<String>,
+        #[command(flatten)]
+        launcher: LauncherArguments,
+    },
+    /// hawser's start beside a shell script's, and its memory: medians of paired rounds
+    Bench {
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -109,6 +117,9 @@ fn run(command: Command) -> Result<ExitCode> {
             let mut report = Report::default();
             lab::run(&mut report, &scenarios, &launcher.binary());
             Ok(report.finish())
+        }
+        Command::Bench { rounds, launcher } => {
+            bench::run(lab::launcher(&launcher.binary())?, rounds).map(|()| ExitCode::SUCCESS)
         }
         Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
         Command::NodeAgent => lab::node::run().map(|()| ExitCode::SUCCESS),

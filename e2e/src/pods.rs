@@ -37,8 +37,10 @@ pub(crate) const VMM_UID: u32 = 107;
 /// Who hawser is in the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privileges {
-    /// Root with what the documentation asks for: NET_ADMIN, and what it takes to run the VMM as another user.
+    /// Root with what container runtimes leave it, and NET_ADMIN.
     Root,
+    /// Root with NET_ADMIN and what it takes to become another user, and nothing else.
+    FewRoot,
     /// uid 107 with NET_ADMIN and nothing else.
     NetAdmin,
     /// uid 107 with nothing.
@@ -51,6 +53,22 @@ pub(crate) enum DefaultRoute6 {
     /// Learnt by the kernel from a router advertisement.
     Advertised,
 }
+
+/// What containerd and podman give to root, with NET_ADMIN added.
+const RUNTIME_DEFAULT: &[&str] = &[
+    "NET_ADMIN",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FSETID",
+    "FOWNER",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "SETFCAP",
+    "NET_BIND_SERVICE",
+    "SYS_CHROOT",
+    "KILL",
+];
 
 /// What a pod is to be like.
 #[derive(Clone, Debug)]
@@ -200,10 +218,8 @@ impl Pod {
     /// How a process of this pod comes about.
     pub(crate) fn entry(&self) -> Entry {
         let (uid, capabilities) = match self.spec.privileges {
-            Privileges::Root => (
-                None,
-                Some(&["NET_ADMIN", "SETUID", "SETGID", "SETPCAP", "KILL"][..]),
-            ),
+            Privileges::Root => (None, Some(RUNTIME_DEFAULT)),
+            Privileges::FewRoot => (None, Some(&["NET_ADMIN", "SETUID", "SETGID"][..])),
             Privileges::NetAdmin => (Some(VMM_UID), Some(&["NET_ADMIN"][..])),
             Privileges::Nothing => (Some(VMM_UID), Some(&[][..])),
         };

@@ -112,6 +112,22 @@ impl Process {
         }
     }
 
+    /// Whether so many lines contain `what` by now.
+    pub(crate) fn has_said(&self, what: &str, times: usize) -> bool {
+        let said = lock(&self.said.0);
+        said.stdout
+            .iter()
+            .chain(&said.stderr)
+            .filter(|line| line.contains(what))
+            .count()
+            >= times
+    }
+
+    /// Both of its streams are closed.
+    pub(crate) fn has_ended(&self) -> bool {
+        lock(&self.said.0).open == 0
+    }
+
     /// Waits for the end of both streams, which is that of the process and of its children, and takes its status.
     pub(crate) fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;

@@ -39,12 +39,13 @@ fn run() -> Result<()> {
     setns(netns, CloneFlags::CLONE_NEWNET).context("setns")?;
     unshare(CloneFlags::CLONE_NEWNS).context("unshare mounts")?;
     mount_in(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
-    // sysfs shows the namespace it was mounted in.
+    // sysfs shows the namespace it was mounted in. Read-only as in any container; systemd-networkd takes that for the
+    // sign that there is no udev to wait for.
     mount_in(
         Some(Path::new("sysfs")),
         Path::new("/sys"),
         Some("sysfs"),
-        MsFlags::empty(),
+        MsFlags::MS_RDONLY,
     )?;
     for dir in &entry.tmpfs {
         mount_in(Some(Path::new("tmpfs")), dir, Some("tmpfs"), MsFlags::empty())?;

@@ -31,6 +31,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: read_only_root,
     },
     Scenario {
+        name: "root with NET_ADMIN, SETUID and SETGID alone",
+        run: few_root,
+    },
+    Scenario {
         name: "uid 107 with NET_ADMIN, writable /proc/sys",
         run: net_admin,
     },
@@ -147,6 +151,17 @@ fn net_admin(context: &Context) -> Result<()> {
             ..PodSpec::default()
         },
     )
+}
+
+fn few_root(context: &Context) -> Result<()> {
+    let spec = PodSpec {
+        privileges: Privileges::FewRoot,
+        ..PodSpec::default()
+    };
+    let mut running = Running::start(context, spec, &vmi(json!([{"port": 80}])))?;
+    running.explain(running.guest.configure())?;
+    both(&running)?;
+    running.stop_cleanly()
 }
 
 fn advertised_route(context: &Context) -> Result<()> {

@@ -108,6 +108,7 @@ fn read_request(reader: &mut BufReader<&UnixStream>) -> Result<Read1> {
 
 fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: &Request) -> Result<()> {
     let name = request.path.strip_prefix("/api/v1/").unwrap_or_default();
+    vmm.script.stamp(name);
     if vmm.script.hang.iter().any(|hanging| hanging == name) {
         loop {
             thread::park();

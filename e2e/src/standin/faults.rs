@@ -1,10 +1,12 @@
 //! Finding the script, and dying by it.
 
+use std::io::Write;
 use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
 use super::script::{Death, Point, Script};
@@ -22,6 +24,20 @@ impl Script {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| path.display().to_string()),
         }
+    }
+
+    /// Notes the time at which `what` happened, for benchmarks.
+    pub(crate) fn stamp(&self, what: &str) {
+        let Some(path) = &self.stamps else { return };
+        let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) else {
+            return;
+        };
+        let line = format!("{what} {}\n", Duration::from(now).as_nanos());
+        // A benchmark that finds no stamp says so itself.
+        let _ = fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(line.as_bytes()));
     }
 
     /// Ends the process here where the script says so: at once, or in the background after the delay.

@@ -90,6 +90,7 @@ fn parse_args(args: &[String]) -> Result<Args> {
 pub(crate) fn run(args: &[String]) -> Result<()> {
     let args = parse_args(args)?;
     let script = Arc::new(Script::beside_executable()?);
+    script.stamp("start");
     script.die_at(Point::Start);
 
     // Blocked before the first thread, so that only the waiting one gets it.

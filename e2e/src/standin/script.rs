@@ -31,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) die: Option<Death>,
     /// Fill the event stream with what is not an event, cut events among it.
     pub(crate) event_junk: bool,
+    /// Append to this file when (CLOCK_MONOTONIC, in nanoseconds) the process started and each request came.
+    pub(crate) stamps: Option<PathBuf>,
     /// Fail to open the TAP.
     pub(crate) tap_open_fails: bool,
 }
