@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Answers a second that a guest gets once its burst is used up. No client sends more than a handful a minute.
-const RATE: u32 = 50;
+/// Answers, and with them events to log, that a guest gets a second once its burst is used up. No client sends more
+/// than a handful a minute.
+pub(crate) const RATE: u32 = 20;
 /// Answers that a guest may have at once: a reboot loop or four clients started together stay far below.
-const BURST: u32 = 100;
+pub(crate) const BURST: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) struct Bucket {

@@ -36,8 +36,11 @@ use crate::responder::{Answer, Responder};
 
 /// Frames read before other tasks and the cancellation get their turn.
 const FRAMES_A_WAKE: usize = 64;
-/// The pause after a wake-up that met a flood, or a read that failed.
+/// The pause after a wake-up that met a flood: long enough to cost next to nothing, short enough to be through a
+/// TAP's queue of a thousand frames before a client asks again.
 const BREATHER: Duration = Duration::from_millis(10);
+/// The pause after a read that failed, so that an error that stays does not fill the log.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often at most a flood is reported.
 const REPORT: Duration = Duration::from_secs(1);
 
@@ -154,7 +157,7 @@ fn is_fatal(errno: Errno) -> bool {
 impl<Observer: FnMut(Event)> Server<Observer> {
     /// Reads what is there, up to a bound.
     fn drain(&mut self) -> Result<(), Error> {
-        let mut flooded = false;
+        let mut rest = None;
         for _ in 0..FRAMES_A_WAKE {
             let buffer = self.buffer.as_mut_slice();
             let read = self.channel.try_io(Interest::READABLE, |channel| {
@@ -171,7 +174,7 @@ impl<Observer: FnMut(Event)> Server<Observer> {
                         return Err(Error::Read(error));
                     }
                     (self.observer)(Event::ReadFailed { error: errno.desc() });
-                    flooded = true;
+                    rest = Some(AFTER_FAILURE);
                     break;
                 }
             };
@@ -180,13 +183,11 @@ impl<Observer: FnMut(Event)> Server<Observer> {
                 self.answer(len, now)?;
             } else {
                 self.thrown_away += 1;
-                flooded = true;
+                rest = Some(BREATHER);
             }
         }
         let now = Instant::now();
-        if flooded {
-            self.rest_until = Some(now + BREATHER);
-        }
+        self.rest_until = rest.map(|pause| now + pause);
         // A flood that ends within the second is reported with the next frame after it.
         let due = self
             .reported

@@ -1,4 +1,6 @@
 //! Whole frames: framing, lengths and checksums included.
+//!
+//! From dhcp/: `cargo +nightly fuzz run frame -- -max_total_time=60`.
 #![no_main]
 
 mod lease;

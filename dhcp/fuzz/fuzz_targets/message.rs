@@ -1,5 +1,7 @@
 //! Messages in frames that are right, so that the fuzzer need not find checksums: the first byte chooses between
 //! DHCPv4, DHCPv4 behind a good fixed header, DHCPv6, and a router solicitation.
+//!
+//! From dhcp/: `cargo +nightly fuzz run message -- -max_total_time=60`.
 #![no_main]
 
 mod lease;
