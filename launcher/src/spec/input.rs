@@ -63,8 +63,8 @@ fn deeper_than(value: &Value, levels: usize) -> bool {
 
 fn yaml(text: &str) -> Result<Value, ParseError> {
     let options = serde_saphyr::options! {
-        // An anchor may be at most 16 KiB and all aliases together may replay 2000 events, so that aliases
-        // cannot blow a manifest up to more than 32 MiB.
+        // The bytes of all scalars are counted again each time an alias replays them, so what is read is never
+        // much larger than what was written.
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
             flow_nesting_limit: MAX_DEPTH,
@@ -72,7 +72,6 @@ fn yaml(text: &str) -> Result<Value, ParseError> {
             max_nodes: 100_000,
             max_aliases: 200,
             max_anchors: 200,
-            max_recorded_anchor_bytes: 16 << 10,
             max_merge_keys: 100,
             max_total_scalar_bytes: MAX_BYTES,
         },
@@ -99,12 +98,14 @@ fn yaml(text: &str) -> Result<Value, ParseError> {
 
 /// The parser's message for a reader who does not know the parser: no position (told apart), no API of its own.
 fn plain(message: &str) -> String {
-    const WORDS: [(&str, &str); 5] = [
+    const WORDS: [(&str, &str); 7] = [
         ("recursive references", "an alias inside its own anchor"),
         ("multiple YAML documents", "more than one document"),
         ("alias replay limit", "aliases expand to too much"),
         ("recursion limit", "nested too deeply"),
         ("budget breached: Depth", "nested too deeply"),
+        ("budget breached: ScalarBytes", "aliases expand to too much"),
+        ("budget breached", "too many parts"),
     ];
     if let Some((_, ours)) = WORDS.iter().find(|(theirs, _)| message.starts_with(theirs)) {
         return (*ours).to_owned();

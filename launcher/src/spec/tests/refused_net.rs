@@ -119,6 +119,10 @@ fn guest_networks() {
         "expected an IPv4 network such as 10.0.2.0/24, found \"10.0.2.0\"",
     );
     v4(
+        "10.0.2.0/024",
+        "expected an IPv4 network such as 10.0.2.0/24, found \"10.0.2.0/024\"",
+    );
+    v4(
         "010.0.2.0/24",
         "expected an IPv4 network such as 10.0.2.0/24, found \"010.0.2.0/24\"",
     );
@@ -409,6 +413,13 @@ fn port_ranges() {
         &[
             "interfaces[0].portRanges[0]: the same port as in spec.domain.devices.interfaces[0].portRanges[1]",
             "interfaces[0].portRanges[3]: the same port as in spec.domain.devices.interfaces[0].portRanges[2]",
+        ],
+    );
+    ranges(
+        json!([tcp(1, 5), tcp(2, 30), tcp(20, 25)]),
+        &[
+            "interfaces[0].portRanges[1]: the same port as in spec.domain.devices.interfaces[0].portRanges[0]",
+            "interfaces[0].portRanges[2]: the same port as in spec.domain.devices.interfaces[0].portRanges[1]",
         ],
     );
     interface(
