@@ -24,12 +24,6 @@ const FILES: &[(&str, u32, &str)] = &[
         0o755,
         include_str!("../../../images/guest/udhcpc6.script"),
     ),
-    // Where busybox's acpid looks for what to do on the power key.
-    (
-        "etc/acpi/PWRF/00000080",
-        0o755,
-        include_str!("../../../images/guest/power-button"),
-    ),
     (
         "www/cgi-bin/run",
         0o755,
@@ -61,16 +55,7 @@ pub(crate) fn make(dir: &Path, node: &NodeImage) -> Result<()> {
     extract_kernel(&node.kernel()?, &dir.join("vmlinux"))?;
 
     let mut archive = Archive::default();
-    for path in [
-        "bin",
-        "dev",
-        "etc",
-        "etc/acpi",
-        "etc/acpi/PWRF",
-        "modules",
-        "www",
-        "www/cgi-bin",
-    ] {
+    for path in ["bin", "dev", "etc", "modules", "www", "www/cgi-bin"] {
         archive.directory(path);
     }
     // The kernel opens the console before init has mounted anything.
