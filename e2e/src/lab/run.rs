@@ -55,6 +55,16 @@ pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBina
     }
 }
 
+/// Why real guests cannot be run here, where that is so.
+pub(crate) fn why_no_real_guests() -> Result<Option<String>> {
+    debian::install_machine_packages()?;
+    match vmm::find(&Cache::open()?) {
+        Ok(_) => Ok(None),
+        Err(error) if error.is::<Skip>() => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 /// Runs the scenario that shows rather than checks.
 pub(crate) fn demo(report: &mut Report, binary: &LauncherBinary) {
     run_named(report, &[scenarios::DEMO.name], binary, true);
