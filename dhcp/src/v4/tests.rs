@@ -578,3 +578,33 @@ fn private_options_are_those_from_224_to_254_and_may_be_empty() {
     assert_eq!(get(&sent, 249), Some(&[8][..]));
     assert_eq!(get(&offer(&lease, &[(55, &[249])]), 249), Some(&[8][..]));
 }
+
+/// RFC 3396 section 8, as it is on the wire: full instances first, the rest in the last.
+#[test]
+fn a_split_option_fills_its_instances() {
+    let items = vec![
+        pack::Item::new(224, vec![7; 256]),
+        pack::Item::new(225, vec![8; 255]),
+    ];
+    let expected = [
+        &[224, 255][..],
+        &[7; 255],
+        &[224, 1, 7],
+        &[225, 255],
+        &[8; 255],
+        &[255],
+    ]
+    .concat();
+    let packed = pack::pack(items.clone(), Vec::new(), expected.len()).unwrap();
+    assert_eq!(
+        (packed.options, packed.file, packed.sname),
+        (expected.clone(), None, None)
+    );
+    // A byte less, and the header fields are needed.
+    assert!(
+        pack::pack(items, Vec::new(), expected.len() - 1)
+            .unwrap()
+            .file
+            .is_some()
+    );
+}

@@ -410,6 +410,13 @@ fn malformed_messages_are_refused_as_a_whole() {
         vec![client(), tlv(3, &[0, 0, 0, 1])],
         vec![client(), tlv(3, &[&[0; 12][..], &tlv(5, &[1, 2, 3])].concat())],
         vec![client(), tlv(25, &[&[0; 12][..], &tlv(26, &[0; 24])].concat())],
+        vec![
+            client(),
+            tlv(
+                3,
+                &[&[0; 12][..], &tlv(5, &[&[0; 24][..], &[0, 13, 0, 9]].concat())].concat(),
+            ),
+        ],
         vec![client(), tlv(4, &[0, 0, 0])],
         vec![client(), tlv(6, &[0, 23, 0])],
         vec![client(), client()],
