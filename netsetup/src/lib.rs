@@ -1,1 +1,27 @@
-//! Wires a guest into a pod network namespace.
+//! Wires a guest's network interfaces inside a pod's own network namespace.
+//!
+//! The line is straight. [`NetSpec`] says what is wanted; [`observe`] reads the namespace once into [`Observed`];
+//! [`Plan::new`] compares the two and yields steps as data, touching nothing; [`apply`] performs them in order
+//! and has written down how to take them back before the first of them. Only `kernel` makes system calls, and a
+//! plan made again after it was applied is empty: that is how a second start, or one after a kill, converges.
+
+mod apply;
+mod error;
+mod journal;
+mod kernel;
+mod observe;
+mod plan;
+mod ruleset;
+mod spec;
+
+pub use apply::{Kernel, apply, undo};
+pub use error::{Error, StepFailure, UndoFailure};
+pub use journal::{Journal, Undo};
+pub use kernel::{Linux, open_tap};
+pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, observe};
+pub use plan::{FamilyPlan, GuestNic, Plan, Step, TapStep};
+pub use ruleset::document as ruleset;
+pub use spec::{
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, PortRange,
+    Ports, Protocol, Wiring, server_tap_name, tap_name,
+};

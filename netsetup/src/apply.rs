@@ -1,0 +1,151 @@
+//! Performs a plan's steps in order, and takes them back in reverse.
+
+use std::path::Path;
+
+use crate::error::{Error, StepFailure, UndoFailure};
+use crate::journal::{Journal, Undo};
+use crate::plan::{Plan, Step};
+
+/// The kernel as this crate needs it. A trait so that tests can let step N fail; [`crate::Linux`] is the real one.
+pub trait Kernel {
+    /// Performs one step; doing so again is the same as doing it once.
+    fn perform(&mut self, step: &Step) -> impl Future<Output = Result<(), StepFailure>>;
+
+    /// Takes one thing back; an object that is already gone is a success.
+    fn take_back(&mut self, undo: &Undo) -> impl Future<Output = Result<(), StepFailure>>;
+}
+
+/// Carries out `plan`, with the journal at `journal` written before the first step.
+///
+/// Returns the journal to take back at the end. On an error everything that this and earlier runs did is taken
+/// back; what could not be is logged, and the journal then stays for the next start.
+pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Result<Journal, Error> {
+    let whole = plan.journal.clone().after(Journal::read(journal)?);
+    if plan.steps.is_empty() {
+        return Ok(whole);
+    }
+    whole.write(journal)?;
+    for step in &plan.steps {
+        tracing::debug!("{step}");
+        if let Err(source) = kernel.perform(step).await {
+            for failure in undo(kernel, &whole, journal).await {
+                tracing::error!("while taking back: {failure}: {}", failure.source);
+            }
+            return Err(Error::Apply {
+                step: Box::new(step.clone()),
+                source,
+            });
+        }
+    }
+    Ok(whole)
+}
+
+/// Takes everything in `journal` back, last first. Goes on after a failure and returns them all; the journal file
+/// is removed only when there was none.
+pub async fn undo<K: Kernel>(kernel: &mut K, journal: &Journal, path: &Path) -> Vec<UndoFailure> {
+    let mut failures = Vec::new();
+    for entry in journal.undo.iter().rev() {
+        tracing::debug!("{entry}");
+        if let Err(source) = kernel.take_back(entry).await {
+            failures.push(UndoFailure {
+                undo: entry.clone(),
+                source,
+            });
+        }
+    }
+    if failures.is_empty()
+        && let Err(error) = Journal::remove(path)
+    {
+        tracing::error!("{error}");
+    }
+    failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kernel that fails where it is told to and otherwise remembers what it was asked.
+    #[derive(Default)]
+    struct Scripted {
+        fail_step: Option<usize>,
+        fail_undo: Option<Undo>,
+        performed: Vec<Step>,
+        taken_back: Vec<Undo>,
+    }
+
+    impl Kernel for Scripted {
+        async fn perform(&mut self, step: &Step) -> Result<(), StepFailure> {
+            if self.fail_step == Some(self.performed.len()) {
+                return Err(StepFailure::Nft("scripted".into()));
+            }
+            self.performed.push(step.clone());
+            Ok(())
+        }
+
+        async fn take_back(&mut self, undo: &Undo) -> Result<(), StepFailure> {
+            if self.fail_undo.as_ref() == Some(undo) {
+                return Err(StepFailure::NoLink("scripted".into()));
+            }
+            self.taken_back.push(undo.clone());
+            Ok(())
+        }
+    }
+
+    fn delete(link: &str) -> Undo {
+        Undo::DeleteLink { link: link.into() }
+    }
+
+    fn plan() -> Plan {
+        let forward = |link: &str| Step::Ipv4Forwarding { link: link.into() };
+        Plan {
+            steps: vec![forward("a"), forward("b"), forward("c")],
+            nics: Vec::new(),
+            notes: Vec::new(),
+            journal: Journal {
+                undo: vec![delete("a"), Undo::DeleteTables, delete("c")],
+            },
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_failure_at_any_step_takes_everything_back_in_reverse() {
+        for step in 0..3 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("journal.json");
+            let mut kernel = Scripted {
+                fail_step: Some(step),
+                ..Scripted::default()
+            };
+            let error = apply(&mut kernel, &plan(), &path).await.unwrap_err();
+            assert!(matches!(error, Error::Apply { .. }), "{error:?}");
+            assert_eq!(kernel.performed.len(), step);
+            assert_eq!(kernel.taken_back, [delete("c"), Undo::DeleteTables, delete("a")]);
+            assert!(!path.exists(), "nothing is left to take back");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_journal_is_written_before_the_first_step_and_outlives_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.json");
+        let journal = apply(&mut Scripted::default(), &plan(), &path).await.unwrap();
+        assert_eq!(Journal::read(&path).unwrap(), journal);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn every_undo_is_tried_and_every_failure_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.json");
+        let journal = plan().journal;
+        journal.write(&path).unwrap();
+        let mut kernel = Scripted {
+            fail_undo: Some(Undo::DeleteTables),
+            ..Scripted::default()
+        };
+        let failures = undo(&mut kernel, &journal, &path).await;
+        assert_eq!(failures.len(), 1);
+        assert_eq!(kernel.taken_back, [delete("c"), delete("a")]);
+        assert!(path.exists(), "the next start must still know");
+    }
+}

@@ -1,0 +1,69 @@
+//! What can go wrong with the namespace, by kind of remedy.
+
+use crate::journal::Undo;
+use crate::plan::Step;
+
+/// Why the network could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The namespace holds something that Hawser did not make and will not touch.
+    #[error("{object}: {why}")]
+    NotOurs { object: String, why: String },
+    /// The pod lacks something that its owner has to provide.
+    #[error("{object}: {why}")]
+    Unfit { object: String, why: String },
+    #[error("cannot read the {what} of the network namespace")]
+    Observe {
+        what: &'static str,
+        #[source]
+        source: StepFailure,
+    },
+    #[error("cannot {step}")]
+    Apply {
+        step: Box<Step>,
+        #[source]
+        source: StepFailure,
+    },
+    #[error("cannot {action} the journal {path}")]
+    Journal {
+        action: &'static str,
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What the kernel, or the tool in front of it, answered.
+#[derive(Debug, thiserror::Error)]
+pub enum StepFailure {
+    #[error("{call}")]
+    System {
+        call: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{0}")]
+    Netlink(String),
+    #[error("no interface named {0}")]
+    NoLink(String),
+    #[error("nft refused the rule set: {0}")]
+    Nft(String),
+}
+
+impl StepFailure {
+    pub(crate) fn system(call: impl Into<String>, source: impl Into<std::io::Error>) -> Self {
+        Self::System {
+            call: call.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// One thing that could not be taken back.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {undo}")]
+pub struct UndoFailure {
+    pub undo: Undo,
+    #[source]
+    pub source: StepFailure,
+}

@@ -1,0 +1,96 @@
+//! The only system calls for the network: rtnetlink, the TUN driver, /proc/sys and the `nft` tool.
+
+mod link;
+mod netlink;
+mod nft;
+mod sysctl;
+mod tap;
+
+use crate::apply::Kernel;
+use crate::error::{Error, StepFailure};
+use crate::journal::Undo;
+use crate::observe::Observed;
+use crate::plan::{IPV6_FORWARDING, Step};
+use crate::ruleset;
+
+pub use tap::open_tap;
+
+/// The kernel of this process's network namespace, over one rtnetlink socket.
+#[derive(Debug)]
+pub struct Linux {
+    netlink: netlink::Netlink,
+}
+
+impl Linux {
+    /// Opens the netlink socket. Needs a tokio runtime; the socket is served on it.
+    pub fn open() -> Result<Self, Error> {
+        let netlink = netlink::Netlink::open().map_err(|source| Error::Observe {
+            what: "netlink socket",
+            source,
+        })?;
+        Ok(Self { netlink })
+    }
+}
+
+/// Reads the namespace; see [`crate::observe`].
+pub(crate) async fn read() -> Result<Observed, Error> {
+    let linux = Linux::open()?;
+    let netlink = &linux.netlink;
+    let at = |what| move |source| Error::Observe { what, source };
+    let mut links = netlink.links().await.map_err(at("interfaces"))?;
+    netlink
+        .read_addresses(&mut links)
+        .await
+        .map_err(at("addresses"))?;
+    netlink
+        .read_default_routes(&mut links)
+        .await
+        .map_err(at("routes"))?;
+    for link in &mut links {
+        link.accept_ra = sysctl::read(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
+    }
+    Ok(Observed {
+        links,
+        ipv6_forwarding: sysctl::read(IPV6_FORWARDING),
+    })
+}
+
+impl Kernel for Linux {
+    async fn perform(&mut self, step: &Step) -> Result<(), StepFailure> {
+        match step {
+            Step::Tap(tap) => {
+                if tap.replace {
+                    self.netlink.delete(&tap.name).await?;
+                }
+                // Until the descriptor is dropped after the persist call, a kill takes the TAP with it: there is
+                // never a persistent one without our alias.
+                let device = tap::create(tap)?;
+                self.netlink.configure(tap).await?;
+                tap::persist(&device)
+            }
+            Step::AddAddress { link, ip, prefix_len } => {
+                self.netlink.add_address(link, *ip, *prefix_len).await
+            }
+            Step::Neighbour { link, ip, mac } => self.netlink.add_neighbour(link, *ip, *mac).await,
+            Step::Ruleset { document } => nft::run(document),
+            Step::Ipv4Forwarding { link } => self.netlink.forward_ipv4(link, true).await,
+            Step::Sysctl { path, value } => sysctl::write(path, value),
+            Step::Mark { link, alias } => self.netlink.set_alias(link, alias).await,
+        }
+    }
+
+    async fn take_back(&mut self, undo: &Undo) -> Result<(), StepFailure> {
+        let gone_is_fine = |result| match result {
+            Err(StepFailure::NoLink(_)) => Ok(()),
+            other => other,
+        };
+        match undo {
+            Undo::DeleteLink { link } => gone_is_fine(self.netlink.delete(link).await),
+            Undo::DeleteTables => nft::run(&ruleset::removal()),
+            Undo::Ipv4Forwarding { link, value } => {
+                gone_is_fine(self.netlink.forward_ipv4(link, *value).await)
+            }
+            Undo::Sysctl { path, value } => sysctl::write(path, value),
+        }
+    }
+}

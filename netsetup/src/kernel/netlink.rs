@@ -1,0 +1,195 @@
+//! Requests over one rtnetlink socket.
+
+use std::net::IpAddr;
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_core::DefaultNla;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkMessage,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::{Handle, LinkUnspec};
+
+use super::link;
+use crate::error::StepFailure;
+use crate::observe::Link;
+use crate::plan::TapStep;
+
+/// linux/if_link.h: IFLA_INET_CONF, nested, and the attribute of forwarding within it (linux/ip.h).
+const INET_CONF_NESTED: u16 = 1 | 1 << 15;
+const DEVCONF_FORWARDING: u16 = 1;
+
+#[derive(Debug)]
+pub(super) struct Netlink {
+    handle: Handle,
+}
+
+impl Netlink {
+    pub(super) fn open() -> Result<Self, StepFailure> {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|source| StepFailure::system("open an rtnetlink socket", source))?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    pub(super) async fn links(&self) -> Result<Vec<Link>, StepFailure> {
+        let messages: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failure("list links"))?;
+        Ok(messages.iter().map(link::link).collect())
+    }
+
+    pub(super) async fn read_addresses(&self, links: &mut [Link]) -> Result<(), StepFailure> {
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failure("list addresses"))?;
+        for message in &messages {
+            let owner = links.iter_mut().find(|link| link.index == message.header.index);
+            if let (Some(owner), Some(address)) = (owner, link::address(message)) {
+                owner.addresses.push(address);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn read_default_routes(&self, links: &mut [Link]) -> Result<(), StepFailure> {
+        let mut wanted = RouteMessage::default();
+        wanted.header.address_family = AddressFamily::Inet6;
+        let messages: Vec<RouteMessage> = self
+            .handle
+            .route()
+            .get(wanted)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failure("list routes"))?;
+        for message in messages {
+            let by_ra =
+                message.header.protocol == RouteProtocol::Ra && message.header.destination_prefix_length == 0;
+            for attribute in message.attributes.iter().filter(|_| by_ra) {
+                if let RouteAttribute::Oif(index) = attribute
+                    && let Some(link) = links.iter_mut().find(|link| link.index == *index)
+                {
+                    link.default_route_by_ra = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything about a TAP that can be said in one message.
+    pub(super) async fn configure(&self, tap: &TapStep) -> Result<(), StepFailure> {
+        let mut settings = Vec::new();
+        if tap.gateway {
+            let mut conf = InetDevConf::default();
+            conf.forwarding = 1;
+            // So that replies to the pod's own 127.0.0.1 come back in; the rules drop what a guest itself sends there.
+            conf.route_localnet = 1;
+            settings.push(AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]));
+        }
+        // The kernel makes up no link-local address here: the gateway's is fixed, and the helper speaks no IP.
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        settings.push(AfSpecUnspec::Inet6(vec![none]));
+        let message = LinkUnspec::new_with_index(index(&tap.name)?)
+            .address(tap.mac.to_vec())
+            .mtu(tap.mtu)
+            .alias(&tap.alias)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(settings))
+            .arp(tap.gateway)
+            .up()
+            .build();
+        self.set(message, "configure the TAP").await
+    }
+
+    pub(super) async fn set_alias(&self, name: &str, alias: &str) -> Result<(), StepFailure> {
+        let message = LinkUnspec::new_with_index(index(name)?).alias(alias).build();
+        self.set(message, "set the alias").await
+    }
+
+    /// Per interface and by netlink, since /proc/sys may be read-only and CAP_NET_ADMIN suffices here.
+    pub(super) async fn forward_ipv4(&self, name: &str, value: bool) -> Result<(), StepFailure> {
+        // The crate's own type leaves zeros out, and zero is what has to be said to switch it off.
+        let nested = DefaultNla::new(DEVCONF_FORWARDING, u32::from(value).to_ne_bytes().to_vec());
+        let mut bytes = vec![0; rtnetlink::packet_core::Emitable::buffer_len(&nested)];
+        rtnetlink::packet_core::Emitable::emit(&nested, &mut bytes);
+        let conf = AfSpecInet::Other(DefaultNla::new(INET_CONF_NESTED, bytes));
+        let message = LinkUnspec::new_with_index(index(name)?)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![conf])]))
+            .build();
+        self.set(message, "set IPv4 forwarding").await
+    }
+
+    pub(super) async fn add_address(
+        &self,
+        name: &str,
+        ip: IpAddr,
+        prefix_len: u8,
+    ) -> Result<(), StepFailure> {
+        let mut request = self.handle.address().add(index(name)?, ip, prefix_len).replace();
+        if ip.is_ipv6() {
+            // Nobody else is on this link, and an address that is still being probed answers no solicitation.
+            let message = request.message_mut();
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        request.execute().await.map_err(failure("add the address"))
+    }
+
+    pub(super) async fn add_neighbour(
+        &self,
+        name: &str,
+        ip: IpAddr,
+        mac: [u8; 6],
+    ) -> Result<(), StepFailure> {
+        let index = index(name)?;
+        let request = self
+            .handle
+            .neighbours()
+            .add(index, ip)
+            .link_layer_address(&mac)
+            .replace();
+        request.execute().await.map_err(failure("add the neighbour"))
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), StepFailure> {
+        let index = index(name)?;
+        self.handle
+            .link()
+            .del(index)
+            .execute()
+            .await
+            .map_err(failure("delete the interface"))
+    }
+
+    async fn set(&self, message: LinkMessage, what: &'static str) -> Result<(), StepFailure> {
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(failure(what))
+    }
+}
+
+/// A system call instead of a netlink round trip: the same answer, sooner.
+fn index(name: &str) -> Result<u32, StepFailure> {
+    nix::net::if_::if_nametoindex(name).map_err(|_| StepFailure::NoLink(name.to_owned()))
+}
+
+fn failure(what: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
+    move |error| StepFailure::Netlink(format!("{what}: {error}"))
+}

@@ -1,0 +1,26 @@
+//! /proc/sys, which in a container is often there to read only.
+
+use std::fs;
+use std::io::Write;
+
+use nix::unistd::{AccessFlags, access};
+
+use crate::error::StepFailure;
+use crate::observe::Sysctl;
+
+/// Absent where the kernel or the namespace has no such setting. Asks whether it could be written without writing.
+pub(super) fn read(path: &str) -> Option<Sysctl> {
+    let value = fs::read_to_string(path).ok()?.trim().to_owned();
+    let writable = access(path, AccessFlags::W_OK).is_ok();
+    Some(Sysctl { value, writable })
+}
+
+pub(super) fn write(path: &str, value: &str) -> Result<(), StepFailure> {
+    let attempt = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open(path)?
+            .write_all(value.as_bytes())
+    };
+    attempt().map_err(|source| StepFailure::system(format!("write {value} to {path}"), source))
+}

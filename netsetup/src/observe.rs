@@ -1,0 +1,107 @@
+//! The namespace as it is, read once before anything moves.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::kernel;
+
+/// What the kernel said of the namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Observed {
+    pub links: Vec<Link>,
+    /// `net.ipv6.conf.all.forwarding`; absent where the kernel has no IPv6.
+    pub ipv6_forwarding: Option<Sysctl>,
+}
+
+/// A sysctl and whether this process could write it (in a container /proc/sys is often mounted read-only).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sysctl {
+    pub value: String,
+    pub writable: bool,
+}
+
+/// One interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mac: Option<[u8; 6]>,
+    /// Bytes.
+    pub mtu: u32,
+    pub up: bool,
+    /// Kernel's kind: `veth`, `tun`, `bridge`, … ; absent for a physical device.
+    pub kind: Option<String>,
+    /// IFLA_IFALIAS. Hawser signs its links here.
+    pub alias: Option<String>,
+    pub tap: Option<TapFacts>,
+    pub addresses: Vec<Address>,
+    pub devconf: Devconf,
+    /// `net.ipv6.conf.<link>.accept_ra`, where /proc has it.
+    pub accept_ra: Option<Sysctl>,
+    /// An IPv6 default route that was learnt from a router advertisement leads out here.
+    pub default_route_by_ra: bool,
+}
+
+/// A TUN/TAP device, as IFLA_TUN_* tell it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct TapFacts {
+    pub owner: Option<u32>,
+    pub group: Option<u32>,
+    pub persistent: bool,
+    pub multi_queue: bool,
+}
+
+/// Per-interface IPv4 settings (IFLA_INET_CONF).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Devconf {
+    pub forwarding: bool,
+    pub route_localnet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Address {
+    pub ip: IpAddr,
+    pub prefix_len: u8,
+}
+
+impl Link {
+    /// Addresses that the rest of the cluster can reach the pod by.
+    pub fn global_v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.addresses.iter().filter_map(|address| match address.ip {
+            IpAddr::V4(ip)
+                if !ip.is_loopback() && !ip.is_link_local() && !ip.is_multicast() && !ip.is_unspecified() =>
+            {
+                Some(ip)
+            }
+            _ => None,
+        })
+    }
+
+    /// Global unicast in KubeVirt's sense, so unique local addresses (RFC 4193) count.
+    pub fn global_v6(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        self.addresses.iter().filter_map(|address| match address.ip {
+            IpAddr::V6(ip)
+                if !ip.is_loopback()
+                    && !ip.is_unicast_link_local()
+                    && !ip.is_multicast()
+                    && !ip.is_unspecified() =>
+            {
+                Some(ip)
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Observed {
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+}
+
+/// Reads the namespace of this process. Needs no privilege and changes nothing.
+pub async fn observe() -> Result<Observed, Error> {
+    kernel::read().await
+}

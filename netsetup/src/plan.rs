@@ -1,0 +1,505 @@
+//! From what is wanted and what is there to the ordered steps between them: pure, printable, checkable.
+//!
+//! The order holds because of two things. The TAPs come before the rule set, which hooks them by name, and the
+//! rule set comes before forwarding, so that at no moment is a packet forwarded that the rules have not seen. The
+//! mark comes last: a TAP that carries it with the digest of the same plan needs nothing more done, and one
+//! without it was left by a start that did not finish and is gone through again.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
+use crate::journal::{Journal, Undo};
+use crate::observe::{Link, Observed};
+use crate::ruleset;
+use crate::spec::{GATEWAY_LINK_LOCAL, GATEWAY_MAC, Masquerade, NetSpec, Nic, Owner, Wiring};
+
+/// Sysctl without which the kernel forwards no IPv6 at all.
+pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+/// IPv6 does not work below this (RFC 8200, section 5).
+const IPV6_MIN_MTU: u32 = 1280;
+
+/// Every link of ours carries an alias that begins so.
+const SIGNATURE: &str = "hawser ";
+
+/// What will be done, and what the guest's NICs will then be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Empty when the namespace is already as wanted.
+    pub steps: Vec<Step>,
+    pub nics: Vec<GuestNic>,
+    /// What the user should know although nothing is wrong, one line each.
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    pub journal: Journal,
+}
+
+/// One change of the namespace. Performing a step twice is the same as performing it once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "step")]
+pub enum Step {
+    Tap(TapStep),
+    AddAddress {
+        link: String,
+        ip: IpAddr,
+        prefix_len: u8,
+    },
+    Neighbour {
+        link: String,
+        ip: IpAddr,
+        mac: [u8; 6],
+    },
+    Ruleset {
+        document: Box<serde_json::Value>,
+    },
+    Ipv4Forwarding {
+        link: String,
+    },
+    Sysctl {
+        path: String,
+        value: String,
+    },
+    Mark {
+        link: String,
+        alias: String,
+    },
+}
+
+/// A persistent TAP that an unprivileged process will open by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TapStep {
+    pub name: String,
+    pub owner: Owner,
+    pub multi_queue: bool,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    pub alias: String,
+    /// The guest's TAP routes; the server's helper is a plain pipe for frames.
+    pub gateway: bool,
+    /// What is there is ours but made otherwise, and the kernel cannot change it: delete it first.
+    pub replace: bool,
+}
+
+/// A guest NIC as it will be: the input of the VM's configuration and of the guest's lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GuestNic {
+    pub name: String,
+    pub pod_interface: String,
+    pub tap: String,
+    pub server_tap: String,
+    pub queue_pairs: u16,
+    pub guest_mac: [u8; 6],
+    pub gateway_mac: [u8; 6],
+    /// Bytes.
+    pub mtu: u32,
+    pub v4: Option<FamilyPlan<Ipv4Net, Ipv4Addr>>,
+    pub v6: Option<FamilyPlan<Ipv6Net, Ipv6Addr>>,
+}
+
+/// One address family of a masqueraded NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FamilyPlan<N, A> {
+    pub network: N,
+    pub gateway: A,
+    pub guest: A,
+    /// The address that others use.
+    pub pod: A,
+}
+
+impl Plan {
+    /// Compares. Every reason not to go on is found here, before anything has moved.
+    pub fn new(spec: &NetSpec, observed: &Observed) -> Result<Self, Error> {
+        let mut plan = Self {
+            steps: Vec::new(),
+            nics: Vec::new(),
+            notes: Vec::new(),
+            journal: Journal::default(),
+        };
+        refuse_foreign(spec, observed)?;
+        for nic in &spec.nics {
+            match &nic.wiring {
+                Wiring::Masquerade(masquerade) => {
+                    let guest = masquerade_nic(nic, masquerade, observed, &mut plan.notes)?;
+                    plan.nics.push(guest);
+                }
+            }
+        }
+        let wanted = plan.wanted(spec, observed);
+        if !is_done(&wanted, observed) {
+            plan.journal.undo = wanted.iter().filter_map(|step| undo_of(step, observed)).collect();
+            plan.steps = wanted;
+        }
+        Ok(plan)
+    }
+
+    fn wanted(&self, spec: &NetSpec, observed: &Observed) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for nic in &self.nics {
+            steps.push(Step::Tap(tap_step(nic, spec.owner, false, observed)));
+            steps.push(Step::Tap(tap_step(nic, spec.owner, true, observed)));
+            if let Some(v4) = &nic.v4 {
+                steps.push(address(nic, v4.gateway.into(), v4.network.prefix_len()));
+                steps.push(neighbour(nic, v4.guest.into()));
+            }
+            if let Some(v6) = &nic.v6 {
+                steps.push(address(nic, v6.gateway.into(), v6.network.prefix_len()));
+                steps.push(address(nic, GATEWAY_LINK_LOCAL.into(), 64));
+                steps.push(neighbour(nic, v6.guest.into()));
+            }
+        }
+        if !self.nics.is_empty() {
+            let document = Box::new(ruleset::document(spec, &self.nics));
+            steps.push(Step::Ruleset { document });
+        }
+        for nic in &self.nics {
+            if nic.v4.is_some() {
+                let link = nic.pod_interface.clone();
+                steps.push(Step::Ipv4Forwarding { link });
+            }
+        }
+        if self.nics.iter().any(|nic| nic.v6.is_some()) {
+            steps.extend(ipv6_forwarding(observed));
+        }
+        let digest = digest(&steps);
+        for nic in &self.nics {
+            steps.push(Step::Mark {
+                link: nic.tap.clone(),
+                alias: format!("{SIGNATURE}{} {digest}", nic.name),
+            });
+        }
+        steps
+    }
+}
+
+fn masquerade_nic(
+    nic: &Nic,
+    wanted: &Masquerade,
+    observed: &Observed,
+    notes: &mut Vec<String>,
+) -> Result<GuestNic, Error> {
+    let unfit = |why: String| Error::Unfit {
+        object: nic.pod_interface.clone(),
+        why,
+    };
+    let Some(pod) = observed.link(&nic.pod_interface) else {
+        return Err(unfit("the pod's network namespace has no such interface".into()));
+    };
+    refuse_overlap(nic, wanted, observed)?;
+    let v4 = pod.global_v4().next().map(|address| {
+        let first = u32::from(wanted.v4.network());
+        FamilyPlan {
+            network: wanted.v4.trunc(),
+            gateway: Ipv4Addr::from(first.saturating_add(1)),
+            guest: Ipv4Addr::from(first.saturating_add(2)),
+            pod: address,
+        }
+    });
+    let v6 = match (pod.global_v6().next(), ipv6_obstacle(pod, observed)) {
+        (Some(address), None) => {
+            let first = u128::from(wanted.v6.network());
+            Some(FamilyPlan {
+                network: wanted.v6.trunc(),
+                gateway: Ipv6Addr::from(first.saturating_add(1)),
+                guest: Ipv6Addr::from(first.saturating_add(2)),
+                pod: address,
+            })
+        }
+        (Some(_), Some(obstacle)) if wanted.v6_required => return Err(unfit(obstacle)),
+        (Some(_), Some(obstacle)) => {
+            notes.push(format!("{}: IPv6 is off for the guest: {obstacle}", nic.name));
+            None
+        }
+        (None, _) if wanted.v6_required => {
+            return Err(unfit(
+                "the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address"
+                    .into(),
+            ));
+        }
+        (None, _) => None,
+    };
+    if v4.is_none() && v6.is_none() {
+        return Err(unfit(
+            "no address that masquerade could use: the pod needs a global IPv4 or IPv6 address here".into(),
+        ));
+    }
+    let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
+        return Err(unfit(
+            "the interface has no MAC for the guest to take: set macAddress".into(),
+        ));
+    };
+    Ok(GuestNic {
+        name: nic.name.clone(),
+        pod_interface: nic.pod_interface.clone(),
+        tap: nic.tap.clone(),
+        server_tap: nic.server_tap.clone(),
+        queue_pairs: nic.queue_pairs,
+        guest_mac,
+        gateway_mac: GATEWAY_MAC,
+        mtu: pod.mtu,
+        v4,
+        v6,
+    })
+}
+
+/// Why the guest could not have IPv6, although the pod has.
+fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
+    if pod.mtu < IPV6_MIN_MTU {
+        return Some(format!(
+            "the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
+            pod.name, pod.mtu
+        ));
+    }
+    match &observed.ipv6_forwarding {
+        None => Some("the kernel has no net.ipv6.conf.all.forwarding".into()),
+        Some(sysctl) if sysctl.value == "1" || sysctl.writable => None,
+        Some(_) => Some(
+            "net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1 to the \
+             pod (securityContext.sysctls, or podman run --sysctl)"
+                .into(),
+        ),
+    }
+}
+
+/// A guest network that the pod already uses would swallow the pod's own neighbours.
+fn refuse_overlap(nic: &Nic, wanted: &Masquerade, observed: &Observed) -> Result<(), Error> {
+    for link in observed
+        .links
+        .iter()
+        .filter(|link| link.name != nic.tap && link.name != "lo")
+    {
+        for address in &link.addresses {
+            let Ok(used) = IpNet::new(address.ip, address.prefix_len) else {
+                continue;
+            };
+            let (guest, field) = match used {
+                IpNet::V4(_) => (IpNet::V4(wanted.v4), "vmNetworkCIDR"),
+                IpNet::V6(_) => (IpNet::V6(wanted.v6), "vmIPv6NetworkCIDR"),
+            };
+            if guest.contains(&used) || used.contains(&guest) {
+                return Err(Error::Unfit {
+                    object: link.name.clone(),
+                    why: format!(
+                        "its address {used} overlaps the guest network {guest}: choose another with {field}"
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What Hawser did not make is left alone, however much it looks like the work of a launcher.
+fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
+    for nic in &spec.nics {
+        for name in [&nic.tap, &nic.server_tap] {
+            if observed.link(name).is_some_and(|link| !is_ours(link)) {
+                return Err(Error::NotOurs {
+                    object: name.clone(),
+                    why: "an interface of this name is there and was not made by hawser: remove it, or start in a fresh pod"
+                        .into(),
+                });
+            }
+        }
+    }
+    match observed.links.iter().find(|link| link.name.starts_with("k6t-")) {
+        Some(bridge) => Err(Error::NotOurs {
+            object: bridge.name.clone(),
+            why: "KubeVirt's node agent has wired this pod: hawser does its own wiring, in a pod of its own"
+                .into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn is_ours(link: &Link) -> bool {
+    link.kind.as_deref() == Some("tun")
+        && link
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with(SIGNATURE))
+}
+
+fn tap_step(nic: &GuestNic, owner: Owner, gateway: bool, observed: &Observed) -> TapStep {
+    let name = if gateway { &nic.tap } else { &nic.server_tap };
+    let multi_queue = gateway && nic.queue_pairs > 1;
+    let replace = observed
+        .link(name)
+        .and_then(|link| link.tap.as_ref())
+        .is_some_and(|tap| {
+            tap.multi_queue != multi_queue || tap.owner != Some(owner.uid) || tap.group != Some(owner.gid)
+        });
+    TapStep {
+        name: name.clone(),
+        owner,
+        multi_queue,
+        // The helper's own address is never on the wire; it only must not be the gateway's.
+        mac: if gateway {
+            nic.gateway_mac
+        } else {
+            [0x02, 0, 0, 0, 0, 1]
+        },
+        mtu: nic.mtu,
+        alias: format!("{SIGNATURE}{} unfinished", nic.name),
+        gateway,
+        replace,
+    }
+}
+
+fn address(nic: &GuestNic, ip: IpAddr, prefix_len: u8) -> Step {
+    Step::AddAddress {
+        link: nic.tap.clone(),
+        ip,
+        prefix_len,
+    }
+}
+
+fn neighbour(nic: &GuestNic, ip: IpAddr) -> Step {
+    Step::Neighbour {
+        link: nic.tap.clone(),
+        ip,
+        mac: nic.guest_mac,
+    }
+}
+
+/// Turning forwarding on makes the kernel forget default routes that it learnt by RA, unless `accept_ra` is 2.
+fn ipv6_forwarding(observed: &Observed) -> Vec<Step> {
+    let sysctl = |path: String, value: &str| Step::Sysctl {
+        path,
+        value: value.into(),
+    };
+    let mut steps: Vec<_> = observed
+        .links
+        .iter()
+        .filter(|link| {
+            link.default_route_by_ra && link.accept_ra.as_ref().is_some_and(|accept| accept.writable)
+        })
+        .map(|link| sysctl(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "2"))
+        .collect();
+    if observed
+        .ipv6_forwarding
+        .as_ref()
+        .is_some_and(|sysctl| sysctl.writable)
+    {
+        steps.push(sysctl(IPV6_FORWARDING.into(), "1"));
+    }
+    steps
+}
+
+/// Short, but long enough that two plans of one pod do not collide. `replace` describes what is there, not what is
+/// wanted, so it has no part in it.
+fn digest(steps: &[Step]) -> String {
+    let mut hash = Sha256::new();
+    for step in steps {
+        let mut step = step.clone();
+        if let Step::Tap(tap) = &mut step {
+            tap.replace = false;
+        }
+        hash.update(serde_json::to_vec(&step).unwrap_or_default());
+    }
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The mark says that the plan was carried out to its end; what can be seen must still be so.
+fn is_done(wanted: &[Step], observed: &Observed) -> bool {
+    let link = |name: &str| observed.link(name);
+    wanted.iter().all(|step| match step {
+        Step::Tap(tap) => {
+            !tap.replace
+                && link(&tap.name).is_some_and(|l| l.up && l.mtu == tap.mtu && l.mac == Some(tap.mac))
+        }
+        Step::AddAddress { link: name, ip, .. } => {
+            link(name).is_some_and(|l| l.addresses.iter().any(|a| a.ip == *ip))
+        }
+        Step::Ipv4Forwarding { link: name } => link(name).is_some_and(|l| l.devconf.forwarding),
+        Step::Sysctl { path, value } => current(observed, path) == Some(value),
+        Step::Mark { link: name, alias } => link(name).and_then(|l| l.alias.as_ref()) == Some(alias),
+        // Only a privileged process could read these back; the mark stands for them.
+        Step::Neighbour { .. } | Step::Ruleset { .. } => true,
+    })
+}
+
+fn current<'a>(observed: &'a Observed, path: &str) -> Option<&'a String> {
+    if path == IPV6_FORWARDING {
+        return observed.ipv6_forwarding.as_ref().map(|sysctl| &sysctl.value);
+    }
+    let name = path
+        .strip_prefix("/proc/sys/net/ipv6/conf/")?
+        .strip_suffix("/accept_ra")?;
+    observed
+        .link(name)?
+        .accept_ra
+        .as_ref()
+        .map(|sysctl| &sysctl.value)
+}
+
+fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
+    match step {
+        Step::Tap(tap) => Some(Undo::DeleteLink {
+            link: tap.name.clone(),
+        }),
+        Step::Ruleset { .. } => Some(Undo::DeleteTables),
+        Step::Ipv4Forwarding { link } => Some(Undo::Ipv4Forwarding {
+            link: link.clone(),
+            value: observed.link(link).is_some_and(|l| l.devconf.forwarding),
+        }),
+        Step::Sysctl { path, .. } => Some(Undo::Sysctl {
+            path: path.clone(),
+            value: current(observed, path)?.clone(),
+        }),
+        // These go with their TAP.
+        Step::AddAddress { .. } | Step::Neighbour { .. } | Step::Mark { .. } => None,
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap(tap) => {
+                let TapStep { name, owner, mtu, .. } = tap;
+                let queues = if tap.multi_queue { "multi-queue " } else { "" };
+                let role = if tap.gateway {
+                    "gateway of the guest"
+                } else {
+                    "frames of the DHCP and RA server"
+                };
+                write!(
+                    f,
+                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): {role}",
+                    owner.uid, owner.gid
+                )
+            }
+            Self::AddAddress { link, ip, prefix_len } => {
+                write!(f, "add the address {ip}/{prefix_len} to {link}")
+            }
+            Self::Neighbour { link, ip, mac } => {
+                write!(f, "add the permanent neighbour {ip} at {} on {link}", Mac(*mac))
+            }
+            Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
+            Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
+            Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
+            Self::Mark { link, .. } => write!(f, "mark {link} as finished"),
+        }
+    }
+}
+
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

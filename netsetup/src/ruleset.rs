@@ -1,0 +1,517 @@
+//! The whole rule set as one document, so that one transaction replaces what was there.
+//!
+//! Two tables, because nftables ties a table to its hooks. `netdev hawser` sits where frames enter the host
+//! from the guest's TAP: it hands DHCP and router solicitations to the server's helper TAP, and drops what a
+//! guest has no business sending. `inet hawser` does the NAT and lets through what belongs to it. Ports are in sets:
+//! their number does not change the number of rules.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use nftables::expr::{
+    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range,
+};
+use nftables::schema::{
+    Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
+};
+use nftables::stmt::{FWD, JumpTarget, Limit, Match, NAT, NATFamily, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use crate::plan::GuestNic;
+use crate::spec::{KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
+
+/// Name of both tables.
+pub(crate) const TABLE: &str = "hawser";
+
+/// DHCP and RS frames a second that reach the server; a guest that sends more loses them. An honest one sends a
+/// handful in a minute.
+const SERVER_RATE: u32 = 200;
+
+/// Loopback addresses that a pod's processes connect from (RFC 1122, section 3.2.1.3).
+const LOOPBACK_V4: ([u8; 4], u32) = ([127, 0, 0, 0], 8);
+
+type Expr = Expression<'static>;
+type Stmt = Statement<'static>;
+
+/// The document that `nft -j` reads: tables deleted and made again in one transaction.
+pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
+    let mut objects = Objects::default();
+    objects.replace_table(NfFamily::NetDev);
+    objects.replace_table(NfFamily::INet);
+    objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
+    objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
+    objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
+    objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
+    for nic in nics {
+        guest_frames(&mut objects, nic);
+        server_frames(&mut objects, nic);
+        let wiring = spec
+            .nics
+            .iter()
+            .find(|wanted| wanted.name == nic.name)
+            .map(|wanted| &wanted.wiring);
+        if let Some(Wiring::Masquerade(masquerade)) = wiring {
+            sets(&mut objects, nic, masquerade);
+            translate(&mut objects, nic, masquerade);
+            forward(&mut objects, nic);
+        }
+    }
+    objects.document()
+}
+
+/// Both tables gone, whether or not they were there.
+pub(crate) fn removal() -> serde_json::Value {
+    let mut objects = Objects::default();
+    for family in [NfFamily::NetDev, NfFamily::INet] {
+        objects.delete_table(family);
+    }
+    objects.document()
+}
+
+/// What comes out of the guest, before anything else in the host sees it.
+fn guest_frames(objects: &mut Objects, nic: &GuestNic) {
+    let chain = format!("from-{}", nic.tap);
+    objects.device_chain(&chain, &nic.tap);
+    let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::NetDev, &chain, expr);
+    rule(vec![
+        not_equal(payload("ether", "saddr"), mac(nic.guest_mac)),
+        DROP,
+    ]);
+    for port in [67, 547] {
+        rule(vec![
+            equal(payload("udp", "dport"), number(port)),
+            over_rate(),
+            DROP,
+        ]);
+        rule(vec![
+            equal(payload("udp", "dport"), number(port)),
+            forward_to(&nic.server_tap),
+        ]);
+    }
+    rule(vec![
+        equal(payload("icmpv6", "type"), text("nd-router-solicit")),
+        over_rate(),
+        DROP,
+    ]);
+    rule(vec![
+        equal(payload("icmpv6", "type"), text("nd-router-solicit")),
+        forward_to(&nic.server_tap),
+    ]);
+    // A guest is neither a router nor a DHCP server (the class of CVE-2020-10749).
+    for message in ["nd-router-advert", "nd-redirect"] {
+        rule(vec![equal(payload("icmpv6", "type"), text(message)), DROP]);
+    }
+    for (from, to) in [(67, 68), (547, 546)] {
+        let reply = equal(payload("udp", "sport"), number(from));
+        rule(vec![reply, equal(payload("udp", "dport"), number(to)), DROP]);
+    }
+    // route_localnet lets the pod's loopback reach the guest; it must not let the guest reach the pod's loopback.
+    rule(vec![equal(payload("ip", "daddr"), prefix_v4(LOOPBACK_V4)), DROP]);
+    match &nic.v4 {
+        Some(v4) => rule(vec![not_equal(payload("ip", "saddr"), address(v4.guest)), DROP]),
+        None => rule(vec![equal(meta(MetaKey::Protocol), text("ip")), DROP]),
+    }
+    match &nic.v6 {
+        Some(v6) => {
+            let link_local = Expression::Named(NamedExpression::Prefix(Prefix {
+                addr: Box::new(text("fe80::")),
+                len: 10,
+            }));
+            let own = set_of(vec![address(v6.guest), link_local, text("::")]);
+            rule(vec![not_equal(payload("ip6", "saddr"), own), DROP]);
+        }
+        None => rule(vec![equal(meta(MetaKey::Protocol), text("ip6")), DROP]),
+    }
+}
+
+/// What the server wrote to its helper goes to the guest and nowhere else.
+fn server_frames(objects: &mut Objects, nic: &GuestNic) {
+    let chain = format!("from-{}", nic.server_tap);
+    objects.device_chain(&chain, &nic.server_tap);
+    objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&nic.tap)]);
+}
+
+fn sets(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
+    let mut kept: Vec<u16> = KEPT_TCP.to_vec();
+    if masquerade.istio {
+        kept.extend(KEPT_ISTIO_TCP);
+    }
+    objects.port_set(
+        &format!("{}-kept", nic.tap),
+        kept.into_iter().map(number).collect(),
+    );
+    if let Ports::Listed(ranges) = &masquerade.ports {
+        for (protocol, name) in PROTOCOLS {
+            let ports = merged(ranges, protocol)
+                .into_iter()
+                .map(|(first, last)| port_range(first, last));
+            objects.port_set(&format!("{}-{name}", nic.tap), ports.collect());
+        }
+    }
+}
+
+const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp")];
+
+fn translate(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
+    let inbound = format!("to-{}", nic.tap);
+    objects.chain(&inbound);
+    let mut rule = |chain: &str, expr: Vec<Stmt>| objects.rule(NfFamily::INet, chain, expr);
+    let kept = equal(payload("tcp", "dport"), named_set(&nic.tap, "kept"));
+    rule(&inbound, vec![kept, Statement::Return(None)]);
+    for destination in destinations(nic) {
+        match &masquerade.ports {
+            Ports::All => {
+                let family = equal(meta(MetaKey::Nfproto), text(destination.nfproto));
+                rule(&inbound, vec![family, destination.dnat()]);
+            }
+            Ports::Listed(_) => {
+                for (_, protocol) in PROTOCOLS {
+                    let family = equal(meta(MetaKey::Nfproto), text(destination.nfproto));
+                    let port = equal(payload(protocol, "dport"), named_set(&nic.tap, protocol));
+                    rule(&inbound, vec![family, port, destination.dnat()]);
+                }
+            }
+        }
+    }
+
+    let local = equal(
+        Expression::Named(NamedExpression::Fib(Fib {
+            result: FibResult::Type,
+            flags: HashSet::from([FibFlag::Daddr]),
+        })),
+        text("local"),
+    );
+    let arrives = equal(meta(MetaKey::Iifname), text(&nic.pod_interface));
+    // Matching the interface alone would take transit traffic too (CVE-2025-67499).
+    let mut from_outside = vec![arrives, local];
+    if masquerade.istio {
+        // The sidecar takes the rest and connects to the guest from inside the pod.
+        from_outside.push(equal(payload("tcp", "dport"), number(22)));
+    }
+    from_outside.push(jump(&inbound));
+    rule("prerouting", from_outside);
+
+    for destination in destinations(nic) {
+        let mut inside = vec![destination.loopback.clone()];
+        if masquerade.istio {
+            inside.push(destination.pod.clone());
+        }
+        for own in inside {
+            rule(
+                "output",
+                vec![equal(payload(destination.protocol, "daddr"), own), jump(&inbound)],
+            );
+        }
+        let leaves = equal(meta(MetaKey::Oifname), text(&nic.tap));
+        let from_loopback = equal(
+            payload(destination.protocol, "saddr"),
+            destination.loopback_sources.clone(),
+        );
+        rule("postrouting", vec![leaves, from_loopback, destination.snat()]);
+        let from_guest = equal(payload(destination.protocol, "saddr"), destination.guest.clone());
+        let elsewhere = not_equal(meta(MetaKey::Oifname), text(&nic.tap));
+        rule(
+            "postrouting",
+            vec![from_guest, elsewhere, Statement::Masquerade(None)],
+        );
+    }
+}
+
+/// Only what was translated, and the guest's own connections, pass between the pod's interface and the guest.
+fn forward(objects: &mut Objects, nic: &GuestNic) {
+    let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::INet, "forward", expr);
+    let from = || equal(meta(MetaKey::Iifname), text(&nic.tap));
+    let to = || equal(meta(MetaKey::Oifname), text(&nic.tap));
+    for destination in destinations(nic) {
+        let own = equal(payload(destination.protocol, "saddr"), destination.guest);
+        rule(vec![from(), own, Statement::Accept(None)]);
+    }
+    rule(vec![from(), DROP]);
+    let ct = |key: &'static str| {
+        Expression::Named(NamedExpression::CT(nftables::expr::CT {
+            key: key.into(),
+            family: None,
+            dir: None,
+        }))
+    };
+    let states = Expression::List(vec![text("established"), text("related")]);
+    rule(vec![to(), is_in(ct("state"), states), Statement::Accept(None)]);
+    rule(vec![
+        to(),
+        is_in(ct("status"), text("dnat")),
+        Statement::Accept(None),
+    ]);
+    rule(vec![to(), DROP]);
+}
+
+/// One family's addresses as the rules need them.
+struct Destination {
+    protocol: &'static str,
+    nfproto: &'static str,
+    family: NATFamily,
+    guest: Expr,
+    gateway: Expr,
+    pod: Expr,
+    loopback: Expr,
+    loopback_sources: Expr,
+}
+
+impl Destination {
+    fn dnat(&self) -> Stmt {
+        Statement::DNAT(Some(self.nat(&self.guest)))
+    }
+
+    fn snat(&self) -> Stmt {
+        Statement::SNAT(Some(self.nat(&self.gateway)))
+    }
+
+    fn nat(&self, to: &Expr) -> NAT<'static> {
+        NAT {
+            addr: Some(to.clone()),
+            family: Some(self.family),
+            port: None,
+            flags: None,
+        }
+    }
+}
+
+fn destinations(nic: &GuestNic) -> Vec<Destination> {
+    let v4 = nic.v4.iter().map(|v4| Destination {
+        protocol: "ip",
+        nfproto: "ipv4",
+        family: NATFamily::IP,
+        guest: address(v4.guest),
+        gateway: address(v4.gateway),
+        pod: address(v4.pod),
+        loopback: text("127.0.0.1"),
+        // A sidecar connects from other loopback addresses too (Istio: 127.0.0.6).
+        loopback_sources: prefix_v4(LOOPBACK_V4),
+    });
+    let v6 = nic.v6.iter().map(|v6| Destination {
+        protocol: "ip6",
+        nfproto: "ipv6",
+        family: NATFamily::IP6,
+        guest: address(v6.guest),
+        gateway: address(v6.gateway),
+        pod: address(v6.pod),
+        loopback: text("::1"),
+        loopback_sources: text("::1"),
+    });
+    v4.chain(v6).collect()
+}
+
+/// Ranges of one protocol, sorted and joined: an interval set takes no overlaps.
+fn merged(ranges: &[PortRange], protocol: Protocol) -> Vec<(u16, u16)> {
+    let mut sorted: Vec<_> = ranges
+        .iter()
+        .filter(|range| range.protocol == protocol)
+        .map(|range| (range.first, range.last))
+        .collect();
+    sorted.sort_unstable();
+    let mut joined: Vec<(u16, u16)> = Vec::new();
+    for (first, last) in sorted {
+        match joined.last_mut() {
+            Some(previous) if first <= previous.1.saturating_add(1) => previous.1 = previous.1.max(last),
+            _ => joined.push((first, last)),
+        }
+    }
+    joined
+}
+
+const DROP: Stmt = Statement::Drop(None);
+
+fn text(value: &str) -> Expr {
+    Expression::String(Cow::Owned(value.to_owned()))
+}
+
+fn number(value: u16) -> Expr {
+    Expression::Number(u32::from(value))
+}
+
+fn address(ip: impl Into<IpAddr>) -> Expr {
+    text(&ip.into().to_string())
+}
+
+fn mac(bytes: [u8; 6]) -> Expr {
+    let pairs: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    text(&pairs.join(":"))
+}
+
+fn prefix_v4((address, len): ([u8; 4], u32)) -> Expr {
+    Expression::Named(NamedExpression::Prefix(Prefix {
+        addr: Box::new(text(&std::net::Ipv4Addr::from(address).to_string())),
+        len,
+    }))
+}
+
+fn port_range(first: u16, last: u16) -> Expr {
+    if first == last {
+        return number(first);
+    }
+    Expression::Range(Box::new(Range {
+        range: [number(first), number(last)],
+    }))
+}
+
+fn set_of(elements: Vec<Expr>) -> Expr {
+    Expression::Named(NamedExpression::Set(
+        elements
+            .into_iter()
+            .map(nftables::expr::SetItem::Element)
+            .collect(),
+    ))
+}
+
+fn named_set(tap: &str, name: &str) -> Expr {
+    text(&format!("@{tap}-{name}"))
+}
+
+fn payload(protocol: &'static str, field: &'static str) -> Expr {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+fn meta(key: MetaKey) -> Expr {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn compare(op: Operator, left: Expr, right: Expr) -> Stmt {
+    Statement::Match(Match { left, right, op })
+}
+
+fn equal(left: Expr, right: Expr) -> Stmt {
+    compare(Operator::EQ, left, right)
+}
+
+fn not_equal(left: Expr, right: Expr) -> Stmt {
+    compare(Operator::NEQ, left, right)
+}
+
+fn is_in(left: Expr, right: Expr) -> Stmt {
+    compare(Operator::IN, left, right)
+}
+
+fn jump(chain: &str) -> Stmt {
+    Statement::Jump(JumpTarget {
+        target: Cow::Owned(chain.to_owned()),
+    })
+}
+
+fn forward_to(device: &str) -> Stmt {
+    Statement::FWD(Some(FWD {
+        dev: Some(text(device)),
+        family: None,
+        addr: None,
+    }))
+}
+
+fn over_rate() -> Stmt {
+    Statement::Limit(Limit {
+        rate: SERVER_RATE,
+        rate_unit: None,
+        per: Some("second".into()),
+        burst: Some(SERVER_RATE),
+        burst_unit: None,
+        inv: Some(true),
+    })
+}
+
+#[derive(Default)]
+struct Objects(Vec<NfObject<'static>>);
+
+impl Objects {
+    fn add(&mut self, object: NfListObject<'static>) {
+        self.0.push(NfObject::CmdObject(NfCmd::Add(object)));
+    }
+
+    /// Adding what is there is no error and deleting what is not there is: so first the one, then the other.
+    fn delete_table(&mut self, family: NfFamily) {
+        let table = || {
+            NfListObject::Table(Table {
+                family,
+                name: TABLE.into(),
+                handle: None,
+            })
+        };
+        self.add(table());
+        self.0.push(NfObject::CmdObject(NfCmd::Delete(table())));
+    }
+
+    fn replace_table(&mut self, family: NfFamily) {
+        self.delete_table(family);
+        self.add(NfListObject::Table(Table {
+            family,
+            name: TABLE.into(),
+            handle: None,
+        }));
+    }
+
+    fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
+        self.add(NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            name: Cow::Owned(name.to_owned()),
+            _type: Some(kind),
+            hook: Some(hook),
+            prio: Some(priority),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        }));
+    }
+
+    fn device_chain(&mut self, name: &str, device: &str) {
+        self.add(NfListObject::Chain(Chain {
+            family: NfFamily::NetDev,
+            table: TABLE.into(),
+            name: Cow::Owned(name.to_owned()),
+            _type: Some(NfChainType::Filter),
+            hook: Some(NfHook::Ingress),
+            prio: Some(0),
+            dev: Some(Cow::Owned(device.to_owned())),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        }));
+    }
+
+    fn chain(&mut self, name: &str) {
+        self.add(NfListObject::Chain(Chain {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            name: Cow::Owned(name.to_owned()),
+            ..Chain::default()
+        }));
+    }
+
+    fn port_set(&mut self, name: &str, ports: Vec<Expr>) {
+        self.add(NfListObject::Set(Box::new(Set {
+            family: NfFamily::INet,
+            table: TABLE.into(),
+            name: Cow::Owned(name.to_owned()),
+            set_type: SetTypeValue::Single(SetType::InetService),
+            flags: Some(HashSet::from([SetFlag::Interval])),
+            elem: (!ports.is_empty()).then_some(Cow::Owned(ports)),
+            ..Set::default()
+        })));
+    }
+
+    fn rule(&mut self, family: NfFamily, chain: &str, expr: Vec<Stmt>) {
+        self.add(NfListObject::Rule(Rule {
+            family,
+            table: TABLE.into(),
+            chain: Cow::Owned(chain.to_owned()),
+            expr: Cow::Owned(expr),
+            ..Rule::default()
+        }));
+    }
+
+    fn document(self) -> serde_json::Value {
+        let document = Nftables {
+            objects: Cow::Owned(self.0),
+        };
+        // The crate's types are plain data: turning them into JSON cannot fail.
+        serde_json::to_value(document).unwrap_or_default()
+    }
+}

@@ -1,0 +1,115 @@
+//! What is wanted of the pod's namespace, as validated data. Nothing here knows of manifests or of DHCP.
+
+use std::net::Ipv6Addr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+/// MAC of every TAP, which is the guest's gateway. It is the same in every pod because it travels in a live
+/// migration's VM configuration and because a guest's neighbour cache must stay right on the target.
+pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+
+/// The gateway's link-local address on a masquerade TAP: next hop of the guest's IPv6 default route.
+pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// TCP ports that stay in the pod: 49152 and 49153 for migration, as in KubeVirt, and 49154 for metrics.
+pub const KEPT_TCP: [u16; 3] = [49152, 49153, 49154];
+
+/// TCP ports of an Istio sidecar.
+pub const KEPT_ISTIO_TCP: [u16; 10] = [
+    15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090,
+];
+
+/// Everything wanted in one pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetSpec {
+    pub nics: Vec<Nic>,
+    /// Who opens the TAPs: the unprivileged user that runs the VMM and the DHCP server.
+    pub owner: Owner,
+}
+
+/// Numeric ids; TAPs are usable by either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// One guest NIC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nic {
+    /// The network's name in the manifest; also the NIC's id at the VMM.
+    pub name: String,
+    /// The pod's interface that it stands behind, `eth0` for the pod network.
+    pub pod_interface: String,
+    pub tap: String,
+    /// Helper TAP that carries the DHCP and router-advertisement server's frames.
+    pub server_tap: String,
+    /// Queue pairs; the TAP is multi-queue if and only if there is more than one.
+    pub queue_pairs: u16,
+    /// The guest's MAC; the pod interface's own where the manifest gives none.
+    pub guest_mac: Option<[u8; 6]>,
+    pub wiring: Wiring,
+}
+
+/// How a NIC is joined to the pod's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wiring {
+    Masquerade(Masquerade),
+}
+
+/// NAT behind the pod's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Masquerade {
+    /// First host address: gateway. Second: guest. At most /30.
+    pub v4: Ipv4Net,
+    /// The same for IPv6. At most /126.
+    pub v6: Ipv6Net,
+    /// The manifest names the IPv6 network, so that doing without IPv6 is an error and not a choice.
+    pub v6_required: bool,
+    pub ports: Ports,
+    /// An Istio sidecar takes what arrives and connects to the guest from inside the pod.
+    pub istio: bool,
+}
+
+/// Which ports of the pod are the guest's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ports {
+    All,
+    Listed(Vec<PortRange>),
+}
+
+/// Ports `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRange {
+    pub protocol: Protocol,
+    pub first: u16,
+    pub last: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+/// Name of the guest's TAP: `tap0` behind `eth0`, `tap<hash>` behind KubeVirt's `pod<hash>` interfaces.
+pub fn tap_name(pod_interface: &str) -> String {
+    name("tap", pod_interface)
+}
+
+/// Name of the server's helper TAP: `srv0` or `srv<hash>`.
+pub fn server_tap_name(pod_interface: &str) -> String {
+    name("srv", pod_interface)
+}
+
+fn name(prefix: &str, pod_interface: &str) -> String {
+    match pod_interface.strip_prefix("pod") {
+        // "pod" and 11 hex digits: the name fits IFNAMSIZ (15 characters) whichever of the prefixes it has.
+        Some(hash) if !hash.is_empty() => format!("{prefix}{hash}"),
+        _ => format!("{prefix}0"),
+    }
+}
