@@ -195,19 +195,7 @@ impl Guest {
 
     pub(crate) fn udhcpc(&self, more: &[&str]) -> Result<Process> {
         let mut args = vec![
-            "-f",
-            "-i",
-            "eth0",
-            "-O",
-            "mtu",
-            "-O",
-            "search",
-            "-O",
-            "staticroutes",
-            "-t",
-            "10",
-            "-T",
-            "1",
+            "-f", "-i", "eth0", "-O", "mtu", "-O", "search", "-t", "10", "-T", "1",
         ];
         args.extend(more);
         self.start(Client::Udhcpc.program().0, &args)

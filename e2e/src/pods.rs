@@ -29,7 +29,7 @@ pub(crate) const FAR4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 1);
 
 pub(crate) const MTU: u32 = 1450;
-pub(crate) const GUEST_MAC: &str = "02:11:22:33:44:55";
+pub(crate) const GUEST_MAC: &str = "02:11:aa:33:44:55";
 
 /// The uid of the launcher and of the VMM, as KubeVirt has it.
 pub(crate) const VMM_UID: u32 = 107;

@@ -13,8 +13,8 @@ address add 10.0.2.1/24 dev tap0
 address add fd10:0:2::1/120 dev tap0 nodad
 address add fe80::1/64 dev tap0 nodad
 link set dev tap0 up
-neighbour replace 10.0.2.2 lladdr 02:11:22:33:44:55 dev tap0 nud permanent
-neighbour replace fd10:0:2::2 lladdr 02:11:22:33:44:55 dev tap0 nud permanent
+neighbour replace 10.0.2.2 lladdr 02:11:aa:33:44:55 dev tap0 nud permanent
+neighbour replace fd10:0:2::2 lladdr 02:11:aa:33:44:55 dev tap0 nud permanent
 IP
 nft -f - <<'NFT'
 table inet byhand {
