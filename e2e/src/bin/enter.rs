@@ -16,7 +16,8 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Uid, fork, setgroups, setresgid, setresuid};
 
 use entry::Entry;
 
@@ -39,6 +40,23 @@ fn run() -> Result<()> {
     setns(netns, CloneFlags::CLONE_NEWNET).context("setns")?;
     unshare(CloneFlags::CLONE_NEWNS).context("unshare mounts")?;
     mount_in(None, Path::new("/"), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+    if entry.first_process {
+        unshare(CloneFlags::CLONE_NEWPID).context("unshare processes")?;
+        // SAFETY: this process has one thread, so the child may do whatever it likes.
+        if let ForkResult::Parent { child } = unsafe { fork() }? {
+            std::process::exit(match waitpid(child, None)? {
+                WaitStatus::Exited(_, code) => code,
+                WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+                _ => 125,
+            });
+        }
+        mount_in(
+            Some(Path::new("proc")),
+            Path::new("/proc"),
+            Some("proc"),
+            MsFlags::empty(),
+        )?;
+    }
     // sysfs shows the namespace it was mounted in. Read-only as in any container; systemd-networkd takes that for the
     // sign that there is no udev to wait for.
     mount_in(

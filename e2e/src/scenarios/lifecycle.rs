@@ -1,17 +1,19 @@
 //! From the manifest to the exit code, with a VMM that does as it is told.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::running::{Running, WAIT, exit_code, expect_exit, processes};
+use super::running::{Running, WAIT, exit_code, expect_exit, processes, status_field};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, GUEST4, Guest};
 use crate::pods::{POD4, Pod, PodSpec, set, vmi};
-use crate::process::Process;
+use crate::process::{Process, output, until};
 use crate::report::Scenario;
 use crate::standin_script::Script;
 
@@ -51,6 +53,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "a guest that reboots keeps its address",
         run: reboot,
+    },
+    Scenario {
+        name: "as the first process it reaps what it did not start",
+        run: first_process,
     },
     Scenario {
         name: "manifest from STANDALONE_VMI",
@@ -170,7 +176,7 @@ fn early_sigterm(context: &Context) -> Result<()> {
     let before = pod.netns.snapshot()?;
     let guest = Guest::new(&pod)?;
     let hawser = pod.hawser("run", &vmi(Value::Null))?;
-    crate::process::until("the VMM", WAIT, || {
+    until("the VMM", WAIT, || {
         Ok(processes(&pod)?
             .iter()
             .any(|(_, name)| name == "standin-vmm")
@@ -217,6 +223,53 @@ fn reboot(context: &Context) -> Result<()> {
     let _server = TcpServer::start(&running.guest.netns, "guest", ([0, 0, 0, 0], 80))?;
     reaches(&running.pod.node, (POD4, 80), "guest")?;
     running.stop_cleanly()
+}
+
+/// An orphan of the pod becomes hawser's child; dead, it must not stay a zombie.
+fn first_process(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    let mut guest = Guest::new(&pod)?;
+    let mut entry = pod.entry();
+    entry.first_process = true;
+    let manifest = vmi(json!([{"port": 80}]));
+    let hawser = pod.hawser_as(&entry, "run", &manifest, &[])?;
+    guest.booted_by(&hawser)?;
+    let mut running = Running { hawser, guest, pod };
+    let own = processes(&running.pod)?;
+    let first = own.iter().find(|(pid, name)| {
+        name == "hawser" && status_field(*pid, "NSpid").is_ok_and(|ids| ids.ends_with("\t1"))
+    });
+    let Some(&(first, _)) = first else {
+        bail!("no first process among {own:?}")
+    };
+    let target = first.to_string();
+    let has_orphan = || -> Result<bool> {
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children"))?;
+        let mut children = children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .map(Pid::from_raw);
+        Ok(children.any(|pid| status_field(pid, "Name").is_ok_and(|name| name == "sleep")))
+    };
+    // The shell ends at once, and its child belongs to the first process from then on.
+    let shell = [
+        "--target",
+        &target,
+        "--pid",
+        "--net",
+        "sh",
+        "-c",
+        "sleep 0.3 >/dev/null 2>&1 &",
+    ];
+    output(Command::new("nsenter").args(shell))?;
+    until("an orphan", WAIT, || Ok(has_orphan()?.then_some(())))?;
+    until(
+        "the orphan is reaped",
+        WAIT,
+        || Ok((!has_orphan()?).then_some(())),
+    )?;
+    nix::sys::signal::kill(first, Signal::SIGTERM)?;
+    expect_exit(exit_code(&mut running.hawser)?, 0, &running.hawser)
 }
 
 fn standalone(context: &Context) -> Result<()> {
