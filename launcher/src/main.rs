@@ -1,1 +1,28 @@
-fn main() {}
+//! The container's entrypoint.
+
+use std::process;
+
+use clap::Parser;
+use hawser::cli::Cli;
+use tracing_subscriber::EnvFilter;
+
+fn main() {
+    let cli = Cli::parse();
+    // stdout is the guest's console, or the data that was asked for; what hawser itself has to say goes to stderr.
+    let filter = EnvFilter::try_from_env("HAWSER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
+    let code = match hawser::dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            // The only place where an error is printed, with its whole chain and what can be done about it.
+            eprintln!("{failure}");
+            failure.code()
+        }
+    };
+    process::exit(code as i32);
+}

@@ -1,0 +1,95 @@
+//! The command line. What it says is only carried over here; `run` acts on it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs a KubeVirt VirtualMachineInstance in this pod with cloud-hypervisor.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hawser",
+    version,
+    after_help = "Exit codes: 0 guest shut down; 1 internal error; 2 usage; 3 manifest refused; 4 pod unfit; \
+                  5 namespace in a state hawser will not touch; 6 VMM or guest failed; 7 guest killed after its \
+                  grace period; 8 teardown incomplete.\nHAWSER_LOG sets what is logged to stderr: error, warn, \
+                  info (default), debug."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Wire the pod, serve the guest its addresses, run it until it ends, take the wiring down.
+    Run(RunArgs),
+    /// Only wire the pod, for an init container that holds NET_ADMIN; `run` then finds it done.
+    Setup(Common),
+    /// Say what `run` would do here. Changes nothing and needs no privilege.
+    Plan(PlanArgs),
+    /// Say whether this pod is fit to run a guest, with a remedy for each thing that is not.
+    Check(CheckArgs),
+    /// Print the JSON Schema of the manifests that are accepted.
+    Schema,
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub common: Common,
+    /// The cloud-hypervisor binary; looked for on PATH by default.
+    #[arg(long, value_name = "PATH", env = "CLOUD_HYPERVISOR", default_value = "cloud-hypervisor")]
+    pub cloud_hypervisor: PathBuf,
+}
+
+/// What `run`, `setup` and `plan` have in common.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The VirtualMachineInstance manifest, YAML or JSON; - for standard input. Without it, STANDALONE_VMI in the
+    /// environment holds the manifest as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub vmi: Option<PathBuf>,
+    /// Where sockets, the journal and the console's log are kept.
+    #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
+    pub state_dir: PathBuf,
+    /// Where the pod mounts an image that the manifest names; kernelBoot's is called kernel-boot. By default
+    /// images/NAME below the state directory.
+    #[arg(long = "image", value_name = "NAME=DIR", value_parser = named_dir)]
+    pub images: Vec<(String, PathBuf)>,
+    /// Numeric user id that the guest's processes run as, when hawser itself runs as root.
+    #[arg(long, value_name = "UID", default_value_t = 107, value_parser = clap::value_parser!(u32).range(1..))]
+    pub uid: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub common: Common,
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+    /// A Graphviz drawing of the pod.
+    Dot,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
+    pub state_dir: PathBuf,
+    #[arg(long, value_name = "PATH", env = "CLOUD_HYPERVISOR", default_value = "cloud-hypervisor")]
+    pub cloud_hypervisor: PathBuf,
+}
+
+fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.to_owned(), PathBuf::from(dir))),
+        _ => Err("expected NAME=DIR".to_owned()),
+    }
+}

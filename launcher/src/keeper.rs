@@ -1,0 +1,129 @@
+//! The process that stays behind: PID 1 of the container, and the only one with a capability while a guest runs.
+//!
+//! It forks the supervisor and then does four things: it reaps every orphan of the container, passes on the wish to
+//! stop, waits for the supervisor's verdict, and hands back control so that the wiring can be taken down. It reads
+//! nothing from the guest, from the VMM or from the network; its only inputs are signals and exit statuses.
+//!
+//! The fork happens while the process has one thread and no runtime.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::error::{ExitCode, Failure};
+use crate::privileges;
+
+/// Signals that mean: end the guest in good order.
+const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+
+/// How the supervisor is told to stop: a byte for each signal; the end of the pipe means the keeper is gone.
+pub(crate) type StopPipe = OwnedFd;
+
+/// Runs `supervise` in a child and waits until that and everything it started has ended.
+pub(crate) fn keep(supervise: impl FnOnce(StopPipe) -> ExitCode) -> Result<ExitCode, Failure> {
+    let fail = |what: &'static str| move |errno: Errno| Failure::new(ExitCode::Internal, what).because(errno);
+    // Blocked before the fork, so that a signal that comes in between waits for us.
+    let mut watched = SigSet::empty();
+    STOP.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| watched.add(signal));
+    let before = watched
+        .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
+        .map_err(fail("block signals"))?;
+    // Where hawser is not PID 1, orphans come here too.
+    nix::sys::prctl::set_child_subreaper(true).map_err(fail("become a subreaper"))?;
+    let (stop_read, stop_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(fail("make a pipe"))?;
+    let keeper = nix::unistd::getpid();
+    // SAFETY: there is one thread, so the child may go on like any process.
+    match unsafe { fork() }.map_err(fail("fork"))? {
+        ForkResult::Child => {
+            drop(stop_write);
+            let code = match become_supervisor(keeper, &before) {
+                Ok(()) => supervise(stop_read),
+                Err(errno) => {
+                    tracing::error!("cannot start the supervisor: {errno}");
+                    ExitCode::Internal
+                }
+            };
+            std::process::exit(code as i32);
+        }
+        ForkResult::Parent { child } => {
+            drop(stop_read);
+            if let Err(error) = privileges::keep_net_admin_alone() {
+                tracing::warn!("the keeper could not give up its other capabilities: {error}");
+            }
+            let code = wait(child, &watched, File::from(stop_write))?;
+            before.thread_set_mask().map_err(fail("unblock signals"))?;
+            Ok(code)
+        }
+    }
+}
+
+/// In a session of its own, so that a terminal's Ctrl-C reaches the keeper alone and the VMM not at all.
+fn become_supervisor(keeper: Pid, mask: &SigSet) -> Result<(), Errno> {
+    nix::unistd::setsid()?;
+    mask.thread_set_mask()?;
+    die_with(keeper)
+}
+
+/// The supervisor does not outlive its keeper. Changing the user clears this, so it is asked for again after that.
+pub(crate) fn die_with(keeper: Pid) -> Result<(), Errno> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if nix::unistd::getppid() == keeper {
+        return Ok(());
+    }
+    Err(Errno::ESRCH)
+}
+
+fn wait(supervisor: Pid, watched: &SigSet, mut stop: File) -> Result<ExitCode, Failure> {
+    let mut verdict = None;
+    loop {
+        // Reap first: a child may have ended before the signals were watched.
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => {}
+            Ok(status) => {
+                if status.pid() == Some(supervisor) {
+                    verdict = Some(judge(status));
+                }
+                continue;
+            }
+            // Everything that was started has ended: nobody uses the wiring any more.
+            Err(Errno::ECHILD) => return Ok(verdict.unwrap_or(ExitCode::Internal)),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(Failure::new(ExitCode::Internal, "wait for the supervisor").because(errno)),
+        }
+        match watched.wait() {
+            Ok(signal) if STOP.contains(&signal) => {
+                // A pipe that is full or closed has a supervisor that knows or is gone.
+                let _ = stop.write(&[0]);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn judge(status: WaitStatus) -> ExitCode {
+    const KNOWN: [ExitCode; 9] = [
+        ExitCode::Success,
+        ExitCode::Internal,
+        ExitCode::Usage,
+        ExitCode::Manifest,
+        ExitCode::PodUnfit,
+        ExitCode::NotOurs,
+        ExitCode::Vmm,
+        ExitCode::Killed,
+        ExitCode::Teardown,
+    ];
+    match status {
+        WaitStatus::Exited(_, code) => {
+            KNOWN.into_iter().find(|known| *known as i32 == code).unwrap_or(ExitCode::Internal)
+        }
+        other => {
+            tracing::error!("the supervisor ended unexpectedly: {other:?}");
+            ExitCode::Internal
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What a plan looks like: as text, as JSON, and as a drawing of the pod for Graphviz.
+
+use std::fmt::Write;
+
+use hawser_dhcp::Lease;
+use hawser_netsetup::{GuestNic, Plan};
+use serde_json::{Value, json};
+
+use crate::error::Failure;
+use crate::image::KernelFiles;
+use crate::resolv::Resolv;
+use crate::spec::{GuestSpec, Interface, Mac, Protocol};
+use crate::vmm::config::vm_config;
+
+pub(crate) struct Picture<'a> {
+    pub(crate) guest: &'a GuestSpec,
+    pub(crate) plan: &'a Plan,
+    pub(crate) leases: Vec<Lease>,
+    /// Where a plan is made, the guest's image need not be.
+    pub(crate) files: Result<KernelFiles, Failure>,
+    pub(crate) resolv: &'a Resolv,
+}
+
+impl Picture<'_> {
+    pub(crate) fn text(&self) -> String {
+        let mut out = String::new();
+        let guest = self.guest;
+        let _ = writeln!(out, "guest {}/{}: {} vCPU, {} MiB", guest.namespace, guest.name, guest.vcpus, guest.memory >> 20);
+        match &self.files {
+            Ok(files) => {
+                let _ = writeln!(out, "kernel {}", files.kernel.display());
+            }
+            Err(failure) => {
+                let _ = writeln!(out, "kernel not found here: {}", failure.to_string().trim_start_matches("hawser: "));
+            }
+        }
+        for nic in &self.plan.nics {
+            let _ = writeln!(out, "\nNIC {}: masquerade behind {}", nic.name, nic.pod_interface);
+            for line in facts(nic, self.interface(nic)) {
+                let _ = writeln!(out, "  {line}");
+            }
+        }
+        for note in self.plan.notes.iter().chain(&self.resolv.notes) {
+            let _ = writeln!(out, "\nnote: {note}");
+        }
+        if self.plan.steps.is_empty() {
+            let _ = writeln!(out, "\nnothing to do: the pod is wired already");
+        } else {
+            let _ = writeln!(out, "\nsteps:");
+            for (index, step) in self.plan.steps.iter().enumerate() {
+                let _ = writeln!(out, "  {}. {step}", index.saturating_add(1));
+            }
+        }
+        out
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "guest": self.guest,
+            "plan": self.plan,
+            "leases": self.leases,
+            "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.plan.nics)),
+            "notes": self.resolv.notes,
+        })
+    }
+
+    pub(crate) fn dot(&self) -> String {
+        let mut out = String::from("digraph pod {\n  rankdir=LR;\n  node [shape=box];\n  others [shape=plaintext];\n");
+        let _ = writeln!(out, "  subgraph cluster_pod {{\n    label=\"pod\";");
+        let _ = writeln!(out, "    guest [label={}];", quoted(&format!("guest {}", self.guest.name)));
+        for nic in &self.plan.nics {
+            let (pod, tap, srv) = (quoted(&nic.pod_interface), quoted(&nic.tap), quoted(&nic.server_tap));
+            let addresses = |pick: fn(&GuestNic) -> [Option<String>; 2]| {
+                pick(nic).into_iter().flatten().map(|ip| format!("\n{ip}")).collect::<String>()
+            };
+            let of_pod = addresses(|nic| [nic.v4.map(|v4| v4.pod.to_string()), nic.v6.map(|v6| v6.pod.to_string())]);
+            let of_tap =
+                addresses(|nic| [nic.v4.map(|v4| v4.gateway.to_string()), nic.v6.map(|v6| v6.gateway.to_string())]);
+            let of_guest =
+                addresses(|nic| [nic.v4.map(|v4| v4.guest.to_string()), nic.v6.map(|v6| v6.guest.to_string())]);
+            let _ = writeln!(out, "    {pod} [label={}];", quoted(&format!("{}{of_pod}", nic.pod_interface)));
+            let _ = writeln!(out, "    {tap} [label={}];", quoted(&format!("{}{of_tap}", nic.tap)));
+            let _ = writeln!(out, "    {srv} [label={}];", quoted(&format!("{}\nDHCP and RA server", nic.server_tap)));
+            let _ = writeln!(out, "    {pod} -> {tap} [dir=both, label=\"NAT\"];");
+            let _ = writeln!(out, "    {srv} -> {tap} [dir=both, label=\"frames\"];");
+            let _ = writeln!(out, "    {tap} -> guest [dir=both, label={}];", quoted(&format!("{}{of_guest}", nic.name)));
+            let _ = writeln!(out, "    others -> {pod} [dir=both];");
+        }
+        out.push_str("  }\n}\n");
+        out
+    }
+
+    fn interface(&self, nic: &GuestNic) -> Option<&Interface> {
+        self.guest.interfaces.iter().find(|interface| interface.name == nic.name)
+    }
+}
+
+fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
+    let mut lines = vec![format!(
+        "guest MAC {}, MTU {}, {} queue pair(s), TAP {}",
+        Mac(nic.guest_mac),
+        nic.mtu,
+        nic.queue_pairs,
+        nic.tap
+    )];
+    if let Some(v4) = &nic.v4 {
+        lines.push(format!("IPv4 {} by DHCP, gateway {}; others use {}", v4.guest, v4.gateway, v4.pod));
+    }
+    if let Some(v6) = &nic.v6 {
+        lines.push(format!("IPv6 {} by DHCPv6, default route by RA; others use {}", v6.guest, v6.pod));
+    }
+    let ports = interface.map(|interface| &interface.ports);
+    lines.push(match ports {
+        Some(ports) if !ports.all => {
+            let list: Vec<_> = ports
+                .list
+                .iter()
+                .map(|range| {
+                    let protocol = match range.protocol {
+                        Protocol::Tcp => "TCP",
+                        Protocol::Udp => "UDP",
+                    };
+                    if range.first == range.last {
+                        format!("{protocol} {}", range.first)
+                    } else {
+                        format!("{protocol} {}-{}", range.first, range.last)
+                    }
+                })
+                .collect();
+            format!("ports of the pod that are the guest's: {}", list.join(", "))
+        }
+        _ => "ports of the pod that are the guest's: all but those kept for migration and metrics".to_owned(),
+    });
+    lines
+}
+
+/// A DOT string (Graphviz, "The DOT Language"): quotes and backslashes escaped, line breaks as \n.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
+}

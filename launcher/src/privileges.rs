@@ -1,0 +1,152 @@
+//! Who hawser is, and how it becomes less.
+//!
+//! Three stages. While the pod is wired, CAP_NET_ADMIN is effective, and ambient so that `nft` has it too. Then the
+//! process splits: the keeper holds on to CAP_NET_ADMIN alone, to take the wiring down at the end, and hears
+//! nothing that a guest says; the supervisor, and the VMM that it starts, become the unprivileged user, without a
+//! capability and with no_new_privs, before the guest's first instruction.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use caps::{CapSet, Capability};
+use hawser_netsetup::Owner;
+use nix::unistd::{Gid, Uid};
+
+use crate::error::{ExitCode, Failure};
+
+/// The user that the guest's processes run as, or why there is none.
+pub(crate) fn owner(wanted: u32) -> Result<Owner, Failure> {
+    let uid = Uid::effective();
+    if !uid.is_root() {
+        return Ok(Owner {
+            uid: uid.as_raw(),
+            gid: Gid::effective().as_raw(),
+        });
+    }
+    let missing: Vec<_> = [Capability::CAP_SETUID, Capability::CAP_SETGID]
+        .into_iter()
+        .filter(|cap| !has(*cap))
+        .map(|cap| cap.to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(Owner { uid: wanted, gid: wanted });
+    }
+    Err(Failure::new(
+        ExitCode::PodUnfit,
+        format!("running as root without {}: the VMM could not be given a user of its own", missing.join(" and ")),
+    )
+    .remedy("run the container as user 107 (runAsUser: 107), or add the capabilities SETUID and SETGID"))
+}
+
+pub(crate) fn has(cap: Capability) -> bool {
+    caps::has_cap(None, CapSet::Permitted, cap).unwrap_or(false)
+}
+
+/// Makes CAP_NET_ADMIN usable here and by the programs that are started from here.
+pub(crate) fn raise_net_admin() -> Result<(), Failure> {
+    let fail = |error: caps::errors::CapsError| {
+        Failure::new(ExitCode::PodUnfit, "the network has to be set up, and that needs CAP_NET_ADMIN")
+            .because(error)
+            .remedy(
+                "add the capability NET_ADMIN to the container (securityContext.capabilities.add, or podman run \
+                 --cap-add NET_ADMIN), or wire the pod beforehand with hawser setup in an init container that has it",
+            )
+    };
+    for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
+        caps::raise(None, set, Capability::CAP_NET_ADMIN).map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// What the keeper goes on with: CAP_NET_ADMIN if it had it, nothing else.
+pub(crate) fn keep_net_admin_alone() -> Result<(), caps::errors::CapsError> {
+    let rest: HashSet<_> = [Capability::CAP_NET_ADMIN].into_iter().filter(|cap| has(*cap)).collect();
+    if has(Capability::CAP_SETPCAP) {
+        for cap in caps::read(None, CapSet::Bounding)?.difference(&rest) {
+            caps::drop(None, CapSet::Bounding, *cap)?;
+        }
+    }
+    caps::set(None, CapSet::Effective, &rest)?;
+    caps::set(None, CapSet::Permitted, &rest)?;
+    Ok(())
+}
+
+/// Becomes `owner` without a capability, for good.
+pub(crate) fn drop_all(owner: Owner) -> Result<(), Failure> {
+    let fail = |what: &'static str| move |error: String| Failure::new(ExitCode::Internal, format!("{what}: {error}"));
+    let text = |errno: nix::errno::Errno| errno.to_string();
+    if Uid::effective().is_root() {
+        let gid = Gid::from_raw(owner.gid);
+        let groups: Vec<_> = device_groups().into_iter().map(Gid::from_raw).collect();
+        nix::unistd::setgroups(&groups).map_err(text).map_err(fail("setgroups"))?;
+        nix::unistd::setresgid(gid, gid, gid).map_err(text).map_err(fail("setresgid"))?;
+        let uid = Uid::from_raw(owner.uid);
+        nix::unistd::setresuid(uid, uid, uid).map_err(text).map_err(fail("setresuid"))?;
+    }
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).map_err(|error| error.to_string()).map_err(fail("drop capabilities"))?;
+    }
+    nix::sys::prctl::set_no_new_privs().map_err(text).map_err(fail("no_new_privs"))?;
+    match caps::read(None, CapSet::Permitted) {
+        Ok(left) if left.is_empty() => Ok(()),
+        _ => Err(Failure::new(ExitCode::Internal, "capabilities are left after they were dropped")),
+    }
+}
+
+/// Devices that the unprivileged user opens.
+pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/net/tun"];
+
+/// Groups that own the devices: on many hosts /dev/kvm is root:kvm 0660. The group root is never one.
+fn device_groups() -> Vec<u32> {
+    let mut groups: Vec<_> =
+        DEVICES.iter().filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.gid()).filter(|gid| *gid != 0).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
+/// Whether `owner` will be able to open a device for reading and writing, found out without being it yet.
+pub(crate) fn device(path: &str, owner: Owner) -> Result<(), Failure> {
+    let unfit = |why: String, remedy: String| Err(Failure::new(ExitCode::PodUnfit, format!("{path}: {why}")).remedy(remedy));
+    let meta = match fs::metadata(Path::new(path)) {
+        Ok(meta) => meta,
+        Err(error) => {
+            return unfit(
+                error.to_string(),
+                format!("give the pod the device: a device plugin in Kubernetes, --device {path} with podman"),
+            );
+        }
+    };
+    if !meta.file_type().is_char_device() {
+        return unfit("not a character device".into(), format!("mount the host's {path} there"));
+    }
+    let shift = if meta.uid() == owner.uid {
+        6
+    } else if meta.gid() == owner.gid || groups_will_hold(meta.gid()) {
+        3
+    } else {
+        0
+    };
+    if meta.mode() >> shift & 0o6 == 0o6 {
+        return Ok(());
+    }
+    unfit(
+        format!(
+            "owned by {}:{} with mode {:o}, which user {} may not read and write",
+            meta.uid(),
+            meta.gid(),
+            meta.mode() & 0o777,
+            owner.uid
+        ),
+        format!("chmod 0666 {path} on the node, or run as a user or with a supplementary group that may use it"),
+    )
+}
+
+fn groups_will_hold(gid: u32) -> bool {
+    if Uid::effective().is_root() {
+        return gid != 0;
+    }
+    nix::unistd::getgroups().is_ok_and(|groups| groups.contains(&Gid::from_raw(gid)))
+}

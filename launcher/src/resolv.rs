@@ -1,0 +1,101 @@
+//! The pod's resolv.conf (resolv.conf(5)) as the guest is told it.
+
+use std::net::IpAddr;
+
+/// Name servers and search list, and what was left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Resolv {
+    pub(crate) nameservers: Vec<IpAddr>,
+    pub(crate) search: Vec<String>,
+    /// One line for each server that the guest could not reach.
+    pub(crate) notes: Vec<String>,
+}
+
+const PATH: &str = "/etc/resolv.conf";
+
+/// Reads the pod's own. A pod without one has no name servers.
+pub(crate) fn read() -> Resolv {
+    match std::fs::read(PATH) {
+        Ok(text) => parse(&String::from_utf8_lossy(&text)),
+        Err(error) => Resolv {
+            notes: vec![format!("{PATH}: {error}: the guest is told no DNS server")],
+            ..Resolv::default()
+        },
+    }
+}
+
+pub(crate) fn parse(text: &str) -> Resolv {
+    let mut resolv = Resolv::default();
+    for line in text.lines() {
+        let line = line.split(['#', ';']).next().unwrap_or_default();
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("nameserver") => {
+                if let Some(word) = words.next() {
+                    nameserver(&mut resolv, word);
+                }
+            }
+            // The last one counts, and `domain` is an old way to say a search list of one.
+            Some("search" | "domain") => {
+                resolv.search =
+                    words.map(|name| name.trim_end_matches('.').to_owned()).filter(|name| !name.is_empty()).collect();
+            }
+            _ => {}
+        }
+    }
+    if resolv.nameservers.is_empty() && resolv.notes.is_empty() {
+        resolv.notes.push(format!("{PATH}: names no DNS server: the guest is told none"));
+    }
+    resolv
+}
+
+/// A server on the pod's loopback or on its link is not the guest's to reach.
+fn nameserver(resolv: &mut Resolv, word: &str) {
+    let bare = word.split('%').next().unwrap_or(word);
+    let Ok(ip) = bare.parse::<IpAddr>() else {
+        resolv.notes.push(format!("{PATH}: nameserver {word:?} is no address: left out"));
+        return;
+    };
+    let kind = match ip {
+        ip if ip.is_loopback() => "a loopback address",
+        IpAddr::V4(ip) if ip.is_link_local() => "a link-local address",
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => "a link-local address",
+        ip if ip.is_unspecified() || ip.is_multicast() => "no unicast address",
+        _ => {
+            if !resolv.nameservers.contains(&ip) {
+                resolv.nameservers.push(ip);
+            }
+            return;
+        }
+    };
+    resolv.notes.push(format!("{PATH}: nameserver {ip} is {kind}, which the guest cannot reach: left out"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_of_both_families_and_the_last_search_list() {
+        let resolv = parse(
+            "# made by the kubelet\ndomain old.example\nsearch ns.svc.cluster.local. svc.cluster.local\n\
+             nameserver 10.96.0.10\nnameserver fd00::a\nnameserver 10.96.0.10\noptions ndots:5\n",
+        );
+        assert_eq!(resolv.nameservers, ["10.96.0.10".parse::<IpAddr>().unwrap(), "fd00::a".parse().unwrap()]);
+        assert_eq!(resolv.search, ["ns.svc.cluster.local", "svc.cluster.local"]);
+        assert!(resolv.notes.is_empty());
+    }
+
+    #[test]
+    fn what_the_guest_cannot_reach_is_left_out_and_said() {
+        let resolv = parse("nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 169.254.1.1\nnameserver x\n");
+        assert!(resolv.nameservers.is_empty());
+        assert_eq!(resolv.notes.len(), 4, "{:?}", resolv.notes);
+        assert!(resolv.notes[0].contains("127.0.0.53"));
+    }
+
+    #[test]
+    fn an_empty_file_is_said_too() {
+        assert_eq!(parse("").notes.len(), 1);
+    }
+}

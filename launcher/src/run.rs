@@ -1,0 +1,212 @@
+//! The straight line from a manifest to an exit code. Each phase takes the one before by value.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use hawser_netsetup::{Journal, Linux, NetSpec, Owner, Plan, apply, observe, undo};
+
+use crate::cli::{Cli, Command, Common, Format, PlanArgs, RunArgs};
+use crate::error::{ExitCode, Failure};
+use crate::image::{self, KernelFiles};
+use crate::picture::Picture;
+use crate::resolv::{self, Resolv};
+use crate::spec::{self, GuestSpec, Loaded};
+use crate::state_dir::StateDir;
+use crate::supervisor::{self, Job};
+use crate::vmm::config::vm_config;
+use crate::{binding, doctor, keeper, privileges};
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Run(args) => run(&args),
+        Command::Setup(common) => setup(&common),
+        Command::Plan(args) => plan(&args),
+        Command::Check(args) => doctor::check(&args),
+        Command::Schema => {
+            println!("{:#}", spec::schema());
+            Ok(ExitCode::Success)
+        }
+        Command::Version => {
+            println!("hawser {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::Success)
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let guest = load(&args.common)?;
+    let files = image::kernel_files(&args.common, &guest.kernel_boot)?;
+    let owner = privileges::owner(args.common.uid)?;
+    let net = binding::net_spec(&guest, owner)?;
+    for device in privileges::DEVICES {
+        privileges::device(device, owner)?;
+    }
+    let program = doctor::find_program(&args.cloud_hypervisor)?;
+    let state = StateDir::open(&args.common.state_dir, owner)?;
+
+    let wired = wire(&net, &state.journal())?;
+    let resolv = resolv::read();
+    say(&resolv.notes);
+    let job = job(&guest, files, &wired.plan, &resolv, owner, program, &state);
+    let parent = nix::unistd::getpid();
+    let verdict = keeper::keep(|stop| supervisor::supervise(job, parent, stop));
+    let undone = wired.take_down(&state.journal());
+    match (verdict?, undone) {
+        (code, true) => Ok(code),
+        (ExitCode::Success, false) => Ok(ExitCode::Teardown),
+        (code, false) => Ok(code),
+    }
+}
+
+fn job(
+    guest: &GuestSpec,
+    files: KernelFiles,
+    plan: &Plan,
+    resolv: &Resolv,
+    owner: Owner,
+    program: std::path::PathBuf,
+    state: &StateDir,
+) -> Job {
+    let lease = |nic| binding::lease(guest, nic, resolv).map(|lease| (nic.server_tap.clone(), lease));
+    Job {
+        owner,
+        leases: plan.nics.iter().filter_map(lease).collect(),
+        config: vm_config(guest, &files, &plan.nics),
+        program,
+        directory: state.vmm_dir(),
+        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+    }
+}
+
+fn setup(common: &Common) -> Result<ExitCode, Failure> {
+    let guest = load(common)?;
+    let owner = privileges::owner(common.uid)?;
+    let net = binding::net_spec(&guest, owner)?;
+    privileges::device("/dev/net/tun", owner)?;
+    let state = StateDir::open(&common.state_dir, owner)?;
+    let wired = wire(&net, &state.journal())?;
+    tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
+    drop(wired);
+    Ok(ExitCode::Success)
+}
+
+fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
+    let guest = load(&args.common)?;
+    // A plan needs no privilege, so it also shows what root would do to those who are not.
+    let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
+        uid: args.common.uid,
+        gid: args.common.uid,
+    });
+    let net = binding::net_spec(&guest, owner)?;
+    let plan = block_on(async { Plan::new(&net, &observe().await?).map_err(Failure::from) })?;
+    let resolv = resolv::read();
+    let picture = Picture {
+        guest: &guest,
+        plan: &plan,
+        leases: plan.nics.iter().filter_map(|nic| binding::lease(&guest, nic, &resolv)).collect(),
+        files: image::kernel_files(&args.common, &guest.kernel_boot),
+        resolv: &resolv,
+    };
+    match args.output {
+        Format::Text => print!("{}", picture.text()),
+        Format::Json => println!("{:#}", picture.json()),
+        Format::Dot => print!("{}", picture.dot()),
+    }
+    Ok(ExitCode::Success)
+}
+
+/// The manifest that the command line or the environment names.
+fn load(common: &Common) -> Result<GuestSpec, Failure> {
+    let text = match &common.vmi {
+        Some(path) => read(path)?,
+        None => std::env::var("STANDALONE_VMI").map_err(|_| {
+            Failure::new(ExitCode::Usage, "no manifest")
+                .remedy("name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON")
+        })?,
+    };
+    let Loaded { spec, warnings } =
+        spec::load(&text).map_err(|refusals| Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}")))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(spec)
+}
+
+/// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
+fn read(path: &Path) -> Result<String, Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::new(ExitCode::Manifest, format!("read the manifest {}", path.display())).because(error)
+    };
+    let mut text = String::new();
+    let most = spec::MAX_BYTES as u64 + 1;
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(most).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(path).map_err(fail)?.take(most).read_to_string(&mut text)
+    };
+    read.map_err(fail)?;
+    Ok(text)
+}
+
+/// A namespace as the plan wants it.
+struct Wired {
+    plan: Plan,
+    journal: Journal,
+}
+
+fn wire(net: &NetSpec, journal: &Path) -> Result<Wired, Failure> {
+    block_on(async {
+        let plan = Plan::new(net, &observe().await?)?;
+        say(&plan.notes);
+        if plan.steps.is_empty() {
+            tracing::info!("the pod is wired already");
+        } else {
+            privileges::raise_net_admin()?;
+        }
+        let journal = apply(&mut Linux::open()?, &plan, journal).await?;
+        Ok(Wired { plan, journal })
+    })
+}
+
+impl Wired {
+    /// Takes back what was done, last first, and reports every error. False if something is left.
+    fn take_down(self, journal: &Path) -> bool {
+        if self.journal.undo.is_empty() {
+            return true;
+        }
+        if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
+            tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
+            return true;
+        }
+        let result = block_on(async { Ok(undo(&mut Linux::open()?, &self.journal, journal).await) });
+        match result {
+            Ok(failures) => {
+                for failure in &failures {
+                    tracing::error!("{failure}: {}", failure.source);
+                }
+                failures.is_empty()
+            }
+            Err(failure) => {
+                tracing::error!("{failure}");
+                false
+            }
+        }
+    }
+}
+
+/// A runtime that is gone when this returns: the process forks, and there must be no thread then.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ExitCode::Internal, "start the runtime").because(error))?;
+    runtime.block_on(work)
+}
+
+fn say(notes: &[String]) {
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+}

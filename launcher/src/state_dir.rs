@@ -1,0 +1,78 @@
+//! The state directory: `journal.json` and `lock` for the privileged half, `vmm/` for the unprivileged one.
+//!
+//! The guest's side can write only below `vmm/`. The privileged half opens nothing there, so no link planted
+//! there can lead it anywhere.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use hawser_netsetup::Owner;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{ExitCode, Failure};
+
+/// A state directory that this process alone uses, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl StateDir {
+    pub(crate) fn open(path: &Path, owner: Owner) -> Result<Self, Failure> {
+        let fail = |error: io::Error| {
+            Failure::new(ExitCode::PodUnfit, format!("state directory {}", path.display()))
+                .because(error)
+                .remedy("mount a writable volume there (emptyDir), or name another with --state-dir")
+        };
+        fs::create_dir_all(path).map_err(fail)?;
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(fail)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => Failure::new(
+                ExitCode::NotOurs,
+                format!("another hawser is using the state directory {}", path.display()),
+            )
+            .remedy("let it end, or give this one a --state-dir of its own in a pod of its own"),
+            errno => fail(errno.into()),
+        })?;
+        let this = Self {
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        this.make_vmm_dir(owner).map_err(fail)?;
+        Ok(this)
+    }
+
+    fn make_vmm_dir(&self, owner: Owner) -> io::Result<()> {
+        let dir = self.vmm_dir();
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        if !fs::symlink_metadata(&dir)?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, dir.display().to_string()));
+        }
+        if nix::unistd::geteuid().as_raw() != owner.uid {
+            chown(&dir, Some(owner.uid), Some(owner.gid))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.path.join("journal.json")
+    }
+
+    /// The unprivileged half's: API socket and console log.
+    pub(crate) fn vmm_dir(&self) -> PathBuf {
+        self.path.join("vmm")
+    }
+}

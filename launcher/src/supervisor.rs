@@ -1,0 +1,279 @@
+//! The unprivileged half: serves the guest its addresses, starts the VMM, and drives the guest's life to its end.
+//!
+//! It runs in a process of its own that has given up everything before it reads a byte from the guest: the user is
+//! the unprivileged one, no capability is left, and no_new_privs holds for it and for the VMM.
+
+mod console;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hawser_dhcp::{Lease, serve};
+use hawser_netsetup::{Owner, open_tap};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
+
+use crate::error::{ExitCode, Failure};
+use crate::keeper::{StopPipe, die_with};
+use crate::lifecycle::{Action, Event, Outcome, State};
+use crate::privileges;
+use crate::vmm::api::Api;
+use crate::vmm::config::VmConfig;
+use crate::vmm::process::{self, Vmm};
+
+/// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
+const PRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// The oldest cloud-hypervisor that is not known to crash or to be exploitable by its guest (CVE-2026-45782).
+const OLDEST: u32 = 52;
+/// A server whose channel broke is started again after this.
+const SERVER_PAUSE: Duration = Duration::from_secs(1);
+
+/// Everything the supervisor needs, decided beforehand.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) owner: Owner,
+    pub(crate) leases: Vec<(String, Lease)>,
+    pub(crate) config: VmConfig,
+    pub(crate) program: PathBuf,
+    /// For the API socket and the console's log; belongs to the owner.
+    pub(crate) directory: PathBuf,
+    pub(crate) grace: Duration,
+}
+
+/// Runs the guest to its end. The keeper is this process's parent.
+pub(crate) fn supervise(job: Job, keeper: Pid, stop: StopPipe) -> ExitCode {
+    match try_supervise(job, keeper, stop) {
+        Ok(outcome) => {
+            match &outcome {
+                Outcome::ShutDown => tracing::info!("the guest has shut down"),
+                Outcome::NeverStarted => tracing::info!("stopped before the guest ran"),
+                Outcome::Killed => tracing::error!("the guest did not power off within its grace period: killed"),
+                Outcome::Failed(why) => tracing::error!("the guest failed: {why}"),
+            }
+            outcome.exit_code()
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.code()
+        }
+    }
+}
+
+fn try_supervise(job: Job, keeper: Pid, stop: StopPipe) -> Result<Outcome, Failure> {
+    let internal = |what: &'static str| move |error: std::io::Error| Failure::new(ExitCode::Internal, what).because(error);
+    privileges::drop_all(job.owner)?;
+    die_with(keeper).map_err(|errno| internal("follow the keeper")(errno.into()))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal("start the runtime"))?;
+    runtime.block_on(async {
+        let stop = pipe::Receiver::from_owned_fd(stop).map_err(internal("listen to the keeper"))?;
+        let (end_servers, ended) = watch::channel(());
+        for (tap, lease) in job.leases {
+            tokio::spawn(serve_guest(tap, lease, ended.clone()));
+        }
+        let vmm = process::start(&job.program, &job.directory).map_err(|error| {
+            Failure::new(ExitCode::PodUnfit, "cloud-hypervisor").because(error).remedy(
+                "put cloud-hypervisor on PATH, or say where it is with --cloud-hypervisor; the state directory must be writable",
+            )
+        })?;
+        let outcome = drive(vmm, job.config, job.directory, job.grace, stop).await;
+        drop(end_servers);
+        outcome
+    })
+}
+
+/// Serves one NIC until `ended` says so, over a new channel whenever the old one breaks.
+async fn serve_guest(tap: String, lease: Lease, ended: watch::Receiver<()>) {
+    loop {
+        let cancel = {
+            let mut ended = ended.clone();
+            // Only the sender's end completes this: nothing is ever sent.
+            async move { while ended.changed().await.is_ok() {} }
+        };
+        let observer = |event: hawser_dhcp::Event| match event {
+            hawser_dhcp::Event::Ignored(_) => tracing::debug!("{tap}: {event}"),
+            event => tracing::info!("{tap}: {event}"),
+        };
+        let channel: Result<OwnedFd, _> = open_tap(&tap);
+        let result = match channel {
+            Ok(channel) => serve(channel, lease.clone(), observer, cancel).await.map_err(chain),
+            Err(error) => Err(chain(error)),
+        };
+        match result {
+            Ok(()) => return,
+            Err(why) => tracing::error!("{tap}: the guest gets no DHCP and no router advertisements: {why}"),
+        }
+        tokio::time::sleep(SERVER_PAUSE).await;
+    }
+}
+
+/// Performs what the lifecycle decides.
+async fn drive(
+    vmm: Vmm,
+    config: VmConfig,
+    directory: PathBuf,
+    grace: Duration,
+    mut stop: pipe::Receiver,
+) -> Result<Outcome, Failure> {
+    let Vmm {
+        mut child,
+        api,
+        mut events,
+        console,
+    } = vmm;
+    let console = console::pump(console, &directory);
+    let (send, mut receive) = mpsc::channel(16);
+    tokio::spawn(boot(api.clone(), config, send.clone()));
+    let mut state = State::Starting;
+    let mut events_open = true;
+    let mut keeper_there = true;
+    let mut unfit = None;
+    while !matches!(state, State::Ended(_)) {
+        let mut byte = [0];
+        let event = tokio::select! {
+            status = child.wait() => Event::VmmExited(how(status)),
+            Some(message) = receive.recv() => match message {
+                Message::Lifecycle(event) => event,
+                Message::Unfit(failure) => {
+                    let why = failure.to_string();
+                    unfit = Some(failure);
+                    Event::ApiFailed(why)
+                }
+            },
+            read = stop.read(&mut byte), if keeper_there => {
+                keeper_there = matches!(read, Ok(1));
+                Event::Stop
+            }
+            event = events.next(), if events_open => {
+                match event {
+                    Some(event) => tracing::debug!("cloud-hypervisor: {} {}", event.source.escape_debug(), event.event.escape_debug()),
+                    None => events_open = false,
+                }
+                continue;
+            }
+        };
+        let (next, actions) = state.on(event);
+        state = next;
+        for action in actions {
+            match action {
+                Action::PressPowerButton => {
+                    tracing::info!("pressing the guest's power button");
+                    tokio::spawn(press(api.clone(), send.clone()));
+                }
+                Action::ArmPress => later(PRESS_INTERVAL, Event::PressDue, &send),
+                Action::ArmGrace => later(grace, Event::GraceOver, &send),
+                // It may be gone already; its exit is then on its way to us.
+                Action::KillVmm => drop(child.start_kill()),
+            }
+        }
+    }
+    // The last words of a guest matter most.
+    if let Some(console) = console {
+        let _ = tokio::task::spawn_blocking(move || console.join()).await;
+    }
+    match (state, unfit) {
+        (_, Some(failure)) => Err(failure),
+        (State::Ended(outcome), None) => Ok(outcome),
+        (other, None) => Err(Failure::new(ExitCode::Internal, format!("left in the state {other:?}"))),
+    }
+}
+
+enum Message {
+    Lifecycle(Event),
+    /// The VMM that was found is not one to run a guest with.
+    Unfit(Failure),
+}
+
+/// Tells the VMM what to run. The servers are there before the guest's first frame.
+async fn boot(api: Api, config: VmConfig, send: mpsc::Sender<Message>) {
+    let attempt = async {
+        let ping = api.ping().await.map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(error))))?;
+        tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
+        check_version(&ping.version).map_err(Message::Unfit)?;
+        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
+        api.create(&config).await.map_err(failed)?;
+        tracing::debug!("asking for vm.boot");
+        api.boot().await.map_err(failed)
+    };
+    let message = match attempt.await {
+        Ok(()) => {
+            tracing::info!("the guest is running");
+            Message::Lifecycle(Event::Booted)
+        }
+        Err(message) => message,
+    };
+    // Nobody listens any more once the VMM is gone.
+    let _ = send.send(message).await;
+}
+
+/// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts. A version that has none is the user's own build.
+fn check_version(version: &str) -> Result<(), Failure> {
+    let digits: String = version.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
+    match digits.parse::<u32>() {
+        Ok(major) if major < OLDEST => Err(Failure::new(
+            ExitCode::PodUnfit,
+            format!("cloud-hypervisor {version} is too old: v{OLDEST}.0 or newer is needed"),
+        )
+        .remedy("install a newer release of cloud-hypervisor")),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            tracing::warn!("cloud-hypervisor's version {:?} says nothing; v{OLDEST}.0 or newer is needed", version);
+            Ok(())
+        }
+    }
+}
+
+async fn press(api: Api, send: mpsc::Sender<Message>) {
+    if let Err(error) = api.power_button().await {
+        let why = chain(error);
+        tracing::warn!("the power button could not be pressed: {why}");
+        let _ = send.send(Message::Lifecycle(Event::ApiFailed(why))).await;
+    }
+}
+
+fn later(delay: Duration, event: Event, send: &mpsc::Sender<Message>) {
+    let send = send.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        let _ = send.send(Message::Lifecycle(event)).await;
+    });
+}
+
+/// Absent for a clean exit.
+fn how(status: std::io::Result<std::process::ExitStatus>) -> Option<String> {
+    match status {
+        Ok(status) if status.success() => None,
+        Ok(status) => Some(format!("cloud-hypervisor ended with {status}")),
+        Err(error) => Some(format!("cloud-hypervisor cannot be waited for: {error}")),
+    }
+}
+
+fn chain(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_from_52_on() {
+        for good in ["v52.0", "v53.0", "53.0.0", "v53.0-dirty", "v100.1", "unknown"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+        for bad in ["v51.1", "v9.0", "51.2.0"] {
+            let failure = check_version(bad).unwrap_err();
+            assert_eq!(failure.code(), ExitCode::PodUnfit, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Typed requests to cloud-hypervisor's HTTP API on its Unix socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::UnixStream;
+
+use super::config::VmConfig;
+
+/// An answer that takes longer will not come: the API has one thread, and the slowest request is a boot.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// No answer that is used is near this.
+const MAX_BODY: usize = 1 << 20;
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{request}: no answer within {} s", PATIENCE.as_secs())]
+    Silent { request: &'static str },
+    #[error("{request}: connect")]
+    Connect {
+        request: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{request}")]
+    Http {
+        request: &'static str,
+        #[source]
+        source: hyper::Error,
+    },
+    #[error("{request}: HTTP status {status}: {body}")]
+    Refused {
+        request: &'static str,
+        status: u16,
+        body: String,
+    },
+    #[error("{request}: an answer that makes no sense: {why}")]
+    Nonsense { request: &'static str, why: String },
+}
+
+/// Answer of `vmm.ping`.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Ping {
+    pub(crate) version: String,
+    #[serde(default)]
+    pub(crate) build_version: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    socket: PathBuf,
+}
+
+impl Api {
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    pub(crate) async fn ping(&self) -> Result<Ping, ApiError> {
+        const REQUEST: &str = "vmm.ping";
+        let body = self.request(Method::GET, REQUEST, None).await?;
+        serde_json::from_slice(&body).map_err(|error| nonsense(REQUEST, &error))
+    }
+
+    pub(crate) async fn create(&self, config: &VmConfig) -> Result<(), ApiError> {
+        const REQUEST: &str = "vm.create";
+        let body = serde_json::to_vec(config).map_err(|error| nonsense(REQUEST, &error))?;
+        self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
+    }
+
+    pub(crate) async fn boot(&self) -> Result<(), ApiError> {
+        self.request(Method::PUT, "vm.boot", None).await.map(drop)
+    }
+
+    pub(crate) async fn power_button(&self) -> Result<(), ApiError> {
+        self.request(Method::PUT, "vm.power-button", None).await.map(drop)
+    }
+
+    async fn request(&self, method: Method, request: &'static str, body: Option<Vec<u8>>) -> Result<Bytes, ApiError> {
+        match tokio::time::timeout(PATIENCE, self.exchange(method, request, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(ApiError::Silent { request }),
+        }
+    }
+
+    async fn exchange(&self, method: Method, request: &'static str, body: Option<Vec<u8>>) -> Result<Bytes, ApiError> {
+        let http = |source| ApiError::Http { request, source };
+        let stream =
+            UnixStream::connect(&self.socket).await.map_err(|source| ApiError::Connect { request, source })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+        tokio::spawn(connection);
+        let message = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/{request}"))
+            .header("Host", "localhost")
+            .header("Accept", "*/*")
+            .header("Content-Type", "application/json")
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .map_err(|error| nonsense(request, &error))?;
+        let response = sender.send_request(message).await.map_err(http)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_BODY)
+            .collect()
+            .await
+            .map_err(|error| ApiError::Nonsense {
+                request,
+                why: error.to_string(),
+            })?
+            .to_bytes();
+        if status.is_success() {
+            return Ok(body);
+        }
+        Err(ApiError::Refused {
+            request,
+            status: status.as_u16(),
+            body: String::from_utf8_lossy(&body).escape_debug().take(2000).collect(),
+        })
+    }
+}
+
+fn nonsense(request: &'static str, why: &dyn std::fmt::Display) -> ApiError {
+    ApiError::Nonsense {
+        request,
+        why: why.to_string(),
+    }
+}

@@ -1,0 +1,148 @@
+//! The VM's configuration as cloud-hypervisor's API wants it (its cloud-hypervisor.yaml), made by a pure function.
+//!
+//! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
+
+use std::path::PathBuf;
+
+use hawser_netsetup::GuestNic;
+use serde::Serialize;
+
+use crate::binding;
+use crate::image::KernelFiles;
+use crate::spec::{GuestSpec, Mac};
+
+/// Body of `vm.create`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct VmConfig {
+    cpus: CpusConfig,
+    memory: MemoryConfig,
+    payload: PayloadConfig,
+    net: Vec<NetConfig>,
+    serial: ConsoleConfig,
+    console: ConsoleConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<PlatformConfig>,
+    landlock_enable: bool,
+    landlock_rules: Vec<LandlockConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CpusConfig {
+    boot_vcpus: u32,
+    max_vcpus: u32,
+    topology: CpuTopology,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CpuTopology {
+    threads_per_core: u32,
+    cores_per_die: u32,
+    dies_per_package: u32,
+    packages: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct MemoryConfig {
+    /// Bytes.
+    size: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct PayloadConfig {
+    kernel: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initramfs: Option<PathBuf>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    cmdline: String,
+}
+
+/// One virtio-net device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NetConfig {
+    id: String,
+    tap: String,
+    mac: String,
+    /// Travels in a live migration, so it is the same in every pod.
+    host_mac: String,
+    /// Receive and transmit queues together.
+    num_queues: u16,
+    queue_size: u16,
+}
+
+impl NetConfig {
+    /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest is
+    /// then told the TAP's own.
+    pub(crate) fn tap(nic: &GuestNic) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: nic.tap.clone(),
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: Mac(nic.gateway_mac).to_string(),
+            num_queues: nic.queue_pairs.saturating_mul(2),
+            queue_size: 256,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct ConsoleConfig {
+    mode: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct PlatformConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial_number: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uuid: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct LandlockConfig {
+    path: PathBuf,
+    access: &'static str,
+}
+
+/// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
+pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, nics: &[GuestNic]) -> VmConfig {
+    let net: Vec<_> = nics.iter().filter_map(|nic| binding::vmm_nic(guest, nic)).collect();
+    let mut landlock_rules = Vec::new();
+    if !net.is_empty() {
+        // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
+        for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
+            landlock_rules.push(LandlockConfig {
+                path: path.into(),
+                access: "r",
+            });
+        }
+    }
+    let platform = PlatformConfig {
+        serial_number: guest.firmware_serial.clone(),
+        uuid: guest.firmware_uuid.clone(),
+    };
+    VmConfig {
+        cpus: CpusConfig {
+            boot_vcpus: guest.vcpus,
+            max_vcpus: guest.vcpus,
+            topology: CpuTopology {
+                threads_per_core: guest.topology.threads,
+                cores_per_die: guest.topology.cores,
+                dies_per_package: 1,
+                packages: guest.topology.sockets,
+            },
+        },
+        memory: MemoryConfig { size: guest.memory },
+        payload: PayloadConfig {
+            kernel: files.kernel.clone(),
+            initramfs: files.initrd.clone(),
+            cmdline: files.cmdline.clone(),
+        },
+        net,
+        // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
+        serial: ConsoleConfig { mode: "Tty" },
+        console: ConsoleConfig { mode: "Off" },
+        platform: (platform.serial_number.is_some() || platform.uuid.is_some()).then_some(platform),
+        landlock_enable: true,
+        landlock_rules,
+    }
+}

@@ -1,0 +1,117 @@
+//! cloud-hypervisor's event stream: JSON objects separated by blank lines.
+//!
+//! The stream is what the VMM says of itself and of the guest. It is advisory: what ends the guest is the end of the
+//! process. So junk in it is skipped, and its memory is bounded.
+
+use serde::Deserialize;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+
+/// Far more than an event takes.
+const MAX_EVENT: usize = 64 << 10;
+
+/// One event; what else it carries is not used.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct VmmEvent {
+    pub(crate) source: String,
+    pub(crate) event: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Events {
+    pipe: pipe::Receiver,
+    splitter: Splitter,
+}
+
+impl Events {
+    pub(crate) fn new(pipe: pipe::Receiver) -> Self {
+        Self {
+            pipe,
+            splitter: Splitter::default(),
+        }
+    }
+
+    /// The next event; none once the VMM has closed the stream. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<VmmEvent> {
+        loop {
+            if let Some(event) = self.splitter.take() {
+                return Some(event);
+            }
+            let mut chunk = [0; 4096];
+            let read = self.pipe.read(&mut chunk).await.ok()?;
+            if read == 0 {
+                return None;
+            }
+            self.splitter.feed(chunk.get(..read).unwrap_or_default());
+        }
+    }
+}
+
+/// Cuts the stream at its blank lines.
+#[derive(Debug, Default)]
+struct Splitter {
+    buffer: Vec<u8>,
+    /// Too long to be an event: thrown away up to the next blank line.
+    skipping: bool,
+}
+
+impl Splitter {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    fn take(&mut self) -> Option<VmmEvent> {
+        loop {
+            let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") else {
+                if self.buffer.len() > MAX_EVENT {
+                    // The last byte stays: it may be the first half of a blank line.
+                    self.buffer.drain(..self.buffer.len().saturating_sub(1));
+                    self.skipping = true;
+                }
+                return None;
+            };
+            let piece: Vec<u8> = self.buffer.drain(..end.saturating_add(2)).collect();
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            if let Ok(event) = serde_json::from_slice(&piece) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(splitter: &mut Splitter) -> Vec<String> {
+        std::iter::from_fn(|| splitter.take()).map(|event| event.event).collect()
+    }
+
+    #[test]
+    fn events_in_pieces_and_junk_between_them() {
+        let stream = b"{\"source\":\"vm\",\n\"event\":\"booting\"}\n\nnonsense\n\n{}\n\n{\"source\":\"vm\",\"event\":\"booted\"}\n\n";
+        for size in [1, 2, 7, 1000] {
+            let mut splitter = Splitter::default();
+            let mut seen = Vec::new();
+            for chunk in stream.chunks(size) {
+                splitter.feed(chunk);
+                seen.extend(all(&mut splitter));
+            }
+            assert_eq!(seen, ["booting", "booted"], "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn an_endless_event_costs_bounded_memory_and_the_next_is_heard() {
+        let mut splitter = Splitter::default();
+        for _ in 0..100 {
+            splitter.feed(&[b'x'; 4096]);
+            assert!(splitter.take().is_none());
+            assert!(splitter.buffer.len() <= MAX_EVENT + 4096);
+        }
+        splitter.feed(b"\n\n{\"source\":\"vm\",\"event\":\"shutdown\"}\n\n");
+        assert_eq!(all(&mut splitter), ["shutdown"]);
+    }
+}

@@ -1,0 +1,6 @@
+//! cloud-hypervisor: its configuration (pure), its API, its event stream and its process.
+
+pub(crate) mod api;
+pub(crate) mod config;
+pub(crate) mod events;
+pub(crate) mod process;

@@ -1,0 +1,105 @@
+//! The cloud-hypervisor process: as the unprivileged user, without a capability, under landlock and seccomp.
+//!
+//! Its API socket is bound here and handed over listening, so that a request can be sent at once and waits in the
+//! socket's queue until the VMM comes to it: nobody has to poll for readiness.
+
+use std::fs;
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+
+use super::api::Api;
+use super::events::Events;
+
+/// A started VMM and the ends of its channels.
+#[derive(Debug)]
+pub(crate) struct Vmm {
+    pub(crate) child: Child,
+    pub(crate) api: Api,
+    pub(crate) events: Events,
+    /// What the guest writes to its serial port.
+    pub(crate) console: PipeReader,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnError {
+    #[error("API socket {path}")]
+    Socket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("make a pipe")]
+    Pipe(#[source] io::Error),
+    #[error("start {program}")]
+    Start {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Starts `program`; nothing from a manifest is among its arguments.
+pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError> {
+    let path = directory.join("api.sock");
+    let listener = listen(&path).map_err(|source| SpawnError::Socket {
+        path: path.clone(),
+        source,
+    })?;
+    let (console, console_end) = io::pipe().map_err(SpawnError::Pipe)?;
+    let (events, events_end) = io::pipe().map_err(SpawnError::Pipe)?;
+    let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Pipe)?;
+    let inherited = [listener.as_raw_fd(), events_end.as_raw_fd()];
+    let mut command = Command::new(program);
+    command
+        .arg("--api-socket")
+        .arg(format!("fd={}", listener.as_raw_fd()))
+        .arg("--event-monitor")
+        .arg(format!("fd={}", events_end.as_raw_fd()))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(OwnedFd::from(console_end))
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only async-signal-safe calls are made: prctl and fcntl.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            inherited.iter().try_for_each(|descriptor| keep_open(*descriptor))
+        });
+    }
+    let child = command.spawn().map_err(|source| SpawnError::Start {
+        program: program.to_owned(),
+        source,
+    })?;
+    Ok(Vmm {
+        child,
+        api: Api::new(&path),
+        events: Events::new(events),
+        console,
+    })
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// Everything is opened close-on-exec; these two are for the child.
+fn keep_open(descriptor: RawFd) -> io::Result<()> {
+    // SAFETY: the parent holds the descriptor open across the fork.
+    let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
+    fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
