@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::journal::{Journal, Undo};
-use crate::observe::{Link, Observed};
+use crate::observe::{Address, Link, Observed, Sysctl};
 use crate::ruleset;
 use crate::spec::{GATEWAY_LINK_LOCAL, GATEWAY_MAC, Masquerade, NetSpec, Nic, Owner, Wiring};
 
@@ -53,6 +53,11 @@ pub enum Step {
         link: String,
         ip: IpAddr,
         mac: [u8; 6],
+    },
+    /// `local ::1 dev LINK` behind the kernel's own. IPv4 has `route_localnet` to let answers to loopback come in; IPv6
+    /// looks for ::1 on the interface that the answer came by, and would find none.
+    LoopbackRoute {
+        link: String,
     },
     Ruleset {
         document: Box<serde_json::Value>,
@@ -142,14 +147,18 @@ impl Plan {
         for nic in &self.nics {
             steps.push(Step::Tap(tap_step(nic, spec.owner, false, observed)));
             steps.push(Step::Tap(tap_step(nic, spec.owner, true, observed)));
-            if let Some(v4) = &nic.v4 {
-                steps.push(address(nic, v4.gateway.into(), v4.network.prefix_len()));
-                steps.push(neighbour(nic, v4.guest.into()));
+            for Address { ip, prefix_len } in addresses(nic) {
+                let link = nic.tap.clone();
+                steps.push(Step::AddAddress { link, ip, prefix_len });
             }
-            if let Some(v6) = &nic.v6 {
-                steps.push(address(nic, v6.gateway.into(), v6.network.prefix_len()));
-                steps.push(address(nic, GATEWAY_LINK_LOCAL.into(), 64));
-                steps.push(neighbour(nic, v6.guest.into()));
+            let guests = [nic.v4.map(|v4| v4.guest.into()), nic.v6.map(|v6| v6.guest.into())];
+            for ip in guests.into_iter().flatten() {
+                let (link, mac) = (nic.tap.clone(), nic.guest_mac);
+                steps.push(Step::Neighbour { link, ip, mac });
+            }
+            if nic.v6.is_some() {
+                let link = nic.tap.clone();
+                steps.push(Step::LoopbackRoute { link });
             }
         }
         if !self.nics.is_empty() {
@@ -162,10 +171,10 @@ impl Plan {
                 steps.push(Step::Ipv4Forwarding { link });
             }
         }
+        let digest = digest(&steps);
         if self.nics.iter().any(|nic| nic.v6.is_some()) {
             steps.extend(ipv6_forwarding(observed));
         }
-        let digest = digest(&steps);
         for nic in &self.nics {
             steps.push(Step::Mark {
                 link: nic.tap.clone(),
@@ -327,12 +336,14 @@ fn is_ours(link: &Link) -> bool {
 fn tap_step(nic: &GuestNic, owner: Owner, gateway: bool, observed: &Observed) -> TapStep {
     let name = if gateway { &nic.tap } else { &nic.server_tap };
     let multi_queue = gateway && nic.queue_pairs > 1;
-    let replace = observed
-        .link(name)
-        .and_then(|link| link.tap.as_ref())
-        .is_some_and(|tap| {
+    let addresses = if gateway { addresses(nic) } else { Vec::new() };
+    let replace = observed.link(name).is_some_and(|link| {
+        let otherwise_made = link.tap.as_ref().is_none_or(|tap| {
             tap.multi_queue != multi_queue || tap.owner != Some(owner.uid) || tap.group != Some(owner.gid)
         });
+        // Of another network, and with it neighbours and routes.
+        otherwise_made || link.addresses.iter().any(|address| !addresses.contains(address))
+    });
     TapStep {
         name: name.clone(),
         owner,
@@ -350,48 +361,41 @@ fn tap_step(nic: &GuestNic, owner: Owner, gateway: bool, observed: &Observed) ->
     }
 }
 
-fn address(nic: &GuestNic, ip: IpAddr, prefix_len: u8) -> Step {
-    Step::AddAddress {
-        link: nic.tap.clone(),
-        ip,
-        prefix_len,
+/// The gateway's, on the guest's TAP.
+fn addresses(nic: &GuestNic) -> Vec<Address> {
+    let address = |ip: IpAddr, prefix_len| Address { ip, prefix_len };
+    let mut all = Vec::new();
+    if let Some(v4) = &nic.v4 {
+        all.push(address(v4.gateway.into(), v4.network.prefix_len()));
     }
-}
-
-fn neighbour(nic: &GuestNic, ip: IpAddr) -> Step {
-    Step::Neighbour {
-        link: nic.tap.clone(),
-        ip,
-        mac: nic.guest_mac,
+    if let Some(v6) = &nic.v6 {
+        all.push(address(v6.gateway.into(), v6.network.prefix_len()));
+        all.push(address(GATEWAY_LINK_LOCAL.into(), 64));
     }
+    all
 }
 
 /// Turning forwarding on makes the kernel forget default routes that it learnt by RA, unless `accept_ra` is 2.
+///
+/// Only what is not so already: who comes after a privileged `setup` may be unable to write.
 fn ipv6_forwarding(observed: &Observed) -> Vec<Step> {
-    let sysctl = |path: String, value: &str| Step::Sysctl {
-        path,
-        value: value.into(),
+    let write = |sysctl: Option<&Sysctl>, path: String, value: &str| {
+        let value = value.to_owned();
+        sysctl
+            .filter(|sysctl| sysctl.writable && sysctl.value != value)
+            .map(|_| Step::Sysctl { path, value })
     };
-    let mut steps: Vec<_> = observed
-        .links
-        .iter()
-        .filter(|link| {
-            link.default_route_by_ra && link.accept_ra.as_ref().is_some_and(|accept| accept.writable)
-        })
-        .map(|link| sysctl(format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name), "2"))
-        .collect();
-    if observed
-        .ipv6_forwarding
-        .as_ref()
-        .is_some_and(|sysctl| sysctl.writable)
-    {
-        steps.push(sysctl(IPV6_FORWARDING.into(), "1"));
-    }
-    steps
+    let learnt = observed.links.iter().filter(|link| link.default_route_by_ra);
+    let kept = learnt.filter_map(|link| {
+        let path = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name);
+        write(link.accept_ra.as_ref(), path, "2")
+    });
+    let forwarding = write(observed.ipv6_forwarding.as_ref(), IPV6_FORWARDING.into(), "1");
+    kept.chain(forwarding).collect()
 }
 
-/// Short, but long enough that two plans of one pod do not collide. `replace` describes what is there, not what is
-/// wanted, so it has no part in it.
+/// Short, but long enough that two plans of one pod do not collide. What is there has no part in it, only what is
+/// wanted: so neither `replace` nor the sysctls.
 fn digest(steps: &[Step]) -> String {
     let mut hash = Sha256::new();
     for step in steps {
@@ -413,17 +417,25 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
     let link = |name: &str| observed.link(name);
     wanted.iter().all(|step| match step {
         Step::Tap(tap) => {
+            let routes = |l: &Link| l.devconf.forwarding && l.devconf.route_localnet;
             !tap.replace
-                && link(&tap.name).is_some_and(|l| l.up && l.mtu == tap.mtu && l.mac == Some(tap.mac))
+                && link(&tap.name).is_some_and(|l| {
+                    l.up && l.mtu == tap.mtu && l.mac == Some(tap.mac) && (routes(l) || !tap.gateway)
+                })
         }
-        Step::AddAddress { link: name, ip, .. } => {
-            link(name).is_some_and(|l| l.addresses.iter().any(|a| a.ip == *ip))
-        }
+        Step::AddAddress {
+            link: name,
+            ip,
+            prefix_len,
+        } => link(name).is_some_and(|l| {
+            let (ip, prefix_len) = (*ip, *prefix_len);
+            l.addresses.contains(&Address { ip, prefix_len })
+        }),
         Step::Ipv4Forwarding { link: name } => link(name).is_some_and(|l| l.devconf.forwarding),
         Step::Sysctl { path, value } => current(observed, path) == Some(value),
         Step::Mark { link: name, alias } => link(name).and_then(|l| l.alias.as_ref()) == Some(alias),
-        // Only a privileged process could read these back; the mark stands for them.
-        Step::Neighbour { .. } | Step::Ruleset { .. } => true,
+        // Not read back (the rule set only a privileged process could); the mark stands for them.
+        Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Ruleset { .. } => true,
     })
 }
 
@@ -456,7 +468,9 @@ fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
             value: current(observed, path)?.clone(),
         }),
         // These go with their TAP.
-        Step::AddAddress { .. } | Step::Neighbour { .. } | Step::Mark { .. } => None,
+        Step::AddAddress { .. } | Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Mark { .. } => {
+            None
+        }
     }
 }
 
@@ -483,6 +497,7 @@ impl fmt::Display for Step {
             Self::Neighbour { link, ip, mac } => {
                 write!(f, "add the permanent neighbour {ip} at {} on {link}", Mac(*mac))
             }
+            Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
             Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
             Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
             Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),

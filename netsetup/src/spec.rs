@@ -28,7 +28,7 @@ pub struct NetSpec {
     pub owner: Owner,
 }
 
-/// Numeric ids; TAPs are usable by either.
+/// Numeric ids. The kernel lets a process open a TAP that has both, or has CAP_NET_ADMIN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     pub uid: u32,

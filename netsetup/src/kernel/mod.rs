@@ -6,6 +6,8 @@ mod nft;
 mod sysctl;
 mod tap;
 
+use std::path::Path;
+
 use crate::apply::Kernel;
 use crate::error::{Error, StepFailure};
 use crate::journal::Undo;
@@ -72,6 +74,7 @@ impl Kernel for Linux {
                 self.netlink.add_address(link, *ip, *prefix_len).await
             }
             Step::Neighbour { link, ip, mac } => self.netlink.add_neighbour(link, *ip, *mac).await,
+            Step::LoopbackRoute { link } => self.netlink.add_loopback_route(link).await,
             Step::Ruleset { document } => nft::run(document),
             Step::Ipv4Forwarding { link } => self.netlink.forward_ipv4(link, true).await,
             Step::Sysctl { path, value } => sysctl::write(path, value),
@@ -90,6 +93,8 @@ impl Kernel for Linux {
             Undo::Ipv4Forwarding { link, value } => {
                 gone_is_fine(self.netlink.forward_ipv4(link, *value).await)
             }
+            // With its interface the setting goes too.
+            Undo::Sysctl { path, .. } if !Path::new(path).exists() => Ok(()),
             Undo::Sysctl { path, value } => sysctl::write(path, value),
         }
     }

@@ -1,6 +1,7 @@
 //! Requests over one rtnetlink socket.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::Path;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_core::DefaultNla;
@@ -9,8 +10,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHe
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkMessage,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
-use rtnetlink::{Handle, LinkUnspec};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::link;
 use crate::error::StepFailure;
@@ -20,6 +21,9 @@ use crate::plan::TapStep;
 /// linux/if_link.h: IFLA_INET_CONF, nested, and the attribute of forwarding within it (linux/ip.h).
 const INET_CONF_NESTED: u16 = 1 | 1 << 15;
 const DEVCONF_FORWARDING: u16 = 1;
+
+/// Metric of our route to ::1; the one by `lo` has none and so comes first.
+const BEHIND_THE_KERNELS: u32 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Netlink {
@@ -89,8 +93,9 @@ impl Netlink {
         Ok(())
     }
 
-    /// Everything about a TAP that can be said in one message.
+    /// Everything about a TAP.
     pub(super) async fn configure(&self, tap: &TapStep) -> Result<(), StepFailure> {
+        self.no_link_local_address(&tap.name).await?;
         let mut settings = Vec::new();
         if tap.gateway {
             let mut conf = InetDevConf::default();
@@ -99,9 +104,6 @@ impl Netlink {
             conf.route_localnet = 1;
             settings.push(AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]));
         }
-        // The kernel makes up no link-local address here: the gateway's is fixed, and the helper speaks no IP.
-        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        settings.push(AfSpecUnspec::Inet6(vec![none]));
         let message = LinkUnspec::new_with_index(index(&tap.name)?)
             .address(tap.mac.to_vec())
             .mtu(tap.mtu)
@@ -111,6 +113,21 @@ impl Netlink {
             .up()
             .build();
         self.set(message, "configure the TAP").await
+    }
+
+    /// The gateway's link-local address is fixed and the helper speaks no IP, so the kernel is to make none up.
+    ///
+    /// In a message of its own: of one message, the kernel sees to the flags (up, and with it the address) first
+    /// and to the address families last. By then a small MTU may have taken IPv6 off the interface.
+    async fn no_link_local_address(&self, name: &str) -> Result<(), StepFailure> {
+        if !Path::new("/proc/sys/net/ipv6/conf").join(name).exists() {
+            return Ok(());
+        }
+        let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        let message = LinkUnspec::new_with_index(index(name)?)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]))
+            .build();
+        self.set(message, "set the IPv6 address generation").await
     }
 
     pub(super) async fn set_alias(&self, name: &str, alias: &str) -> Result<(), StepFailure> {
@@ -163,6 +180,18 @@ impl Netlink {
             .link_layer_address(&mac)
             .replace();
         request.execute().await.map_err(failure("add the neighbour"))
+    }
+
+    pub(super) async fn add_loopback_route(&self, name: &str) -> Result<(), StepFailure> {
+        let message = RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(Ipv6Addr::LOCALHOST, 128)
+            .output_interface(index(name)?)
+            .table_id(nix::libc::RT_TABLE_LOCAL.into())
+            .kind(RouteType::Local)
+            .priority(BEHIND_THE_KERNELS)
+            .build();
+        let request = self.handle.route().add(message).replace();
+        request.execute().await.map_err(failure("add the route"))
     }
 
     pub(super) async fn delete(&self, name: &str) -> Result<(), StepFailure> {

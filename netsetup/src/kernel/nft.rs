@@ -1,18 +1,33 @@
 //! The `nft` tool: one call, one transaction.
 
-use nftables::helper::{NftablesError, apply_ruleset_raw};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use crate::error::StepFailure;
 
 pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
-    // The tool needs the capability too; the caller has made it ambient, or nft has it by its uid.
-    match apply_ruleset_raw(&document.to_string(), None::<&str>, &[] as &[&str]) {
-        Ok(_) => Ok(()),
-        Err(NftablesError::NftExecution { inner, .. }) => Err(StepFailure::system("run nft", inner)),
-        Err(NftablesError::NftFailed { stderr, stdout, .. }) => {
-            let said = if stderr.trim().is_empty() { stdout } else { stderr };
-            Err(StepFailure::Nft(said.trim().to_owned()))
-        }
-        Err(other) => Err(StepFailure::Nft(other.to_string())),
+    let failed = |source| StepFailure::system("run nft", source);
+    // The tool needs CAP_NET_ADMIN too: by its uid, or ambient from the caller.
+    let mut nft = Command::new("nft")
+        .args(["-j", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let mut stdin = nft.stdin.take();
+    let written = stdin
+        .as_mut()
+        .map_or(Ok(()), |stdin| stdin.write_all(document.to_string().as_bytes()));
+    drop(stdin);
+    let output = nft.wait_with_output().map_err(failed)?;
+    // What a dying nft says is worth more than that its pipe broke.
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(StepFailure::Nft(match said.trim() {
+            "" => output.status.to_string(),
+            said => said.to_owned(),
+        }));
     }
+    written.map_err(failed)
 }

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::Write;
 
-use nix::unistd::{AccessFlags, access};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::StepFailure;
 use crate::observe::Sysctl;
@@ -11,7 +12,8 @@ use crate::observe::Sysctl;
 /// Absent where the kernel or the namespace has no such setting. Asks whether it could be written without writing.
 pub(super) fn read(path: &str) -> Option<Sysctl> {
     let value = fs::read_to_string(path).ok()?.trim().to_owned();
-    let writable = access(path, AccessFlags::W_OK).is_ok();
+    // By what this process may do now: plain access(2) asks for the real uid without its capabilities.
+    let writable = faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
     Some(Sysctl { value, writable })
 }
 

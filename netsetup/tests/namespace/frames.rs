@@ -1,0 +1,456 @@
+//! Frames through the wiring: what the kernel does with them, not what the rules look like.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use etherparse::{PacketBuilder, SlicedPacket};
+use hawser_netsetup::{PortRange, Ports, Protocol, open_tap};
+
+use crate::pod::{GUEST_MAC, Pod, difference, everything, in_pod, json, masquerade, run, spec, sysctl};
+
+const POD_MAC: [u8; 6] = [0x02, 0, 0, 0x12, 0x34, 0x56];
+const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+const OTHER_V4: [u8; 4] = [192, 0, 2, 77];
+const POD_V4: [u8; 4] = [192, 0, 2, 10];
+const GUEST_V4: [u8; 4] = [10, 0, 2, 2];
+const OTHER_V6: [u8; 16] = v6(0x2001, 0xdb8, 0, 0x77);
+const POD_V6: [u8; 16] = v6(0x2001, 0xdb8, 0, 0x10);
+const GUEST_V6: [u8; 16] = v6(0xfd10, 0, 2, 2);
+const ROUTER_V6: [u8; 16] = v6(0xfe80, 0, 0, 0x99);
+const ALL_NODES: [u8; 16] = v6(0xff02, 0, 0, 1);
+const ALL_ROUTERS: [u8; 16] = v6(0xff02, 0, 0, 2);
+
+const fn v6(a: u16, b: u16, c: u16, last: u16) -> [u8; 16] {
+    std::net::Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last).octets()
+}
+
+/// The far end of a TAP: of the guest's, the server's, or the pod's wire.
+struct End(File);
+
+impl End {
+    fn open(tap: &str) -> Self {
+        Self(File::from(open_tap(tap).unwrap()))
+    }
+
+    fn write(&mut self, frame: &[u8]) {
+        assert_eq!(self.0.write(frame).unwrap(), frame.len());
+    }
+
+    /// Waits for a frame with this payload.
+    fn expect(&mut self, payload: &[u8]) -> Vec<u8> {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match self.next() {
+                Some(frame) if frame.ends_with(payload) => return frame,
+                Some(_) => {}
+                None => {
+                    assert!(
+                        Instant::now() < deadline,
+                        "no frame with {payload:?} in five seconds"
+                    );
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    /// Everything that is there to read. The path through the kernel is one call, so a frame that was written
+    /// before another that has come out will not come later.
+    fn drain(&mut self) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let mut frame = vec![0; 2000];
+            match self.0.read(&mut frame) {
+                // The kernel's own memberships and solicitations come at their own time.
+                Ok(_) if frame.starts_with(&[0x33, 0x33]) && frame[6..12] != GUEST_MAC => {}
+                Ok(length) => {
+                    frame.truncate(length);
+                    return Some(frame);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn udp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4(from.1, to.1, 64)
+        .udp(from.2, to.2);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+fn udp6(from: ([u8; 6], [u8; 16], u16), to: ([u8; 6], [u8; 16], u16), payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.0, to.0)
+        .ipv6(from.1, to.1, 64)
+        .udp(from.2, to.2);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+fn syn(port: u16) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(OTHER_MAC, POD_MAC)
+        .ipv4(OTHER_V4, POD_V4, 64)
+        .tcp(40000, port, 1, 1000)
+        .syn();
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &port.to_be_bytes()).unwrap();
+    frame
+}
+
+fn icmp6(from: ([u8; 6], [u8; 16]), to: ([u8; 6], [u8; 16]), kind: u8, body: &[u8]) -> Vec<u8> {
+    let rest = [body[0], body[1], body[2], body[3]];
+    let builder = PacketBuilder::ethernet2(from.0, to.0)
+        .ipv6(from.1, to.1, 255)
+        .icmpv6_raw(kind, 0, rest);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &body[4..]).unwrap();
+    frame
+}
+
+fn addresses(frame: &[u8]) -> ([u8; 6], std::net::IpAddr, std::net::IpAddr) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let (from, to) = match packet.net.unwrap() {
+        etherparse::NetSlice::Ipv4(ip) => (
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+        ),
+        etherparse::NetSlice::Ipv6(ip) => (
+            ip.header().source_addr().into(),
+            ip.header().destination_addr().into(),
+        ),
+        other => panic!("{other:?}"),
+    };
+    (frame[0..6].try_into().unwrap(), from, to)
+}
+
+/// Until the kernel has noticed that a TAP is open, it drops what is sent there.
+fn wait_for_carrier(tap: &str) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while json(&format!("ip -j link show dev {tap}"))[0]["operstate"] != "UP" {
+        assert!(Instant::now() < deadline, "{tap} stays without carrier");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+async fn wired(pod: Pod) -> (Pod, End, End, End) {
+    wired_with(pod, Ports::All).await
+}
+
+async fn wired_with(pod: Pod, ports: Ports) -> (Pod, End, End, End) {
+    let pod = pod.with_eth0_as_tap();
+    let mut spec = spec();
+    masquerade(&mut spec).ports = ports;
+    let wire = End::open("eth0");
+    run("ip neigh replace 192.0.2.77 lladdr 02:00:00:00:00:99 dev eth0");
+    run("ip neigh replace 2001:db8::77 lladdr 02:00:00:00:00:99 dev eth0");
+    pod.wire(&spec).await;
+    let mut ends = (pod, wire, End::open("tap0"), End::open("srv0"));
+    for tap in ["eth0", "tap0", "srv0"] {
+        wait_for_carrier(tap);
+    }
+    ends.1.drain();
+    ends
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn the_server_hears_and_answers_the_guest() {
+    in_pod(async |pod| {
+        let (_pod, mut wire, mut guest, mut server) = wired(pod).await;
+        let discover = udp((GUEST_MAC, [0; 4], 68), ([0xff; 6], [255; 4], 67), b"discover");
+        let renewal = udp(
+            (GUEST_MAC, GUEST_V4, 68),
+            (GATEWAY_MAC, [10, 0, 2, 1], 67),
+            b"renewal",
+        );
+        let mut link_local = ROUTER_V6;
+        link_local[15] = 7;
+        let solicit = udp6(
+            (GUEST_MAC, link_local, 546),
+            ([0x33, 0x33, 0, 1, 0, 2], v6(0xff02, 0, 0, 0), 547),
+            b"solicit",
+        );
+        let router = icmp6(
+            (GUEST_MAC, link_local),
+            ([0x33, 0x33, 0, 0, 0, 2], ALL_ROUTERS),
+            133,
+            &[0; 4],
+        );
+        for frame in [discover, renewal, solicit, router] {
+            guest.write(&frame);
+            assert_eq!(server.drain(), [frame], "as it was, and once");
+        }
+        let answer = udp(
+            (GATEWAY_MAC, [10, 0, 2, 1], 67),
+            (GUEST_MAC, GUEST_V4, 68),
+            b"offer",
+        );
+        server.write(&answer);
+        assert_eq!(guest.drain(), [answer]);
+        assert_eq!(wire.drain(), [[0; 0]; 0], "and nobody else");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn a_guest_is_no_server_no_router_and_nobody_else() {
+    in_pod(async |pod| {
+        let (_pod, mut wire, mut guest, mut server) = wired(pod).await;
+        let other = (GATEWAY_MAC, OTHER_V4, 7);
+        let frames = [
+            ("another MAC", udp((OTHER_MAC, GUEST_V4, 7), other, b"x")),
+            ("another address", udp((GUEST_MAC, [10, 0, 2, 3], 7), other, b"x")),
+            (
+                "another IPv6 address",
+                udp6(
+                    (GUEST_MAC, v6(0xfd10, 0, 2, 3), 7),
+                    (GATEWAY_MAC, OTHER_V6, 7),
+                    b"x",
+                ),
+            ),
+            (
+                "the pod's loopback",
+                udp((GUEST_MAC, GUEST_V4, 7), (GATEWAY_MAC, [127, 0, 0, 1], 7), b"x"),
+            ),
+            (
+                "a DHCP reply",
+                udp((GUEST_MAC, GUEST_V4, 67), ([0xff; 6], [255; 4], 68), b"x"),
+            ),
+            (
+                "a DHCPv6 reply",
+                udp6((GUEST_MAC, ROUTER_V6, 547), (GATEWAY_MAC, OTHER_V6, 546), b"x"),
+            ),
+            (
+                "a router advertisement",
+                icmp6(
+                    (GUEST_MAC, ROUTER_V6),
+                    ([0x33, 0x33, 0, 0, 0, 1], ALL_NODES),
+                    134,
+                    &[0; 12],
+                ),
+            ),
+            (
+                "a redirect",
+                icmp6((GUEST_MAC, ROUTER_V6), (GATEWAY_MAC, GUEST_V6), 137, &[0; 36]),
+            ),
+        ];
+        for (what, frame) in frames {
+            let dropped = input_count("tap0");
+            guest.write(&frame);
+            assert_eq!(wire.drain(), [[0; 0]; 0], "{what}");
+            assert_eq!(server.drain(), [[0; 0]; 0], "{what}");
+            assert_eq!(guest.drain(), [[0; 0]; 0], "{what}");
+            assert_eq!(
+                input_count("tap0"),
+                dropped,
+                "{what}: not seen by the host either"
+            );
+        }
+        guest.write(&udp((GUEST_MAC, GUEST_V4, 7), other, b"honest"));
+        let frame = wire.expect(b"honest");
+        assert_eq!(
+            addresses(&frame),
+            (OTHER_MAC, POD_V4.into(), OTHER_V4.into()),
+            "behind the pod's address"
+        );
+        guest.write(&udp6(
+            (GUEST_MAC, GUEST_V6, 7),
+            (GATEWAY_MAC, OTHER_V6, 7),
+            b"honest",
+        ));
+        let frame = wire.expect(b"honest");
+        assert_eq!(addresses(&frame), (OTHER_MAC, POD_V6.into(), OTHER_V6.into()));
+    });
+}
+
+/// Packets that the IP stacks took in, all interfaces of the namespace together.
+fn input_count(_: &str) -> u64 {
+    run("cat /proc/thread-self/net/snmp6 /proc/thread-self/net/netstat")
+        .lines()
+        .filter_map(|line| line.strip_prefix("Ip6InReceives"))
+        .map(|count| count.trim().parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn what_is_addressed_to_the_pod_reaches_the_guest() {
+    in_pod(async |pod| {
+        let (_pod, mut wire, mut guest, _server) = wired(pod).await;
+        wire.write(&udp(
+            (OTHER_MAC, OTHER_V4, 40000),
+            (POD_MAC, POD_V4, 9),
+            b"question",
+        ));
+        let frame = guest.expect(b"question");
+        assert_eq!(
+            addresses(&frame),
+            (GUEST_MAC, OTHER_V4.into(), GUEST_V4.into()),
+            "the sender stays"
+        );
+        guest.write(&udp(
+            (GUEST_MAC, GUEST_V4, 9),
+            (GATEWAY_MAC, OTHER_V4, 40000),
+            b"answer",
+        ));
+        let frame = wire.expect(b"answer");
+        assert_eq!(addresses(&frame), (OTHER_MAC, POD_V4.into(), OTHER_V4.into()));
+
+        wire.write(&udp6(
+            (OTHER_MAC, OTHER_V6, 40000),
+            (POD_MAC, POD_V6, 9),
+            b"question6",
+        ));
+        let frame = guest.expect(b"question6");
+        assert_eq!(addresses(&frame), (GUEST_MAC, OTHER_V6.into(), GUEST_V6.into()));
+
+        wire.write(&syn(22));
+        guest.expect(&22_u16.to_be_bytes());
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn what_is_the_pods_stays_in_the_pod() {
+    in_pod(async |pod| {
+        let (_pod, mut wire, mut guest, _server) = wired(pod).await;
+        for port in hawser_netsetup::KEPT_TCP {
+            wire.write(&syn(port));
+        }
+        // Not addressed to the pod: to the guest itself, to a third party, to the pod's loopback.
+        for to in [GUEST_V4, [10, 0, 2, 9], [198, 51, 100, 1], [127, 0, 0, 1]] {
+            wire.write(&udp((OTHER_MAC, OTHER_V4, 40001), (POD_MAC, to, 9), b"transit"));
+        }
+        wire.write(&udp((OTHER_MAC, OTHER_V4, 40002), (POD_MAC, POD_V4, 9), b"last"));
+        let last = guest.expect(b"last");
+        assert_eq!(addresses(&last).0, GUEST_MAC);
+        assert_eq!(guest.drain(), [[0; 0]; 0]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn only_listed_ports_reach_the_guest() {
+    let range = |protocol, first, last| PortRange {
+        protocol,
+        first,
+        last,
+    };
+    let ports = Ports::Listed(vec![range(Protocol::Tcp, 80, 80), range(Protocol::Udp, 100, 200)]);
+    in_pod(async move |pod| {
+        let (_pod, mut wire, mut guest, _server) = wired_with(pod, ports).await;
+        let mut reached = |port: u16| {
+            wire.write(&udp((OTHER_MAC, OTHER_V4, 40000), (POD_MAC, POD_V4, port), b"u"));
+            wire.write(&syn(port));
+            guest.drain().len()
+        };
+        assert_eq!(reached(80), 1);
+        assert_eq!(reached(99), 0);
+        assert_eq!(reached(100), 1);
+        assert_eq!(reached(200), 1);
+        assert_eq!(reached(201), 0);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn the_pod_reaches_its_guest_by_loopback() {
+    in_pod(async |pod| {
+        let (_pod, _wire, mut guest, _server) = wired(pod).await;
+        for (from, to, gateway) in [
+            ("127.0.0.1:0", "127.0.0.1:9", "10.0.2.1"),
+            ("127.0.0.6:0", "127.0.0.1:9", "10.0.2.1"),
+            ("[::1]:0", "[::1]:9", "fd10:0:2::1"),
+        ] {
+            let socket = std::net::UdpSocket::bind(from).unwrap();
+            socket.send_to(b"inside", to).unwrap();
+            let frame = guest.expect(b"inside");
+            assert_eq!(addresses(&frame).0, GUEST_MAC);
+            assert_eq!(addresses(&frame).1, gateway.parse::<std::net::IpAddr>().unwrap());
+            // And back: the guest's answer is the answer of the address that was asked.
+            let port = socket.local_addr().unwrap().port();
+            let answer = if from.starts_with('[') {
+                udp6(
+                    (GUEST_MAC, GUEST_V6, 9),
+                    (GATEWAY_MAC, v6(0xfd10, 0, 2, 1), port),
+                    b"back",
+                )
+            } else {
+                udp(
+                    (GUEST_MAC, GUEST_V4, 9),
+                    (GATEWAY_MAC, [10, 0, 2, 1], port),
+                    b"back",
+                )
+            };
+            guest.write(&answer);
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut buffer = [0; 16];
+            let (length, sender) = socket
+                .recv_from(&mut buffer)
+                .unwrap_or_else(|error| panic!("no answer from {to}: {error}"));
+            assert_eq!((&buffer[..length], sender), (&b"back"[..], to.parse().unwrap()));
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn a_flood_reaches_the_server_in_part() {
+    in_pod(async |pod| {
+        let (_pod, _wire, mut guest, mut server) = wired(pod).await;
+        let discover = udp((GUEST_MAC, [0; 4], 68), ([0xff; 6], [255; 4], 67), b"discover");
+        let mut heard = 0;
+        for _ in 0..5000 {
+            guest.write(&discover);
+            heard += server.drain().len();
+        }
+        assert!((100..2500).contains(&heard), "{heard} of 5000");
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn a_default_route_learnt_by_advertisement_stays() {
+    in_pod(async |pod| {
+        let pod = pod.with_eth0_as_tap();
+        let mut wire = End::open("eth0");
+        run("ip -6 route del default");
+        // Current hop limit, no flags, lifetime 1800 s, no timers (RFC 4861, section 4.2), after the code's four bytes.
+        let advertisement = icmp6(
+            (OTHER_MAC, ROUTER_V6),
+            ([0x33, 0x33, 0, 0, 0, 1], ALL_NODES),
+            134,
+            &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+        );
+        wire.write(&advertisement);
+        let learnt = || run("ip -6 route show default").contains("proto ra");
+        assert!(
+            learnt(),
+            "the kernel takes the advertisement: {}",
+            run("ip -6 route")
+        );
+        let without_age = |text: String| -> String {
+            let words = |line: &str| line.split(" expires ").next().unwrap().to_owned() + "\n";
+            text.lines().map(words).collect()
+        };
+        let before = without_age(everything());
+        let (_, journal) = pod.wire(&spec()).await;
+        assert_eq!(sysctl("ipv6/conf/eth0/accept_ra"), "2");
+        assert!(learnt());
+        wire.write(&advertisement);
+        assert!(learnt());
+        pod.wire(&spec()).await;
+        pod.undo(&journal).await;
+        assert_eq!(difference(&before, &without_age(everything())), [""; 0]);
+    });
+}

@@ -1,0 +1,16 @@
+//! Plans carried out in real network namespaces, one of its own for each test.
+//!
+//! They need root, `ip` and `nft`, so `cargo test` counts them as ignored. `cargo test -- --include-ignored` runs
+//! them; what is then missing fails the test and is named.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod faults;
+mod frames;
+mod pod;
+mod wiring;
