@@ -126,8 +126,8 @@ impl Drop for Netns {
     }
 }
 
-/// Lines of state, each under the part it belongs to. Interface indexes and counters are left out: they change by
-/// themselves.
+/// Lines of state, each under the part it belongs to. Interface indexes, counters and the carrier are left out: they
+/// change by themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot(BTreeMap<String, Vec<String>>);
 
@@ -137,7 +137,13 @@ impl Snapshot {
         let mut links = Vec::new();
         let mut addresses = Vec::new();
         for link in netns.ip_json("address show")?.as_array().into_iter().flatten() {
-            let text = |key: &str| link.get(key).map(Value::to_string).unwrap_or_default();
+            let text = |key: &str| {
+                link.get(key)
+                    .map(Value::to_string)
+                    .unwrap_or_default()
+                    .replace("\"NO-CARRIER\",", "")
+                    .replace(",\"LOWER_UP\"", "")
+            };
             links.push(format!(
                 "{} {} {} {}",
                 text("ifname"),
@@ -215,7 +221,7 @@ fn without_expiry(line: &str) -> String {
     while let Some(word) = words.next() {
         if word == "expires" {
             words.next();
-        } else {
+        } else if word != "linkdown" {
             kept.push(word);
         }
     }

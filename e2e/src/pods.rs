@@ -248,6 +248,8 @@ impl Pod {
         let vmm = self.path("vmm/standin-vmm").display().to_string();
         if matches!(verb, "run" | "setup" | "plan") {
             all.extend(["--state-dir", &state, "--image", &image]);
+        }
+        if verb == "run" {
             all.extend(["--cloud-hypervisor", &vmm]);
         }
         all.extend(args);

@@ -320,6 +320,15 @@ fn dhclient6_releases(context: &Context) -> Result<()> {
     let running = running(context)?;
     let first = running.guest.dhclient("-6", &[])?;
     running.explain(first.wait_for("PRC: Bound", 1, WAIT))?;
+    // What it is killed with unwritten it does not remember.
+    until("the lease is written", WAIT, || {
+        Ok(running
+            .guest
+            .file("run/leases-6")
+            .unwrap_or_default()
+            .contains("iaaddr")
+            .then_some(()))
+    })?;
     drop(first);
     let mut release = running.guest.dhclient("-6", &["-r"])?;
     release.wait_exit(WAIT)?;

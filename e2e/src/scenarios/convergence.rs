@@ -74,6 +74,21 @@ fn converges(pod: Pod, mut guest: Guest, before: &Snapshot) -> Result<(Pod, Gues
     Ok((running.pod, running.guest))
 }
 
+/// The same without a look at the traffic, for sweeps.
+fn comes_and_goes(pod: Pod, mut guest: Guest, before: &Snapshot) -> Result<(Pod, Guest)> {
+    let hawser = pod.hawser("run", &manifest())?;
+    guest.booted_by(&hawser)?;
+    let mut running = Running { hawser, guest, pod };
+    running.stop_cleanly()?;
+    let changes = before.changes(&running.pod.netns.snapshot()?);
+    ensure!(
+        changes.is_empty(),
+        "left behind: {changes:#?}\n{}",
+        running.hawser.transcript()
+    );
+    Ok((running.pod, running.guest))
+}
+
 fn fresh(context: &Context) -> Result<(Pod, Guest, Snapshot)> {
     let pod = Pod::new(&context.programs, PodSpec::default())?;
     let guest = Guest::new(&pod)?;
@@ -94,22 +109,20 @@ fn kill_sweep(context: &Context) -> Result<()> {
     running.stop_cleanly()?;
     (pod, guest) = (running.pod, running.guest);
     for point in 0..12_u32 {
-        // A new guest each time: what the last one counted does not fit a start that was cut short.
-        drop(guest);
-        let _ = std::fs::remove_file(pod.port());
-        guest = Guest::new(&pod)?;
         let delay = whole * (point + 1) / 11;
         let hawser = pod.hawser("run", &manifest())?;
         std::thread::sleep(delay);
         hawser.signal(Signal::SIGKILL)?;
         drop(hawser);
         pod.netns.kill_all()?;
+        // Whether the cut start got as far as the guest is not known, so the count of boots starts afresh.
         drop(guest);
         let _ = std::fs::remove_file(pod.port());
         guest = Guest::new(&pod)?;
-        (pod, guest) =
-            converges(pod, guest, &before).with_context(|| format!("killed after {delay:?} of {whole:?}"))?;
+        (pod, guest) = comes_and_goes(pod, guest, &before)
+            .with_context(|| format!("killed after {delay:?} of {whole:?}"))?;
     }
+    converges(pod, guest, &before)?;
     Ok(())
 }
 
@@ -182,9 +195,9 @@ fn setup_twice(context: &Context) -> Result<()> {
 fn again_and_again(context: &Context) -> Result<()> {
     let (mut pod, mut guest, before) = fresh(context)?;
     for round in 0..10 {
-        (pod, guest) = converges(pod, guest, &before).with_context(|| format!("round {round}"))?;
+        (pod, guest) = comes_and_goes(pod, guest, &before).with_context(|| format!("round {round}"))?;
     }
-    Ok(())
+    converges(pod, guest, &before).map(drop)
 }
 
 fn foreign_tap(context: &Context) -> Result<()> {

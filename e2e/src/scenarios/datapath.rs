@@ -122,7 +122,7 @@ fn ranges(context: &Context) -> Result<()> {
     set(
         &mut vmi,
         "/spec/domain/devices/interfaces/0/portRanges",
-        json!([{"start": 8000, "end": 8999}, {"start": 9100, "end": 9101, "protocol": "UDP"}]),
+        json!([{"start": 8000, "end": 8999, "protocol": "TCP"}, {"start": 9100, "end": 9101, "protocol": "UDP"}]),
     );
     let running = Running::start(context, PodSpec::default(), &vmi)?;
     running.explain(running.guest.configure())?;
@@ -325,7 +325,7 @@ fn several_queues(context: &Context) -> Result<()> {
     let running = Running::start(context, PodSpec::default(), &vmi)?;
     running.explain(running.guest.configure())?;
     let link = running.pod.netns.ip("-d link show dev tap0")?;
-    ensure!(link.contains("multi_queue on"), "{link}");
+    ensure!(link.contains("multi_queue"), "{link}");
     let _server = TcpServer::start(&running.guest.netns, "guest", (ANY6, 80))?;
     reaches(&running.pod.node, (POD4, 80), "guest")?;
     reaches(&running.pod.node, (POD6, 80), "guest").map(drop)

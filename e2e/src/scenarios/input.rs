@@ -43,6 +43,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: no_interface,
     },
     Scenario {
+        name: "a port range is of TCP by default",
+        run: range_protocol,
+    },
+    Scenario {
         name: "missing guest image",
         run: no_image,
     },
@@ -184,7 +188,7 @@ fn refusals(context: &Context) -> Result<()> {
             "spec.domain.devices.interfaces[0].ports[2]",
             "spec.domain.devices.interfaces[0].macAddress",
             "spec.domain.devices.interfaces[0].model",
-            "spec.domain.devices.disks[0]",
+            "spec.domain.devices.disks",
             "spec.networks[0].pod.vmNetworkCIDR",
         ],
     )
@@ -214,6 +218,18 @@ fn no_interface(context: &Context) -> Result<()> {
     let changes = before.changes(&pod.netns.snapshot()?);
     ensure!(changes.is_empty(), "{changes:#?}");
     Ok(())
+}
+
+fn range_protocol(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    let mut vmi = vmi(Value::Null);
+    set(
+        &mut vmi,
+        "/spec/domain/devices/interfaces/0/portRanges",
+        json!([{"start": 8000, "end": 8999}]),
+    );
+    let mut hawser = pod.hawser("plan", &vmi)?;
+    expect_exit(exit_code(&mut hawser)?, 0, &hawser)
 }
 
 fn no_image(context: &Context) -> Result<()> {

@@ -142,15 +142,16 @@ fn read_only_explicit(context: &Context) -> Result<()> {
     Ok(())
 }
 
+/// The kernel lets the namespace's administrator write its sysctls, whoever that is.
 fn net_admin(context: &Context) -> Result<()> {
-    // The files of /proc/sys are root's: writable as mounted is not writable by this user.
-    without6(
-        context,
-        PodSpec {
-            privileges: Privileges::NetAdmin,
-            ..PodSpec::default()
-        },
-    )
+    let spec = PodSpec {
+        privileges: Privileges::NetAdmin,
+        ..PodSpec::default()
+    };
+    let mut running = Running::start(context, spec, &vmi(json!([{"port": 80}])))?;
+    running.explain(running.guest.configure())?;
+    both(&running)?;
+    running.stop_cleanly()
 }
 
 fn few_root(context: &Context) -> Result<()> {
