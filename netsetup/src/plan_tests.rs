@@ -1,1 +1,437 @@
+//! Plans as text, every refusal and note, and properties over a model of the kernel.
 
+use super::*;
+use crate::observe::{Devconf, TapFacts};
+use crate::spec::{PortRange, Ports, Protocol};
+
+#[path = "plan_tests/model.rs"]
+mod model;
+
+fn pod() -> Observed {
+    let address = |ip: &str, prefix_len| Address {
+        ip: ip.parse().unwrap(),
+        prefix_len,
+    };
+    let lo = Link {
+        index: 1,
+        name: "lo".into(),
+        mtu: 65536,
+        up: true,
+        addresses: vec![address("127.0.0.1", 8), address("::1", 128)],
+        ..Link::default()
+    };
+    let eth0 = Link {
+        index: 2,
+        name: "eth0".into(),
+        mac: Some([0x02, 0, 0, 0x12, 0x34, 0x56]),
+        mtu: 1450,
+        up: true,
+        kind: Some("veth".into()),
+        addresses: vec![
+            address("fe80::10", 64),
+            address("192.0.2.10", 24),
+            address("2001:db8::10", 64),
+        ],
+        accept_ra: Some(sysctl("1")),
+        ..Link::default()
+    };
+    Observed {
+        links: vec![lo, eth0],
+        ipv6_forwarding: Some(sysctl("0")),
+    }
+}
+
+fn sysctl(value: &str) -> Sysctl {
+    Sysctl {
+        value: value.into(),
+        writable: true,
+    }
+}
+
+fn eth0(observed: &mut Observed) -> &mut Link {
+    link(observed, "eth0")
+}
+
+fn link<'a>(observed: &'a mut Observed, name: &str) -> &'a mut Link {
+    let found = observed.links.iter_mut().find(|link| link.name == name);
+    found.unwrap_or_else(|| panic!("no link {name}"))
+}
+
+fn add_tap(observed: &mut Observed, name: &str, alias: Option<&str>) {
+    observed.links.push(Link {
+        index: 9,
+        name: name.into(),
+        kind: Some("tun".into()),
+        alias: alias.map(str::to_owned),
+        tap: Some(TapFacts::default()),
+        ..Link::default()
+    });
+}
+
+fn spec() -> NetSpec {
+    NetSpec {
+        nics: vec![Nic {
+            name: "default".into(),
+            pod_interface: "eth0".into(),
+            tap: "tap0".into(),
+            server_tap: "srv0".into(),
+            queue_pairs: 1,
+            guest_mac: Some([0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee]),
+            wiring: Wiring::Masquerade(Masquerade {
+                v4: "10.0.2.0/24".parse().unwrap(),
+                v6: "fd10:0:2::/120".parse().unwrap(),
+                v6_required: false,
+                ports: Ports::All,
+                istio: false,
+            }),
+        }],
+        owner: Owner { uid: 107, gid: 107 },
+    }
+}
+
+fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
+    let Wiring::Masquerade(masquerade) = &mut spec.nics[0].wiring;
+    masquerade
+}
+
+fn range(protocol: Protocol, first: u16, last: u16) -> PortRange {
+    PortRange {
+        protocol,
+        first,
+        last,
+    }
+}
+
+fn text(plan: &Plan) -> String {
+    let steps = plan.steps.iter().map(ToString::to_string);
+    let notes = plan.notes.iter().map(|note| format!("note: {note}"));
+    let undo = plan.journal.undo.iter().map(|undo| format!("undo: {undo}"));
+    steps.chain(notes).chain(undo).collect::<Vec<_>>().join("\n")
+}
+
+fn ruleset(plan: &Plan) -> &serde_json::Value {
+    plan.steps
+        .iter()
+        .find_map(|step| match step {
+            Step::Ruleset { document } => Some(&**document),
+            _ => None,
+        })
+        .unwrap()
+}
+
+/// The document with one command a line.
+fn ruleset_text(spec: &NetSpec) -> String {
+    let plan = Plan::new(spec, &pod()).unwrap();
+    let commands = ruleset(&plan)["nftables"].as_array().unwrap();
+    commands.iter().map(|command| format!("{command}\n")).collect()
+}
+
+fn count(spec: &NetSpec, object: &str) -> usize {
+    ruleset_text(spec)
+        .lines()
+        .filter(|line| line.starts_with(&format!("{{\"add\":{{\"{object}\"")))
+        .count()
+}
+
+fn elements(spec: &NetSpec, set: &str) -> serde_json::Value {
+    let text = ruleset_text(spec);
+    let line = text
+        .lines()
+        .find(|line| line.contains(&format!("\"name\":\"{set}\"")))
+        .unwrap();
+    serde_json::from_str::<serde_json::Value>(line).unwrap()["add"]["set"]["elem"].clone()
+}
+
+#[test]
+fn a_plan_reads_like_what_it_does() {
+    insta::assert_snapshot!(text(&Plan::new(&spec(), &pod()).unwrap()));
+}
+
+#[test]
+fn a_plan_for_a_pod_that_learnt_its_route_by_advertisement() {
+    let mut pod = pod();
+    eth0(&mut pod).default_route_by_ra = true;
+    let mut spec = spec();
+    spec.nics[0].queue_pairs = 4;
+    spec.nics[0].guest_mac = None;
+    insta::assert_snapshot!(text(&Plan::new(&spec, &pod).unwrap()));
+}
+
+#[test]
+fn rules_for_all_ports() {
+    insta::assert_snapshot!(ruleset_text(&spec()));
+}
+
+#[test]
+fn rules_for_listed_ports_and_istio() {
+    let mut spec = spec();
+    masquerade(&mut spec).istio = true;
+    masquerade(&mut spec).ports = Ports::Listed(vec![
+        range(Protocol::Tcp, 80, 80),
+        range(Protocol::Udp, 5000, 5999),
+    ]);
+    insta::assert_snapshot!(ruleset_text(&spec));
+}
+
+#[test]
+fn tables_are_removed_whether_or_not_they_are_there() {
+    insta::assert_snapshot!(crate::ruleset::removal().to_string());
+}
+
+#[test]
+fn the_number_of_rules_does_not_depend_on_the_number_of_ports() {
+    let with = |ports: Vec<PortRange>| {
+        let mut spec = spec();
+        masquerade(&mut spec).ports = Ports::Listed(ports);
+        (count(&spec, "rule"), count(&spec, "set"))
+    };
+    let many = (0..1000).map(|n| range(Protocol::Tcp, 2 * n, 2 * n)).collect();
+    assert_eq!(with(vec![range(Protocol::Tcp, 80, 80)]), with(many));
+}
+
+#[test]
+fn touching_and_overlapping_ranges_become_one() {
+    use Protocol::{Tcp, Udp};
+    let mut spec = spec();
+    masquerade(&mut spec).ports = Ports::Listed(vec![
+        range(Tcp, 65535, 65535),
+        range(Tcp, 90, 95),
+        range(Tcp, 80, 89),
+        range(Tcp, 94, 100),
+        range(Tcp, 94, 96),
+        range(Udp, 101, 101),
+        range(Tcp, 102, 102),
+        range(Tcp, 65000, 65534),
+    ]);
+    assert_eq!(
+        elements(&spec, "tap0-tcp").to_string(),
+        r#"[{"range":[80,100]},102,{"range":[65000,65535]}]"#
+    );
+    assert_eq!(elements(&spec, "tap0-udp").to_string(), "[101]");
+}
+
+#[test]
+fn ports_of_a_sidecar_stay_in_the_pod_with_istio_only() {
+    let mut spec = spec();
+    assert_eq!(elements(&spec, "tap0-kept").as_array().unwrap().len(), 3);
+    masquerade(&mut spec).istio = true;
+    assert_eq!(elements(&spec, "tap0-kept").as_array().unwrap().len(), 13);
+}
+
+#[test]
+fn every_refusal_names_its_object_and_a_way_out() {
+    type Change = fn(&mut NetSpec, &mut Observed);
+    let cases: [(&str, Change, &str); 12] = [
+        (
+            "no such interface",
+            |_, pod| pod.links.truncate(1),
+            "eth0: the pod's network namespace has no such interface",
+        ),
+        (
+            "the guest's network is the pod's",
+            |spec, _| masquerade(spec).v4 = "192.0.2.0/28".parse().unwrap(),
+            "eth0: its address 192.0.2.10/24 overlaps the guest network 192.0.2.0/28: choose another with vmNetworkCIDR",
+        ),
+        (
+            "the guest's network holds the pod's",
+            |spec, _| masquerade(spec).v4 = "192.0.0.0/16".parse().unwrap(),
+            "overlaps the guest network 192.0.0.0/16",
+        ),
+        (
+            "the same for IPv6",
+            |spec, _| masquerade(spec).v6 = "2001:db8::/120".parse().unwrap(),
+            "overlaps the guest network 2001:db8::/120: choose another with vmIPv6NetworkCIDR",
+        ),
+        (
+            "wired by KubeVirt",
+            |_, pod| {
+                pod.links.push(Link {
+                    name: "k6t-eth0".into(),
+                    kind: Some("bridge".into()),
+                    ..Link::default()
+                });
+            },
+            "k6t-eth0: KubeVirt's node agent has wired this pod",
+        ),
+        (
+            "somebody's TAP",
+            |_, pod| add_tap(pod, "tap0", None),
+            "tap0: an interface of this name is there and was not made by hawser: remove it, or start in a fresh pod",
+        ),
+        (
+            "somebody's helper",
+            |_, pod| add_tap(pod, "srv0", Some("libvirt")),
+            "srv0: an interface of this name",
+        ),
+        (
+            "our alias on something else",
+            |_, pod| {
+                add_tap(pod, "tap0", Some("hawser default 0011"));
+                pod.links[2].kind = Some("dummy".into());
+            },
+            "tap0: an interface of this name",
+        ),
+        (
+            "no address",
+            |_, pod| {
+                eth0(pod)
+                    .addresses
+                    .retain(|a| a.ip == "fe80::10".parse::<IpAddr>().unwrap())
+            },
+            "eth0: no address that masquerade could use",
+        ),
+        (
+            "IPv6 wanted where the pod has none",
+            |spec, pod| {
+                masquerade(spec).v6_required = true;
+                eth0(pod).addresses.retain(|a| a.ip.is_ipv4());
+            },
+            "eth0: the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address",
+        ),
+        (
+            "IPv6 wanted where it cannot be forwarded",
+            |spec, pod| {
+                masquerade(spec).v6_required = true;
+                pod.ipv6_forwarding.as_mut().unwrap().writable = false;
+            },
+            "eth0: net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1",
+        ),
+        (
+            "no MAC to take",
+            |spec, pod| {
+                spec.nics[0].guest_mac = None;
+                eth0(pod).mac = None;
+            },
+            "eth0: the interface has no MAC for the guest to take: set macAddress",
+        ),
+    ];
+    for (name, change, wanted) in cases {
+        let (mut spec, mut pod) = (spec(), pod());
+        change(&mut spec, &mut pod);
+        let said = Plan::new(&spec, &pod)
+            .map(|plan| text(&plan))
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains(wanted), "{name}: {said}");
+    }
+}
+
+#[test]
+fn what_the_namespace_holds_of_others_is_told_from_what_the_pod_lacks() {
+    let mut foreign = pod();
+    add_tap(&mut foreign, "tap0", None);
+    assert!(matches!(Plan::new(&spec(), &foreign), Err(Error::NotOurs { .. })));
+    let mut bare = pod();
+    bare.links.truncate(1);
+    assert!(matches!(Plan::new(&spec(), &bare), Err(Error::Unfit { .. })));
+}
+
+#[test]
+fn doing_without_ipv6_is_said_and_why() {
+    type Change = fn(&mut Observed);
+    let cases: [(&str, Change, Option<&str>); 6] = [
+        ("nothing wrong", |_| {}, None),
+        (
+            "no IPv6 in the pod",
+            |pod| eth0(pod).addresses.retain(|a| a.ip.is_ipv4()),
+            None,
+        ),
+        (
+            "set by the pod",
+            |pod| {
+                pod.ipv6_forwarding = Some(Sysctl {
+                    value: "1".into(),
+                    writable: false,
+                });
+            },
+            None,
+        ),
+        (
+            "read-only",
+            |pod| pod.ipv6_forwarding.as_mut().unwrap().writable = false,
+            Some("default: IPv6 is off for the guest: net.ipv6.conf.all.forwarding is 0 and read-only here"),
+        ),
+        (
+            "a small MTU",
+            |pod| eth0(pod).mtu = 1279,
+            Some("default: IPv6 is off for the guest: the MTU of eth0 is 1279, and IPv6 needs 1280"),
+        ),
+        (
+            "a kernel without",
+            |pod| pod.ipv6_forwarding = None,
+            Some("default: IPv6 is off for the guest: the kernel has no net.ipv6.conf.all.forwarding"),
+        ),
+    ];
+    for (name, change, wanted) in cases {
+        let mut pod = pod();
+        change(&mut pod);
+        let plan = Plan::new(&spec(), &pod).unwrap();
+        match wanted {
+            Some(wanted) => {
+                assert!(
+                    plan.notes.len() == 1 && plan.notes[0].starts_with(wanted),
+                    "{name}: {:?}",
+                    plan.notes
+                );
+                assert!(plan.nics[0].v6.is_none(), "{name}");
+            }
+            None => assert_eq!(plan.notes, [""; 0], "{name}"),
+        }
+    }
+}
+
+#[test]
+fn gateway_is_the_first_address_and_guest_the_second() {
+    let mut spec = spec();
+    // As a manifest may have it: with host bits.
+    masquerade(&mut spec).v4 = "172.30.0.77/26".parse().unwrap();
+    let plan = Plan::new(&spec, &pod()).unwrap();
+    let (v4, v6) = (plan.nics[0].v4.unwrap(), plan.nics[0].v6.unwrap());
+    assert_eq!(v4.network.to_string(), "172.30.0.64/26");
+    assert_eq!(
+        (v4.gateway.to_string(), v4.guest.to_string()),
+        ("172.30.0.65".into(), "172.30.0.66".into())
+    );
+    assert_eq!(v4.pod.to_string(), "192.0.2.10");
+    assert_eq!(
+        (v6.gateway.to_string(), v6.guest.to_string()),
+        ("fd10:0:2::1".into(), "fd10:0:2::2".into())
+    );
+    assert_eq!(v6.pod.to_string(), "2001:db8::10");
+}
+
+#[test]
+fn what_someone_changed_since_is_put_right() {
+    let mut done = model::Model::new(pod());
+    done.apply(&Plan::new(&spec(), &done.observed).unwrap());
+    assert_eq!(Plan::new(&spec(), &done.observed).unwrap().steps, []);
+    type Change = fn(&mut Link);
+    let changes: [(&str, Change); 8] = [
+        ("down", |tap| tap.up = false),
+        ("MTU", |tap| tap.mtu = 1400),
+        ("MAC", |tap| tap.mac = Some([2, 2, 2, 2, 2, 2])),
+        ("address", |tap| tap.addresses.truncate(1)),
+        ("prefix", |tap| tap.addresses[0].prefix_len = 25),
+        ("forwarding", |tap| {
+            tap.devconf = Devconf {
+                forwarding: false,
+                ..tap.devconf
+            }
+        }),
+        ("route_localnet", |tap| {
+            tap.devconf = Devconf {
+                route_localnet: false,
+                ..tap.devconf
+            }
+        }),
+        ("owner", |tap| tap.tap.as_mut().unwrap().owner = Some(0)),
+    ];
+    for (name, change) in changes {
+        let mut changed = done.clone();
+        change(link(&mut changed.observed, "tap0"));
+        let plan = Plan::new(&spec(), &changed.observed).unwrap();
+        assert_ne!(plan.steps, [], "{name}");
+        changed.apply(&plan);
+        assert_eq!(changed, done, "{name}");
+    }
+}
