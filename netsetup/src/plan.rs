@@ -135,8 +135,10 @@ impl Plan {
             }
         }
         let wanted = plan.wanted(spec, observed);
+        // Also when nothing is left to do: whoever finds the pod wired takes it down, even if the journal of the start
+        // that wired it is lost.
+        plan.journal.undo = wanted.iter().filter_map(|step| undo_of(step, observed)).collect();
         if !is_done(&wanted, observed) {
-            plan.journal.undo = wanted.iter().filter_map(|step| undo_of(step, observed)).collect();
             plan.steps = wanted;
         }
         Ok(plan)

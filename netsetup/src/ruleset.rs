@@ -178,12 +178,13 @@ fn translate(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
     let local = equal(
         Expression::Named(NamedExpression::Fib(Fib {
             result: FibResult::Type,
-            flags: HashSet::from([FibFlag::Daddr]),
+            flags: HashSet::from([FibFlag::Daddr, FibFlag::Iif]),
         })),
         text("local"),
     );
     let arrives = equal(meta(MetaKey::Iifname), text(&nic.pod_interface));
-    // Matching the interface alone would take transit traffic too (CVE-2025-67499).
+    // Matching the interface alone would take transit traffic too (CVE-2025-67499); and any local address would be
+    // 127.0.0.1 and the gateway's too, which nobody outside has a claim to.
     let mut from_outside = vec![arrives, local];
     if masquerade.istio {
         // The sidecar takes the rest and connects to the guest from inside the pod.
@@ -512,6 +513,22 @@ impl Objects {
             objects: Cow::Owned(self.0),
         };
         // The crate's types are plain data: turning them into JSON cannot fail.
-        serde_json::to_value(document).unwrap_or_default()
+        let mut document = serde_json::to_value(document).unwrap_or_default();
+        sort_flags(&mut document);
+        document
+    }
+}
+
+/// The crate keeps flags in hash sets; the same rules must be the same text every time.
+fn sort_flags(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(object) => {
+            if let Some(serde_json::Value::Array(flags)) = object.get_mut("flags") {
+                flags.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            }
+            object.values_mut().for_each(sort_flags);
+        }
+        serde_json::Value::Array(array) => array.iter_mut().for_each(sort_flags),
+        _ => {}
     }
 }

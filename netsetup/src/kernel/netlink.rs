@@ -6,7 +6,7 @@ use std::path::Path;
 use futures_util::TryStreamExt;
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkMessage,
 };
@@ -157,11 +157,8 @@ impl Netlink {
         let mut request = self.handle.address().add(index(name)?, ip, prefix_len).replace();
         if ip.is_ipv6() {
             // Nobody else is on this link, and an address that is still being probed answers no solicitation.
-            let message = request.message_mut();
-            message.header.flags |= AddressHeaderFlags::Nodad;
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            let flags = AddressAttribute::Flags(AddressFlags::Nodad);
+            request.message_mut().attributes.push(flags);
         }
         request.execute().await.map_err(failure("add the address"))
     }

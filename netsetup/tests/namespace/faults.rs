@@ -1,6 +1,6 @@
 //! Kills and failures part of the way.
 
-use hawser_netsetup::{Error, Linux, Step, apply};
+use hawser_netsetup::{Error, Linux, Step, Undo, apply};
 
 use crate::pod::{difference, everything, in_pod, masquerade, outcome, plan, run, spec};
 
@@ -76,7 +76,11 @@ fn what_is_gone_already_is_no_failure() {
         let pod = pod.with_eth0();
         let mut spec = spec();
         masquerade(&mut spec).v6_required = true;
-        let (_, journal) = pod.wire(&spec).await;
+        let (_, mut journal) = pod.wire(&spec).await;
+        journal.undo.push(Undo::Sysctl {
+            path: "/proc/sys/net/ipv6/conf/eth0/accept_ra".into(),
+            value: "1".into(),
+        });
         for line in [
             "ip link del tap0",
             "ip link del srv0",

@@ -36,6 +36,7 @@ fn the_kernel_has_what_the_plan_says() {
             ["10.0.2.1/24", "fd10:0:2::1/120", "fe80::1/64"]
         );
         assert_eq!(addresses("srv0"), [""; 0]);
+        assert_eq!(run("ip -6 address show dev tap0 tentative"), "");
         let neighbours = run("ip neigh show dev tap0 nud permanent");
         for guest in ["10.0.2.2", "fd10:0:2::2"] {
             let wanted = format!("{guest} lladdr 02:aa:bb:cc:dd:ee PERMANENT");
