@@ -22,7 +22,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Wire the pod, serve the guest its addresses, run it until it ends, take the wiring down.
-    Run(RunArgs),
+    Run(Common),
     /// Only wire the pod, for an init container that holds NET_ADMIN; `run` then finds it done.
     Setup(Common),
     /// Say what `run` would do here. Changes nothing and needs no privilege.
@@ -33,15 +33,6 @@ pub enum Command {
     Schema,
     /// Print the version.
     Version,
-}
-
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    #[command(flatten)]
-    pub common: Common,
-    /// The cloud-hypervisor binary; looked for on PATH by default.
-    #[arg(long, value_name = "PATH", env = "CLOUD_HYPERVISOR", default_value = "cloud-hypervisor")]
-    pub cloud_hypervisor: PathBuf,
 }
 
 /// What `run`, `setup` and `plan` have in common.
@@ -61,6 +52,14 @@ pub struct Common {
     /// Numeric user id that the guest's processes run as, when hawser itself runs as root.
     #[arg(long, value_name = "UID", default_value_t = 107, value_parser = clap::value_parser!(u32).range(1..))]
     pub uid: u32,
+    /// The cloud-hypervisor binary; looked for on PATH by default.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CLOUD_HYPERVISOR",
+        default_value = "cloud-hypervisor"
+    )]
+    pub cloud_hypervisor: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -83,7 +82,12 @@ pub enum Format {
 pub struct CheckArgs {
     #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
     pub state_dir: PathBuf,
-    #[arg(long, value_name = "PATH", env = "CLOUD_HYPERVISOR", default_value = "cloud-hypervisor")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "CLOUD_HYPERVISOR",
+        default_value = "cloud-hypervisor"
+    )]
     pub cloud_hypervisor: PathBuf,
 }
 

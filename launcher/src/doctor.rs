@@ -26,7 +26,10 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         Err(_) => Owner { uid: 107, gid: 107 },
     };
     let mut findings = vec![match owner {
-        Ok(owner) => Finding::Good(format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)),
+        Ok(owner) => Finding::Good(format!(
+            "user: the guest's processes run as {}:{}",
+            owner.uid, owner.gid
+        )),
         Err(failure) => Finding::Bad(failure),
     }];
     for device in privileges::DEVICES {
@@ -55,7 +58,11 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
             }
         }
     }
-    Ok(if fit { ExitCode::Success } else { ExitCode::PodUnfit })
+    Ok(if fit {
+        ExitCode::Success
+    } else {
+        ExitCode::PodUnfit
+    })
 }
 
 fn net_admin() -> Finding {
@@ -72,18 +79,26 @@ fn net_admin() -> Finding {
 fn program(name: &str, path: &Path, remedy: &str) -> Finding {
     match on_path(path) {
         Some(path) => Finding::Good(format!("{name}: {}", path.display())),
-        None => Finding::Bad(Failure::new(ExitCode::PodUnfit, format!("{name}: not found on PATH")).remedy(remedy)),
+        None => Finding::Bad(
+            Failure::new(ExitCode::PodUnfit, format!("{name}: not found on PATH")).remedy(remedy),
+        ),
     }
 }
 
 fn state_dir(path: &Path) -> Finding {
-    let nearest = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let nearest = path
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     if nix::unistd::access(nearest, nix::unistd::AccessFlags::W_OK).is_ok() {
         return Finding::Good(format!("state directory: {}", path.display()));
     }
     Finding::Bad(
-        Failure::new(ExitCode::PodUnfit, format!("state directory: {} is not writable", nearest.display()))
-            .remedy("mount a writable volume there (emptyDir), or name another with --state-dir"),
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!("state directory: {} is not writable", nearest.display()),
+        )
+        .remedy("mount a writable volume there (emptyDir), or name another with --state-dir"),
     )
 }
 
@@ -99,8 +114,11 @@ fn namespace() -> Vec<Finding> {
     };
     let Some(pod) = observed.link("eth0") else {
         return vec![Finding::Bad(
-            Failure::new(ExitCode::PodUnfit, "eth0: the pod's network namespace has no such interface")
-                .remedy("run in a pod with a network of its own, not in the host's"),
+            Failure::new(
+                ExitCode::PodUnfit,
+                "eth0: the pod's network namespace has no such interface",
+            )
+            .remedy("run in a pod with a network of its own, not in the host's"),
         )];
     };
     let addresses: Vec<_> = pod
@@ -114,9 +132,15 @@ fn namespace() -> Vec<Finding> {
             Failure::new(ExitCode::PodUnfit, "eth0: no global address").remedy("see to the pod's CNI"),
         ));
     } else {
-        findings.push(Finding::Good(format!("eth0: {}, MTU {}", addresses.join(", "), pod.mtu)));
+        findings.push(Finding::Good(format!(
+            "eth0: {}, MTU {}",
+            addresses.join(", "),
+            pod.mtu
+        )));
     }
-    findings.push(Finding::Good("forwarding: IPv4 is switched on per interface over netlink".into()));
+    findings.push(Finding::Good(
+        "forwarding: IPv4 is switched on per interface over netlink".into(),
+    ));
     if pod.global_v6().next().is_some() {
         findings.push(match &observed.ipv6_forwarding {
             Some(sysctl) if sysctl.value == "1" => Finding::Good("forwarding: IPv6 is on".into()),
@@ -134,8 +158,14 @@ fn namespace() -> Vec<Finding> {
 /// The VMM's binary: a path, or a name on PATH.
 pub(crate) fn find_program(program: &Path) -> Result<PathBuf, Failure> {
     on_path(program).ok_or_else(|| {
-        Failure::new(ExitCode::PodUnfit, format!("cloud-hypervisor: {} is not an executable file", program.display()))
-            .remedy("put cloud-hypervisor on PATH, or say where it is with --cloud-hypervisor")
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!(
+                "cloud-hypervisor: {} is not an executable file",
+                program.display()
+            ),
+        )
+        .remedy("put cloud-hypervisor on PATH, or say where it is with --cloud-hypervisor")
     })
 }
 
@@ -147,5 +177,7 @@ fn on_path(program: &Path) -> Option<PathBuf> {
         return fs::canonicalize(program).ok().filter(executable);
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(executable)
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(executable)
 }

@@ -90,7 +90,10 @@ impl From<hawser_netsetup::Error> for Failure {
                 ExitCode::PodUnfit,
                 Some("run hawser check in this pod; what had been done was taken back"),
             ),
-            Net::Journal { .. } => (ExitCode::PodUnfit, Some("give --state-dir a directory that hawser can write")),
+            Net::Journal { .. } => (
+                ExitCode::PodUnfit,
+                Some("give --state-dir a directory that hawser can write"),
+            ),
         };
         let failure = Self::new(code, "network").because(error);
         match remedy {
@@ -107,8 +110,13 @@ mod tests {
     #[test]
     fn the_chain_is_printed_once_and_the_remedy_last() {
         let io = std::io::Error::other("no space");
-        let failure = Failure::new(ExitCode::PodUnfit, "write the journal").because(io).remedy("make room");
-        assert_eq!(failure.to_string(), "hawser: write the journal: no space\n  remedy: make room");
+        let failure = Failure::new(ExitCode::PodUnfit, "write the journal")
+            .because(io)
+            .remedy("make room");
+        assert_eq!(
+            failure.to_string(),
+            "hawser: write the journal: no space\n  remedy: make room"
+        );
         assert_eq!(failure.code() as i32, 4);
     }
 }

@@ -36,7 +36,11 @@ pub(crate) fn kernel_files(common: &Common, boot: &KernelBoot) -> Result<KernelF
     };
     Ok(KernelFiles {
         kernel: file("kernelPath", kernel)?,
-        initrd: boot.initrd_path.as_deref().map(|path| file("initrdPath", path)).transpose()?,
+        initrd: boot
+            .initrd_path
+            .as_deref()
+            .map(|path| file("initrdPath", path))
+            .transpose()?,
         cmdline: boot.kernel_args.clone(),
     })
 }
@@ -56,11 +60,20 @@ fn resolve(directory: &Path, path: &str, field: &str) -> Result<PathBuf, Failure
             Errno::EXDEV | Errno::ELOOP => "it leads out of the image, or links in a circle".to_owned(),
             errno => errno.desc().to_owned(),
         };
-        Failure::new(ExitCode::PodUnfit, format!("{field}: {path} in {}: {why}", directory.display())).remedy(format!(
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!("{field}: {path} in {}: {why}", directory.display()),
+        )
+        .remedy(format!(
             "mount the image there, or say where it is with --image {KERNEL_BOOT}=DIR"
         ))
     };
-    let root = open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(fail)?;
+    let root = open(
+        directory,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(fail)?;
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -74,9 +87,8 @@ fn resolve(directory: &Path, path: &str, field: &str) -> Result<PathBuf, Failure
         ));
     }
     // The VMM opens by name; this is the name of what was checked, without a link in it.
-    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(|error| {
-        Failure::new(ExitCode::Internal, format!("{field}: {path}")).because(error)
-    })
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .map_err(|error| Failure::new(ExitCode::Internal, format!("{field}: {path}")).because(error))
 }
 
 #[cfg(test)]
@@ -114,7 +126,10 @@ mod tests {
             ("/missing", "No such file"),
         ] {
             let failure = resolve(dir.path(), path, "spec.field").unwrap_err().to_string();
-            assert!(failure.contains("spec.field: ") && failure.contains(why), "{failure}");
+            assert!(
+                failure.contains("spec.field: ") && failure.contains(why),
+                "{failure}"
+            );
         }
     }
 }

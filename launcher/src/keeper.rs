@@ -1,8 +1,9 @@
 //! The process that stays behind: PID 1 of the container, and the only one with a capability while a guest runs.
 //!
-//! It forks the supervisor and then does four things: it reaps every orphan of the container, passes on the wish to
-//! stop, waits for the supervisor's verdict, and hands back control so that the wiring can be taken down. It reads
-//! nothing from the guest, from the VMM or from the network; its only inputs are signals and exit statuses.
+//! It forks the supervisor, wires the pod while that starts the VMM, and says when the guest may run. Then it does four
+//! things: it reaps every orphan of the container, passes on the wish to stop, waits for the supervisor's verdict, and
+//! hands back control so that the wiring can be taken down. It reads nothing from the guest, from the VMM or from the
+//! network once the guest runs; its only inputs are then signals and exit statuses.
 //!
 //! The fork happens while the process has one thread and no runtime.
 
@@ -21,28 +22,47 @@ use crate::privileges;
 /// Signals that mean: end the guest in good order.
 const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// How the supervisor is told to stop: a byte for each signal; the end of the pipe means the keeper is gone.
-pub(crate) type StopPipe = OwnedFd;
+/// What the keeper tells the supervisor, a byte each; the end of the pipe means the keeper is gone.
+pub(crate) const GO: u8 = b'g';
+pub(crate) const STOP_GUEST: u8 = b's';
 
-/// Runs `supervise` in a child and waits until that and everything it started has ended.
-pub(crate) fn keep(supervise: impl FnOnce(StopPipe) -> ExitCode) -> Result<ExitCode, Failure> {
+/// The supervisor's end of that pipe.
+pub(crate) type Orders = OwnedFd;
+
+/// How it went, in both halves.
+pub(crate) struct Kept<T> {
+    /// What wiring the pod came to. A supervisor that never heard `GO` has run no guest.
+    pub(crate) wired: Result<T, Failure>,
+    pub(crate) verdict: ExitCode,
+}
+
+/// Runs `supervise` in a child and `wire` here beside it, lets the guest run when the wiring is done, and waits until
+/// the child and everything it started has ended.
+pub(crate) fn keep<T>(
+    supervise: impl FnOnce(Orders) -> ExitCode,
+    wire: impl FnOnce() -> Result<T, Failure>,
+) -> Result<Kept<T>, Failure> {
     let fail = |what: &'static str| move |errno: Errno| Failure::new(ExitCode::Internal, what).because(errno);
     // Blocked before the fork, so that a signal that comes in between waits for us.
     let mut watched = SigSet::empty();
-    STOP.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| watched.add(signal));
+    STOP.into_iter()
+        .chain([Signal::SIGCHLD])
+        .for_each(|signal| watched.add(signal));
     let before = watched
         .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
         .map_err(fail("block signals"))?;
     // Where hawser is not PID 1, orphans come here too.
     nix::sys::prctl::set_child_subreaper(true).map_err(fail("become a subreaper"))?;
-    let (stop_read, stop_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(fail("make a pipe"))?;
+    let (orders_read, orders_write) =
+        nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(fail("make a pipe"))?;
     let keeper = nix::unistd::getpid();
     // SAFETY: there is one thread, so the child may go on like any process.
     match unsafe { fork() }.map_err(fail("fork"))? {
         ForkResult::Child => {
-            drop(stop_write);
+            drop(orders_write);
+            drop(wire);
             let code = match become_supervisor(keeper, &before) {
-                Ok(()) => supervise(stop_read),
+                Ok(()) => supervise(orders_read),
                 Err(errno) => {
                     tracing::error!("cannot start the supervisor: {errno}");
                     ExitCode::Internal
@@ -51,13 +71,21 @@ pub(crate) fn keep(supervise: impl FnOnce(StopPipe) -> ExitCode) -> Result<ExitC
             std::process::exit(code as i32);
         }
         ForkResult::Parent { child } => {
-            drop(stop_read);
+            drop(orders_read);
+            let mut orders = Some(File::from(orders_write));
+            let wired = wire();
+            if wired.is_ok() {
+                tell(&mut orders, GO);
+            } else {
+                // Hearing nothing more, the supervisor ends the VMM, which has no guest yet.
+                orders = None;
+            }
             if let Err(error) = privileges::keep_net_admin_alone() {
                 tracing::warn!("the keeper could not give up its other capabilities: {error}");
             }
-            let code = wait(child, &watched, File::from(stop_write))?;
+            let verdict = wait(child, &watched, orders)?;
             before.thread_set_mask().map_err(fail("unblock signals"))?;
-            Ok(code)
+            Ok(Kept { wired, verdict })
         }
     }
 }
@@ -78,7 +106,7 @@ pub(crate) fn die_with(keeper: Pid) -> Result<(), Errno> {
     Err(Errno::ESRCH)
 }
 
-fn wait(supervisor: Pid, watched: &SigSet, mut stop: File) -> Result<ExitCode, Failure> {
+fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<ExitCode, Failure> {
     let mut verdict = None;
     loop {
         // Reap first: a child may have ended before the signals were watched.
@@ -93,15 +121,21 @@ fn wait(supervisor: Pid, watched: &SigSet, mut stop: File) -> Result<ExitCode, F
             // Everything that was started has ended: nobody uses the wiring any more.
             Err(Errno::ECHILD) => return Ok(verdict.unwrap_or(ExitCode::Internal)),
             Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(Failure::new(ExitCode::Internal, "wait for the supervisor").because(errno)),
+            Err(errno) => {
+                return Err(Failure::new(ExitCode::Internal, "wait for the supervisor").because(errno));
+            }
         }
         match watched.wait() {
-            Ok(signal) if STOP.contains(&signal) => {
-                // A pipe that is full or closed has a supervisor that knows or is gone.
-                let _ = stop.write(&[0]);
-            }
+            Ok(signal) if STOP.contains(&signal) => tell(&mut orders, STOP_GUEST),
             _ => {}
         }
+    }
+}
+
+fn tell(orders: &mut Option<File>, order: u8) {
+    if let Some(orders) = orders {
+        // A pipe that is full or closed has a supervisor that knows or is gone.
+        let _ = orders.write(&[order]);
     }
 }
 
@@ -118,9 +152,10 @@ fn judge(status: WaitStatus) -> ExitCode {
         ExitCode::Teardown,
     ];
     match status {
-        WaitStatus::Exited(_, code) => {
-            KNOWN.into_iter().find(|known| *known as i32 == code).unwrap_or(ExitCode::Internal)
-        }
+        WaitStatus::Exited(_, code) => KNOWN
+            .into_iter()
+            .find(|known| *known as i32 == code)
+            .unwrap_or(ExitCode::Internal),
         other => {
             tracing::error!("the supervisor ended unexpectedly: {other:?}");
             ExitCode::Internal

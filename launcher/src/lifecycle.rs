@@ -12,7 +12,9 @@ pub(crate) enum State {
     Starting,
     Running,
     /// Asked to power off, this many times.
-    Stopping { presses: u32 },
+    Stopping {
+        presses: u32,
+    },
     /// The VMM is being killed, and this will then be the outcome.
     Killing(Outcome),
     Ended(Outcome),
@@ -72,9 +74,10 @@ impl State {
                 (State::Ended(Outcome::Failed(how)), vec![])
             }
 
-            (State::Running, Event::Stop) => {
-                (State::Stopping { presses: 1 }, vec![ArmGrace, PressPowerButton, ArmPress])
-            }
+            (State::Running, Event::Stop) => (
+                State::Stopping { presses: 1 },
+                vec![ArmGrace, PressPowerButton, ArmPress],
+            ),
             (State::Stopping { presses }, Event::PressDue) => (
                 State::Stopping {
                     presses: presses.saturating_add(1),
@@ -83,7 +86,9 @@ impl State {
             ),
             (State::Stopping { .. }, Event::GraceOver) => (State::Killing(Outcome::Killed), vec![KillVmm]),
 
-            (State::Running | State::Stopping { .. }, Event::VmmExited(None)) => (State::Ended(Outcome::ShutDown), vec![]),
+            (State::Running | State::Stopping { .. }, Event::VmmExited(None)) => {
+                (State::Ended(Outcome::ShutDown), vec![])
+            }
             (State::Running | State::Stopping { .. }, Event::VmmExited(Some(how))) => {
                 (State::Ended(Outcome::Failed(how)), vec![])
             }
@@ -130,17 +135,34 @@ mod tests {
 
     #[test]
     fn the_power_button_is_pressed_again_until_the_guest_obeys() {
-        let (state, actions) =
-            run([Event::Booted, Event::Stop, Event::PressDue, Event::Stop, Event::VmmExited(None)]);
+        let (state, actions) = run([
+            Event::Booted,
+            Event::Stop,
+            Event::PressDue,
+            Event::Stop,
+            Event::VmmExited(None),
+        ]);
         assert_eq!(state, State::Ended(Outcome::ShutDown));
-        assert_eq!(actions.iter().filter(|a| **a == Action::PressPowerButton).count(), 2);
-        assert_eq!(actions.iter().filter(|a| **a == Action::ArmGrace).count(), 1, "a second signal extends nothing");
+        assert_eq!(
+            actions.iter().filter(|a| **a == Action::PressPowerButton).count(),
+            2
+        );
+        assert_eq!(
+            actions.iter().filter(|a| **a == Action::ArmGrace).count(),
+            1,
+            "a second signal extends nothing"
+        );
     }
 
     #[test]
     fn a_guest_that_does_not_obey_is_killed_and_said_so() {
         let killed = Some("signal 9".to_owned());
-        let (state, actions) = run([Event::Booted, Event::Stop, Event::GraceOver, Event::VmmExited(killed)]);
+        let (state, actions) = run([
+            Event::Booted,
+            Event::Stop,
+            Event::GraceOver,
+            Event::VmmExited(killed),
+        ]);
         assert_eq!(state, State::Ended(Outcome::Killed));
         assert_eq!(actions.last(), Some(&Action::KillVmm));
         assert_eq!(Outcome::Killed.exit_code(), ExitCode::Killed);
@@ -150,7 +172,11 @@ mod tests {
     fn an_api_failure_while_starting_ends_it_and_one_while_running_does_not() {
         let failed = || Event::ApiFailed("vm.boot".into());
         let (state, actions) = run([failed(), Event::VmmExited(Some("signal 9".into()))]);
-        assert_eq!(state, State::Ended(Outcome::Failed("vm.boot".into())), "the cause, not the kill, is told");
+        assert_eq!(
+            state,
+            State::Ended(Outcome::Failed("vm.boot".into())),
+            "the cause, not the kill, is told"
+        );
         assert_eq!(actions, [Action::KillVmm]);
         let (state, _) = run([Event::Booted, failed()]);
         assert_eq!(state, State::Running);

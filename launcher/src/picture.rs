@@ -25,13 +25,24 @@ impl Picture<'_> {
     pub(crate) fn text(&self) -> String {
         let mut out = String::new();
         let guest = self.guest;
-        let _ = writeln!(out, "guest {}/{}: {} vCPU, {} MiB", guest.namespace, guest.name, guest.vcpus, guest.memory >> 20);
+        let _ = writeln!(
+            out,
+            "guest {}/{}: {} vCPU, {} MiB",
+            guest.namespace,
+            guest.name,
+            guest.vcpus,
+            guest.memory >> 20
+        );
         match &self.files {
             Ok(files) => {
                 let _ = writeln!(out, "kernel {}", files.kernel.display());
             }
             Err(failure) => {
-                let _ = writeln!(out, "kernel not found here: {}", failure.to_string().trim_start_matches("hawser: "));
+                let _ = writeln!(
+                    out,
+                    "kernel not found here: {}",
+                    failure.to_string().trim_start_matches("hawser: ")
+                );
             }
         }
         for nic in &self.plan.nics {
@@ -65,25 +76,67 @@ impl Picture<'_> {
     }
 
     pub(crate) fn dot(&self) -> String {
-        let mut out = String::from("digraph pod {\n  rankdir=LR;\n  node [shape=box];\n  others [shape=plaintext];\n");
+        let mut out =
+            String::from("digraph pod {\n  rankdir=LR;\n  node [shape=box];\n  others [shape=plaintext];\n");
         let _ = writeln!(out, "  subgraph cluster_pod {{\n    label=\"pod\";");
-        let _ = writeln!(out, "    guest [label={}];", quoted(&format!("guest {}", self.guest.name)));
+        let _ = writeln!(
+            out,
+            "    guest [label={}];",
+            quoted(&format!("guest {}", self.guest.name))
+        );
         for nic in &self.plan.nics {
-            let (pod, tap, srv) = (quoted(&nic.pod_interface), quoted(&nic.tap), quoted(&nic.server_tap));
+            let (pod, tap, srv) = (
+                quoted(&nic.pod_interface),
+                quoted(&nic.tap),
+                quoted(&nic.server_tap),
+            );
             let addresses = |pick: fn(&GuestNic) -> [Option<String>; 2]| {
-                pick(nic).into_iter().flatten().map(|ip| format!("\n{ip}")).collect::<String>()
+                pick(nic)
+                    .into_iter()
+                    .flatten()
+                    .map(|ip| format!("\n{ip}"))
+                    .collect::<String>()
             };
-            let of_pod = addresses(|nic| [nic.v4.map(|v4| v4.pod.to_string()), nic.v6.map(|v6| v6.pod.to_string())]);
-            let of_tap =
-                addresses(|nic| [nic.v4.map(|v4| v4.gateway.to_string()), nic.v6.map(|v6| v6.gateway.to_string())]);
-            let of_guest =
-                addresses(|nic| [nic.v4.map(|v4| v4.guest.to_string()), nic.v6.map(|v6| v6.guest.to_string())]);
-            let _ = writeln!(out, "    {pod} [label={}];", quoted(&format!("{}{of_pod}", nic.pod_interface)));
-            let _ = writeln!(out, "    {tap} [label={}];", quoted(&format!("{}{of_tap}", nic.tap)));
-            let _ = writeln!(out, "    {srv} [label={}];", quoted(&format!("{}\nDHCP and RA server", nic.server_tap)));
+            let of_pod = addresses(|nic| {
+                [
+                    nic.v4.map(|v4| v4.pod.to_string()),
+                    nic.v6.map(|v6| v6.pod.to_string()),
+                ]
+            });
+            let of_tap = addresses(|nic| {
+                [
+                    nic.v4.map(|v4| v4.gateway.to_string()),
+                    nic.v6.map(|v6| v6.gateway.to_string()),
+                ]
+            });
+            let of_guest = addresses(|nic| {
+                [
+                    nic.v4.map(|v4| v4.guest.to_string()),
+                    nic.v6.map(|v6| v6.guest.to_string()),
+                ]
+            });
+            let _ = writeln!(
+                out,
+                "    {pod} [label={}];",
+                quoted(&format!("{}{of_pod}", nic.pod_interface))
+            );
+            let _ = writeln!(
+                out,
+                "    {tap} [label={}];",
+                quoted(&format!("{}{of_tap}", nic.tap))
+            );
+            let _ = writeln!(
+                out,
+                "    {srv} [label={}];",
+                quoted(&format!("{}\nDHCP and RA server", nic.server_tap))
+            );
             let _ = writeln!(out, "    {pod} -> {tap} [dir=both, label=\"NAT\"];");
             let _ = writeln!(out, "    {srv} -> {tap} [dir=both, label=\"frames\"];");
-            let _ = writeln!(out, "    {tap} -> guest [dir=both, label={}];", quoted(&format!("{}{of_guest}", nic.name)));
+            let _ = writeln!(
+                out,
+                "    {tap} -> guest [dir=both, label={}];",
+                quoted(&format!("{}{of_guest}", nic.name))
+            );
             let _ = writeln!(out, "    others -> {pod} [dir=both];");
         }
         out.push_str("  }\n}\n");
@@ -91,7 +144,10 @@ impl Picture<'_> {
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {
-        self.guest.interfaces.iter().find(|interface| interface.name == nic.name)
+        self.guest
+            .interfaces
+            .iter()
+            .find(|interface| interface.name == nic.name)
     }
 }
 
@@ -104,10 +160,16 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
         nic.tap
     )];
     if let Some(v4) = &nic.v4 {
-        lines.push(format!("IPv4 {} by DHCP, gateway {}; others use {}", v4.guest, v4.gateway, v4.pod));
+        lines.push(format!(
+            "IPv4 {} by DHCP, gateway {}; others use {}",
+            v4.guest, v4.gateway, v4.pod
+        ));
     }
     if let Some(v6) = &nic.v6 {
-        lines.push(format!("IPv6 {} by DHCPv6, default route by RA; others use {}", v6.guest, v6.pod));
+        lines.push(format!(
+            "IPv6 {} by DHCPv6, default route by RA; others use {}",
+            v6.guest, v6.pod
+        ));
     }
     let ports = interface.map(|interface| &interface.ports);
     lines.push(match ports {

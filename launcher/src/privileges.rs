@@ -31,11 +31,17 @@ pub(crate) fn owner(wanted: u32) -> Result<Owner, Failure> {
         .map(|cap| cap.to_string())
         .collect();
     if missing.is_empty() {
-        return Ok(Owner { uid: wanted, gid: wanted });
+        return Ok(Owner {
+            uid: wanted,
+            gid: wanted,
+        });
     }
     Err(Failure::new(
         ExitCode::PodUnfit,
-        format!("running as root without {}: the VMM could not be given a user of its own", missing.join(" and ")),
+        format!(
+            "running as root without {}: the VMM could not be given a user of its own",
+            missing.join(" and ")
+        ),
     )
     .remedy("run the container as user 107 (runAsUser: 107), or add the capabilities SETUID and SETGID"))
 }
@@ -62,11 +68,18 @@ pub(crate) fn raise_net_admin() -> Result<(), Failure> {
 
 /// What the keeper goes on with: CAP_NET_ADMIN if it had it, nothing else.
 pub(crate) fn keep_net_admin_alone() -> Result<(), caps::errors::CapsError> {
-    let rest: HashSet<_> = [Capability::CAP_NET_ADMIN].into_iter().filter(|cap| has(*cap)).collect();
+    let rest: HashSet<_> = [Capability::CAP_NET_ADMIN]
+        .into_iter()
+        .filter(|cap| has(*cap))
+        .collect();
     if has(Capability::CAP_SETPCAP) {
         for cap in caps::read(None, CapSet::Bounding)?.difference(&rest) {
             caps::drop(None, CapSet::Bounding, *cap)?;
         }
+    }
+    // Inheritable and ambient are raised again for the `nft` of the end.
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        caps::clear(None, set)?;
     }
     caps::set(None, CapSet::Effective, &rest)?;
     caps::set(None, CapSet::Permitted, &rest)?;
@@ -75,23 +88,43 @@ pub(crate) fn keep_net_admin_alone() -> Result<(), caps::errors::CapsError> {
 
 /// Becomes `owner` without a capability, for good.
 pub(crate) fn drop_all(owner: Owner) -> Result<(), Failure> {
-    let fail = |what: &'static str| move |error: String| Failure::new(ExitCode::Internal, format!("{what}: {error}"));
+    let fail = |what: &'static str| {
+        move |error: String| Failure::new(ExitCode::Internal, format!("{what}: {error}"))
+    };
     let text = |errno: nix::errno::Errno| errno.to_string();
     if Uid::effective().is_root() {
         let gid = Gid::from_raw(owner.gid);
         let groups: Vec<_> = device_groups().into_iter().map(Gid::from_raw).collect();
-        nix::unistd::setgroups(&groups).map_err(text).map_err(fail("setgroups"))?;
-        nix::unistd::setresgid(gid, gid, gid).map_err(text).map_err(fail("setresgid"))?;
+        nix::unistd::setgroups(&groups)
+            .map_err(text)
+            .map_err(fail("setgroups"))?;
+        nix::unistd::setresgid(gid, gid, gid)
+            .map_err(text)
+            .map_err(fail("setresgid"))?;
         let uid = Uid::from_raw(owner.uid);
-        nix::unistd::setresuid(uid, uid, uid).map_err(text).map_err(fail("setresuid"))?;
+        nix::unistd::setresuid(uid, uid, uid)
+            .map_err(text)
+            .map_err(fail("setresuid"))?;
     }
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(|error| error.to_string()).map_err(fail("drop capabilities"))?;
+    for set in [
+        CapSet::Ambient,
+        CapSet::Inheritable,
+        CapSet::Effective,
+        CapSet::Permitted,
+    ] {
+        caps::clear(None, set)
+            .map_err(|error| error.to_string())
+            .map_err(fail("drop capabilities"))?;
     }
-    nix::sys::prctl::set_no_new_privs().map_err(text).map_err(fail("no_new_privs"))?;
+    nix::sys::prctl::set_no_new_privs()
+        .map_err(text)
+        .map_err(fail("no_new_privs"))?;
     match caps::read(None, CapSet::Permitted) {
         Ok(left) if left.is_empty() => Ok(()),
-        _ => Err(Failure::new(ExitCode::Internal, "capabilities are left after they were dropped")),
+        _ => Err(Failure::new(
+            ExitCode::Internal,
+            "capabilities are left after they were dropped",
+        )),
     }
 }
 
@@ -100,8 +133,12 @@ pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/net/tun"];
 
 /// Groups that own the devices: on many hosts /dev/kvm is root:kvm 0660. The group root is never one.
 fn device_groups() -> Vec<u32> {
-    let mut groups: Vec<_> =
-        DEVICES.iter().filter_map(|path| fs::metadata(path).ok()).map(|meta| meta.gid()).filter(|gid| *gid != 0).collect();
+    let mut groups: Vec<_> = DEVICES
+        .iter()
+        .filter_map(|path| fs::metadata(path).ok())
+        .map(|meta| meta.gid())
+        .filter(|gid| *gid != 0)
+        .collect();
     groups.sort_unstable();
     groups.dedup();
     groups
@@ -109,18 +146,25 @@ fn device_groups() -> Vec<u32> {
 
 /// Whether `owner` will be able to open a device for reading and writing, found out without being it yet.
 pub(crate) fn device(path: &str, owner: Owner) -> Result<(), Failure> {
-    let unfit = |why: String, remedy: String| Err(Failure::new(ExitCode::PodUnfit, format!("{path}: {why}")).remedy(remedy));
+    let unfit = |why: String, remedy: String| {
+        Err(Failure::new(ExitCode::PodUnfit, format!("{path}: {why}")).remedy(remedy))
+    };
     let meta = match fs::metadata(Path::new(path)) {
         Ok(meta) => meta,
         Err(error) => {
             return unfit(
                 error.to_string(),
-                format!("give the pod the device: a device plugin in Kubernetes, --device {path} with podman"),
+                format!(
+                    "give the pod the device: a device plugin in Kubernetes, --device {path} with podman"
+                ),
             );
         }
     };
     if !meta.file_type().is_char_device() {
-        return unfit("not a character device".into(), format!("mount the host's {path} there"));
+        return unfit(
+            "not a character device".into(),
+            format!("mount the host's {path} there"),
+        );
     }
     let shift = if meta.uid() == owner.uid {
         6
@@ -140,7 +184,9 @@ pub(crate) fn device(path: &str, owner: Owner) -> Result<(), Failure> {
             meta.mode() & 0o777,
             owner.uid
         ),
-        format!("chmod 0666 {path} on the node, or run as a user or with a supplementary group that may use it"),
+        format!(
+            "chmod 0666 {path} on the node, or run as a user or with a supplementary group that may use it"
+        ),
     )
 }
 

@@ -37,14 +37,18 @@ pub(crate) fn parse(text: &str) -> Resolv {
             }
             // The last one counts, and `domain` is an old way to say a search list of one.
             Some("search" | "domain") => {
-                resolv.search =
-                    words.map(|name| name.trim_end_matches('.').to_owned()).filter(|name| !name.is_empty()).collect();
+                resolv.search = words
+                    .map(|name| name.trim_end_matches('.').to_owned())
+                    .filter(|name| !name.is_empty())
+                    .collect();
             }
             _ => {}
         }
     }
     if resolv.nameservers.is_empty() && resolv.notes.is_empty() {
-        resolv.notes.push(format!("{PATH}: names no DNS server: the guest is told none"));
+        resolv
+            .notes
+            .push(format!("{PATH}: names no DNS server: the guest is told none"));
     }
     resolv
 }
@@ -53,7 +57,9 @@ pub(crate) fn parse(text: &str) -> Resolv {
 fn nameserver(resolv: &mut Resolv, word: &str) {
     let bare = word.split('%').next().unwrap_or(word);
     let Ok(ip) = bare.parse::<IpAddr>() else {
-        resolv.notes.push(format!("{PATH}: nameserver {word:?} is no address: left out"));
+        resolv
+            .notes
+            .push(format!("{PATH}: nameserver {word:?} is no address: left out"));
         return;
     };
     let kind = match ip {
@@ -68,7 +74,9 @@ fn nameserver(resolv: &mut Resolv, word: &str) {
             return;
         }
     };
-    resolv.notes.push(format!("{PATH}: nameserver {ip} is {kind}, which the guest cannot reach: left out"));
+    resolv.notes.push(format!(
+        "{PATH}: nameserver {ip} is {kind}, which the guest cannot reach: left out"
+    ));
 }
 
 #[cfg(test)]
@@ -81,14 +89,21 @@ mod tests {
             "# made by the kubelet\ndomain old.example\nsearch ns.svc.cluster.local. svc.cluster.local\n\
              nameserver 10.96.0.10\nnameserver fd00::a\nnameserver 10.96.0.10\noptions ndots:5\n",
         );
-        assert_eq!(resolv.nameservers, ["10.96.0.10".parse::<IpAddr>().unwrap(), "fd00::a".parse().unwrap()]);
+        assert_eq!(
+            resolv.nameservers,
+            [
+                "10.96.0.10".parse::<IpAddr>().unwrap(),
+                "fd00::a".parse().unwrap()
+            ]
+        );
         assert_eq!(resolv.search, ["ns.svc.cluster.local", "svc.cluster.local"]);
         assert!(resolv.notes.is_empty());
     }
 
     #[test]
     fn what_the_guest_cannot_reach_is_left_out_and_said() {
-        let resolv = parse("nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 169.254.1.1\nnameserver x\n");
+        let resolv =
+            parse("nameserver 127.0.0.53\nnameserver fe80::1%eth0\nnameserver 169.254.1.1\nnameserver x\n");
         assert!(resolv.nameservers.is_empty());
         assert_eq!(resolv.notes.len(), 4, "{:?}", resolv.notes);
         assert!(resolv.notes[0].contains("127.0.0.53"));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hawser_netsetup::{Journal, Linux, NetSpec, Owner, Plan, apply, observe, undo};
 
-use crate::cli::{Cli, Command, Common, Format, PlanArgs, RunArgs};
+use crate::cli::{Cli, Command, Common, Format, PlanArgs};
 use crate::error::{ExitCode, Failure};
 use crate::image::{self, KernelFiles};
 use crate::picture::Picture;
@@ -20,7 +20,7 @@ use crate::{binding, doctor, keeper, privileges};
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Run(args) => run(&args),
+        Command::Run(common) => run(&common),
         Command::Setup(common) => setup(&common),
         Command::Plan(args) => plan(&args),
         Command::Check(args) => doctor::check(&args),
@@ -35,29 +35,32 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.common)?;
-    let files = image::kernel_files(&args.common, &guest.kernel_boot)?;
-    let owner = privileges::owner(args.common.uid)?;
+fn run(common: &Common) -> Result<ExitCode, Failure> {
+    let guest = load(common)?;
+    let files = image::kernel_files(common, &guest.kernel_boot)?;
+    let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     for device in privileges::DEVICES {
         privileges::device(device, owner)?;
     }
-    let program = doctor::find_program(&args.cloud_hypervisor)?;
-    let state = StateDir::open(&args.common.state_dir, owner)?;
+    let program = doctor::find_program(&common.cloud_hypervisor)?;
+    let state = StateDir::open(&common.state_dir, owner)?;
 
-    let wired = wire(&net, &state.journal())?;
+    let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &wired.plan, &resolv, owner, program, &state);
+    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
     let parent = nix::unistd::getpid();
-    let verdict = keeper::keep(|stop| supervisor::supervise(job, parent, stop));
-    let undone = wired.take_down(&state.journal());
-    match (verdict?, undone) {
-        (code, true) => Ok(code),
-        (ExitCode::Success, false) => Ok(ExitCode::Teardown),
-        (code, false) => Ok(code),
-    }
+    let journal = state.journal();
+    let kept = keeper::keep(
+        |orders| supervisor::supervise(job, parent, orders),
+        || wire(&plan, &journal),
+    )?;
+    let undone = take_down(&kept.wired?, &journal);
+    Ok(match kept.verdict {
+        ExitCode::Success if !undone => ExitCode::Teardown,
+        verdict => verdict,
+    })
 }
 
 fn job(
@@ -86,9 +89,8 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let net = binding::net_spec(&guest, owner)?;
     privileges::device("/dev/net/tun", owner)?;
     let state = StateDir::open(&common.state_dir, owner)?;
-    let wired = wire(&net, &state.journal())?;
+    wire(&make_plan(&net)?, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
-    drop(wired);
     Ok(ExitCode::Success)
 }
 
@@ -100,12 +102,16 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         gid: args.common.uid,
     });
     let net = binding::net_spec(&guest, owner)?;
-    let plan = block_on(async { Plan::new(&net, &observe().await?).map_err(Failure::from) })?;
+    let plan = make_plan(&net)?;
     let resolv = resolv::read();
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        leases: plan.nics.iter().filter_map(|nic| binding::lease(&guest, nic, &resolv)).collect(),
+        leases: plan
+            .nics
+            .iter()
+            .filter_map(|nic| binding::lease(&guest, nic, &resolv))
+            .collect(),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };
@@ -122,12 +128,14 @@ fn load(common: &Common) -> Result<GuestSpec, Failure> {
     let text = match &common.vmi {
         Some(path) => read(path)?,
         None => std::env::var("STANDALONE_VMI").map_err(|_| {
-            Failure::new(ExitCode::Usage, "no manifest")
-                .remedy("name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON")
+            Failure::new(ExitCode::Usage, "no manifest").remedy(
+                "name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON",
+            )
         })?,
     };
-    let Loaded { spec, warnings } =
-        spec::load(&text).map_err(|refusals| Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}")))?;
+    let Loaded { spec, warnings } = spec::load(&text).map_err(|refusals| {
+        Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
+    })?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -137,61 +145,62 @@ fn load(common: &Common) -> Result<GuestSpec, Failure> {
 /// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
 fn read(path: &Path) -> Result<String, Failure> {
     let fail = |error: std::io::Error| {
-        Failure::new(ExitCode::Manifest, format!("read the manifest {}", path.display())).because(error)
+        Failure::new(
+            ExitCode::Manifest,
+            format!("read the manifest {}", path.display()),
+        )
+        .because(error)
     };
     let mut text = String::new();
     let most = spec::MAX_BYTES as u64 + 1;
     let read = if path == Path::new("-") {
         std::io::stdin().take(most).read_to_string(&mut text)
     } else {
-        std::fs::File::open(path).map_err(fail)?.take(most).read_to_string(&mut text)
+        std::fs::File::open(path)
+            .map_err(fail)?
+            .take(most)
+            .read_to_string(&mut text)
     };
     read.map_err(fail)?;
     Ok(text)
 }
 
-/// A namespace as the plan wants it.
-struct Wired {
-    plan: Plan,
-    journal: Journal,
+fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
+    block_on(async { Ok(Plan::new(net, &observe().await?)?) })
 }
 
-fn wire(net: &NetSpec, journal: &Path) -> Result<Wired, Failure> {
-    block_on(async {
-        let plan = Plan::new(net, &observe().await?)?;
-        say(&plan.notes);
-        if plan.steps.is_empty() {
-            tracing::info!("the pod is wired already");
-        } else {
-            privileges::raise_net_admin()?;
-        }
-        let journal = apply(&mut Linux::open()?, &plan, journal).await?;
-        Ok(Wired { plan, journal })
-    })
+/// Makes the namespace as the plan wants it. What comes back is what to take down at the end.
+fn wire(plan: &Plan, journal: &Path) -> Result<Journal, Failure> {
+    say(&plan.notes);
+    if plan.steps.is_empty() {
+        tracing::info!("the pod is wired already");
+    } else {
+        privileges::raise_net_admin()?;
+    }
+    block_on(async { Ok(apply(&mut Linux::open()?, plan, journal).await?) })
 }
 
-impl Wired {
-    /// Takes back what was done, last first, and reports every error. False if something is left.
-    fn take_down(self, journal: &Path) -> bool {
-        if self.journal.undo.is_empty() {
-            return true;
-        }
-        if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
-            tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
-            return true;
-        }
-        let result = block_on(async { Ok(undo(&mut Linux::open()?, &self.journal, journal).await) });
-        match result {
-            Ok(failures) => {
-                for failure in &failures {
-                    tracing::error!("{failure}: {}", failure.source);
-                }
-                failures.is_empty()
+/// Takes back what was done, last first, and reports every error. False if something is left.
+fn take_down(done: &Journal, journal: &Path) -> bool {
+    if done.undo.is_empty() {
+        return true;
+    }
+    if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
+        tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
+        return true;
+    }
+    let result = privileges::raise_net_admin()
+        .and_then(|()| block_on(async { Ok(undo(&mut Linux::open()?, done, journal).await) }));
+    match result {
+        Ok(failures) => {
+            for failure in &failures {
+                tracing::error!("{failure}: {}", failure.source);
             }
-            Err(failure) => {
-                tracing::error!("{failure}");
-                false
-            }
+            failures.is_empty()
+        }
+        Err(failure) => {
+            tracing::error!("{failure}");
+            false
         }
     }
 }

@@ -3,14 +3,15 @@
 //! The guest's side can write only below `vmm/`. The privileged half opens nothing there, so no link planted
 //! there can lead it anywhere.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use hawser_netsetup::Owner;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Gid, getegid, geteuid, setegid};
 
 use crate::error::{ExitCode, Failure};
 
@@ -52,17 +53,36 @@ impl StateDir {
         Ok(this)
     }
 
+    /// Made for the owner's group while that is our own effective group, so that root needs no CAP_CHOWN.
     fn make_vmm_dir(&self, owner: Owner) -> io::Result<()> {
         let dir = self.vmm_dir();
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+        let before = getegid();
+        if geteuid().as_raw() != owner.uid {
+            setegid(Gid::from_raw(owner.gid))?;
         }
-        if !fs::symlink_metadata(&dir)?.is_dir() {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, dir.display().to_string()));
+        let made = DirBuilder::new().mode(0o770).create(&dir);
+        setegid(before)?;
+        match made {
+            // The umask has taken the group's bits away.
+            Ok(()) => fs::set_permissions(&dir, Permissions::from_mode(0o770))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
         }
-        if nix::unistd::geteuid().as_raw() != owner.uid {
-            chown(&dir, Some(owner.uid), Some(owner.gid))?;
+        let found = fs::symlink_metadata(&dir)?;
+        if !found.is_dir() {
+            return Err(io::Error::new(
+                io::ErrorKind::NotADirectory,
+                dir.display().to_string(),
+            ));
+        }
+        let usable = found.uid() == owner.uid || (found.gid() == owner.gid && found.mode() & 0o070 == 0o070);
+        if !usable {
+            let why = format!(
+                "{} is there and not for user {}: remove it",
+                dir.display(),
+                owner.uid
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         Ok(())
     }

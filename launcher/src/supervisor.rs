@@ -14,10 +14,10 @@ use hawser_netsetup::{Owner, open_tap};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{ExitCode, Failure};
-use crate::keeper::{StopPipe, die_with};
+use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::privileges;
 use crate::vmm::api::Api;
@@ -44,13 +44,15 @@ pub(crate) struct Job {
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
-pub(crate) fn supervise(job: Job, keeper: Pid, stop: StopPipe) -> ExitCode {
-    match try_supervise(job, keeper, stop) {
+pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> ExitCode {
+    match try_supervise(job, keeper, orders) {
         Ok(outcome) => {
             match &outcome {
                 Outcome::ShutDown => tracing::info!("the guest has shut down"),
                 Outcome::NeverStarted => tracing::info!("stopped before the guest ran"),
-                Outcome::Killed => tracing::error!("the guest did not power off within its grace period: killed"),
+                Outcome::Killed => {
+                    tracing::error!("the guest did not power off within its grace period: killed")
+                }
                 Outcome::Failed(why) => tracing::error!("the guest failed: {why}"),
             }
             outcome.exit_code()
@@ -62,26 +64,24 @@ pub(crate) fn supervise(job: Job, keeper: Pid, stop: StopPipe) -> ExitCode {
     }
 }
 
-fn try_supervise(job: Job, keeper: Pid, stop: StopPipe) -> Result<Outcome, Failure> {
-    let internal = |what: &'static str| move |error: std::io::Error| Failure::new(ExitCode::Internal, what).because(error);
+fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failure> {
+    let internal = |what: &'static str| {
+        move |error: std::io::Error| Failure::new(ExitCode::Internal, what).because(error)
+    };
     privileges::drop_all(job.owner)?;
     die_with(keeper).map_err(|errno| internal("follow the keeper")(errno.into()))?;
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal("start the runtime"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(internal("start the runtime"))?;
     runtime.block_on(async {
-        let stop = pipe::Receiver::from_owned_fd(stop).map_err(internal("listen to the keeper"))?;
-        let (end_servers, ended) = watch::channel(());
-        for (tap, lease) in job.leases {
-            tokio::spawn(serve_guest(tap, lease, ended.clone()));
-        }
+        let orders = pipe::Receiver::from_owned_fd(orders).map_err(internal("listen to the keeper"))?;
         let vmm = process::start(&job.program, &job.directory).map_err(|error| {
             Failure::new(ExitCode::PodUnfit, "cloud-hypervisor").because(error).remedy(
                 "put cloud-hypervisor on PATH, or say where it is with --cloud-hypervisor; the state directory must be writable",
             )
         })?;
-        let outcome = drive(vmm, job.config, job.directory, job.grace, stop).await;
-        drop(end_servers);
-        outcome
+        drive(vmm, job, orders).await
     })
 }
 
@@ -99,7 +99,9 @@ async fn serve_guest(tap: String, lease: Lease, ended: watch::Receiver<()>) {
         };
         let channel: Result<OwnedFd, _> = open_tap(&tap);
         let result = match channel {
-            Ok(channel) => serve(channel, lease.clone(), observer, cancel).await.map_err(chain),
+            Ok(channel) => serve(channel, lease.clone(), observer, cancel)
+                .await
+                .map_err(chain),
             Err(error) => Err(chain(error)),
         };
         match result {
@@ -111,22 +113,27 @@ async fn serve_guest(tap: String, lease: Lease, ended: watch::Receiver<()>) {
 }
 
 /// Performs what the lifecycle decides.
-async fn drive(
-    vmm: Vmm,
-    config: VmConfig,
-    directory: PathBuf,
-    grace: Duration,
-    mut stop: pipe::Receiver,
-) -> Result<Outcome, Failure> {
+async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome, Failure> {
     let Vmm {
         mut child,
         api,
         mut events,
         console,
     } = vmm;
+    let Job {
+        leases,
+        config,
+        directory,
+        grace,
+        ..
+    } = job;
     let console = console::pump(console, &directory);
     let (send, mut receive) = mpsc::channel(16);
-    tokio::spawn(boot(api.clone(), config, send.clone()));
+    // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
+    let (go, wired) = oneshot::channel();
+    let mut go = Some((go, leases));
+    let (end_servers, ended) = watch::channel(());
+    tokio::spawn(boot(api.clone(), config, wired, send.clone()));
     let mut state = State::Starting;
     let mut events_open = true;
     let mut keeper_there = true;
@@ -143,8 +150,19 @@ async fn drive(
                     Event::ApiFailed(why)
                 }
             },
-            read = stop.read(&mut byte), if keeper_there => {
+            read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
+                if keeper_there && byte == [GO] {
+                    // The servers are there before the guest's first frame.
+                    if let Some((go, leases)) = go.take() {
+                        for (tap, lease) in leases {
+                            tokio::spawn(serve_guest(tap, lease, ended.clone()));
+                        }
+                        // A boot that has failed already listens no more.
+                        let _ = go.send(());
+                    }
+                    continue;
+                }
                 Event::Stop
             }
             event = events.next(), if events_open => {
@@ -170,6 +188,7 @@ async fn drive(
             }
         }
     }
+    drop(end_servers);
     // The last words of a guest matter most.
     if let Some(console) = console {
         let _ = tokio::task::spawn_blocking(move || console.join()).await;
@@ -177,7 +196,10 @@ async fn drive(
     match (state, unfit) {
         (_, Some(failure)) => Err(failure),
         (State::Ended(outcome), None) => Ok(outcome),
-        (other, None) => Err(Failure::new(ExitCode::Internal, format!("left in the state {other:?}"))),
+        (other, None) => Err(Failure::new(
+            ExitCode::Internal,
+            format!("left in the state {other:?}"),
+        )),
     }
 }
 
@@ -187,14 +209,21 @@ enum Message {
     Unfit(Failure),
 }
 
-/// Tells the VMM what to run. The servers are there before the guest's first frame.
-async fn boot(api: Api, config: VmConfig, send: mpsc::Sender<Message>) {
+/// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
+async fn boot(api: Api, config: VmConfig, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
     let attempt = async {
-        let ping = api.ping().await.map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(error))))?;
+        let ping = api
+            .ping()
+            .await
+            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(error))))?;
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
         let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
         api.create(&config).await.map_err(failed)?;
+        if wired.await.is_err() {
+            let why = "the keeper ended before the pod was wired".to_owned();
+            return Err(Message::Lifecycle(Event::ApiFailed(why)));
+        }
         tracing::debug!("asking for vm.boot");
         api.boot().await.map_err(failed)
     };
@@ -211,7 +240,11 @@ async fn boot(api: Api, config: VmConfig, send: mpsc::Sender<Message>) {
 
 /// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts. A version that has none is the user's own build.
 fn check_version(version: &str) -> Result<(), Failure> {
-    let digits: String = version.trim_start_matches('v').chars().take_while(char::is_ascii_digit).collect();
+    let digits: String = version
+        .trim_start_matches('v')
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
     match digits.parse::<u32>() {
         Ok(major) if major < OLDEST => Err(Failure::new(
             ExitCode::PodUnfit,
@@ -220,7 +253,10 @@ fn check_version(version: &str) -> Result<(), Failure> {
         .remedy("install a newer release of cloud-hypervisor")),
         Ok(_) => Ok(()),
         Err(_) => {
-            tracing::warn!("cloud-hypervisor's version {:?} says nothing; v{OLDEST}.0 or newer is needed", version);
+            tracing::warn!(
+                "cloud-hypervisor's version {:?} says nothing; v{OLDEST}.0 or newer is needed",
+                version
+            );
             Ok(())
         }
     }

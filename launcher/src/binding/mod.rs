@@ -57,7 +57,10 @@ pub(crate) fn vmm_nic(guest: &GuestSpec, nic: &GuestNic) -> Option<NetConfig> {
 }
 
 fn interface<'a>(guest: &'a GuestSpec, nic: &GuestNic) -> Option<&'a Interface> {
-    guest.interfaces.iter().find(|interface| interface.name == nic.name)
+    guest
+        .interfaces
+        .iter()
+        .find(|interface| interface.name == nic.name)
 }
 
 /// Queue pairs of a virtio NIC: one for each vCPU up to eight, beyond which a pod sees no gain.
@@ -74,13 +77,19 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
     let path = &interface.path;
     let mut refusals = Vec::new();
     if interface.acpi_index.is_some() {
-        refusals.push(format!("{path}.acpiIndex: not supported: cloud-hypervisor gives NICs no ACPI index"));
+        refusals.push(format!(
+            "{path}.acpiIndex: not supported: cloud-hypervisor gives NICs no ACPI index"
+        ));
     }
     if interface.pci_address.is_some() {
-        refusals.push(format!("{path}.pciAddress: not supported by this version of hawser"));
+        refusals.push(format!(
+            "{path}.pciAddress: not supported by this version of hawser"
+        ));
     }
     if interface.state != crate::spec::LinkState::Up {
-        refusals.push(format!("{path}.state: only up is supported by this version of hawser"));
+        refusals.push(format!(
+            "{path}.state: only up is supported by this version of hawser"
+        ));
     }
     refusals
 }

@@ -72,7 +72,7 @@ wire! {
 
 wire! {
     PortRange {
-        #[schemars(required)] protocol: Option<Protocol>,
+        protocol: Option<Protocol>,
         #[schemars(required, range(min = 1, max = 65535))] start: Option<u16>,
         #[schemars(required, range(min = 1, max = 65535))] end: Option<u16>,
     } accepted {}

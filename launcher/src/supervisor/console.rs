@@ -59,7 +59,11 @@ struct Log {
 impl Log {
     fn open(path: PathBuf) -> Self {
         let file = open(&path);
-        Self { path, file, written: 0 }
+        Self {
+            path,
+            file,
+            written: 0,
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -82,9 +86,16 @@ impl Log {
 
 /// Links are not followed: the directory is the VMM's to write.
 fn open(path: &Path) -> Option<File> {
-    let opened =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path);
-    opened.inspect_err(|error| tracing::warn!("{}: {error}: the console is not kept", path.display())).ok()
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o640)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path);
+    opened
+        .inspect_err(|error| tracing::warn!("{}: {error}: the console is not kept", path.display()))
+        .ok()
 }
 
 #[cfg(test)]
@@ -118,7 +129,10 @@ mod tests {
         let path = dir.path().join("console.log");
         let endless = io::repeat(b'x').take(3 * MAX_LOG);
         copy(endless, io::sink(), Log::open(path));
-        let kept: u64 = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        let kept: u64 = fs::read_dir(dir.path())
+            .unwrap()
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(kept <= 2 * MAX_LOG + 4096, "{kept}");
     }
 }

@@ -60,7 +60,9 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self {
+            socket: socket.to_owned(),
+        }
     }
 
     pub(crate) async fn ping(&self) -> Result<Ping, ApiError> {
@@ -83,17 +85,28 @@ impl Api {
         self.request(Method::PUT, "vm.power-button", None).await.map(drop)
     }
 
-    async fn request(&self, method: Method, request: &'static str, body: Option<Vec<u8>>) -> Result<Bytes, ApiError> {
+    async fn request(
+        &self,
+        method: Method,
+        request: &'static str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Bytes, ApiError> {
         match tokio::time::timeout(PATIENCE, self.exchange(method, request, body)).await {
             Ok(result) => result,
             Err(_) => Err(ApiError::Silent { request }),
         }
     }
 
-    async fn exchange(&self, method: Method, request: &'static str, body: Option<Vec<u8>>) -> Result<Bytes, ApiError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        request: &'static str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Bytes, ApiError> {
         let http = |source| ApiError::Http { request, source };
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|source| ApiError::Connect { request, source })?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ApiError::Connect { request, source })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         tokio::spawn(connection);
         let message = Request::builder()

@@ -105,7 +105,10 @@ struct LandlockConfig {
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
 pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, nics: &[GuestNic]) -> VmConfig {
-    let net: Vec<_> = nics.iter().filter_map(|nic| binding::vmm_nic(guest, nic)).collect();
+    let net: Vec<_> = nics
+        .iter()
+        .filter_map(|nic| binding::vmm_nic(guest, nic))
+        .collect();
     let mut landlock_rules = Vec::new();
     if !net.is_empty() {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.

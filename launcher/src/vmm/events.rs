@@ -86,7 +86,9 @@ mod tests {
     use super::*;
 
     fn all(splitter: &mut Splitter) -> Vec<String> {
-        std::iter::from_fn(|| splitter.take()).map(|event| event.event).collect()
+        std::iter::from_fn(|| splitter.take())
+            .map(|event| event.event)
+            .collect()
     }
 
     #[test]

@@ -405,8 +405,8 @@ fn port_ranges() {
         &["interfaces[0].portRanges[0].start: must be from 1 to 65535, found 0"],
     );
     ranges(
-        json!([{"start": 1, "end": 2}]),
-        &["interfaces[0].portRanges[0].protocol: required"],
+        json!([{"protocol": "TCP", "start": 1}]),
+        &["interfaces[0].portRanges[0].end: required"],
     );
     ranges(
         json!([tcp(10, 20), tcp(1, 30), tcp(31, 40), tcp(40, 41)]),
