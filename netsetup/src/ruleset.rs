@@ -1,4 +1,4 @@
-//! The whole rule set as one document, so that one transaction replaces what was there.
+//! The whole rule set as one document, so that one transaction replaces whatever was there.
 //!
 //! Two tables, because nftables ties a table to its hooks. `netdev hawser` sits where frames enter the host
 //! from the guest's TAP: it hands DHCP and router solicitations to the server's helper TAP, and drops what a
@@ -34,11 +34,11 @@ const LOOPBACK_V4: ([u8; 4], u32) = ([127, 0, 0, 0], 8);
 type Expr = Expression<'static>;
 type Stmt = Statement<'static>;
 
-/// The document that `nft -j` reads: tables deleted and made again in one transaction.
+/// The document that `nft -j` reads. Its transaction fails where the tables are there; see [`replacing`].
 pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     let mut objects = Objects::default();
-    objects.replace_table(NfFamily::NetDev);
-    objects.replace_table(NfFamily::INet);
+    objects.create_table(NfFamily::NetDev);
+    objects.create_table(NfFamily::INet);
     objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
     objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
     objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
@@ -67,6 +67,16 @@ pub(crate) fn removal() -> serde_json::Value {
         objects.delete_table(family);
     }
     objects.document()
+}
+
+/// `document` in one transaction with the removal of what is there.
+pub(crate) fn replacing(document: &serde_json::Value) -> serde_json::Value {
+    let removal = removal();
+    let commands = [&removal, document]
+        .into_iter()
+        .filter_map(|document| document.get("nftables")?.as_array())
+        .flatten();
+    serde_json::json!({ "nftables": commands.collect::<Vec<_>>() })
 }
 
 /// What comes out of the guest, before anything else in the host sees it.
@@ -420,6 +430,14 @@ fn over_rate() -> Stmt {
     })
 }
 
+fn table(family: NfFamily) -> NfListObject<'static> {
+    NfListObject::Table(Table {
+        family,
+        name: TABLE.into(),
+        handle: None,
+    })
+}
+
 #[derive(Default)]
 struct Objects(Vec<NfObject<'static>>);
 
@@ -430,24 +448,12 @@ impl Objects {
 
     /// Adding what is there is no error and deleting what is not there is: so first the one, then the other.
     fn delete_table(&mut self, family: NfFamily) {
-        let table = || {
-            NfListObject::Table(Table {
-                family,
-                name: TABLE.into(),
-                handle: None,
-            })
-        };
-        self.add(table());
-        self.0.push(NfObject::CmdObject(NfCmd::Delete(table())));
+        self.add(table(family));
+        self.0.push(NfObject::CmdObject(NfCmd::Delete(table(family))));
     }
 
-    fn replace_table(&mut self, family: NfFamily) {
-        self.delete_table(family);
-        self.add(NfListObject::Table(Table {
-            family,
-            name: TABLE.into(),
-            handle: None,
-        }));
+    fn create_table(&mut self, family: NfFamily) {
+        self.0.push(NfObject::CmdObject(NfCmd::Create(table(family))));
     }
 
     fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {

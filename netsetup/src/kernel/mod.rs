@@ -75,7 +75,7 @@ impl Kernel for Linux {
             }
             Step::Neighbour { link, ip, mac } => self.netlink.add_neighbour(link, *ip, *mac).await,
             Step::LoopbackRoute { link } => self.netlink.add_loopback_route(link).await,
-            Step::Ruleset { document } => nft::run(document),
+            Step::Ruleset { document } => nft::replace(document),
             Step::Ipv4Forwarding { link } => self.netlink.forward_ipv4(link, true).await,
             Step::Sysctl { path, value } => sysctl::write(path, value),
             Step::Mark { link, alias } => self.netlink.set_alias(link, alias).await,

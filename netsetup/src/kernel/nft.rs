@@ -4,6 +4,18 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use crate::error::StepFailure;
+use crate::ruleset;
+
+/// Makes the rule set be what `document` says.
+///
+/// First as if there were none, as in a fresh pod. To delete a table, even one that is not there, nft waits until the
+/// kernel has cleaned up after it, and that takes longer than the whole rest.
+pub(super) fn replace(document: &serde_json::Value) -> Result<(), StepFailure> {
+    match run(document) {
+        Err(StepFailure::Nft(_)) => run(&ruleset::replacing(document)),
+        other => other,
+    }
+}
 
 pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
     let failed = |source| StepFailure::system("run nft", source);

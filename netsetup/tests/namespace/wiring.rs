@@ -87,12 +87,13 @@ fn in_document(plan: &Plan) -> Census {
         _ => None,
     });
     for command in documents.flat_map(|document| document["nftables"].as_array().unwrap()) {
-        for (verb, object) in command.as_object().unwrap() {
-            for kind in object.as_object().unwrap().keys() {
-                // Each table is added, deleted and added again.
-                let count = census.entry(kind.clone()).or_default();
-                *count = if verb == "add" { *count + 1 } else { *count - 1 };
-            }
+        for kind in command
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|object| object.as_object().unwrap().keys())
+        {
+            *census.entry(kind.clone()).or_default() += 1;
         }
     }
     census
