@@ -13,6 +13,8 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// `net.ipv6.conf.all.forwarding`; absent where the kernel has no IPv6.
     pub ipv6_forwarding: Option<Sysctl>,
+    /// `net.ipv6.conf.default.disable_ipv6`: new interfaces, such as a TAP, get no IPv6.
+    pub ipv6_disabled_by_default: bool,
 }
 
 /// A sysctl and whether this process could write it (in a container /proc/sys is often mounted read-only).

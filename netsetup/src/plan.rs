@@ -265,6 +265,12 @@ fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
             pod.name, pod.mtu
         ));
     }
+    if observed.ipv6_disabled_by_default {
+        return Some(
+            "net.ipv6.conf.default.disable_ipv6 is 1 here: add the sysctl net.ipv6.conf.default.disable_ipv6=0 to the pod"
+                .into(),
+        );
+    }
     match &observed.ipv6_forwarding {
         None => Some("the kernel has no net.ipv6.conf.all.forwarding".into()),
         Some(sysctl) if sysctl.value == "1" || sysctl.writable => None,

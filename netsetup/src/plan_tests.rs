@@ -38,6 +38,7 @@ fn pod() -> Observed {
     Observed {
         links: vec![lo, eth0],
         ipv6_forwarding: Some(sysctl("0")),
+        ipv6_disabled_by_default: false,
     }
 }
 
@@ -329,7 +330,7 @@ fn what_the_namespace_holds_of_others_is_told_from_what_the_pod_lacks() {
 #[test]
 fn doing_without_ipv6_is_said_and_why() {
     type Change = fn(&mut Observed);
-    let cases: [(&str, Change, Option<&str>); 6] = [
+    let cases: [(&str, Change, Option<&str>); 7] = [
         ("nothing wrong", |_| {}, None),
         (
             "no IPv6 in the pod",
@@ -355,6 +356,11 @@ fn doing_without_ipv6_is_said_and_why() {
             "a small MTU",
             |pod| eth0(pod).mtu = 1279,
             Some("default: IPv6 is off for the guest: the MTU of eth0 is 1279, and IPv6 needs 1280"),
+        ),
+        (
+            "no IPv6 on new interfaces",
+            |pod| pod.ipv6_disabled_by_default = true,
+            Some("default: IPv6 is off for the guest: net.ipv6.conf.default.disable_ipv6 is 1 here"),
         ),
         (
             "a kernel without",

@@ -54,6 +54,8 @@ pub(crate) async fn read() -> Result<Observed, Error> {
     Ok(Observed {
         links,
         ipv6_forwarding: sysctl::read(IPV6_FORWARDING),
+        ipv6_disabled_by_default: sysctl::read("/proc/sys/net/ipv6/conf/default/disable_ipv6")
+            .is_some_and(|sysctl| sysctl.value == "1"),
     })
 }
 

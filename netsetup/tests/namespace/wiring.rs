@@ -191,6 +191,21 @@ fn a_pod_of_a_small_mtu_has_ipv4() {
 
 #[test]
 #[ignore = "needs root: cargo test -- --include-ignored"]
+fn a_pod_whose_new_interfaces_have_no_ipv6_has_ipv4() {
+    in_pod(async |pod| {
+        let pod = pod.with_eth0();
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let before = everything();
+        let (plan, journal) = pod.wire(&spec()).await;
+        assert!(plan.notes[0].contains("disable_ipv6"), "{:?}", plan.notes);
+        assert_eq!(addresses("tap0"), ["10.0.2.1/24"]);
+        pod.undo(&journal).await;
+        assert_eq!(difference(&before, &everything()), [""; 0]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
 fn another_spec_in_the_same_namespace_leaves_nothing_of_the_first() {
     in_pod(async |pod| {
         let pod = pod.with_eth0();
