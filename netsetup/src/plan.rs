@@ -385,7 +385,7 @@ fn addresses(nic: &GuestNic) -> Vec<Address> {
 
 /// Turning forwarding on makes the kernel forget default routes that it learnt by RA, unless `accept_ra` is 2.
 ///
-/// Only what is not so already: who comes after a privileged `setup` may be unable to write.
+/// Only what is not so already and can be written.
 fn ipv6_forwarding(observed: &Observed) -> Vec<Step> {
     let write = |sysctl: Option<&Sysctl>, path: String, value: &str| {
         let value = value.to_owned();

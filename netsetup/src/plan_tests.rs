@@ -387,6 +387,21 @@ fn doing_without_ipv6_is_said_and_why() {
 }
 
 #[test]
+fn what_is_set_already_is_not_written_again() {
+    let mut pod = pod();
+    pod.ipv6_forwarding = Some(sysctl("1"));
+    eth0(&mut pod).default_route_by_ra = true;
+    eth0(&mut pod).accept_ra = Some(sysctl("2"));
+    let plan = Plan::new(&spec(), &pod).unwrap();
+    assert!(plan.nics[0].v6.is_some());
+    let written = plan
+        .steps
+        .iter()
+        .filter(|step| matches!(step, Step::Sysctl { .. }));
+    assert_eq!(written.count(), 0, "{}", text(&plan));
+}
+
+#[test]
 fn gateway_is_the_first_address_and_guest_the_second() {
     let mut spec = spec();
     // As a manifest may have it: with host bits.
