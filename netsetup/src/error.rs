@@ -1,7 +1,7 @@
 //! What can go wrong with the namespace, by kind of remedy.
 
 use crate::journal::Undo;
-use crate::plan::Step;
+use crate::step::Step;
 
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]

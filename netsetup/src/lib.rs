@@ -13,15 +13,17 @@ mod observe;
 mod plan;
 mod ruleset;
 mod spec;
+mod step;
 
 pub use apply::{Kernel, apply, undo};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
 pub use kernel::{Linux, open_tap};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, observe};
-pub use plan::{FamilyPlan, GuestNic, Plan, Step, TapStep};
+pub use plan::{FamilyPlan, GuestNic, Plan};
 pub use ruleset::document as ruleset;
 pub use spec::{
     GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, PortRange,
     Ports, Protocol, Wiring, server_tap_name, tap_name,
 };
+pub use step::{Step, TapStep};

@@ -5,7 +5,6 @@
 //! mark comes last: a TAP that carries it with the digest of the same plan needs nothing more done, and one
 //! without it was left by a start that did not finish and is gone through again.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -17,6 +16,7 @@ use crate::journal::{Journal, Undo};
 use crate::observe::{Address, Link, Observed, Sysctl};
 use crate::ruleset;
 use crate::spec::{GATEWAY_LINK_LOCAL, GATEWAY_MAC, Masquerade, NetSpec, Nic, Owner, Wiring};
+use crate::step::{Step, TapStep};
 
 /// Sysctl without which the kernel forwards no IPv6 at all.
 pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -37,57 +37,6 @@ pub struct Plan {
     pub notes: Vec<String>,
     #[serde(skip)]
     pub journal: Journal,
-}
-
-/// One change of the namespace. Performing a step twice is the same as performing it once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case", tag = "step")]
-pub enum Step {
-    Tap(TapStep),
-    AddAddress {
-        link: String,
-        ip: IpAddr,
-        prefix_len: u8,
-    },
-    Neighbour {
-        link: String,
-        ip: IpAddr,
-        mac: [u8; 6],
-    },
-    /// `local ::1 dev LINK` behind the kernel's own. IPv4 has `route_localnet` to let answers to loopback come in; IPv6
-    /// looks for ::1 on the interface that the answer came by, and would find none.
-    LoopbackRoute {
-        link: String,
-    },
-    Ruleset {
-        document: Box<serde_json::Value>,
-    },
-    Ipv4Forwarding {
-        link: String,
-    },
-    Sysctl {
-        path: String,
-        value: String,
-    },
-    Mark {
-        link: String,
-        alias: String,
-    },
-}
-
-/// A persistent TAP that an unprivileged process will open by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct TapStep {
-    pub name: String,
-    pub owner: Owner,
-    pub multi_queue: bool,
-    pub mac: [u8; 6],
-    pub mtu: u32,
-    pub alias: String,
-    /// The guest's TAP routes; the server's helper is a plain pipe for frames.
-    pub gateway: bool,
-    /// What is there is ours but made otherwise, and the kernel cannot change it: delete it first.
-    pub replace: bool,
 }
 
 /// A guest NIC as it will be: the input of the VM's configuration and of the guest's lease.
@@ -479,47 +428,6 @@ fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
         Step::AddAddress { .. } | Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Mark { .. } => {
             None
         }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tap(tap) => {
-                let TapStep { name, owner, mtu, .. } = tap;
-                let queues = if tap.multi_queue { "multi-queue " } else { "" };
-                let role = if tap.gateway {
-                    "gateway of the guest"
-                } else {
-                    "frames of the DHCP and RA server"
-                };
-                write!(
-                    f,
-                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): {role}",
-                    owner.uid, owner.gid
-                )
-            }
-            Self::AddAddress { link, ip, prefix_len } => {
-                write!(f, "add the address {ip}/{prefix_len} to {link}")
-            }
-            Self::Neighbour { link, ip, mac } => {
-                write!(f, "add the permanent neighbour {ip} at {} on {link}", Mac(*mac))
-            }
-            Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
-            Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
-            Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
-            Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
-            Self::Mark { link, .. } => write!(f, "mark {link} as finished"),
-        }
-    }
-}
-
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

@@ -5,19 +5,15 @@
 //! guest has no business sending. `inet hawser` does the NAT and lets through what belongs to it. Ports are in sets:
 //! their number does not change the number of rules.
 
-use std::borrow::Cow;
+mod words;
+
 use std::collections::HashSet;
-use std::net::IpAddr;
 
-use nftables::expr::{
-    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range,
-};
-use nftables::schema::{
-    Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
-};
-use nftables::stmt::{FWD, JumpTarget, Limit, Match, NAT, NATFamily, Operator, Statement};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nftables::expr::{Expression, Fib, FibFlag, FibResult, MetaKey, NamedExpression, Prefix};
+use nftables::stmt::{Limit, NAT, NATFamily, Statement};
+use nftables::types::{NfChainType, NfFamily, NfHook};
 
+use self::words::*;
 use crate::plan::GuestNic;
 use crate::spec::{KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
 
@@ -30,9 +26,6 @@ const SERVER_RATE: u32 = 200;
 
 /// Loopback addresses that a pod's processes connect from (RFC 1122, section 3.2.1.3).
 const LOOPBACK_V4: ([u8; 4], u32) = ([127, 0, 0, 0], 8);
-
-type Expr = Expression<'static>;
-type Stmt = Statement<'static>;
 
 /// The document that `nft -j` reads. Its transaction fails where the tables are there; see [`replacing`].
 pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
@@ -330,95 +323,6 @@ fn merged(ranges: &[PortRange], protocol: Protocol) -> Vec<(u16, u16)> {
     joined
 }
 
-const DROP: Stmt = Statement::Drop(None);
-
-fn text(value: &str) -> Expr {
-    Expression::String(Cow::Owned(value.to_owned()))
-}
-
-fn number(value: u16) -> Expr {
-    Expression::Number(u32::from(value))
-}
-
-fn address(ip: impl Into<IpAddr>) -> Expr {
-    text(&ip.into().to_string())
-}
-
-fn mac(bytes: [u8; 6]) -> Expr {
-    let pairs: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    text(&pairs.join(":"))
-}
-
-fn prefix_v4((address, len): ([u8; 4], u32)) -> Expr {
-    Expression::Named(NamedExpression::Prefix(Prefix {
-        addr: Box::new(text(&std::net::Ipv4Addr::from(address).to_string())),
-        len,
-    }))
-}
-
-fn port_range(first: u16, last: u16) -> Expr {
-    if first == last {
-        return number(first);
-    }
-    Expression::Range(Box::new(Range {
-        range: [number(first), number(last)],
-    }))
-}
-
-fn set_of(elements: Vec<Expr>) -> Expr {
-    Expression::Named(NamedExpression::Set(
-        elements
-            .into_iter()
-            .map(nftables::expr::SetItem::Element)
-            .collect(),
-    ))
-}
-
-fn named_set(tap: &str, name: &str) -> Expr {
-    text(&format!("@{tap}-{name}"))
-}
-
-fn payload(protocol: &'static str, field: &'static str) -> Expr {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
-        protocol: protocol.into(),
-        field: field.into(),
-    })))
-}
-
-fn meta(key: MetaKey) -> Expr {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
-}
-
-fn compare(op: Operator, left: Expr, right: Expr) -> Stmt {
-    Statement::Match(Match { left, right, op })
-}
-
-fn equal(left: Expr, right: Expr) -> Stmt {
-    compare(Operator::EQ, left, right)
-}
-
-fn not_equal(left: Expr, right: Expr) -> Stmt {
-    compare(Operator::NEQ, left, right)
-}
-
-fn is_in(left: Expr, right: Expr) -> Stmt {
-    compare(Operator::IN, left, right)
-}
-
-fn jump(chain: &str) -> Stmt {
-    Statement::Jump(JumpTarget {
-        target: Cow::Owned(chain.to_owned()),
-    })
-}
-
-fn forward_to(device: &str) -> Stmt {
-    Statement::FWD(Some(FWD {
-        dev: Some(text(device)),
-        family: None,
-        addr: None,
-    }))
-}
-
 fn over_rate() -> Stmt {
     Statement::Limit(Limit {
         rate: SERVER_RATE,
@@ -428,113 +332,4 @@ fn over_rate() -> Stmt {
         burst_unit: None,
         inv: Some(true),
     })
-}
-
-fn table(family: NfFamily) -> NfListObject<'static> {
-    NfListObject::Table(Table {
-        family,
-        name: TABLE.into(),
-        handle: None,
-    })
-}
-
-#[derive(Default)]
-struct Objects(Vec<NfObject<'static>>);
-
-impl Objects {
-    fn add(&mut self, object: NfListObject<'static>) {
-        self.0.push(NfObject::CmdObject(NfCmd::Add(object)));
-    }
-
-    /// Adding what is there is no error and deleting what is not there is: so first the one, then the other.
-    fn delete_table(&mut self, family: NfFamily) {
-        self.add(table(family));
-        self.0.push(NfObject::CmdObject(NfCmd::Delete(table(family))));
-    }
-
-    fn create_table(&mut self, family: NfFamily) {
-        self.0.push(NfObject::CmdObject(NfCmd::Create(table(family))));
-    }
-
-    fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
-        self.add(NfListObject::Chain(Chain {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: Cow::Owned(name.to_owned()),
-            _type: Some(kind),
-            hook: Some(hook),
-            prio: Some(priority),
-            policy: Some(NfChainPolicy::Accept),
-            ..Chain::default()
-        }));
-    }
-
-    fn device_chain(&mut self, name: &str, device: &str) {
-        self.add(NfListObject::Chain(Chain {
-            family: NfFamily::NetDev,
-            table: TABLE.into(),
-            name: Cow::Owned(name.to_owned()),
-            _type: Some(NfChainType::Filter),
-            hook: Some(NfHook::Ingress),
-            prio: Some(0),
-            dev: Some(Cow::Owned(device.to_owned())),
-            policy: Some(NfChainPolicy::Accept),
-            ..Chain::default()
-        }));
-    }
-
-    fn chain(&mut self, name: &str) {
-        self.add(NfListObject::Chain(Chain {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: Cow::Owned(name.to_owned()),
-            ..Chain::default()
-        }));
-    }
-
-    fn port_set(&mut self, name: &str, ports: Vec<Expr>) {
-        self.add(NfListObject::Set(Box::new(Set {
-            family: NfFamily::INet,
-            table: TABLE.into(),
-            name: Cow::Owned(name.to_owned()),
-            set_type: SetTypeValue::Single(SetType::InetService),
-            flags: Some(HashSet::from([SetFlag::Interval])),
-            elem: (!ports.is_empty()).then_some(Cow::Owned(ports)),
-            ..Set::default()
-        })));
-    }
-
-    fn rule(&mut self, family: NfFamily, chain: &str, expr: Vec<Stmt>) {
-        self.add(NfListObject::Rule(Rule {
-            family,
-            table: TABLE.into(),
-            chain: Cow::Owned(chain.to_owned()),
-            expr: Cow::Owned(expr),
-            ..Rule::default()
-        }));
-    }
-
-    fn document(self) -> serde_json::Value {
-        let document = Nftables {
-            objects: Cow::Owned(self.0),
-        };
-        // The crate's types are plain data: turning them into JSON cannot fail.
-        let mut document = serde_json::to_value(document).unwrap_or_default();
-        sort_flags(&mut document);
-        document
-    }
-}
-
-/// The crate keeps flags in hash sets; the same rules must be the same text every time.
-fn sort_flags(value: &mut serde_json::Value) {
-    match value {
-        serde_json::Value::Object(object) => {
-            if let Some(serde_json::Value::Array(flags)) = object.get_mut("flags") {
-                flags.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
-            }
-            object.values_mut().for_each(sort_flags);
-        }
-        serde_json::Value::Array(array) => array.iter_mut().for_each(sort_flags),
-        _ => {}
-    }
 }

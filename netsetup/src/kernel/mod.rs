@@ -12,8 +12,9 @@ use crate::apply::Kernel;
 use crate::error::{Error, StepFailure};
 use crate::journal::Undo;
 use crate::observe::Observed;
-use crate::plan::{IPV6_FORWARDING, Step};
+use crate::plan::IPV6_FORWARDING;
 use crate::ruleset;
+use crate::step::Step;
 
 pub use tap::open_tap;
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::libc;
 
 use crate::error::StepFailure;
-use crate::plan::TapStep;
+use crate::step::TapStep;
 
 const TUN: &str = "/dev/net/tun";
 

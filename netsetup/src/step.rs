@@ -1,0 +1,100 @@
+//! The steps that a plan is made of, and how they read.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::spec::Owner;
+
+/// One change of the namespace. Performing a step twice is the same as performing it once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "step")]
+pub enum Step {
+    Tap(TapStep),
+    AddAddress {
+        link: String,
+        ip: IpAddr,
+        prefix_len: u8,
+    },
+    Neighbour {
+        link: String,
+        ip: IpAddr,
+        mac: [u8; 6],
+    },
+    /// `local ::1 dev LINK` behind the kernel's own. IPv4 has `route_localnet` to let answers to loopback come in; IPv6
+    /// looks for ::1 on the interface that the answer came by, and would find none.
+    LoopbackRoute {
+        link: String,
+    },
+    Ruleset {
+        document: Box<serde_json::Value>,
+    },
+    Ipv4Forwarding {
+        link: String,
+    },
+    Sysctl {
+        path: String,
+        value: String,
+    },
+    Mark {
+        link: String,
+        alias: String,
+    },
+}
+
+/// A persistent TAP that an unprivileged process will open by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TapStep {
+    pub name: String,
+    pub owner: Owner,
+    pub multi_queue: bool,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    pub alias: String,
+    /// The guest's TAP routes; the server's helper is a plain pipe for frames.
+    pub gateway: bool,
+    /// What is there is ours but made otherwise, and the kernel cannot change it: delete it first.
+    pub replace: bool,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap(tap) => {
+                let TapStep { name, owner, mtu, .. } = tap;
+                let queues = if tap.multi_queue { "multi-queue " } else { "" };
+                let role = if tap.gateway {
+                    "gateway of the guest"
+                } else {
+                    "frames of the DHCP and RA server"
+                };
+                write!(
+                    f,
+                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): {role}",
+                    owner.uid, owner.gid
+                )
+            }
+            Self::AddAddress { link, ip, prefix_len } => {
+                write!(f, "add the address {ip}/{prefix_len} to {link}")
+            }
+            Self::Neighbour { link, ip, mac } => {
+                write!(f, "add the permanent neighbour {ip} at {} on {link}", Mac(*mac))
+            }
+            Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
+            Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
+            Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
+            Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
+            Self::Mark { link, .. } => write!(f, "mark {link} as finished"),
+        }
+    }
+}
+
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
