@@ -77,6 +77,7 @@ pub(crate) fn keep_net_admin_alone() -> Result<(), caps::errors::CapsError> {
             caps::drop(None, CapSet::Bounding, *cap)?;
         }
     }
+    nix::sys::prctl::set_no_new_privs().map_err(|errno| caps::errors::CapsError::from(errno.to_string()))?;
     // Inheritable and ambient are raised again for the `nft` of the end.
     for set in [CapSet::Ambient, CapSet::Inheritable] {
         caps::clear(None, set)?;

@@ -215,7 +215,8 @@ fn rss(running: &Running) -> Result<u64> {
         .with_context(|| format!("VmRSS {text:?}"))
 }
 
-/// Of every process in the pod: hawser, what it may have started besides, and the VMM.
+/// Of every process in the pod: the keeper, which may hold NET_ADMIN to take the wiring down and hears nothing of the
+/// guest; the supervisor and the VMM, which have nothing.
 fn no_capabilities(context: &Context) -> Result<()> {
     let running = running(context)?;
     let processes = processes(&running.pod)?;
@@ -223,14 +224,30 @@ fn no_capabilities(context: &Context) -> Result<()> {
         processes.iter().any(|(_, name)| name == "standin-vmm"),
         "no VMM among {processes:?}"
     );
+    let keeper = running.hawser.pid();
+    let guest_facing = processes.iter().filter(|(pid, _)| *pid != keeper).count();
+    ensure!(
+        guest_facing == 2,
+        "not a supervisor and a VMM beside the keeper: {processes:?}"
+    );
     for (pid, name) in processes {
-        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        let net_admin: u64 = if pid == keeper { 1 << 12 } else { 0 };
+        for (set, most) in [
+            ("CapInh", 0),
+            ("CapPrm", net_admin),
+            ("CapEff", net_admin),
+            ("CapAmb", 0),
+        ] {
             let value = status_field(pid, set)?;
-            // As root hawser keeps what it takes to signal the VMM and to undo the set-up; only the guest-facing
-            // side must have nothing.
             ensure!(
-                u64::from_str_radix(&value, 16) == Ok(0),
+                u64::from_str_radix(&value, 16).is_ok_and(|held| held & !most == 0),
                 "{name} ({pid}) has {set} {value}"
+            );
+        }
+        if pid != keeper {
+            ensure!(
+                !status_field(pid, "Uid")?.starts_with("0\t"),
+                "{name} ({pid}) is root"
             );
         }
         ensure!(
