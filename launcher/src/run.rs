@@ -177,7 +177,13 @@ fn wire(plan: &Plan, journal: &Path) -> Result<Journal, Failure> {
     } else {
         privileges::raise_net_admin()?;
     }
-    block_on(async { Ok(apply(&mut Linux::open()?, plan, journal).await?) })
+    block_on(async {
+        let mut linux = Linux::open()?;
+        if !plan.steps.is_empty() {
+            linux.expect_ruleset();
+        }
+        Ok(apply(&mut linux, plan, journal).await?)
+    })
 }
 
 /// Takes back what was done, last first, and reports every error. False if something is left.

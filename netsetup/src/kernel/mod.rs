@@ -22,6 +22,7 @@ pub use tap::open_tap;
 #[derive(Debug)]
 pub struct Linux {
     netlink: netlink::Netlink,
+    nft: Option<nft::Nft>,
 }
 
 impl Linux {
@@ -31,7 +32,13 @@ impl Linux {
             what: "netlink socket",
             source,
         })?;
-        Ok(Self { netlink })
+        Ok(Self { netlink, nft: None })
+    }
+
+    /// Says that a plan with a rule set will be applied, so that `nft` can start up beside the steps before it. Where it
+    /// cannot be started, the rule set's own step says so.
+    pub fn expect_ruleset(&mut self) {
+        self.nft = nft::Nft::start().ok();
     }
 }
 
@@ -78,7 +85,7 @@ impl Kernel for Linux {
             }
             Step::Neighbour { link, ip, mac } => self.netlink.add_neighbour(link, *ip, *mac).await,
             Step::LoopbackRoute { link } => self.netlink.add_loopback_route(link).await,
-            Step::Ruleset { document } => nft::replace(document),
+            Step::Ruleset { document } => nft::replace(self.nft.take(), document),
             Step::Ipv4Forwarding { link } => self.netlink.forward_ipv4(link, true).await,
             Step::Sysctl { path, value } => sysctl::write(path, value),
             Step::Mark { link, alias } => self.netlink.set_alias(link, alias).await,

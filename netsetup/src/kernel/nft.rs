@@ -1,45 +1,77 @@
 //! The `nft` tool: one call, one transaction.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::error::StepFailure;
 use crate::ruleset;
 
-/// Makes the rule set be what `document` says.
+/// A started `nft` that waits for its rules. To start it takes as long as to load them, so it is started beside other
+/// work; one that is not needed after all is ended.
+#[derive(Debug)]
+pub(super) struct Nft(Option<Child>);
+
+impl Nft {
+    /// The tool needs CAP_NET_ADMIN too: by its uid, or ambient from the caller.
+    pub(super) fn start() -> Result<Self, StepFailure> {
+        let child = Command::new("nft")
+            .args(["-j", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        Ok(Self(Some(child)))
+    }
+
+    fn run(mut self, document: &serde_json::Value) -> Result<(), StepFailure> {
+        let Some(mut nft) = self.0.take() else {
+            return Ok(());
+        };
+        let mut stdin = nft.stdin.take();
+        let written = stdin
+            .as_mut()
+            .map_or(Ok(()), |stdin| stdin.write_all(document.to_string().as_bytes()));
+        drop(stdin);
+        let output = nft.wait_with_output().map_err(failed)?;
+        // What a dying nft says is worth more than that its pipe broke.
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(StepFailure::Nft(match said.trim() {
+                "" => output.status.to_string(),
+                said => said.to_owned(),
+            }));
+        }
+        written.map_err(failed)
+    }
+}
+
+impl Drop for Nft {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            // It has been told nothing, so there is nothing to lose; an error means that it is gone already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Makes the rule set be what `document` says, with `nft` if that was started already.
 ///
 /// First as if there were none, as in a fresh pod. To delete a table, even one that is not there, nft waits until the
 /// kernel has cleaned up after it, and that takes longer than the whole rest.
-pub(super) fn replace(document: &serde_json::Value) -> Result<(), StepFailure> {
-    match run(document) {
+pub(super) fn replace(nft: Option<Nft>, document: &serde_json::Value) -> Result<(), StepFailure> {
+    let nft = nft.map_or_else(Nft::start, Ok)?;
+    match nft.run(document) {
         Err(StepFailure::Nft(_)) => run(&ruleset::replacing(document)),
         other => other,
     }
 }
 
 pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
-    let failed = |source| StepFailure::system("run nft", source);
-    // The tool needs CAP_NET_ADMIN too: by its uid, or ambient from the caller.
-    let mut nft = Command::new("nft")
-        .args(["-j", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
-    let mut stdin = nft.stdin.take();
-    let written = stdin
-        .as_mut()
-        .map_or(Ok(()), |stdin| stdin.write_all(document.to_string().as_bytes()));
-    drop(stdin);
-    let output = nft.wait_with_output().map_err(failed)?;
-    // What a dying nft says is worth more than that its pipe broke.
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(StepFailure::Nft(match said.trim() {
-            "" => output.status.to_string(),
-            said => said.to_owned(),
-        }));
-    }
-    written.map_err(failed)
+    Nft::start()?.run(document)
+}
+
+fn failed(source: std::io::Error) -> StepFailure {
+    StepFailure::system("run nft", source)
 }
