@@ -17,6 +17,7 @@ use crate::guests::Guest;
 use crate::pods::{Pod, PodSpec, vmi};
 use crate::process::{Process, output, until};
 use crate::programs::Programs;
+use crate::scenarios::resident;
 use crate::standin_script::Script;
 
 const WIRE: &str = include_str!("bench/wire.sh");
@@ -76,7 +77,7 @@ pub(crate) fn run(hawser: PathBuf, rounds: usize) -> Result<()> {
     );
     println!("  hawser / script, pair by pair      {:6.2}", median(&mut ratio));
     println!(
-        "  hawser resident, guest running     {:6.1} MiB",
+        "  hawser resident (PSS), guest running {:4.1} MiB",
         median(&mut rss)
     );
     Ok(())
@@ -131,12 +132,7 @@ fn time_hawser(programs: &Programs) -> Result<Start> {
             .with_context(|| format!("no stamp {name}"))?;
         Ok(Duration::from_nanos(line.trim().parse()?).saturating_sub(started))
     };
-    let status = fs::read_to_string(format!("/proc/{}/status", hawser.pid()))?;
-    let rss = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
-    let rss_kib = rss.split_whitespace().next().unwrap_or_default().parse()?;
+    let rss_kib = resident(&pod)?;
     let start = Start {
         vmm: at("start")?,
         boot: at("vm.boot")?,

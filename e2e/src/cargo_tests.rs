@@ -19,7 +19,8 @@ pub(crate) fn run(report: &mut Report, filter: Option<&str>) {
 fn run_cargo(report: &mut Report, filter: Option<&str>) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
-        .args(["test", "--workspace", "--no-fail-fast", "--"])
+        // The ignored ones need root, as this whole suite does.
+        .args(["test", "--workspace", "--no-fail-fast", "--", "--include-ignored"])
         .args(filter)
         .stdout(Stdio::piped())
         .spawn()

@@ -46,7 +46,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
-    let plan = make_plan(&net)?;
+    let plan = privileged_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
     let job = job(&guest, files, &plan, &resolv, owner, program, &state);
@@ -89,7 +89,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let net = binding::net_spec(&guest, owner)?;
     privileges::device("/dev/net/tun", owner)?;
     let state = StateDir::open(&common.state_dir, owner)?;
-    wire(&make_plan(&net)?, &state.journal())?;
+    wire(&privileged_plan(&net)?, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
     Ok(ExitCode::Success)
 }
@@ -163,6 +163,14 @@ fn read(path: &Path) -> Result<String, Failure> {
     };
     read.map_err(fail)?;
     Ok(text)
+}
+
+/// A plan made with what this process may do: whether a sysctl can be written depends on it.
+fn privileged_plan(net: &NetSpec) -> Result<Plan, Failure> {
+    if privileges::has(caps::Capability::CAP_NET_ADMIN) {
+        privileges::raise_net_admin()?;
+    }
+    make_plan(net)
 }
 
 fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {

@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hawser_netsetup::Owner;
 use nix::errno::Errno;
@@ -37,7 +38,7 @@ impl StateDir {
             .mode(0o600)
             .open(path.join("lock"))
             .map_err(fail)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        let lock = wait_for_lock(lock).map_err(|errno| match errno {
             Errno::EWOULDBLOCK => Failure::new(
                 ExitCode::NotOurs,
                 format!("another hawser is using the state directory {}", path.display()),
@@ -94,5 +95,19 @@ impl StateDir {
     /// The unprivileged half's: API socket and console log.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
         self.path.join("vmm")
+    }
+}
+
+/// A keeper that was killed leaves a supervisor that holds the lock until it has followed: that is a matter of moments.
+fn wait_for_lock(mut file: File) -> Result<Flock<File>, Errno> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < give_up => file = back,
+            Err((_, errno)) => return Err(errno),
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -21,6 +21,8 @@ use anyhow::Result;
 use crate::programs::Programs;
 use crate::report::{Outcome, Report, Scenario};
 
+pub(crate) use running::resident;
+
 /// What every scenario is given.
 #[derive(Debug)]
 pub(crate) struct Context {

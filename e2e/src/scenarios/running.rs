@@ -92,3 +92,17 @@ pub(super) fn processes(pod: &Pod) -> Result<Vec<(Pid, String)>> {
         .filter_map(|pid| Some((pid, status_field(pid, "Name").ok()?)))
         .collect())
 }
+
+/// Resident KiB of all of hawser's processes in the pod: the sum of their proportional set sizes (proc(5), Pss), so that
+/// what keeper and supervisor share is counted once.
+pub(crate) fn resident(pod: &Pod) -> Result<u64> {
+    let mut sum = 0_u64;
+    for (pid, _) in processes(pod)?.into_iter().filter(|(_, name)| name == "hawser") {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        let kib = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next());
+        sum = sum.saturating_add(kib.unwrap_or_default().parse()?);
+    }
+    Ok(sum)
+}
