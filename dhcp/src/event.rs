@@ -182,7 +182,7 @@ impl fmt::Display for Event {
                 hostname,
                 vendor,
             } => {
-                write!(f, "dhcpv4 {request:?}: {outcome:?}")?;
+                write!(f, "{request}: {outcome}")?;
                 if let Some(name) = hostname {
                     write!(f, ", guest calls itself \"{name}\"")?;
                 }
@@ -191,7 +191,7 @@ impl fmt::Display for Event {
                 }
                 Ok(())
             }
-            Self::Dhcp6 { request, outcome } => write!(f, "dhcpv6 {request:?}: {outcome:?}"),
+            Self::Dhcp6 { request, outcome } => write!(f, "DHCPv6 {request}: {outcome}"),
             Self::RouterSolicitation { unicast: true } => {
                 write!(f, "router solicitation answered by unicast")
             }
@@ -202,6 +202,68 @@ impl fmt::Display for Event {
             Self::Throttled { frames } => write!(f, "guest floods: {frames} frames thrown away"),
             Self::ReadFailed { error } => write!(f, "reading a frame failed: {error}"),
             Self::WriteDropped { frames, error } => write!(f, "{frames} replies dropped so far: {error}"),
+        }
+    }
+}
+
+/// By the names that RFC 2131 gives messages and states.
+impl fmt::Display for Dhcp4 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discover => "DHCPDISCOVER",
+            Self::Selecting => "DHCPREQUEST (SELECTING)",
+            Self::InitReboot => "DHCPREQUEST (INIT-REBOOT)",
+            Self::Renewing => "DHCPREQUEST (RENEWING)",
+            Self::Rebinding => "DHCPREQUEST (REBINDING)",
+            Self::Decline => "DHCPDECLINE",
+            Self::Release => "DHCPRELEASE",
+            Self::Inform => "DHCPINFORM",
+        })
+    }
+}
+
+impl fmt::Display for Dhcp4Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offered(address) => write!(f, "DHCPOFFER {address}"),
+            Self::Acknowledged(Some(address)) => write!(f, "DHCPACK {address}"),
+            Self::Acknowledged(None) => f.write_str("DHCPACK"),
+            Self::Refused(address) => write!(f, "DHCPNAK, the guest wanted {address}"),
+            Self::Declined(address) => write!(f, "the guest sees {address} in use by someone else"),
+            Self::Released(address) => write!(f, "{address} stays the guest's"),
+            Self::TooLarge => f.write_str("no reply fits the MTU"),
+        }
+    }
+}
+
+/// By the names of RFC 9915.
+impl fmt::Display for Dhcp6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Solicit => "Solicit",
+            Self::Request => "Request",
+            Self::Confirm => "Confirm",
+            Self::Renew => "Renew",
+            Self::Rebind => "Rebind",
+            Self::Release => "Release",
+            Self::Decline => "Decline",
+            Self::InformationRequest => "Information-request",
+        })
+    }
+}
+
+impl fmt::Display for Dhcp6Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Advertised(Some(address)) => write!(f, "Advertise {address}"),
+            Self::Advertised(None) => f.write_str("Advertise"),
+            Self::Replied(Some(address)) => write!(f, "Reply {address}"),
+            Self::Replied(None) => f.write_str("Reply"),
+            Self::OnLink => f.write_str("Reply, on link"),
+            Self::NotOnLink => f.write_str("Reply, not on link"),
+            Self::Declined => f.write_str("the guest sees its address in use by someone else"),
+            Self::Released => f.write_str("the address stays the guest's"),
+            Self::TooLarge => f.write_str("no reply fits the MTU"),
         }
     }
 }
