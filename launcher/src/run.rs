@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use hawser_netsetup::{Journal, Linux, NetSpec, Owner, Plan, apply, observe, undo};
+use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, observe, undo};
 
 use crate::cli::{Cli, Command, Common, Format, PlanArgs};
 use crate::error::{ExitCode, Failure};
@@ -40,13 +40,14 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
+    let nft = begin_wiring()?;
     for device in privileges::DEVICES {
         privileges::device(device, owner)?;
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
-    let plan = privileged_plan(&net)?;
+    let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
     let job = job(&guest, files, &plan, &resolv, owner, program, &state);
@@ -54,7 +55,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let journal = state.journal();
     let kept = keeper::keep(
         |orders| supervisor::supervise(job, parent, orders),
-        || wire(&plan, &journal),
+        || wire(&plan, nft, &journal),
     )?;
     let undone = take_down(&kept.wired?, &journal);
     Ok(match kept.verdict {
@@ -87,9 +88,10 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let guest = load(common)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
+    let nft = begin_wiring()?;
     privileges::device("/dev/net/tun", owner)?;
     let state = StateDir::open(&common.state_dir, owner)?;
-    wire(&privileged_plan(&net)?, &state.journal())?;
+    wire(&make_plan(&net)?, nft, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
     Ok(ExitCode::Success)
 }
@@ -165,12 +167,15 @@ fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// A plan made with what this process may do: whether a sysctl can be written depends on it.
-fn privileged_plan(net: &NetSpec) -> Result<Plan, Failure> {
-    if privileges::has(caps::Capability::CAP_NET_ADMIN) {
-        privileges::raise_net_admin()?;
+/// Makes the capability effective where it is held, since what can be done decides what is planned, and starts the tool
+/// that will need it.
+fn begin_wiring() -> Result<Option<Nft>, Failure> {
+    if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
+        return Ok(None);
     }
-    make_plan(net)
+    privileges::raise_net_admin()?;
+    // Where there is none, the step that needs it says so.
+    Ok(Nft::start().ok())
 }
 
 fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
@@ -178,20 +183,14 @@ fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
 }
 
 /// Makes the namespace as the plan wants it. What comes back is what to take down at the end.
-fn wire(plan: &Plan, journal: &Path) -> Result<Journal, Failure> {
+fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
     say(&plan.notes);
     if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
     } else {
         privileges::raise_net_admin()?;
     }
-    block_on(async {
-        let mut linux = Linux::open()?;
-        if !plan.steps.is_empty() {
-            linux.expect_ruleset();
-        }
-        Ok(apply(&mut linux, plan, journal).await?)
-    })
+    block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await?) })
 }
 
 /// Takes back what was done, last first, and reports every error. False if something is left.

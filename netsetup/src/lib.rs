@@ -18,7 +18,7 @@ mod step;
 pub use apply::{Kernel, apply, undo};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
-pub use kernel::{Linux, open_tap};
+pub use kernel::{Linux, Nft, open_tap};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, observe};
 pub use plan::{FamilyPlan, GuestNic, Plan};
 pub use ruleset::document as ruleset;

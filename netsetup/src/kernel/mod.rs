@@ -16,13 +16,14 @@ use crate::plan::IPV6_FORWARDING;
 use crate::ruleset;
 use crate::step::Step;
 
+pub use nft::Nft;
 pub use tap::open_tap;
 
 /// The kernel of this process's network namespace, over one rtnetlink socket.
 #[derive(Debug)]
 pub struct Linux {
     netlink: netlink::Netlink,
-    nft: Option<nft::Nft>,
+    nft: Option<Nft>,
 }
 
 impl Linux {
@@ -35,10 +36,9 @@ impl Linux {
         Ok(Self { netlink, nft: None })
     }
 
-    /// Says that a plan with a rule set will be applied, so that `nft` can start up beside the steps before it. Where it
-    /// cannot be started, the rule set's own step says so.
-    pub fn expect_ruleset(&mut self) {
-        self.nft = nft::Nft::start().ok();
+    /// Has the rule set loaded by an `nft` that was started beside earlier work.
+    pub fn with_nft(self, nft: Option<Nft>) -> Self {
+        Self { nft, ..self }
     }
 }
 

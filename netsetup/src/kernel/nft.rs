@@ -3,17 +3,26 @@
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 
+use nix::unistd::{Pid, getpid};
+
 use crate::error::StepFailure;
 use crate::ruleset;
 
 /// A started `nft` that waits for its rules. To start it takes as long as to load them, so it is started beside other
 /// work; one that is not needed after all is ended.
 #[derive(Debug)]
-pub(super) struct Nft(Option<Child>);
+pub struct Nft {
+    child: Option<Child>,
+    /// A process forked from this one has a copy that must not end what it did not start.
+    starter: Pid,
+}
 
 impl Nft {
     /// The tool needs CAP_NET_ADMIN too: by its uid, or ambient from the caller.
-    pub(super) fn start() -> Result<Self, StepFailure> {
+    ///
+    /// # Errors
+    /// When there is no `nft` to be run.
+    pub fn start() -> Result<Self, StepFailure> {
         let child = Command::new("nft")
             .args(["-j", "-f", "-"])
             .stdin(Stdio::piped())
@@ -21,11 +30,14 @@ impl Nft {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        Ok(Self(Some(child)))
+        Ok(Self {
+            child: Some(child),
+            starter: getpid(),
+        })
     }
 
     fn run(mut self, document: &serde_json::Value) -> Result<(), StepFailure> {
-        let Some(mut nft) = self.0.take() else {
+        let Some(mut nft) = self.child.take() else {
             return Ok(());
         };
         let mut stdin = nft.stdin.take();
@@ -48,7 +60,7 @@ impl Nft {
 
 impl Drop for Nft {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+        if let Some(child) = self.child.as_mut().filter(|_| self.starter == getpid()) {
             // It has been told nothing, so there is nothing to lose; an error means that it is gone already.
             let _ = child.kill();
             let _ = child.wait();
