@@ -131,3 +131,95 @@ fn only_v6(ip: &IpAddr) -> Option<Ipv6Addr> {
 pub(super) fn vmm_nic(nic: &GuestNic) -> NetConfig {
     NetConfig::tap(nic)
 }
+
+#[cfg(test)]
+mod tests {
+    use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
+
+    use super::*;
+    use crate::resolv;
+
+    fn guest(extra: &str) -> GuestSpec {
+        let manifest = format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: web, namespace: shop}}, spec: {{
+               domain: {{memory: {{guest: 256Mi}}, cpu: {{cores: 12}},
+                 firmware: {{kernelBoot: {{container: {{image: g, kernelPath: /k}}}}}},
+                 devices: {{interfaces: [{{name: default, masquerade: {{}} {extra}}}]}}}},
+               subdomain: back, networks: [{{name: default, pod: {{}}}}]}}}}"
+        );
+        crate::spec::load(&manifest).unwrap().spec
+    }
+
+    fn nic_plan() -> GuestNic {
+        GuestNic {
+            name: "default".into(),
+            pod_interface: "eth0".into(),
+            tap: "tap0".into(),
+            server_tap: "srv0".into(),
+            queue_pairs: 8,
+            guest_mac: [2, 0, 0, 0, 0, 9],
+            gateway_mac: GATEWAY_MAC,
+            mtu: 1400,
+            v4: Some(FamilyPlan {
+                network: V4,
+                gateway: "10.0.2.1".parse().unwrap(),
+                guest: "10.0.2.2".parse().unwrap(),
+                pod: "10.244.0.7".parse().unwrap(),
+            }),
+            v6: Some(FamilyPlan {
+                network: V6,
+                gateway: "fd10:0:2::1".parse().unwrap(),
+                guest: "fd10:0:2::2".parse().unwrap(),
+                pod: "fd00::7".parse().unwrap(),
+            }),
+        }
+    }
+
+    #[test]
+    fn eight_queue_pairs_at_most_and_one_where_the_manifest_says_so() {
+        let mut spec = guest("");
+        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 8);
+        spec.network_interface_multiqueue = Some(false);
+        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 1);
+    }
+
+    #[test]
+    fn what_cloud_hypervisor_cannot_do_is_refused_by_its_field() {
+        let spec = guest(", acpiIndex: 3, pciAddress: '0000:01:00.0', state: down");
+        let refusals = nic(&spec, &spec.interfaces[0]).unwrap_err();
+        assert_eq!(refusals.len(), 3, "{refusals:?}");
+        for (refusal, field) in refusals.iter().zip(["acpiIndex", "pciAddress", "state"]) {
+            assert!(
+                refusal.starts_with(&format!("spec.domain.devices.interfaces[0].{field}: ")),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_family_is_told_its_own_dns_and_the_subdomain_comes_first() {
+        let spec = guest(", dhcpOptions: {ntpServers: [192.0.2.1]}");
+        let resolv = resolv::parse(
+            "search shop.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::a\n",
+        );
+        let lease = lease(&spec, &spec.interfaces[0], &nic_plan(), &resolv);
+        let v4 = lease.v4.unwrap();
+        assert_eq!(v4.dns, ["10.96.0.10".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(v4.ntp_servers, ["192.0.2.1".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(lease.v6.unwrap().dns, ["fd00::a".parse::<Ipv6Addr>().unwrap()]);
+        assert_eq!(lease.search[0], "back.shop.svc.cluster.local");
+        assert_eq!(lease.domain.as_deref(), Some("back.shop.svc.cluster.local"));
+        assert_eq!((lease.mtu, lease.hostname.as_deref()), (1400, Some("web")));
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_family_that_the_guest_has_not() {
+        let spec = guest("");
+        let plan = GuestNic {
+            v6: None,
+            ..nic_plan()
+        };
+        let lease = lease(&spec, &spec.interfaces[0], &plan, &Resolv::default());
+        assert!(lease.v6.is_none() && lease.v4.is_some());
+    }
+}

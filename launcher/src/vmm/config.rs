@@ -149,3 +149,69 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, nics: &[GuestNic
         landlock_rules,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
+
+    use super::*;
+
+    const MANIFEST: &str = "
+apiVersion: kubevirt.io/v1
+kind: VirtualMachineInstance
+metadata: {name: web}
+spec:
+  domain:
+    cpu: {sockets: 1, cores: 2, threads: 2}
+    memory: {guest: 256Mi}
+    firmware:
+      uuid: 5d307ca9-b3ef-428c-8861-06e72d69f223
+      kernelBoot:
+        container: {image: guest, kernelPath: /vmlinux, initrdPath: /initrd}
+        kernelArgs: console=ttyS0 --api-socket=/x
+    devices: {interfaces: [{name: default, masquerade: {}}]}
+  networks: [{name: default, pod: {}}]
+";
+
+    fn nic() -> GuestNic {
+        GuestNic {
+            name: "default".into(),
+            pod_interface: "eth0".into(),
+            tap: "tap0".into(),
+            server_tap: "srv0".into(),
+            queue_pairs: 4,
+            guest_mac: [0x02, 0x11, 0x22, 0x33, 0x44, 0x55],
+            gateway_mac: GATEWAY_MAC,
+            mtu: 1450,
+            v4: Some(FamilyPlan {
+                network: "10.0.2.0/24".parse().unwrap(),
+                gateway: "10.0.2.1".parse().unwrap(),
+                guest: "10.0.2.2".parse().unwrap(),
+                pod: "10.244.0.7".parse().unwrap(),
+            }),
+            v6: None,
+        }
+    }
+
+    fn files() -> KernelFiles {
+        KernelFiles {
+            kernel: "/guest/vmlinux".into(),
+            initrd: Some("/guest/initrd".into()),
+            cmdline: "console=ttyS0 --api-socket=/x".into(),
+        }
+    }
+
+    #[test]
+    fn the_configuration_of_a_masqueraded_guest() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[nic()]));
+    }
+
+    #[test]
+    fn a_guest_without_a_nic_needs_no_sysfs() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let config = vm_config(&guest, &files(), &[]);
+        assert!(config.net.is_empty() && config.landlock_rules.is_empty());
+        assert!(config.landlock_enable);
+    }
+}
