@@ -47,6 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             on_link: "fd10:0:2::/120".parse().ok(),
             server: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             default_router: true,
+            router_on_link: false,
             dns: vec![Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10)],
         }),
     };

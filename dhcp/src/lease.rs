@@ -83,6 +83,10 @@ pub struct LeaseV6 {
     pub server: Ipv6Addr,
     /// Whether the guest's default route leads to `server`.
     pub default_router: bool,
+    /// `server` is the address of a router on the guest's own link that does not advertise itself: it is announced in
+    /// its name, and which hardware address it has is for the guest to ask it.
+    #[serde(default)]
+    pub router_on_link: bool,
     /// DNS servers, most preferred first.
     pub dns: Vec<Ipv6Addr>,
 }

@@ -46,6 +46,7 @@ pub(crate) fn lease() -> Lease {
             on_link: "fd10:0:2::/120".parse().ok(),
             server: SERVER6,
             default_router: true,
+            router_on_link: false,
             dns: vec!["fd00:10:96::a".parse().unwrap()],
         }),
     }

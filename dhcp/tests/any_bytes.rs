@@ -66,6 +66,7 @@ prop_compose! {
                 on_link: on_link.and_then(|(net, len)| ipnet::Ipv6Net::new(net, len).ok()),
                 server: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
                 default_router,
+                router_on_link: false,
                 dns,
             }),
         }

@@ -27,6 +27,8 @@ pub enum Command {
     Setup(Common),
     /// Say what `run` would do here. Changes nothing and needs no privilege.
     Plan(PlanArgs),
+    /// For each interface, say who gives the IP, what others use, whether it can migrate, what it needs and costs.
+    Explain(ExplainArgs),
     /// Say whether this pod is fit to run a guest, with a remedy for each thing that is not.
     Check(CheckArgs),
     /// Print the JSON Schema of the manifests that are accepted.
@@ -68,6 +70,22 @@ pub struct PlanArgs {
     pub common: Common,
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     pub output: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The VirtualMachineInstance manifest, YAML or JSON; - for standard input. Without it, STANDALONE_VMI in the
+    /// environment holds the manifest as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub vmi: Option<PathBuf>,
+    #[arg(short, long, value_enum, default_value_t = ExplainFormat::Text)]
+    pub output: ExplainFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExplainFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,13 +3,14 @@
 use std::fmt::Write;
 
 use hawser_dhcp::Lease;
-use hawser_netsetup::{GuestNic, Plan};
+use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
+use crate::binding::ports_text;
 use crate::error::Failure;
 use crate::image::KernelFiles;
 use crate::resolv::Resolv;
-use crate::spec::{GuestSpec, Interface, Mac, Protocol};
+use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::vm_config;
 
 pub(crate) struct Picture<'a> {
@@ -46,7 +47,11 @@ impl Picture<'_> {
             }
         }
         for nic in &self.plan.nics {
-            let _ = writeln!(out, "\nNIC {}: masquerade behind {}", nic.name, nic.pod_interface);
+            let how = match nic.bridge {
+                Some(_) => "bridge in place of",
+                None => "masquerade behind",
+            };
+            let _ = writeln!(out, "\nNIC {}: {how} {}", nic.name, nic.pod_interface);
             for line in facts(nic, self.interface(nic)) {
                 let _ = writeln!(out, "  {line}");
             }
@@ -85,6 +90,10 @@ impl Picture<'_> {
             quoted(&format!("guest {}", self.guest.name))
         );
         for nic in &self.plan.nics {
+            if let Some(bridged) = &nic.bridge {
+                draw_bridge(&mut out, nic, bridged);
+                continue;
+            }
             let (pod, tap, srv) = (
                 quoted(&nic.pod_interface),
                 quoted(&nic.tap),
@@ -171,29 +180,73 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
             v6.guest, v6.pod
         ));
     }
-    let ports = interface.map(|interface| &interface.ports);
-    lines.push(match ports {
-        Some(ports) if !ports.all => {
-            let list: Vec<_> = ports
-                .list
-                .iter()
-                .map(|range| {
-                    let protocol = match range.protocol {
-                        Protocol::Tcp => "TCP",
-                        Protocol::Udp => "UDP",
-                    };
-                    if range.first == range.last {
-                        format!("{protocol} {}", range.first)
-                    } else {
-                        format!("{protocol} {}-{}", range.first, range.last)
-                    }
-                })
-                .collect();
-            format!("ports of the pod that are the guest's: {}", list.join(", "))
-        }
-        _ => "ports of the pod that are the guest's: all but those kept for migration and metrics".to_owned(),
-    });
+    if let Some(bridged) = &nic.bridge {
+        lines.extend(bridged_facts(bridged));
+        return lines;
+    }
+    let ports = interface.map(|interface| ports_text(&interface.ports));
+    lines.push(format!(
+        "ports of the pod that are the guest's: {}",
+        ports.unwrap_or_default()
+    ));
     lines
+}
+
+fn bridged_facts(bridged: &Bridged) -> Vec<String> {
+    let mut lines = vec![format!(
+        "the pod's interface is {} on the bridge {}",
+        bridged.port, bridged.bridge
+    )];
+    if let Some(v4) = &bridged.v4 {
+        let router = v4
+            .router
+            .map_or_else(|| "no default route".into(), |ip| format!("gateway {ip}"));
+        lines.push(format!("IPv4 {}/{} by DHCP, {router}", v4.address, v4.prefix_len));
+        let routes = v4
+            .routes
+            .iter()
+            .map(|(to, via)| format!("IPv4 route to {to} via {via}"));
+        lines.extend(routes);
+    }
+    if let Some(v6) = &bridged.v6 {
+        let router = match v6.router {
+            Router6::Advertises => "default route by the network's own RA".to_owned(),
+            Router6::Silent(router) => format!("default route by RA in the name of {router}"),
+            Router6::Unknown => "no default route".to_owned(),
+        };
+        lines.push(format!("IPv6 {} by DHCPv6, {router}", v6.address));
+    }
+    if !bridged.is_served() {
+        lines.push("no address in the pod: the network's own servers have the guest to themselves".into());
+    }
+    lines
+}
+
+fn draw_bridge(out: &mut String, nic: &GuestNic, bridged: &Bridged) {
+    let [port, bridge, tap, srv] =
+        [&bridged.port, &bridged.bridge, &nic.tap, &nic.server_tap].map(|name| quoted(name));
+    let addresses = [
+        bridged.v4.as_ref().map(|v4| v4.address.to_string()),
+        bridged.v6.as_ref().map(|v6| v6.address.to_string()),
+    ];
+    let of_guest: String = addresses
+        .into_iter()
+        .flatten()
+        .map(|ip| format!("\n{ip}"))
+        .collect();
+    let label = quoted(&format!("{}{of_guest}", nic.name));
+    let _ = writeln!(out, "    {port} -> {bridge} [dir=both];");
+    let _ = writeln!(out, "    {bridge} -> {tap} [dir=both];");
+    if bridged.is_served() {
+        let _ = writeln!(
+            out,
+            "    {srv} [label={}];",
+            quoted(&format!("{}\nDHCP and RA server", nic.server_tap))
+        );
+        let _ = writeln!(out, "    {srv} -> {tap} [dir=both, label=\"frames\"];");
+    }
+    let _ = writeln!(out, "    {tap} -> guest [dir=both, label={label}];");
+    let _ = writeln!(out, "    others -> {port} [dir=both];");
 }
 
 /// A DOT string (Graphviz, "The DOT Language"): quotes and backslashes escaped, line breaks as \n.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, observe, undo};
 
-use crate::cli::{Cli, Command, Common, Format, PlanArgs};
+use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
 use crate::error::{ExitCode, Failure};
 use crate::image::{self, KernelFiles};
 use crate::picture::Picture;
@@ -23,6 +23,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(common) => run(&common),
         Command::Setup(common) => setup(&common),
         Command::Plan(args) => plan(&args),
+        Command::Explain(args) => explain(&args),
         Command::Check(args) => doctor::check(&args),
         Command::Schema => {
             println!("{:#}", spec::schema());
@@ -36,7 +37,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(common)?;
+    let guest = load(common.vmi.as_deref())?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
@@ -85,7 +86,7 @@ fn job(
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(common)?;
+    let guest = load(common.vmi.as_deref())?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -97,7 +98,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.common)?;
+    let guest = load(args.common.vmi.as_deref())?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
@@ -125,9 +126,18 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
+fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    let explanations = binding::explain(&load(args.vmi.as_deref())?);
+    match args.output {
+        ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
+        ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
+    }
+    Ok(ExitCode::Success)
+}
+
 /// The manifest that the command line or the environment names.
-fn load(common: &Common) -> Result<GuestSpec, Failure> {
-    let text = match &common.vmi {
+fn load(vmi: Option<&Path>) -> Result<GuestSpec, Failure> {
+    let text = match vmi {
         Some(path) => read(path)?,
         None => std::env::var("STANDALONE_VMI").map_err(|_| {
             Failure::new(ExitCode::Usage, "no manifest").remedy(

@@ -14,15 +14,31 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::original::Original;
 
 /// One thing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "undo")]
 pub enum Undo {
-    DeleteLink { link: String },
+    DeleteLink {
+        link: String,
+    },
     DeleteTables,
-    Ipv4Forwarding { link: String, value: bool },
-    Sysctl { path: String, value: String },
+    Ipv4Forwarding {
+        link: String,
+        value: bool,
+    },
+    Sysctl {
+        path: String,
+        value: String,
+    },
+    /// Takes the pod's interface off its bridge and makes it again what it was.
+    RestoreInterface {
+        interface: String,
+        port: String,
+        bridge: String,
+        original: Original,
+    },
 }
 
 impl Undo {
@@ -33,6 +49,9 @@ impl Undo {
             (Self::DeleteTables, Self::DeleteTables) => true,
             (Self::Ipv4Forwarding { link: a, .. }, Self::Ipv4Forwarding { link: b, .. }) => a == b,
             (Self::Sysctl { path: a, .. }, Self::Sysctl { path: b, .. }) => a == b,
+            (Self::RestoreInterface { interface: a, .. }, Self::RestoreInterface { interface: b, .. }) => {
+                a == b
+            }
             _ => false,
         }
     }
@@ -47,6 +66,9 @@ impl fmt::Display for Undo {
                 write!(f, "set IPv4 forwarding on {link} back to {}", u8::from(*value))
             }
             Self::Sysctl { path, value } => write!(f, "set {path} back to {value}"),
+            Self::RestoreInterface { interface, port, .. } => {
+                write!(f, "make {port} the pod's {interface} again")
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod journal;
 mod kernel;
 mod observe;
+mod original;
 mod plan;
 mod ruleset;
 mod spec;
@@ -20,10 +21,11 @@ pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
 pub use kernel::{Linux, Nft, open_tap};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, observe};
-pub use plan::{FamilyPlan, GuestNic, Plan};
+pub use original::{Assigned, Original, Route};
+pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Plan, Router6};
 pub use ruleset::document as ruleset;
 pub use spec::{
     GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, PortRange,
-    Ports, Protocol, Wiring, server_tap_name, tap_name,
+    Ports, Protocol, Wiring, bridge_name, port_name, server_tap_name, tap_name,
 };
-pub use step::{Step, TapStep};
+pub use step::{BridgeStep, PlaceholderStep, PortStep, Step, TapStep};

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::kernel;
+use crate::original::{Assigned, Route};
 
 /// What the kernel said of the namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -39,6 +40,14 @@ pub struct Link {
     pub alias: Option<String>,
     pub tap: Option<TapFacts>,
     pub addresses: Vec<Address>,
+    /// Those of `addresses` that somebody set, with all that is needed to set them again.
+    pub assigned: Vec<Assigned>,
+    /// Unicast routes of the main table that lead out here, but for the kernel's own.
+    pub routes: Vec<Route>,
+    /// IFLA_INET6_ADDR_GEN_MODE.
+    pub addr_gen_mode: u8,
+    /// Index of the bridge that this is a port of.
+    pub controller: Option<u32>,
     pub devconf: Devconf,
     /// `net.ipv6.conf.<link>.accept_ra`, where /proc has it.
     pub accept_ra: Option<Sysctl>,

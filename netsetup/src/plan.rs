@@ -5,9 +5,12 @@
 //! mark comes last: a TAP that carries it with the digest of the same plan needs nothing more done, and one
 //! without it was left by a start that did not finish and is gone through again.
 
+mod bridge;
+mod masquerade;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -15,8 +18,10 @@ use crate::error::Error;
 use crate::journal::{Journal, Undo};
 use crate::observe::{Address, Link, Observed, Sysctl};
 use crate::ruleset;
-use crate::spec::{GATEWAY_LINK_LOCAL, GATEWAY_MAC, Masquerade, NetSpec, Nic, Owner, Wiring};
+use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, NetSpec, Owner, Wiring};
 use crate::step::{Step, TapStep};
+
+pub use bridge::{Bridged, BridgedV4, BridgedV6, Router6};
 
 /// Sysctl without which the kernel forwards no IPv6 at all.
 pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -53,6 +58,9 @@ pub struct GuestNic {
     pub mtu: u32,
     pub v4: Option<FamilyPlan<Ipv4Net, Ipv4Addr>>,
     pub v6: Option<FamilyPlan<Ipv6Net, Ipv6Addr>>,
+    /// Instead of `v4` and `v6`, for a NIC on a bridge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Bridged>,
 }
 
 /// One address family of a masqueraded NIC.
@@ -63,6 +71,13 @@ pub struct FamilyPlan<N, A> {
     pub guest: A,
     /// The address that others use.
     pub pod: A,
+}
+
+impl GuestNic {
+    /// Whether the guest is told anything by DHCP and router advertisement.
+    pub fn is_served(&self) -> bool {
+        self.bridge.as_ref().is_none_or(Bridged::is_served)
+    }
 }
 
 impl Plan {
@@ -76,17 +91,19 @@ impl Plan {
         };
         refuse_foreign(spec, observed)?;
         for nic in &spec.nics {
-            match &nic.wiring {
-                Wiring::Masquerade(masquerade) => {
-                    let guest = masquerade_nic(nic, masquerade, observed, &mut plan.notes)?;
-                    plan.nics.push(guest);
-                }
-            }
+            let notes = &mut plan.notes;
+            plan.nics.push(match &nic.wiring {
+                Wiring::Masquerade(masquerade) => masquerade::guest_nic(nic, masquerade, observed, notes)?,
+                Wiring::Bridge => bridge::guest_nic(nic, observed, notes)?,
+            });
         }
         let wanted = plan.wanted(spec, observed);
         // Also when nothing is left to do: whoever finds the pod wired takes it down, even if the journal of the start
         // that wired it is lost.
-        plan.journal.undo = wanted.iter().filter_map(|step| undo_of(step, observed)).collect();
+        plan.journal.undo = wanted
+            .iter()
+            .filter_map(|step| undo_of(step, observed).or_else(|| bridge::undo_of(step, &plan.nics)))
+            .collect();
         if !is_done(&wanted, observed) {
             plan.steps = wanted;
         }
@@ -96,7 +113,10 @@ impl Plan {
     fn wanted(&self, spec: &NetSpec, observed: &Observed) -> Vec<Step> {
         let mut steps = Vec::new();
         for nic in &self.nics {
-            steps.push(Step::Tap(tap_step(nic, spec.owner, false, observed)));
+            steps.extend(bridge::bridge_step(nic));
+            if nic.is_served() {
+                steps.push(Step::Tap(tap_step(nic, spec.owner, false, observed)));
+            }
             steps.push(Step::Tap(tap_step(nic, spec.owner, true, observed)));
             for Address { ip, prefix_len } in addresses(nic) {
                 let link = nic.tap.clone();
@@ -112,7 +132,8 @@ impl Plan {
                 steps.push(Step::LoopbackRoute { link });
             }
         }
-        if !self.nics.is_empty() {
+        // A guest on a bridge that is told nothing needs no rules.
+        if self.nics.iter().any(GuestNic::is_served) {
             let document = Box::new(ruleset::document(spec, &self.nics));
             steps.push(Step::Ruleset { document });
         }
@@ -122,6 +143,7 @@ impl Plan {
                 steps.push(Step::Ipv4Forwarding { link });
             }
         }
+        steps.extend(self.nics.iter().flat_map(bridge::move_steps));
         let digest = digest(&steps);
         if self.nics.iter().any(|nic| nic.v6.is_some()) {
             steps.extend(ipv6_forwarding(observed));
@@ -134,129 +156,6 @@ impl Plan {
         }
         steps
     }
-}
-
-fn masquerade_nic(
-    nic: &Nic,
-    wanted: &Masquerade,
-    observed: &Observed,
-    notes: &mut Vec<String>,
-) -> Result<GuestNic, Error> {
-    let unfit = |why: String| Error::Unfit {
-        object: nic.pod_interface.clone(),
-        why,
-    };
-    let Some(pod) = observed.link(&nic.pod_interface) else {
-        return Err(unfit("the pod's network namespace has no such interface".into()));
-    };
-    refuse_overlap(nic, wanted, observed)?;
-    let v4 = pod.global_v4().next().map(|address| {
-        let first = u32::from(wanted.v4.network());
-        FamilyPlan {
-            network: wanted.v4.trunc(),
-            gateway: Ipv4Addr::from(first.saturating_add(1)),
-            guest: Ipv4Addr::from(first.saturating_add(2)),
-            pod: address,
-        }
-    });
-    let v6 = match (pod.global_v6().next(), ipv6_obstacle(pod, observed)) {
-        (Some(address), None) => {
-            let first = u128::from(wanted.v6.network());
-            Some(FamilyPlan {
-                network: wanted.v6.trunc(),
-                gateway: Ipv6Addr::from(first.saturating_add(1)),
-                guest: Ipv6Addr::from(first.saturating_add(2)),
-                pod: address,
-            })
-        }
-        (Some(_), Some(obstacle)) if wanted.v6_required => return Err(unfit(obstacle)),
-        (Some(_), Some(obstacle)) => {
-            notes.push(format!("{}: IPv6 is off for the guest: {obstacle}", nic.name));
-            None
-        }
-        (None, _) if wanted.v6_required => {
-            return Err(unfit(
-                "the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address"
-                    .into(),
-            ));
-        }
-        (None, _) => None,
-    };
-    if v4.is_none() && v6.is_none() {
-        return Err(unfit(
-            "no address that masquerade could use: the pod needs a global IPv4 or IPv6 address here".into(),
-        ));
-    }
-    let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
-        return Err(unfit(
-            "the interface has no MAC for the guest to take: set macAddress".into(),
-        ));
-    };
-    Ok(GuestNic {
-        name: nic.name.clone(),
-        pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
-        queue_pairs: nic.queue_pairs,
-        guest_mac,
-        gateway_mac: GATEWAY_MAC,
-        mtu: pod.mtu,
-        v4,
-        v6,
-    })
-}
-
-/// Why the guest could not have IPv6, although the pod has.
-fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
-    if pod.mtu < IPV6_MIN_MTU {
-        return Some(format!(
-            "the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
-            pod.name, pod.mtu
-        ));
-    }
-    if observed.ipv6_disabled_by_default {
-        return Some(
-            "net.ipv6.conf.default.disable_ipv6 is 1 here: add the sysctl net.ipv6.conf.default.disable_ipv6=0 to the pod"
-                .into(),
-        );
-    }
-    match &observed.ipv6_forwarding {
-        None => Some("the kernel has no net.ipv6.conf.all.forwarding".into()),
-        Some(sysctl) if sysctl.value == "1" || sysctl.writable => None,
-        Some(_) => Some(
-            "net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1 to the \
-             pod (securityContext.sysctls, or podman run --sysctl)"
-                .into(),
-        ),
-    }
-}
-
-/// A guest network that the pod already uses would swallow the pod's own neighbours.
-fn refuse_overlap(nic: &Nic, wanted: &Masquerade, observed: &Observed) -> Result<(), Error> {
-    for link in observed
-        .links
-        .iter()
-        .filter(|link| link.name != nic.tap && link.name != "lo")
-    {
-        for address in &link.addresses {
-            let Ok(used) = IpNet::new(address.ip, address.prefix_len) else {
-                continue;
-            };
-            let (guest, field) = match used {
-                IpNet::V4(_) => (IpNet::V4(wanted.v4), "vmNetworkCIDR"),
-                IpNet::V6(_) => (IpNet::V6(wanted.v6), "vmIPv6NetworkCIDR"),
-            };
-            if guest.contains(&used) || used.contains(&guest) {
-                return Err(Error::Unfit {
-                    object: link.name.clone(),
-                    why: format!(
-                        "its address {used} overlaps the guest network {guest}: choose another with {field}"
-                    ),
-                });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// What Hawser did not make is left alone, however much it looks like the work of a launcher.
@@ -272,7 +171,10 @@ fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
             }
         }
     }
-    match observed.links.iter().find(|link| link.name.starts_with("k6t-")) {
+    let foreign = |link: &&Link| {
+        link.name.starts_with(BRIDGE_PREFIX) && !bridge::is_our_bridge(link, &spec.nics, observed)
+    };
+    match observed.links.iter().find(foreign) {
         Some(bridge) => Err(Error::NotOurs {
             object: bridge.name.clone(),
             why: "KubeVirt's node agent has wired this pod: hawser does its own wiring, in a pod of its own"
@@ -290,10 +192,10 @@ fn is_ours(link: &Link) -> bool {
             .is_some_and(|alias| alias.starts_with(SIGNATURE))
 }
 
-fn tap_step(nic: &GuestNic, owner: Owner, gateway: bool, observed: &Observed) -> TapStep {
-    let name = if gateway { &nic.tap } else { &nic.server_tap };
-    let multi_queue = gateway && nic.queue_pairs > 1;
-    let addresses = if gateway { addresses(nic) } else { Vec::new() };
+fn tap_step(nic: &GuestNic, owner: Owner, guests: bool, observed: &Observed) -> TapStep {
+    let name = if guests { &nic.tap } else { &nic.server_tap };
+    let multi_queue = guests && nic.queue_pairs > 1;
+    let addresses = if guests { addresses(nic) } else { Vec::new() };
     let replace = observed.link(name).is_some_and(|link| {
         let otherwise_made = link.tap.as_ref().is_none_or(|tap| {
             tap.multi_queue != multi_queue || tap.owner != Some(owner.uid) || tap.group != Some(owner.gid)
@@ -306,14 +208,19 @@ fn tap_step(nic: &GuestNic, owner: Owner, gateway: bool, observed: &Observed) ->
         owner,
         multi_queue,
         // The helper's own address is never on the wire; it only must not be the gateway's.
-        mac: if gateway {
+        mac: if guests {
             nic.gateway_mac
         } else {
             [0x02, 0, 0, 0, 0, 1]
         },
         mtu: nic.mtu,
         alias: format!("{SIGNATURE}{} unfinished", nic.name),
-        gateway,
+        gateway: guests && nic.bridge.is_none(),
+        bridge: nic
+            .bridge
+            .as_ref()
+            .filter(|_| guests)
+            .map(|bridged| bridged.bridge.clone()),
         replace,
     }
 }
@@ -377,7 +284,11 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
             let routes = |l: &Link| l.devconf.forwarding && l.devconf.route_localnet;
             !tap.replace
                 && link(&tap.name).is_some_and(|l| {
-                    l.up && l.mtu == tap.mtu && l.mac == Some(tap.mac) && (routes(l) || !tap.gateway)
+                    let attached = |bridge: &String| bridge::is_port_of(l, bridge, observed);
+                    l.up && l.mtu == tap.mtu
+                        && l.mac == Some(tap.mac)
+                        && (routes(l) || !tap.gateway)
+                        && tap.bridge.as_ref().is_none_or(attached)
                 })
         }
         Step::AddAddress {
@@ -393,6 +304,9 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
         Step::Mark { link: name, alias } => link(name).and_then(|l| l.alias.as_ref()) == Some(alias),
         // Not read back (the rule set only a privileged process could); the mark stands for them.
         Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Ruleset { .. } => true,
+        Step::Bridge(_) | Step::Remember { .. } | Step::Port(_) | Step::Placeholder(_) => {
+            bridge::is_done(step, observed)
+        }
     })
 }
 
@@ -428,6 +342,8 @@ fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
         Step::AddAddress { .. } | Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Mark { .. } => {
             None
         }
+        // See `bridge`.
+        Step::Bridge(_) | Step::Remember { .. } | Step::Port(_) | Step::Placeholder(_) => None,
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::observe::{Devconf, TapFacts};
-use crate::spec::{PortRange, Ports, Protocol};
+use crate::spec::{Masquerade, Nic, PortRange, Ports, Protocol};
 
+#[path = "plan_tests/bridged.rs"]
+mod bridged;
 #[path = "plan_tests/model.rs"]
 mod model;
 
@@ -91,8 +93,10 @@ fn spec() -> NetSpec {
 }
 
 fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
-    let Wiring::Masquerade(masquerade) = &mut spec.nics[0].wiring;
-    masquerade
+    match &mut spec.nics[0].wiring {
+        Wiring::Masquerade(masquerade) => masquerade,
+        Wiring::Bridge => panic!("not a masqueraded NIC"),
+    }
 }
 
 fn range(protocol: Protocol, first: u16, last: u16) -> PortRange {

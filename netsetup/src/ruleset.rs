@@ -5,6 +5,7 @@
 //! guest has no business sending. `inet hawser` does the NAT and lets through what belongs to it. Ports are in sets:
 //! their number does not change the number of rules.
 
+mod bridge;
 mod words;
 
 use std::collections::HashSet;
@@ -32,12 +33,17 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     let mut objects = Objects::default();
     objects.create_table(NfFamily::NetDev);
     objects.create_table(NfFamily::INet);
-    objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
-    objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
-    objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
-    objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
-    for nic in nics {
-        guest_frames(&mut objects, nic);
+    if nics.iter().any(|nic| nic.bridge.is_none()) {
+        objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
+        objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
+        objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
+        objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
+    }
+    for nic in nics.iter().filter(|nic| nic.is_served()) {
+        match &nic.bridge {
+            None => guest_frames(&mut objects, nic),
+            Some(bridged) => bridge::guest_frames(&mut objects, nic, bridged),
+        }
         server_frames(&mut objects, nic);
         let wiring = spec
             .nics

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-/// MAC of every TAP, which is the guest's gateway. It is the same in every pod because it travels in a live
+/// MAC of every TAP, which behind masquerade is the guest's gateway. It is the same in every pod because it travels in a live
 /// migration's VM configuration and because a guest's neighbour cache must stay right on the target.
 pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
 
@@ -57,6 +57,8 @@ pub struct Nic {
 #[serde(rename_all = "lowercase")]
 pub enum Wiring {
     Masquerade(Masquerade),
+    /// The guest takes the interface's place on its network, with its MAC, addresses and routes.
+    Bridge,
 }
 
 /// NAT behind the pod's addresses.
@@ -106,10 +108,31 @@ pub fn server_tap_name(pod_interface: &str) -> String {
     name("srv", pod_interface)
 }
 
+/// Name of the bridge that joins a pod's interface and a TAP, as in KubeVirt: `k6t-eth0` or `k6t-<hash>`.
+pub fn bridge_name(pod_interface: &str) -> String {
+    format!(
+        "{BRIDGE_PREFIX}{}",
+        hash_of(pod_interface).unwrap_or(pod_interface)
+    )
+}
+
+/// Name of a pod's interface while it is a bridge's port, as in KubeVirt: `eth0-nic` or `<hash>-nic`.
+pub fn port_name(pod_interface: &str) -> String {
+    format!("{}-nic", hash_of(pod_interface).unwrap_or(pod_interface))
+}
+
+/// What bridges of KubeVirt and of Hawser are called; only ours are signed.
+pub(crate) const BRIDGE_PREFIX: &str = "k6t-";
+
+/// What KubeVirt's `pod<hash>` interfaces have after "pod": 11 hex digits, so that a name fits IFNAMSIZ (15
+/// characters) whichever of the prefixes it has.
+fn hash_of(pod_interface: &str) -> Option<&str> {
+    pod_interface.strip_prefix("pod").filter(|hash| !hash.is_empty())
+}
+
 fn name(prefix: &str, pod_interface: &str) -> String {
-    match pod_interface.strip_prefix("pod") {
-        // "pod" and 11 hex digits: the name fits IFNAMSIZ (15 characters) whichever of the prefixes it has.
-        Some(hash) if !hash.is_empty() => format!("{prefix}{hash}"),
-        _ => format!("{prefix}0"),
+    match hash_of(pod_interface) {
+        Some(hash) => format!("{prefix}{hash}"),
+        None => format!("{prefix}0"),
     }
 }

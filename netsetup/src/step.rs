@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::original::Assigned;
 use crate::spec::Owner;
 
 /// One change of the namespace. Performing a step twice is the same as performing it once.
@@ -37,10 +38,51 @@ pub enum Step {
         path: String,
         value: String,
     },
+    /// A bridge without ports, which neither waits before it forwards nor has an address of its own.
+    Bridge(BridgeStep),
+    /// Writes what the pod's interface is into its alias, whichever of its two names it has.
+    Remember {
+        interface: String,
+        port: String,
+        alias: String,
+    },
+    /// Takes the pod's interface out of use under its name and makes it a port.
+    Port(PortStep),
+    /// A stand-in for the pod's interface, down.
+    Placeholder(PlaceholderStep),
     Mark {
         link: String,
         alias: String,
     },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BridgeStep {
+    pub name: String,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    /// Carries the routes of the pod's interface.
+    pub alias: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortStep {
+    /// The name that it has and that the placeholder will have.
+    pub interface: String,
+    pub port: String,
+    pub bridge: String,
+    /// Not the one that the guest takes over.
+    pub mac: [u8; 6],
+}
+
+/// What CNI's CHECK and whoever else looks for the pod's interface by name still finds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlaceholderStep {
+    pub name: String,
+    pub mac: [u8; 6],
+    pub mtu: u32,
+    pub addresses: Vec<Assigned>,
+    pub alias: String,
 }
 
 /// A persistent TAP that an unprivileged process will open by name.
@@ -54,6 +96,9 @@ pub struct TapStep {
     pub alias: String,
     /// The guest's TAP routes; the server's helper is a plain pipe for frames.
     pub gateway: bool,
+    /// The bridge that it is a port of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// What is there is ours but made otherwise, and the kernel cannot change it: delete it first.
     pub replace: bool,
 }
@@ -64,16 +109,16 @@ impl fmt::Display for Step {
             Self::Tap(tap) => {
                 let TapStep { name, owner, mtu, .. } = tap;
                 let queues = if tap.multi_queue { "multi-queue " } else { "" };
-                let role = if tap.gateway {
-                    "gateway of the guest"
-                } else {
-                    "frames of the DHCP and RA server"
-                };
                 write!(
                     f,
-                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): {role}",
+                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): ",
                     owner.uid, owner.gid
-                )
+                )?;
+                match &tap.bridge {
+                    Some(bridge) => write!(f, "the guest's port of {bridge}"),
+                    None if tap.gateway => f.write_str("gateway of the guest"),
+                    None => f.write_str("frames of the DHCP and RA server"),
+                }
             }
             Self::AddAddress { link, ip, prefix_len } => {
                 write!(f, "add the address {ip}/{prefix_len} to {link}")
@@ -85,6 +130,30 @@ impl fmt::Display for Step {
             Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
             Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
             Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
+            Self::Bridge(bridge) => write!(f, "make the bridge {} (MTU {})", bridge.name, bridge.mtu),
+            Self::Remember { interface, alias, .. } => {
+                write!(f, "write into the alias of {interface} what it is: {alias}")
+            }
+            Self::Port(PortStep {
+                interface,
+                port,
+                bridge,
+                mac,
+            }) => {
+                let mac = Mac(*mac);
+                write!(
+                    f,
+                    "rename {interface} to {port} and make it a port of {bridge} with MAC {mac}"
+                )
+            }
+            Self::Placeholder(link) => {
+                let mac = Mac(link.mac);
+                write!(
+                    f,
+                    "leave an interface {} with MAC {mac} and the addresses, down",
+                    link.name
+                )
+            }
             Self::Mark { link, .. } => write!(f, "mark {link} as finished"),
         }
     }

@@ -38,6 +38,7 @@ pub fn responder() -> Responder {
             on_link: "fd10::/120".parse().ok(),
             server: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
             default_router: true,
+            router_on_link: false,
             dns: vec![Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 10)],
         }),
     })

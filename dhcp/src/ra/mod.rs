@@ -106,7 +106,9 @@ fn build(lease: &Lease, v6: &LeaseV6, to: ([u8; 6], Ipv6Addr)) -> Option<Vec<u8>
             body.resize(body.len() + eights * 8 - data.len() - 2, 0);
         }
     };
-    option(1, &lease.server_mac);
+    if !v6.router_on_link {
+        option(1, &lease.server_mac);
+    }
     if lease.mtu >= LEAST_MTU {
         option(5, &[&[0, 0][..], &u32::from(lease.mtu).to_be_bytes()].concat());
     }

@@ -80,6 +80,16 @@ fn what_the_lease_has_not_is_not_said() {
     );
 }
 
+/// The guest would send to our MAC what is for the router's.
+#[test]
+fn in_the_name_of_a_router_on_the_link_no_hardware_address_is_told() {
+    let mut lease = lease();
+    lease.v6.as_mut().unwrap().router_on_link = true;
+    let sent = advertisement(&lease);
+    assert_ne!(sent.payload[6..8], [0, 0], "it is still the default router");
+    assert!(get(&options(&sent.payload), 1).is_empty());
+}
+
 #[test]
 fn many_servers_and_names_stay_within_the_link() {
     let mut lease = lease();

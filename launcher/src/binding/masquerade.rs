@@ -7,13 +7,14 @@
 //! - Who gives the IP: hawser does, always the same one; others use the pod's address.
 //! - Migration: possible, since nothing that the guest sees depends on the pod it is in.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6};
 use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::{refuse_unheeded, tap_nic};
+use super::explain::{Explanation, Migration, ports_text};
+use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
 use crate::resolv::Resolv;
 use crate::spec::{self, GuestSpec, Interface, NetworkSource};
 use crate::vmm::config::NetConfig;
@@ -28,21 +29,33 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<S
     if !refusals.is_empty() {
         return Err(refusals);
     }
-    let (v4, v6) = match &interface.network.source {
+    let (v4, v6) = networks(interface);
+    let v6_required = matches!(
+        interface.network.source,
         NetworkSource::Pod {
-            vm_network_cidr,
-            vm_ipv6_network_cidr,
-        } => (*vm_network_cidr, *vm_ipv6_network_cidr),
-        NetworkSource::Multus { .. } => (None, None),
-    };
+            vm_ipv6_network_cidr: Some(_),
+            ..
+        }
+    );
     let wiring = Wiring::Masquerade(Masquerade {
-        v4: v4.unwrap_or(V4),
-        v6: v6.unwrap_or(V6),
-        v6_required: v6.is_some(),
+        v4,
+        v6,
+        v6_required,
         ports: ports(&interface.ports),
         istio: guest.istio,
     });
     Ok(tap_nic(guest, interface, wiring))
+}
+
+/// The manifest's guest networks, else KubeVirt's.
+fn networks(interface: &Interface) -> (Ipv4Net, Ipv6Net) {
+    match &interface.network.source {
+        NetworkSource::Pod {
+            vm_network_cidr,
+            vm_ipv6_network_cidr,
+        } => (vm_network_cidr.unwrap_or(V4), vm_ipv6_network_cidr.unwrap_or(V6)),
+        NetworkSource::Multus { .. } => (V4, V6),
+    }
 }
 
 fn ports(ports: &spec::Ports) -> Ports {
@@ -81,6 +94,7 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         on_link: Some(v6.network),
         server: GATEWAY_LINK_LOCAL,
         default_router: true,
+        router_on_link: false,
         dns: resolv.nameservers.iter().filter_map(only_v6).collect(),
     });
     let search = search_list(guest, &resolv.search);
@@ -97,39 +111,41 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
     }
 }
 
-/// With a subdomain, the guest's own domain comes first: `<subdomain>.<namespace>.svc.<cluster domain>`.
-fn search_list(guest: &GuestSpec, pods: &[String]) -> Vec<String> {
-    let mut search = pods.to_vec();
-    let Some(subdomain) = &guest.subdomain else {
-        return search;
-    };
-    let prefix = format!("{}.svc.", guest.namespace);
-    if let Some(services) = pods.iter().find(|name| name.starts_with(&prefix)) {
-        let own = format!("{subdomain}.{services}");
-        if !search.contains(&own) {
-            search.insert(0, own);
-        }
-    }
-    search
-}
-
-fn only_v4(ip: &IpAddr) -> Option<Ipv4Addr> {
-    match ip {
-        IpAddr::V4(ip) => Some(*ip),
-        IpAddr::V6(_) => None,
-    }
-}
-
-fn only_v6(ip: &IpAddr) -> Option<Ipv6Addr> {
-    match ip {
-        IpAddr::V6(ip) => Some(*ip),
-        IpAddr::V4(_) => None,
-    }
-}
-
 /// What the VMM is told.
 pub(super) fn vmm_nic(nic: &GuestNic) -> NetConfig {
     NetConfig::tap(nic)
+}
+
+/// What is asked about this interface.
+pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
+    let (v4, v6) = networks(interface);
+    let second = |first: u128| Ipv6Addr::from(first.saturating_add(2));
+    let v4_guest = Ipv4Addr::from(u32::from(v4.network()).saturating_add(2));
+    let pod = pod_interface(&interface.network);
+    Explanation {
+        interface: interface.name.clone(),
+        binding: "masquerade",
+        ip_from: "hawser, by DHCP (IPv4), DHCPv6 and router advertisement (IPv6)".into(),
+        guest_address: format!(
+            "{v4_guest}/{} and {}/{}, of each family that the pod has an address of",
+            v4.prefix_len(),
+            second(v6.network().into()),
+            v6.prefix_len()
+        ),
+        others_use: format!("the pod's addresses on {pod}"),
+        ports: ports_text(&interface.ports),
+        mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
+        queue_pairs: queue_pairs(guest),
+        migration: Migration::possible("nothing that the guest sees depends on the pod that it is in"),
+        privileges: vec![
+            "NET_ADMIN for hawser; the processes that face the guest have no capability".into(),
+            "net.ipv6.conf.all.forwarding=1, set by the pod where /proc/sys is read-only, for IPv6".into(),
+        ],
+        devices: vec!["/dev/net/tun".into(), "/dev/kvm".into()],
+        cost: "NAT and forwarding in the pod's kernel for each packet; the guest's own address is not seen by others"
+            .into(),
+        pod_interface: pod,
+    }
 }
 
 #[cfg(test)]
@@ -172,6 +188,7 @@ mod tests {
                 guest: "fd10:0:2::2".parse().unwrap(),
                 pod: "fd00::7".parse().unwrap(),
             }),
+            bridge: None,
         }
     }
 

@@ -1,15 +1,22 @@
 //! Bindings: how a guest's NIC is joined to the pod. One file each says all about it: what it wants from the pod,
-//! from the VMM and from DHCP.
+//! from the VMM and from DHCP, and what it answers to "who gives the IP".
 
+mod bridge;
+mod explain;
 mod masquerade;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::Lease;
 use hawser_netsetup::{GuestNic, NetSpec, Nic, Owner};
+use sha2::{Digest, Sha256};
 
 use crate::error::{ExitCode, Failure};
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface};
+use crate::spec::{Binding, GuestSpec, Interface, Network, NetworkSource};
 use crate::vmm::config::NetConfig;
+
+pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
 
 /// The pod network's interface, by the container runtimes' convention.
 const POD_INTERFACE: &str = "eth0";
@@ -19,13 +26,18 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
     let mut nics = Vec::new();
     let mut refusals = Vec::new();
     for interface in &guest.interfaces {
-        match &interface.binding {
-            Binding::Masquerade => match masquerade::nic(guest, interface) {
-                Ok(nic) => nics.push(nic),
-                Err(reasons) => refusals.extend(reasons),
-            },
+        let nic = match &interface.binding {
+            Binding::Masquerade => masquerade::nic(guest, interface),
+            Binding::Bridge => bridge::nic(guest, interface),
             // The manifest's own checks refuse these first.
-            other => refusals.push(format!("{}: binding not supported: {other:?}", interface.path)),
+            other => Err(vec![format!(
+                "{}: binding not supported: {other:?}",
+                interface.path
+            )]),
+        };
+        match nic {
+            Ok(nic) => nics.push(nic),
+            Err(reasons) => refusals.extend(reasons),
         }
     }
     if refusals.is_empty() {
@@ -44,6 +56,7 @@ pub(crate) fn lease(guest: &GuestSpec, nic: &GuestNic, resolv: &Resolv) -> Optio
     let interface = interface(guest, nic)?;
     match interface.binding {
         Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
+        Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
         _ => None,
     }
 }
@@ -52,8 +65,19 @@ pub(crate) fn lease(guest: &GuestSpec, nic: &GuestNic, resolv: &Resolv) -> Optio
 pub(crate) fn vmm_nic(guest: &GuestSpec, nic: &GuestNic) -> Option<NetConfig> {
     match interface(guest, nic)?.binding {
         Binding::Masquerade => Some(masquerade::vmm_nic(nic)),
+        Binding::Bridge => Some(bridge::vmm_nic(nic)),
         _ => None,
     }
+}
+
+/// Who gives the IP, and the rest of what is asked about an interface; from the manifest alone.
+pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
+    let answer = |interface: &Interface| match interface.binding {
+        Binding::Masquerade => Some(masquerade::explain(guest, interface)),
+        Binding::Bridge => Some(bridge::explain(guest, interface)),
+        _ => None,
+    };
+    guest.interfaces.iter().filter_map(answer).collect()
 }
 
 fn interface<'a>(guest: &'a GuestSpec, nic: &GuestNic) -> Option<&'a Interface> {
@@ -94,15 +118,80 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
     refusals
 }
 
+/// The pod's interface of a network: `eth0` for the primary one, else `pod` and the first 11 hex digits of the
+/// SHA-256 of the network's name, as KubeVirt tells Multus to call it.
+fn pod_interface(network: &Network) -> String {
+    match &network.source {
+        NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. } => POD_INTERFACE.to_owned(),
+        NetworkSource::Multus { .. } => {
+            let hash = Sha256::digest(network.name.as_bytes());
+            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("pod{}", hex.get(..11).unwrap_or(&hex))
+        }
+    }
+}
+
 /// The whole line of a nic spec that bindings over a TAP share.
 fn tap_nic(guest: &GuestSpec, interface: &Interface, wiring: hawser_netsetup::Wiring) -> Nic {
+    let pod_interface = pod_interface(&interface.network);
     Nic {
         name: interface.name.clone(),
-        pod_interface: POD_INTERFACE.to_owned(),
-        tap: hawser_netsetup::tap_name(POD_INTERFACE),
-        server_tap: hawser_netsetup::server_tap_name(POD_INTERFACE),
+        tap: hawser_netsetup::tap_name(&pod_interface),
+        server_tap: hawser_netsetup::server_tap_name(&pod_interface),
+        pod_interface,
         queue_pairs: queue_pairs(guest),
         guest_mac: interface.mac.map(|mac| mac.0),
         wiring,
+    }
+}
+
+/// With a subdomain, the guest's own domain comes first: `<subdomain>.<namespace>.svc.<cluster domain>`.
+fn search_list(guest: &GuestSpec, pods: &[String]) -> Vec<String> {
+    let mut search = pods.to_vec();
+    let Some(subdomain) = &guest.subdomain else {
+        return search;
+    };
+    let prefix = format!("{}.svc.", guest.namespace);
+    if let Some(services) = pods.iter().find(|name| name.starts_with(&prefix)) {
+        let own = format!("{subdomain}.{services}");
+        if !search.contains(&own) {
+            search.insert(0, own);
+        }
+    }
+    search
+}
+
+fn only_v4(ip: &IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(ip) => Some(*ip),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn only_v6(ip: &IpAddr) -> Option<Ipv6Addr> {
+    match ip {
+        IpAddr::V6(ip) => Some(*ip),
+        IpAddr::V4(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_called_as_kubevirt_calls_them() {
+        let network = |name: &str, source| Network {
+            name: name.into(),
+            path: String::new(),
+            source,
+        };
+        let multus = |default| NetworkSource::Multus {
+            network_name: "ns/net".into(),
+            default,
+        };
+        // printf red | sha256sum
+        assert_eq!(pod_interface(&network("red", multus(false))), "podb1f51a511f1");
+        assert_eq!(pod_interface(&network("red", multus(true))), "eth0");
     }
 }

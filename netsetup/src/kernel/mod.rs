@@ -1,5 +1,6 @@
 //! The only system calls for the network: rtnetlink, the TUN driver, /proc/sys and the `nft` tool.
 
+mod bridge;
 mod link;
 mod netlink;
 mod nft;
@@ -52,10 +53,7 @@ pub(crate) async fn read() -> Result<Observed, Error> {
         .read_addresses(&mut links)
         .await
         .map_err(at("addresses"))?;
-    netlink
-        .read_default_routes(&mut links)
-        .await
-        .map_err(at("routes"))?;
+    netlink.read_routes(&mut links).await.map_err(at("routes"))?;
     for link in &mut links {
         link.accept_ra = sysctl::read(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
     }
@@ -88,6 +86,14 @@ impl Kernel for Linux {
             Step::Ruleset { document } => nft::replace(self.nft.take(), document),
             Step::Ipv4Forwarding { link } => self.netlink.forward_ipv4(link, true).await,
             Step::Sysctl { path, value } => sysctl::write(path, value),
+            Step::Bridge(bridge) => self.netlink.make_bridge(bridge).await,
+            Step::Remember {
+                interface,
+                port,
+                alias,
+            } => self.netlink.remember(interface, port, alias).await,
+            Step::Port(port) => self.netlink.move_to_bridge(port).await,
+            Step::Placeholder(link) => self.netlink.make_placeholder(link).await,
             Step::Mark { link, alias } => self.netlink.set_alias(link, alias).await,
         }
     }
@@ -103,6 +109,12 @@ impl Kernel for Linux {
             Undo::Ipv4Forwarding { link, value } => {
                 gone_is_fine(self.netlink.forward_ipv4(link, *value).await)
             }
+            Undo::RestoreInterface {
+                interface,
+                port,
+                original,
+                ..
+            } => gone_is_fine(self.netlink.restore(interface, port, original).await),
             // With its interface the setting goes too.
             Undo::Sysctl { path, .. } if !Path::new(path).exists() => Ok(()),
             Undo::Sysctl { path, value } => sysctl::write(path, value),

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkMessage,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::link;
@@ -27,7 +27,7 @@ const BEHIND_THE_KERNELS: u32 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Netlink {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Netlink {
@@ -63,30 +63,30 @@ impl Netlink {
             let owner = links.iter_mut().find(|link| link.index == message.header.index);
             if let (Some(owner), Some(address)) = (owner, link::address(message)) {
                 owner.addresses.push(address);
+                owner.assigned.extend(link::assigned(message, owner.mac));
             }
         }
         Ok(())
     }
 
-    pub(super) async fn read_default_routes(&self, links: &mut [Link]) -> Result<(), StepFailure> {
-        let mut wanted = RouteMessage::default();
-        wanted.header.address_family = AddressFamily::Inet6;
-        let messages: Vec<RouteMessage> = self
-            .handle
-            .route()
-            .get(wanted)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failure("list routes"))?;
-        for message in messages {
-            let by_ra =
-                message.header.protocol == RouteProtocol::Ra && message.header.destination_prefix_length == 0;
-            for attribute in message.attributes.iter().filter(|_| by_ra) {
-                if let RouteAttribute::Oif(index) = attribute
-                    && let Some(link) = links.iter_mut().find(|link| link.index == *index)
-                {
-                    link.default_route_by_ra = true;
+    pub(super) async fn read_routes(&self, links: &mut [Link]) -> Result<(), StepFailure> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut wanted = RouteMessage::default();
+            wanted.header.address_family = family;
+            let messages: Vec<RouteMessage> = self
+                .handle
+                .route()
+                .get(wanted)
+                .execute()
+                .try_collect()
+                .await
+                .map_err(failure("list routes"))?;
+            for (index, route) in messages.iter().filter_map(link::route) {
+                let owner = links.iter_mut().find(|link| link.index == index);
+                if let Some(link) = owner.filter(|_| !route.is_kernels()) {
+                    link.default_route_by_ra |=
+                        family == AddressFamily::Inet6 && route.is_advertised() && route.is_default();
+                    link.routes.push(route);
                 }
             }
         }
@@ -112,14 +112,18 @@ impl Netlink {
             .arp(tap.gateway)
             .up()
             .build();
-        self.set(message, "configure the TAP").await
+        self.set(message, "configure the TAP").await?;
+        match &tap.bridge {
+            Some(bridge) => self.make_port(&tap.name, bridge).await,
+            None => Ok(()),
+        }
     }
 
     /// The gateway's link-local address is fixed and the helper speaks no IP, so the kernel is to make none up.
     ///
     /// In a message of its own: of one message, the kernel sees to the flags (up, and with it the address) first
     /// and to the address families last. By then a small MTU may have taken IPv6 off the interface.
-    async fn no_link_local_address(&self, name: &str) -> Result<(), StepFailure> {
+    pub(super) async fn no_link_local_address(&self, name: &str) -> Result<(), StepFailure> {
         if !Path::new("/proc/sys/net/ipv6/conf").join(name).exists() {
             return Ok(());
         }
@@ -201,7 +205,7 @@ impl Netlink {
             .map_err(failure("delete the interface"))
     }
 
-    async fn set(&self, message: LinkMessage, what: &'static str) -> Result<(), StepFailure> {
+    pub(super) async fn set(&self, message: LinkMessage, what: &'static str) -> Result<(), StepFailure> {
         self.handle
             .link()
             .set(message)
@@ -212,10 +216,10 @@ impl Netlink {
 }
 
 /// A system call instead of a netlink round trip: the same answer, sooner.
-fn index(name: &str) -> Result<u32, StepFailure> {
+pub(super) fn index(name: &str) -> Result<u32, StepFailure> {
     nix::net::if_::if_nametoindex(name).map_err(|_| StepFailure::NoLink(name.to_owned()))
 }
 
-fn failure(what: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
+pub(super) fn failure(what: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
     move |error| StepFailure::Netlink(format!("{what}: {error}"))
 }

@@ -8,7 +8,7 @@ use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, Payloa
 use nftables::schema::{
     Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{FWD, JumpTarget, Match, Operator, Statement};
+use nftables::stmt::{Dup, FWD, JumpTarget, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::TABLE;
@@ -103,6 +103,14 @@ pub(super) fn forward_to(device: &str) -> Stmt {
         family: None,
         addr: None,
     }))
+}
+
+/// Another of the same frame to `device`; this one goes on.
+pub(super) fn copy_to(device: &str) -> Stmt {
+    Statement::Dup(Dup {
+        addr: text(device),
+        dev: None,
+    })
 }
 
 fn table(family: NfFamily) -> NfListObject<'static> {

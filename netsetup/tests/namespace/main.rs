@@ -10,6 +10,7 @@
     clippy::indexing_slicing
 )]
 
+mod bridge;
 mod faults;
 mod frames;
 mod pod;

@@ -146,8 +146,10 @@ pub(crate) fn spec() -> NetSpec {
 }
 
 pub(crate) fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
-    let Wiring::Masquerade(masquerade) = &mut spec.nics[0].wiring;
-    masquerade
+    match &mut spec.nics[0].wiring {
+        Wiring::Masquerade(masquerade) => masquerade,
+        Wiring::Bridge => panic!("not a masqueraded NIC"),
+    }
 }
 
 /// Runs a command line (words, no quoting) and returns what it prints; its failure is the test's.
@@ -178,7 +180,14 @@ pub(crate) fn everything() -> String {
         "ip neigh show nud permanent",
         "nft list ruleset",
     ] {
-        all += &format!("{line}\n{}", without_carrier(&run(line)));
+        let mut text = without_carrier(&run(line));
+        if line.starts_with("ip -6 route") {
+            // Which of the interfaces with ff00::/8 came up first.
+            let mut lines: Vec<_> = text.lines().collect();
+            lines.sort_unstable();
+            text = lines.join("\n") + "\n";
+        }
+        all += &format!("{line}\n{text}");
     }
     for family in ["ipv4", "ipv6"] {
         let mut paths = Vec::new();
@@ -220,6 +229,8 @@ fn without_carrier(text: &str) -> String {
             match word {
                 "linkdown" => {}
                 "qdisc" | "state" => drop(rest.next()),
+                // A bridge's, and the number comes after some spaces.
+                "gc_timer" => drop(rest.find(|word| !word.is_empty())),
                 _ => words.push(word.replace(",LOWER_UP", "").replace("NO-CARRIER,", "")),
             }
         }
@@ -264,7 +275,9 @@ pub(crate) fn difference(before: &str, after: &str) -> Vec<String> {
     let mut lines = only("-", before, after);
     lines.extend(only("+", after, before));
     if lines.is_empty() && before != after {
+        let changed = before.lines().zip(after.lines()).filter(|(a, b)| a != b);
         lines.push("the same lines in another order or number".into());
+        lines.extend(changed.map(|(a, b)| format!("{a} / {b}")));
     }
     lines
 }

@@ -1,0 +1,140 @@
+//! The plan of a masqueraded NIC: which families the guest can have, and with which addresses.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use super::{FamilyPlan, GuestNic, IPV6_MIN_MTU, bridge};
+use crate::error::Error;
+use crate::observe::{Link, Observed};
+use crate::spec::{GATEWAY_MAC, Masquerade, Nic};
+
+pub(super) fn guest_nic(
+    nic: &Nic,
+    wanted: &Masquerade,
+    observed: &Observed,
+    notes: &mut Vec<String>,
+) -> Result<GuestNic, Error> {
+    let unfit = |why: String| Error::Unfit {
+        object: nic.pod_interface.clone(),
+        why,
+    };
+    let Some(pod) = observed.link(&nic.pod_interface) else {
+        return Err(unfit("the pod's network namespace has no such interface".into()));
+    };
+    if bridge::is_bridged(nic, observed) {
+        return Err(Error::NotOurs {
+            object: nic.pod_interface.clone(),
+            why: "an earlier start in this pod bridged it, and masquerade needs it as it was: start in a fresh pod".into(),
+        });
+    }
+    refuse_overlap(nic, wanted, observed)?;
+    let v4 = pod.global_v4().next().map(|address| {
+        let first = u32::from(wanted.v4.network());
+        FamilyPlan {
+            network: wanted.v4.trunc(),
+            gateway: Ipv4Addr::from(first.saturating_add(1)),
+            guest: Ipv4Addr::from(first.saturating_add(2)),
+            pod: address,
+        }
+    });
+    let v6 = match (pod.global_v6().next(), ipv6_obstacle(pod, observed)) {
+        (Some(address), None) => {
+            let first = u128::from(wanted.v6.network());
+            Some(FamilyPlan {
+                network: wanted.v6.trunc(),
+                gateway: Ipv6Addr::from(first.saturating_add(1)),
+                guest: Ipv6Addr::from(first.saturating_add(2)),
+                pod: address,
+            })
+        }
+        (Some(_), Some(obstacle)) if wanted.v6_required => return Err(unfit(obstacle)),
+        (Some(_), Some(obstacle)) => {
+            notes.push(format!("{}: IPv6 is off for the guest: {obstacle}", nic.name));
+            None
+        }
+        (None, _) if wanted.v6_required => {
+            return Err(unfit(
+                "the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address"
+                    .into(),
+            ));
+        }
+        (None, _) => None,
+    };
+    if v4.is_none() && v6.is_none() {
+        return Err(unfit(
+            "no address that masquerade could use: the pod needs a global IPv4 or IPv6 address here".into(),
+        ));
+    }
+    let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
+        return Err(unfit(
+            "the interface has no MAC for the guest to take: set macAddress".into(),
+        ));
+    };
+    Ok(GuestNic {
+        name: nic.name.clone(),
+        pod_interface: nic.pod_interface.clone(),
+        tap: nic.tap.clone(),
+        server_tap: nic.server_tap.clone(),
+        queue_pairs: nic.queue_pairs,
+        guest_mac,
+        gateway_mac: GATEWAY_MAC,
+        mtu: pod.mtu,
+        v4,
+        v6,
+        bridge: None,
+    })
+}
+
+/// Why the guest could not have IPv6, although the pod has.
+fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
+    if pod.mtu < IPV6_MIN_MTU {
+        return Some(format!(
+            "the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
+            pod.name, pod.mtu
+        ));
+    }
+    if observed.ipv6_disabled_by_default {
+        return Some(
+            "net.ipv6.conf.default.disable_ipv6 is 1 here: add the sysctl net.ipv6.conf.default.disable_ipv6=0 to the pod"
+                .into(),
+        );
+    }
+    match &observed.ipv6_forwarding {
+        None => Some("the kernel has no net.ipv6.conf.all.forwarding".into()),
+        Some(sysctl) if sysctl.value == "1" || sysctl.writable => None,
+        Some(_) => Some(
+            "net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1 to the \
+             pod (securityContext.sysctls, or podman run --sysctl)"
+                .into(),
+        ),
+    }
+}
+
+/// A guest network that the pod already uses would swallow the pod's own neighbours.
+fn refuse_overlap(nic: &Nic, wanted: &Masquerade, observed: &Observed) -> Result<(), Error> {
+    for link in observed
+        .links
+        .iter()
+        .filter(|link| link.name != nic.tap && link.name != "lo")
+    {
+        for address in &link.addresses {
+            let Ok(used) = IpNet::new(address.ip, address.prefix_len) else {
+                continue;
+            };
+            let (guest, field) = match used {
+                IpNet::V4(_) => (IpNet::V4(wanted.v4), "vmNetworkCIDR"),
+                IpNet::V6(_) => (IpNet::V6(wanted.v6), "vmIPv6NetworkCIDR"),
+            };
+            if guest.contains(&used) || used.contains(&guest) {
+                return Err(Error::Unfit {
+                    object: link.name.clone(),
+                    why: format!(
+                        "its address {used} overlaps the guest network {guest}: choose another with {field}"
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}

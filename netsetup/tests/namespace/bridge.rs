@@ -1,0 +1,301 @@
+//! The pod's interface on a bridge and back: what is there, what passes, and that a cut at any point is made good.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use hawser_netsetup::{Journal, NetSpec, Plan, Wiring, open_tap};
+
+use crate::pod::{GUEST_MAC, Pod, difference, everything, in_pod, json, observed, outcome, plan, run, spec};
+
+const POD_MAC: [u8; 6] = [0x02, 0, 0, 0x12, 0x34, 0x56];
+const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+const ALL: [u8; 6] = [0xff; 6];
+
+/// One bridged NIC behind `eth0`, with the pod's own MAC.
+fn bridged() -> NetSpec {
+    let mut spec = spec();
+    spec.nics[0].wiring = Wiring::Bridge;
+    spec.nics[0].guest_mac = None;
+    spec
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn the_guest_takes_the_place_of_the_interface() {
+    in_pod(async |pod| {
+        let pod = pod.with_eth0();
+        let (plan, _) = pod.wire(&bridged()).await;
+        let nic = &plan.nics[0];
+        assert_eq!(nic.guest_mac, POD_MAC);
+        let guest = nic.bridge.as_ref().unwrap();
+        let v4 = guest.v4.as_ref().unwrap();
+        assert_eq!((v4.address.to_string(), v4.prefix_len), ("192.0.2.10".into(), 24));
+        assert_eq!(v4.router.unwrap().to_string(), "192.0.2.1");
+        assert_eq!(v4.routes, []);
+        assert_eq!(guest.v6.as_ref().unwrap().address.to_string(), "2001:db8::10");
+
+        let bridge = &json("ip -d -j link show dev k6t-eth0")[0];
+        let data = &bridge["linkinfo"]["info_data"];
+        assert_eq!(
+            (&data["stp_state"], &data["forward_delay"]),
+            (&0.into(), &0.into())
+        );
+        assert_eq!(data["mcast_snooping"], 0);
+        assert_eq!(bridge["mtu"], 1450);
+        assert_eq!(sysctl_of("k6t-eth0", "arp_ignore"), "1");
+        for port in ["eth0-nic", "tap0"] {
+            let link = &json(&format!("ip -d -j link show dev {port}"))[0];
+            assert_eq!(link["master"], "k6t-eth0", "{port}");
+            let slave = &link["linkinfo"]["info_slave_data"];
+            assert_eq!(slave["learning"], false, "{port}");
+        }
+        let stand_in = &json("ip -d -j address show dev eth0")[0];
+        assert_eq!(stand_in["address"], "02:00:00:12:34:56");
+        assert_eq!(stand_in["mtu"], 1450);
+        assert!(!stand_in["flags"].to_string().contains("\"UP\""), "{stand_in}");
+        let mut addresses: Vec<_> = stand_in["addr_info"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|a| a["local"].clone())
+            .collect();
+        addresses.sort_by_key(ToString::to_string);
+        assert_eq!(addresses, ["192.0.2.10", "2001:db8::10", "fe80::10"]);
+        for link in ["k6t-eth0", "eth0-nic", "tap0", "srv0"] {
+            assert_eq!(run(&format!("ip -o address show dev {link}")), "", "{link}");
+        }
+        assert_eq!(run("ip route show"), "");
+    });
+}
+
+fn sysctl_of(link: &str, key: &str) -> String {
+    crate::pod::sysctl(&format!("ipv4/conf/{link}/{key}"))
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn taken_back_the_interface_is_what_it_was() {
+    for arrange in [
+        &[][..],
+        &[
+            "ip addr add 192.0.2.11/24 dev eth0",
+            "ip addr add 198.51.100.7/32 dev eth0",
+        ][..],
+        &[
+            "ip route add 203.0.113.0/24 via 192.0.2.7 metric 7 src 192.0.2.10",
+            "ip route add 198.51.100.0/24 dev eth0 proto static",
+        ][..],
+        &[
+            "ip addr add 10.9.9.2 peer 10.9.9.1 dev eth0",
+            "ip route add 10.8.0.0/16 via 10.9.9.1",
+        ][..],
+        &[
+            "ip -6 route add 2001:db8:5::/48 via fe80::99 dev eth0 metric 5",
+            "ip addr add 192.0.2.12/24 brd + dev eth0",
+        ][..],
+        &["ip route add 10.7.0.0/16 via 169.254.1.1 dev eth0 onlink"][..],
+        &["ip addr flush dev eth0", "ip -6 route flush dev eth0"][..],
+        &[
+            "ip addr flush dev eth0",
+            "ip -6 route flush dev eth0",
+            "ip link set eth0 down",
+            "ip link set eth0 addrgenmode eui64",
+            "ip link set eth0 up",
+        ][..],
+    ] {
+        in_pod(async move |pod| {
+            let pod = pod.with_eth0();
+            arrange.iter().for_each(|line| drop(run(line)));
+            let before = everything();
+            let (_, journal) = pod.wire(&bridged()).await;
+            pod.undo(&journal).await;
+            assert_eq!(difference(&before, &everything()), [""; 0], "{arrange:?}");
+        });
+    }
+}
+
+/// With and without the journal: the plan made from what is found must take down what the first one set up.
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn killed_after_any_step_the_next_start_ends_as_in_a_fresh_pod() {
+    for lose_journal in [false, true] {
+        for steps in 0.. {
+            let (done, finished) = (std::sync::mpsc::channel(), steps);
+            let (sender, receiver) = done;
+            in_pod(async move |pod| {
+                let pod = pod.with_eth0();
+                let before = everything();
+                let spec = bridged();
+                let wanted = plan(&spec).await;
+                pod.apply_first(&wanted, finished).await;
+                if lose_journal {
+                    std::fs::remove_file(pod.journal()).unwrap();
+                }
+                let again = Plan::new(&spec, &observed().await).unwrap();
+                assert_eq!(again.nics, wanted.nics, "after {finished} steps");
+                let (_, journal) = pod.wire(&spec).await;
+                let after = outcome();
+                pod.undo(&journal).await;
+                assert_eq!(
+                    difference(&before, &everything()),
+                    [""; 0],
+                    "after {finished} steps"
+                );
+                pod.wire(&spec).await;
+                assert_eq!(difference(&outcome(), &after), [""; 0], "after {finished} steps");
+                sender.send(finished >= wanted.steps.len()).unwrap();
+            });
+            if receiver.recv().unwrap() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn taken_back_after_any_number_of_steps() {
+    for steps in 0..=9 {
+        in_pod(async move |pod| {
+            let pod = pod.with_eth0();
+            let before = everything();
+            let wanted = plan(&bridged()).await;
+            pod.apply_first(&wanted, steps).await;
+            let journal = Journal::read(&pod.journal()).unwrap();
+            pod.undo(&journal).await;
+            assert_eq!(difference(&before, &everything()), [""; 0], "after {steps} steps");
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn without_addresses_it_is_a_plain_wire() {
+    in_pod(async |pod| {
+        let pod = pod.with_eth0();
+        run("ip addr flush dev eth0");
+        run("ip -6 route flush dev eth0");
+        let (plan, _) = pod.wire(&bridged()).await;
+        assert!(!plan.nics[0].is_served());
+        assert_eq!(run("nft list ruleset"), "");
+        assert!(!run("ip link").contains("srv0"));
+    });
+}
+
+/// Frames in at one end and out at the other.
+struct End(File);
+
+impl End {
+    fn open(tap: &str) -> Self {
+        Self(File::from(open_tap(tap).unwrap()))
+    }
+
+    fn write(&mut self, frame: &[u8]) {
+        assert_eq!(self.0.write(frame).unwrap(), frame.len());
+    }
+
+    fn expect(&mut self, wanted: &[u8]) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            match self.next() {
+                Some(frame) => {
+                    assert_eq!(frame, wanted, "another frame came first");
+                    return;
+                }
+                None => assert!(Instant::now() < deadline, "no frame in five seconds"),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let mut frame = vec![0; 2000];
+        match self.0.read(&mut frame) {
+            // What the pod itself was a member of, it reports at its own time (MLD).
+            Ok(_) if frame.starts_with(&[0x33, 0x33, 0, 0, 0, 0x16]) => self.next(),
+            Ok(length) => {
+                frame.truncate(length);
+                Some(frame)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn udp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16)) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4(from.1, to.1, 64)
+        .udp(from.2, to.2);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"some eighteen bytes").unwrap();
+    frame
+}
+
+fn wired(pod: Pod) -> Pod {
+    pod.with_eth0_as_tap()
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn frames_pass_both_ways_but_those_for_the_server() {
+    in_pod(async |pod| {
+        let pod = wired(pod);
+        let mut wire = End::open("eth0");
+        pod.wire(&bridged()).await;
+        // Nothing has been said on the wire while all of this came up.
+        assert_eq!(wire.next(), None);
+        let (mut guest, mut server) = (End::open("tap0"), End::open("srv0"));
+        let (any, own, other) = ([0; 4], [192, 0, 2, 10], [192, 0, 2, 77]);
+
+        let out = udp((POD_MAC, own, 5), (OTHER_MAC, other, 6));
+        guest.write(&out);
+        wire.expect(&out);
+        let back = udp((OTHER_MAC, other, 6), (POD_MAC, own, 5));
+        wire.write(&back);
+        guest.expect(&back);
+
+        let discover = udp((POD_MAC, any, 68), (ALL, [255; 4], 67));
+        guest.write(&discover);
+        server.expect(&discover);
+        let renew = udp((POD_MAC, own, 68), (OTHER_MAC, [169, 254, 75, 10], 67));
+        guest.write(&renew);
+        server.expect(&renew);
+        let offer = udp((GUEST_MAC, [169, 254, 75, 10], 67), (POD_MAC, own, 68));
+        server.write(&offer);
+        guest.expect(&offer);
+        assert_eq!(wire.next(), None, "DHCP of ours left by the pod's wire");
+
+        // Of another machine behind the guest, and of the network's own server: none of our business.
+        let behind = udp((GUEST_MAC, any, 68), (ALL, [255; 4], 67));
+        guest.write(&behind);
+        wire.expect(&behind);
+        let offer = udp((OTHER_MAC, other, 67), (ALL, [255; 4], 68));
+        wire.write(&offer);
+        guest.expect(&offer);
+        assert_eq!(server.next(), None);
+    });
+}
+
+/// The pod's address is still the host's own, though on an interface that is down: the guest alone answers for it.
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn nobody_but_the_guest_answers_arp_for_its_address() {
+    in_pod(async |pod| {
+        let pod = wired(pod);
+        let mut wire = End::open("eth0");
+        pod.wire(&bridged()).await;
+        let mut guest = End::open("tap0");
+        let mut question = Vec::from(ALL);
+        question.extend(OTHER_MAC);
+        question.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        question.extend(OTHER_MAC);
+        question.extend([192, 0, 2, 77]);
+        question.extend([0; 6]);
+        question.extend([192, 0, 2, 10]);
+        question.resize(60, 0);
+        wire.write(&question);
+        guest.expect(&question);
+        assert_eq!(wire.next(), None, "somebody answered");
+    });
+}
