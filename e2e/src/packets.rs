@@ -109,3 +109,34 @@ pub(crate) fn mac(text: &str) -> Result<[u8; 6]> {
     }
     Ok(bytes)
 }
+
+/// Every frame that passes an interface of the calling thread's namespace from now on, loopback's left out.
+#[derive(Debug)]
+pub(crate) struct Capture(std::os::fd::OwnedFd);
+
+impl Capture {
+    pub(crate) fn start() -> Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
+        Ok(Self(socket))
+    }
+
+    /// What has come by now.
+    pub(crate) fn frames(&self) -> Result<Vec<Vec<u8>>> {
+        let mut frames = Vec::new();
+        loop {
+            let mut frame = vec![0; 65536];
+            match nix::sys::socket::recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()) {
+                Ok(length) => {
+                    frame.truncate(length);
+                    if frame.get(6..12) != Some(&[0; 6]) {
+                        frames.push(frame);
+                    }
+                }
+                Err(nix::Error::EAGAIN) => return Ok(frames),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Each has a pod of its own, takes a few seconds at most, and needs root, no KVM and no network.
 
+mod bridge;
 mod clients;
 mod convergence;
 mod datapath;
@@ -53,6 +54,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("input", input::SCENARIOS),
     ("clients", clients::SCENARIOS),
     ("datapath", datapath::SCENARIOS),
+    ("bridge", bridge::SCENARIOS),
     ("guard", guard::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
