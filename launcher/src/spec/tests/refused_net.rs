@@ -84,10 +84,7 @@ fn sources_of_networks() {
     let default = |name: &str| json!({"name": name, "multus": {"networkName": "x", "default": true}});
     check_text(
         &second(json!({"name": "b", "bridge": {}}), default("b")),
-        &[
-            "interfaces[1].bridge: not supported yet by this version",
-            "spec.networks[1].multus.default: replaces the pod network, which networks[0] asks for",
-        ],
+        &["spec.networks[1].multus.default: replaces the pod network, which networks[0] asks for"],
     );
     check(
         &[
@@ -97,11 +94,7 @@ fn sources_of_networks() {
             ),
             ("/spec/networks", json!([default("a"), default("b")])),
         ],
-        &[
-            "interfaces[0].bridge: not supported yet by this version",
-            "interfaces[1].bridge: not supported yet by this version",
-            "spec.networks[1].multus.default: only one Multus default, and networks[0] is one already",
-        ],
+        &["spec.networks[1].multus.default: only one Multus default, and networks[0] is one already"],
     );
 }
 
@@ -196,10 +189,7 @@ fn bindings() {
     interface(
         "bridge",
         json!({}),
-        &[
-            "interfaces[0]: expected exactly one binding, found masquerade and bridge",
-            "interfaces[0].bridge: not supported yet by this version",
-        ],
+        &["interfaces[0]: expected exactly one binding, found masquerade and bridge"],
     );
     interface(
         "masquerade",
@@ -210,7 +200,6 @@ fn bindings() {
         ("passt", json!({})),
         ("passtBinding", json!({})),
         ("sriov", json!({})),
-        ("bridge", json!({})),
         ("binding", json!({"name": "plug"})),
     ] {
         let expected = format!("interfaces[0].{field}: not supported yet by this version");
@@ -302,7 +291,6 @@ fn addresses_and_orders() {
             "interfaces[1].macAddress: the same as that of interfaces[0]",
             "interfaces[1].bootOrder: the same as that of interfaces[0]",
             "interfaces[1].pciAddress: the same as that of interfaces[0]",
-            "interfaces[1].bridge: not supported yet by this version",
         ],
     );
 }
@@ -336,10 +324,7 @@ fn models_and_states() {
     );
     check(
         &[(FIRST, json!({"name": "default", "bridge": {}, "state": "absent"}))],
-        &[
-            "interfaces[0].bridge: not supported yet by this version",
-            "interfaces[0].state: absent is not possible on the default network",
-        ],
+        &["interfaces[0].state: absent is not possible on the default network"],
     );
 }
 
