@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, observe, undo};
+use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
 
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
 use crate::error::{ExitCode, Failure};
@@ -189,7 +189,11 @@ fn begin_wiring() -> Result<Option<Nft>, Failure> {
 }
 
 fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
-    block_on(async { Ok(Plan::new(net, &observe().await?)?) })
+    block_on(async {
+        let mut observed = observe().await?;
+        find_routers(net, &mut observed).await?;
+        Ok(Plan::new(net, &observed)?)
+    })
 }
 
 /// Makes the namespace as the plan wants it. What comes back is what to take down at the end.

@@ -20,7 +20,7 @@ pub use apply::{Kernel, apply, undo};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
 pub use kernel::{Linux, Nft, open_tap};
-pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, observe};
+pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
 pub use original::{Assigned, Original, Route};
 pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Plan, Router6};
 pub use ruleset::document as ruleset;

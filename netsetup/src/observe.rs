@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::kernel;
 use crate::original::{Assigned, Route};
+use crate::spec::{NetSpec, Wiring};
 
 /// What the kernel said of the namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -115,4 +116,22 @@ impl Observed {
 /// Reads the namespace of this process. Needs no privilege and changes nothing.
 pub async fn observe() -> Result<Observed, Error> {
     kernel::read().await
+}
+
+/// Finds out the link-local addresses of the routers of the interfaces that are to be bridged ([`Route::link_local`]),
+/// before their plan is made. Changes nothing; the pod's kernel asks its neighbours.
+///
+/// # Errors
+/// When the kernel's neighbours cannot be read. A router that does not answer is none.
+pub async fn find_routers(spec: &NetSpec, observed: &mut Observed) -> Result<(), Error> {
+    for nic in spec.nics.iter().filter(|nic| nic.wiring == Wiring::Bridge) {
+        let link = observed
+            .links
+            .iter_mut()
+            .find(|link| link.name == nic.pod_interface);
+        if let Some(link) = link.filter(|link| link.up) {
+            kernel::find_routers(link).await?;
+        }
+    }
+    Ok(())
 }

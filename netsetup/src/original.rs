@@ -5,7 +5,7 @@
 //! text in their alias, addresses on the interface and routes on the bridge, so that a start whose journal is lost
 //! still knows. An alias holds 255 bytes; what does not fit is refused before anything moves.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -71,6 +71,8 @@ pub struct Route {
     pub scope: u8,
     /// RTNH_F_ONLINK: the gateway is on the link though no address says so.
     pub onlink: bool,
+    /// The gateway's link-local address, where it has been found; see [`crate::find_routers`].
+    pub link_local: Option<Ipv6Addr>,
 }
 
 impl Route {
@@ -215,6 +217,9 @@ impl Route {
         if let Some(gateway) = self.gateway {
             word += &format!(",g={gateway}");
         }
+        if let Some(router) = self.link_local {
+            word += &format!(",l={router}");
+        }
         if let Some(source) = self.source {
             word += &format!(",s={source}");
         }
@@ -244,12 +249,14 @@ impl Route {
             protocol: PROTO_BOOT,
             scope: SCOPE_UNIVERSE,
             onlink: false,
+            link_local: None,
         };
         route.metric = route.usual_metric();
         let mut scope = None;
         for part in parts {
             match part.split_once('=') {
                 Some(("g", text)) => route.gateway = Some(value(text)?),
+                Some(("l", text)) => route.link_local = Some(value(text)?),
                 Some(("s", text)) => route.source = Some(value(text)?),
                 Some(("m", text)) => route.metric = value(text)?,
                 Some(("p", text)) => route.protocol = value(text)?,
@@ -290,7 +297,7 @@ mod tests {
     prop_compose! {
         fn some_route()(
             v6: bool, bits: u128, prefix in 0_u8..=32, gateway: Option<u128>, source: Option<u128>, metric: u32,
-            protocol: u8, scope: u8, onlink: bool,
+            protocol: u8, scope: u8, onlink: bool, router: Option<u128>,
         ) -> Route {
             let ip = |bits: u128| -> IpAddr {
                 if v6 { std::net::Ipv6Addr::from(bits).into() } else { Ipv4Addr::from(bits as u32).into() }
@@ -298,6 +305,7 @@ mod tests {
             Route {
                 destination: IpNet::new(ip(bits), prefix).unwrap().trunc(),
                 gateway: gateway.map(ip), source: source.map(ip), metric, protocol, scope, onlink,
+                link_local: router.map(Ipv6Addr::from),
             }
         }
     }

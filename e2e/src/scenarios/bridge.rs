@@ -34,15 +34,23 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     },
     Scenario {
         name: "dhclient: the pod's IPv6 address, and a router that is silent",
-        run: |c| handed_on6(c, Client::Dhclient),
+        run: |c| handed_on6(c, Client::Dhclient, by_link_local),
     },
     Scenario {
         name: "dhcpcd: the pod's IPv6 address, and a router that is silent",
-        run: |c| handed_on6(c, Client::Dhcpcd),
+        run: |c| handed_on6(c, Client::Dhcpcd, by_link_local),
     },
     Scenario {
         name: "systemd-networkd: the pod's IPv6 address, and a router that is silent",
-        run: |c| handed_on6(c, Client::Networkd),
+        run: |c| handed_on6(c, Client::Networkd, by_link_local),
+    },
+    Scenario {
+        name: "dhclient: a router that the pod knows by a global address",
+        run: |c| handed_on6(c, Client::Dhclient, routes6),
+    },
+    Scenario {
+        name: "systemd-networkd: a router that the pod knows by a global address",
+        run: |c| handed_on6(c, Client::Networkd, routes6),
     },
     Scenario {
         name: "IPv6 from a router that advertises itself",
@@ -254,8 +262,8 @@ fn has6(running: &Running) -> Result<()> {
     Ok(())
 }
 
-fn handed_on6(context: &Context, client: Client) -> Result<()> {
-    let running = start(context, PodSpec::default(), &manifest(), by_link_local)?;
+fn handed_on6(context: &Context, client: Client, arrange: fn(&Pod) -> Result<()>) -> Result<()> {
+    let running = start(context, PodSpec::default(), &manifest(), arrange)?;
     let node = link_local(&running.pod.node, "veth0")?.context("no link-local address")?;
     let clients = running.guest.client(client)?;
     eventually(&running, &clients, || {
@@ -293,7 +301,13 @@ fn advertised(context: &Context) -> Result<()> {
 }
 
 fn unknown_router(context: &Context) -> Result<()> {
-    let running = running(context)?;
+    let running = start(context, PodSpec::default(), &manifest(), |pod| {
+        let usual = until("the node's link-local address", WAIT, || {
+            link_local(&pod.node, "veth0")
+        })?;
+        pod.node.ip(&format!("address del {usual}/64 dev veth0"))?;
+        pod.node.ip("address add fe80::77/64 dev veth0").map(drop)
+    })?;
     let clients = running.guest.client(Client::Dhclient)?;
     eventually(&running, &clients, || has6(&running))?;
     let routes = running.guest.default6()?;

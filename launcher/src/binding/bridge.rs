@@ -8,9 +8,10 @@
 //!   guest's client are taken between its TAP and the bridge, and answered there: nothing of this server leaves by the
 //!   pod's wire. Of a family that the interface has no address of nothing is told and nothing taken, and a server or
 //!   router on the network itself has the guest to itself.
-//! - The guest's IPv6 default route: from the network's own router if it advertises itself. One that does not, but has
-//!   a link-local address in the pod's routes, is announced to the guest in its name. If the pod's route is by a global
-//!   address, nothing that a guest reads could name it: there is then no IPv6 default route, and hawser says so.
+//! - The guest's IPv6 default route: from the network's own router if it advertises itself. One that does not is
+//!   announced to the guest in its own name, with the link-local address that the pod's route has, or, where that is
+//!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. Otherwise
+//!   nothing that a guest reads could name it: there is then no IPv6 default route, and hawser says so.
 //! - Who gives the IP: whoever gave the pod its own (the CNI plugin); hawser hands it on. Others use the same address.
 //! - Migration: not on the pod network, because the target's pod has another address. On a secondary network nothing of
 //!   the binding stands in the way.

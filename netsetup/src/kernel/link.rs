@@ -144,7 +144,7 @@ pub(super) fn assigned(message: &AddressMessage, mac: Option<[u8; 6]>) -> Option
 }
 
 /// The modified EUI-64 (RFC 4291, appendix A) below fe80::/64.
-fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+pub(super) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac;
     let pair = u16::from_be_bytes;
     Ipv6Addr::new(
@@ -185,6 +185,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<(u32, Route)> {
         protocol: header.protocol.into(),
         scope: header.scope.into(),
         onlink: header.flags.contains(RouteFlags::Onlink),
+        link_local: None,
     };
     for attribute in &message.attributes {
         match attribute {

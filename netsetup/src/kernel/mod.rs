@@ -4,6 +4,7 @@ mod bridge;
 mod link;
 mod netlink;
 mod nft;
+mod router;
 mod sysctl;
 mod tap;
 
@@ -12,7 +13,7 @@ use std::path::Path;
 use crate::apply::Kernel;
 use crate::error::{Error, StepFailure};
 use crate::journal::Undo;
-use crate::observe::Observed;
+use crate::observe::{Link, Observed};
 use crate::plan::IPV6_FORWARDING;
 use crate::ruleset;
 use crate::step::Step;
@@ -62,6 +63,15 @@ pub(crate) async fn read() -> Result<Observed, Error> {
         ipv6_forwarding: sysctl::read(IPV6_FORWARDING),
         ipv6_disabled_by_default: sysctl::read("/proc/sys/net/ipv6/conf/default/disable_ipv6")
             .is_some_and(|sysctl| sysctl.value == "1"),
+    })
+}
+
+/// See [`crate::find_routers`].
+pub(crate) async fn find_routers(link: &mut Link) -> Result<(), Error> {
+    let found = Linux::open()?.netlink.find_routers(link).await;
+    found.map_err(|source| Error::Observe {
+        what: "neighbours",
+        source,
     })
 }
 

@@ -303,12 +303,16 @@ fn v6(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Option<Bridged
             ..
         }) if gateway.is_unicast_link_local() => Router6::Silent(*gateway),
         Some(Route {
+            link_local: Some(router),
+            ..
+        }) => Router6::Silent(*router),
+        Some(Route {
             gateway: Some(gateway),
             ..
         }) => {
             notes.push(format!(
                 "{}: the guest has no IPv6 default route: the pod's is by {gateway}, and a router advertisement can \
-                 only name a link-local address (RFC 4861, section 4.2)",
+                 only name a link-local address (RFC 4861, section 4.2), which this router does not have of its MAC",
                 nic.name
             ));
             Router6::Unknown

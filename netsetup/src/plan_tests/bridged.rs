@@ -102,6 +102,7 @@ fn the_default_route_of_ipv6_is_from_whoever_can_be_named() {
     assert_eq!(router("::/0,g=fe80::99"), (silent, vec![]));
     assert_eq!(router("::/0,g=fe80::99,p=9"), (Router6::Advertises, vec![]));
     assert_eq!(router(""), (Router6::Unknown, vec![]));
+    assert_eq!(router("::/0,g=2001:db8::1,l=fe80::99"), (silent, vec![]));
     let (unknown, notes) = router("::/0,g=2001:db8::1");
     assert_eq!(unknown, Router6::Unknown);
     assert!(
