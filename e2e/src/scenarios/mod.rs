@@ -3,6 +3,7 @@
 //! Each has a pod of its own, takes a few seconds at most, and needs root, no KVM and no network.
 
 mod bridge;
+mod bridge_pod;
 mod clients;
 mod convergence;
 mod datapath;
@@ -55,6 +56,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("clients", clients::SCENARIOS),
     ("datapath", datapath::SCENARIOS),
     ("bridge", bridge::SCENARIOS),
+    ("bridge", bridge_pod::SCENARIOS),
     ("guard", guard::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),

@@ -4,19 +4,20 @@
 //! everything else is there by then; and because what it was is written into the aliases of bridge and interface
 //! before the first change that loses any of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+mod told;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{GuestNic, IPV6_MIN_MTU, SIGNATURE};
+use super::{GuestNic, SIGNATURE};
 use crate::error::Error;
 use crate::journal::Undo;
 use crate::observe::{Link, Observed};
-use crate::original::{ALIAS_MAX, Assigned, Original, Route};
+use crate::original::{ALIAS_MAX, Assigned, Original};
 use crate::spec::{GATEWAY_MAC, Nic, bridge_name, port_name};
 use crate::step::{BridgeStep, PlaceholderStep, PortStep, Step};
+
+pub use told::{BridgedV4, BridgedV6, Router6};
 
 /// Alias of the interface that stands in for the pod's.
 const PLACEHOLDER: &str = "hawser placeholder";
@@ -33,36 +34,6 @@ pub struct Bridged {
     pub v4: Option<BridgedV4>,
     pub v6: Option<BridgedV6>,
     pub original: Original,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BridgedV4 {
-    pub address: Ipv4Addr,
-    /// 32 on a point-to-point link.
-    pub prefix_len: u8,
-    /// Next hop of the default route.
-    pub router: Option<Ipv4Addr>,
-    /// Destination and next hop, 0.0.0.0 for the link itself, in an order in which each next hop can be reached.
-    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BridgedV6 {
-    pub address: Ipv6Addr,
-    pub on_link: Option<Ipv6Net>,
-    pub router: Router6,
-}
-
-/// Where the guest's IPv6 default route comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Router6 {
-    /// The network's own router advertises itself; the bridge lets it through.
-    Advertises,
-    /// A router of this link-local address does not: it is announced to the guest in its name.
-    Silent(Ipv6Addr),
-    /// There is none, or none that an advertisement could name.
-    Unknown,
 }
 
 impl Bridged {
@@ -108,8 +79,8 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
             bridge: bridge_name(&nic.pod_interface),
             port: port_name(&nic.pod_interface),
             mac,
-            v4: v4(nic, &original, notes),
-            v6: v6(nic, &original, notes),
+            v4: told::v4(nic, &original, notes),
+            v6: told::v6(nic, &original, notes),
             original,
         }),
     })
@@ -197,142 +168,6 @@ fn own_mac(of: [u8; 6]) -> [u8; 6] {
         *byte = random;
     }
     mac
-}
-
-fn v4(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Option<BridgedV4> {
-    let mut all =
-        original
-            .addresses
-            .iter()
-            .filter_map(|assigned| match IpNet::new(assigned.ip, assigned.prefix_len) {
-                Ok(IpNet::V4(net)) if is_global_v4(net.addr()) => Some((assigned, net)),
-                _ => None,
-            });
-    let (assigned, net) = all.next()?;
-    for (_, other) in all {
-        notes.push(format!(
-            "{}: the guest is given {net}; {other} of {} is not handed on: DHCP gives one address",
-            nic.name, nic.pod_interface
-        ));
-    }
-    let mut on_link = Vec::new();
-    let mut by_router = Vec::new();
-    let mut router = None;
-    if let Some(std::net::IpAddr::V4(peer)) = assigned.peer {
-        let peers = Ipv4Net::new(peer, assigned.prefix_len).unwrap_or_else(|_| peer.into());
-        on_link.push((peers.trunc(), Ipv4Addr::UNSPECIFIED));
-    }
-    let prefix_len = if assigned.peer.is_some() {
-        32
-    } else {
-        net.prefix_len()
-    };
-    let subnet = Ipv4Net::new(net.addr(), prefix_len).unwrap_or(net);
-    for route in sorted(&original.routes) {
-        match (route.destination, route.gateway) {
-            (IpNet::V4(_), Some(std::net::IpAddr::V4(gateway))) if route.is_default() => {
-                router = router.or(Some(gateway));
-            }
-            (IpNet::V4(destination), Some(std::net::IpAddr::V4(gateway))) => {
-                by_router.push((destination, gateway));
-            }
-            (IpNet::V4(destination), None) => on_link.push((destination, Ipv4Addr::UNSPECIFIED)),
-            _ => {}
-        }
-    }
-    let gateways: Vec<_> = by_router.iter().map(|(_, via)| *via).chain(router).collect();
-    for gateway in gateways {
-        let reachable = subnet.contains(&gateway) || on_link.iter().any(|(net, _)| net.contains(&gateway));
-        if !reachable {
-            on_link.push((gateway.into(), Ipv4Addr::UNSPECIFIED));
-        }
-    }
-    on_link.extend(by_router);
-    Some(BridgedV4 {
-        address: net.addr(),
-        prefix_len,
-        router,
-        routes: on_link,
-    })
-}
-
-/// The kernel takes the route of the least metric.
-fn sorted(routes: &[Route]) -> Vec<Route> {
-    let mut routes = routes.to_vec();
-    routes.sort_by_key(|route| route.metric);
-    routes
-}
-
-fn v6(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Option<BridgedV6> {
-    let mut all =
-        original
-            .addresses
-            .iter()
-            .filter_map(|assigned| match IpNet::new(assigned.ip, assigned.prefix_len) {
-                Ok(IpNet::V6(net)) if is_global_v6(net.addr()) => Some((assigned, net)),
-                _ => None,
-            });
-    let (assigned, net) = all.next()?;
-    if original.mtu < IPV6_MIN_MTU {
-        notes.push(format!(
-            "{}: IPv6 is off for the guest: the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
-            nic.name, nic.pod_interface, original.mtu
-        ));
-        return None;
-    }
-    for (_, other) in all {
-        notes.push(format!(
-            "{}: the guest is given {net}; {other} of {} is not handed on: its lease has one address",
-            nic.name, nic.pod_interface
-        ));
-    }
-    let (defaults, others): (Vec<_>, Vec<_>) = sorted(&original.routes)
-        .into_iter()
-        .filter(|route| route.destination.addr().is_ipv6())
-        .partition(Route::is_default);
-    for route in others.iter().filter(|route| !route.is_advertised()) {
-        notes.push(format!(
-            "{}: the IPv6 route to {} is not handed on: nothing that a guest reads could name its router",
-            nic.name, route.destination
-        ));
-    }
-    let router = match defaults.first() {
-        Some(route) if route.is_advertised() => Router6::Advertises,
-        Some(Route {
-            gateway: Some(std::net::IpAddr::V6(gateway)),
-            ..
-        }) if gateway.is_unicast_link_local() => Router6::Silent(*gateway),
-        Some(Route {
-            link_local: Some(router),
-            ..
-        }) => Router6::Silent(*router),
-        Some(Route {
-            gateway: Some(gateway),
-            ..
-        }) => {
-            notes.push(format!(
-                "{}: the guest has no IPv6 default route: the pod's is by {gateway}, and a router advertisement can \
-                 only name a link-local address (RFC 4861, section 4.2), which this router does not have of its MAC",
-                nic.name
-            ));
-            Router6::Unknown
-        }
-        _ => Router6::Unknown,
-    };
-    let on_link = assigned.peer.is_none() && !assigned.noprefixroute && net.prefix_len() < 128;
-    Some(BridgedV6 {
-        address: net.addr(),
-        on_link: on_link.then_some(net.trunc()),
-        router,
-    })
-}
-
-fn is_global_v4(ip: Ipv4Addr) -> bool {
-    !ip.is_loopback() && !ip.is_link_local() && !ip.is_multicast() && !ip.is_unspecified()
-}
-
-fn is_global_v6(ip: Ipv6Addr) -> bool {
-    !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_multicast() && !ip.is_unspecified()
 }
 
 /// The bridge, before the TAP becomes its port.

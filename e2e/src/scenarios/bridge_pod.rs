@@ -1,0 +1,246 @@
+//! What a guest on a bridge means to its pod and to the network: what is seen on the wire, and what is left in the end.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::bridge::{by_link_local, eventually, has4, has6, mac_of, manifest, start, traffic4, traffic6};
+use super::running::{Running, WAIT};
+use super::traffic::{TcpServer, reaches};
+use crate::guests::{Client, Guest};
+use crate::netns::Snapshot;
+use crate::packets::{Capture, mac};
+use crate::pods::{GUEST_MAC, MTU, NODE4, POD4, POD6, Pod, PodSpec, link_local, set, vmi};
+use crate::process::until;
+use crate::report::Scenario;
+use crate::standin_script::Script;
+
+pub(super) const SCENARIOS: &[Scenario<Context>] = &[
+    Scenario {
+        name: "without addresses a plain wire",
+        run: plain,
+    },
+    Scenario {
+        name: "nothing of hawser's on the pod's wire",
+        run: quiet,
+    },
+    Scenario {
+        name: "a device of the old name with the old addresses, down",
+        run: stand_in,
+    },
+    Scenario {
+        name: "the end leaves the pod as it was",
+        run: leaves_as_found,
+    },
+    Scenario {
+        name: "killed while the guest runs, then run again",
+        run: |c| killed(c, false),
+    },
+    Scenario {
+        name: "killed and its state directory lost, then run again",
+        run: |c| killed(c, true),
+    },
+    Scenario {
+        name: "masquerade and bridge in one guest",
+        run: two_bindings,
+    },
+];
+
+/// What a guest asks for goes to whoever is on the network.
+fn plain(context: &Context) -> Result<()> {
+    let mut before = None;
+    let mut running = start(context, PodSpec::default(), &manifest(), |pod| {
+        pod.netns.ip("address flush dev eth0 scope global")?;
+        pod.netns.ip("-6 route flush dev eth0 proto boot")?;
+        before = Some(pod.netns.snapshot()?);
+        Ok(())
+    })?;
+    let links = running.pod.netns.ip("link show")?;
+    ensure!(!links.contains("srv0"), "{links}");
+    let wire = running.pod.node.run(Capture::start)?;
+    let client = running.guest.udhcpc(&[])?;
+    until("the guest's DISCOVER on the wire", WAIT, || {
+        let asked = wire.frames()?.iter().any(|frame| udp_port(frame) == Some(67));
+        Ok(asked.then_some(()))
+    })?;
+    drop(client);
+    let guest = &running.guest.netns;
+    guest.ip(&format!("address add {POD4}/24 dev eth0"))?;
+    guest.ip(&format!("route add default via {NODE4}"))?;
+    traffic4(&running)?;
+    running.stop_cleanly()?;
+    as_before(&before.context("no snapshot")?, &running.pod)
+}
+
+/// Destination port of an IPv4 or IPv6 frame with UDP.
+fn udp_port(frame: &[u8]) -> Option<u16> {
+    let at = match (frame.get(12..14)?, frame.get(23), frame.get(20)) {
+        ([8, 0], Some(17), _) => 36,
+        ([0x86, 0xdd], _, Some(17)) => 56,
+        _ => return None,
+    };
+    Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?))
+}
+
+/// Everything that the node's end of the pod's wire sees, from before the start to after the end.
+fn quiet(context: &Context) -> Result<()> {
+    let mut wire = None;
+    let mut pods_mac = String::new();
+    let mut running = start(context, PodSpec::default(), &manifest(), |pod| {
+        by_link_local(pod)?;
+        pods_mac = mac_of(&pod.netns, "eth0")?;
+        wire = Some(pod.node.run(Capture::start)?);
+        Ok(())
+    })?;
+    let wire = wire.context("no capture")?;
+    let clients = running.guest.client(Client::Dhclient)?;
+    eventually(&running, &clients, || {
+        has4(&running, &format!("{POD4}/24"), Some(NODE4))?;
+        has6(&running)
+    })?;
+    traffic4(&running)?;
+    traffic6(&running)?;
+    drop(clients);
+    running.stop_cleanly()?;
+    let frames = wire.frames()?;
+    let (guest, node) = (mac(&pods_mac)?, mac(&mac_of(&running.pod.node, "veth0")?)?);
+    ensure!(frames.len() > 20, "only {} frames were seen", frames.len());
+    for frame in &frames {
+        let from = frame.get(6..12).unwrap_or_default();
+        ensure!(
+            from == guest || from == node,
+            "a frame of neither side: {frame:02x?}"
+        );
+        let dhcp = matches!(udp_port(frame), Some(67 | 68 | 546 | 547));
+        ensure!(!dhcp, "DHCP on the pod's wire: {frame:02x?}");
+    }
+    Ok(())
+}
+
+fn stand_in(context: &Context) -> Result<()> {
+    let mut pods_mac = String::new();
+    let running = start(context, PodSpec::default(), &manifest(), |pod| {
+        pods_mac = mac_of(&pod.netns, "eth0")?;
+        Ok(())
+    })?;
+    let found = running.pod.netns.ip_json("address show dev eth0")?;
+    let text = found.to_string();
+    for wanted in [&pods_mac, &POD4.to_string(), &POD6.to_string(), &MTU.to_string()] {
+        ensure!(text.contains(wanted.as_str()), "no {wanted}: {text}");
+    }
+    ensure!(!text.contains("\"UP\""), "up: {text}");
+    Ok(())
+}
+
+fn as_before(before: &Snapshot, pod: &Pod) -> Result<()> {
+    let mut changes = Vec::new();
+    // The kernel makes up a link-local address again once the link has its carrier.
+    let waited = until("the pod as it was", WAIT, || {
+        changes = before.changes(&pod.netns.snapshot()?);
+        Ok(changes.is_empty().then_some(()))
+    });
+    waited.with_context(|| format!("left behind: {changes:#?}"))
+}
+
+fn leaves_as_found(context: &Context) -> Result<()> {
+    let mut before = None;
+    let mut running = start(context, PodSpec::default(), &manifest(), |pod| {
+        before = Some(pod.netns.snapshot()?);
+        Ok(())
+    })?;
+    let clients = running.guest.client(Client::Udhcpc)?;
+    eventually(&running, &clients, || {
+        has4(&running, &format!("{POD4}/24"), Some(NODE4))
+    })?;
+    drop(clients);
+    running.stop_cleanly()?;
+    as_before(&before.context("no snapshot")?, &running.pod)
+}
+
+fn killed(context: &Context, lose_state: bool) -> Result<()> {
+    let mut before = None;
+    let running = start(context, PodSpec::default(), &manifest(), |pod| {
+        before = Some(pod.netns.snapshot()?);
+        Ok(())
+    })?;
+    running.hawser.signal(Signal::SIGKILL)?;
+    let Running {
+        hawser,
+        mut guest,
+        pod,
+    } = running;
+    drop(hawser);
+    pod.netns.kill_all()?;
+    if lose_state {
+        std::fs::remove_dir_all(pod.path("state"))?;
+        std::fs::create_dir(pod.path("state"))?;
+    }
+    let hawser = pod.hawser("run", &manifest())?;
+    guest.booted_by(&hawser)?;
+    let mut running = Running { hawser, guest, pod };
+    let clients = running.guest.client(Client::Udhcpc)?;
+    eventually(&running, &clients, || {
+        has4(&running, &format!("{POD4}/24"), Some(NODE4))
+    })?;
+    traffic4(&running)?;
+    drop(clients);
+    running.stop_cleanly()?;
+    as_before(&before.context("no snapshot")?, &running.pod)
+}
+
+/// The pod network by masquerade, and a secondary one, which Multus would have made, by bridge.
+fn two_bindings(context: &Context) -> Result<()> {
+    // The first 11 hex digits of the SHA-256 of "red".
+    const SECOND: &str = "podb1f51a511f1";
+    let mut vmi = vmi(Value::Null);
+    set(
+        &mut vmi,
+        "/spec/domain/devices/interfaces",
+        json!([
+            {"name": "default", "masquerade": {}, "macAddress": GUEST_MAC},
+            {"name": "red", "bridge": {}},
+        ]),
+    );
+    set(
+        &mut vmi,
+        "/spec/networks",
+        json!([{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}]),
+    );
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    pod.node.ip(&format!(
+        "link add red0 type veth peer name {SECOND} netns {}",
+        pod.netns.name()
+    ))?;
+    pod.node.ip("link set red0 up")?;
+    pod.netns
+        .ip(&format!("address add 198.51.100.5/24 dev {SECOND}"))?;
+    pod.netns.ip(&format!("link set {SECOND} up"))?;
+    pod.node.ip("address add 198.51.100.1/24 dev red0")?;
+    until("its link-local address", WAIT, || link_local(&pod.netns, SECOND))?;
+    let before = pod.netns.snapshot()?;
+    // The guest's port is that of the secondary network here; the other TAP is opened and leads nowhere.
+    let mut script = Script::default();
+    script.ports.insert("tapb1f51a511f1".to_owned(), pod.port());
+    pod.script(&script)?;
+    let mut guest = Guest::new(&pod)?;
+    let hawser = pod.hawser("run", &vmi)?;
+    guest.booted_by(&hawser)?;
+    let mut running = Running { hawser, guest, pod };
+    let clients = running.guest.client(Client::Udhcpc)?;
+    eventually(&running, &clients, || has4(&running, "198.51.100.5/24", None))?;
+    let _in_node = TcpServer::start(&running.pod.node, "node", (Ipv4Addr::UNSPECIFIED, 8080))?;
+    let greeting = running.explain(reaches(
+        &running.guest.netns,
+        (Ipv4Addr::new(198, 51, 100, 1), 8080),
+        "node",
+    ))?;
+    ensure!(greeting.ends_with("198.51.100.5"), "{greeting}");
+    let eth0 = running.pod.netns.ip("address show dev tap0")?;
+    ensure!(eth0.contains("10.0.2.1/24"), "the masqueraded TAP: {eth0}");
+    drop(clients);
+    running.stop_cleanly()?;
+    as_before(&before, &running.pod)
+}
