@@ -150,3 +150,119 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         pod_interface: pod,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC, Original};
+
+    use super::*;
+
+    fn guest() -> GuestSpec {
+        let manifest =
+            "{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {name: web}, spec: {
+            domain: {memory: {guest: 256Mi}, firmware: {kernelBoot: {container: {image: g, kernelPath: /k}}},
+              devices: {interfaces: [{name: default, bridge: {}, dhcpOptions: {ntpServers: [192.0.2.1]}},
+                {name: red, bridge: {}}]}},
+            networks: [{name: default, pod: {}}, {name: red, multus: {networkName: red}}]}}";
+        crate::spec::load(manifest).unwrap().spec
+    }
+
+    fn nic_plan(router: Router6) -> GuestNic {
+        GuestNic {
+            name: "default".into(),
+            pod_interface: "eth0".into(),
+            tap: "tap0".into(),
+            server_tap: "srv0".into(),
+            queue_pairs: 1,
+            guest_mac: [2, 0, 0, 0, 0, 9],
+            gateway_mac: GATEWAY_MAC,
+            mtu: 1400,
+            v4: None,
+            v6: None,
+            bridge: Some(Bridged {
+                bridge: "k6t-eth0".into(),
+                port: "eth0-nic".into(),
+                mac: [0x0a, 1, 2, 3, 4, 5],
+                v4: Some(BridgedV4 {
+                    address: "10.1.2.3".parse().unwrap(),
+                    prefix_len: 32,
+                    router: Some("169.254.1.1".parse().unwrap()),
+                    routes: vec![("169.254.1.1/32".parse().unwrap(), Ipv4Addr::UNSPECIFIED)],
+                }),
+                v6: Some(BridgedV6 {
+                    address: "fd00::3".parse().unwrap(),
+                    on_link: None,
+                    router,
+                }),
+                original: Original {
+                    mac: [2, 0, 0, 0, 0, 9],
+                    mtu: 1400,
+                    addr_gen_mode: 0,
+                    addresses: Vec::new(),
+                    routes: Vec::new(),
+                },
+            }),
+        }
+    }
+
+    fn told(plan: &GuestNic) -> Option<Lease> {
+        let spec = guest();
+        lease(&spec, &spec.interfaces[0], plan, &Resolv::default())
+    }
+
+    #[test]
+    fn the_guest_is_told_what_the_pod_had() {
+        let lease = told(&nic_plan(Router6::Unknown)).unwrap();
+        let v4 = lease.v4.unwrap();
+        assert_eq!((v4.address.to_string(), v4.prefix_len), ("10.1.2.3".into(), 32));
+        assert_eq!(v4.server, SERVER_V4);
+        assert_eq!(v4.routers, ["169.254.1.1".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(v4.routes.len(), 1);
+        assert_eq!(v4.ntp_servers.len(), 1);
+        assert_eq!(lease.mtu, 1400);
+        assert_ne!(
+            lease.server_mac, GATEWAY_MAC,
+            "that may be a TAP's on the same network"
+        );
+    }
+
+    #[test]
+    fn only_a_silent_router_is_announced_and_in_its_own_name() {
+        let router: Ipv6Addr = "fe80::99".parse().unwrap();
+        let v6 = told(&nic_plan(Router6::Silent(router))).unwrap().v6.unwrap();
+        assert_eq!(
+            (v6.server, v6.default_router, v6.router_on_link),
+            (router, true, true)
+        );
+        for router in [Router6::Advertises, Router6::Unknown] {
+            let v6 = told(&nic_plan(router)).unwrap().v6.unwrap();
+            assert_eq!(v6.server.to_string(), "fe80::801:2ff:fe03:405");
+            assert!(!v6.default_router && !v6.router_on_link);
+        }
+    }
+
+    #[test]
+    fn a_pod_without_addresses_has_nothing_to_tell() {
+        let mut plan = nic_plan(Router6::Unknown);
+        let bridged = plan.bridge.as_mut().unwrap();
+        (bridged.v4, bridged.v6) = (None, None);
+        assert_eq!(told(&plan), None);
+    }
+
+    #[test]
+    fn a_guest_moves_with_its_address_only_off_the_pod_network() {
+        let spec = guest();
+        let answers: Vec<_> = spec.interfaces.iter().map(|i| explain(&spec, i)).collect();
+        let text = crate::binding::explanation_text(&answers);
+        assert!(text.contains("interface default: bridge on eth0\n"), "{text}");
+        assert!(
+            text.contains("can migrate  no: the guest has this pod's address"),
+            "{text}"
+        );
+        assert!(
+            text.contains("interface red: bridge on podb1f51a511f1\n"),
+            "{text}"
+        );
+        assert!(text.contains("can migrate  yes, once"), "{text}");
+    }
+}

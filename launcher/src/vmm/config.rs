@@ -190,6 +190,7 @@ spec:
                 pod: "10.244.0.7".parse().unwrap(),
             }),
             v6: None,
+            bridge: None,
         }
     }
 
