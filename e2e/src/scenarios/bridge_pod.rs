@@ -1,6 +1,7 @@
 //! What a guest on a bridge means to its pod and to the network: what is seen on the wire, and what is left in the end.
 
 use std::net::Ipv4Addr;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -42,6 +43,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "killed and its state directory lost, then run again",
         run: |c| killed(c, true),
+    },
+    Scenario {
+        name: "killed at many points of its start and end, its state directory lost or not",
+        run: kill_sweep,
     },
     Scenario {
         name: "masquerade and bridge in one guest",
@@ -175,8 +180,7 @@ fn killed(context: &Context, lose_state: bool) -> Result<()> {
     drop(hawser);
     pod.netns.kill_all()?;
     if lose_state {
-        std::fs::remove_dir_all(pod.path("state"))?;
-        std::fs::create_dir(pod.path("state"))?;
+        forget(&pod)?;
     }
     let hawser = pod.hawser("run", &manifest())?;
     guest.booted_by(&hawser)?;
@@ -189,6 +193,51 @@ fn killed(context: &Context, lose_state: bool) -> Result<()> {
     drop(clients);
     running.stop_cleanly()?;
     as_before(&before.context("no snapshot")?, &running.pod)
+}
+
+/// The next run must end with the pod as it was before the first, wherever that was cut.
+fn kill_sweep(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    let before = pod.netns.snapshot()?;
+    let started = Instant::now();
+    let mut pod = comes_and_goes(pod)?;
+    let whole = started.elapsed();
+    for point in 0..16_u32 {
+        let hawser = pod.hawser("run", &manifest())?;
+        if point % 4 == 3 {
+            // In its end, a quarter of which is next to nothing.
+            std::thread::sleep(whole);
+            hawser.signal(Signal::SIGTERM)?;
+            std::thread::sleep(whole * point / 128);
+        } else {
+            std::thread::sleep(whole * point / 24);
+        }
+        // It may have ended by itself, which is as good.
+        let _ = hawser.signal(Signal::SIGKILL);
+        drop(hawser);
+        pod.netns.kill_all()?;
+        if point % 2 == 0 {
+            forget(&pod)?;
+        }
+        let _ = std::fs::remove_file(pod.port());
+        pod = comes_and_goes(pod)?;
+        as_before(&before, &pod).with_context(|| format!("killed at point {point} of {whole:?}"))?;
+    }
+    Ok(())
+}
+
+fn comes_and_goes(pod: Pod) -> Result<Pod> {
+    let mut guest = Guest::new(&pod)?;
+    let hawser = pod.hawser("run", &manifest())?;
+    guest.booted_by(&hawser)?;
+    let mut running = Running { hawser, guest, pod };
+    running.stop_cleanly()?;
+    Ok(running.pod)
+}
+
+fn forget(pod: &Pod) -> Result<()> {
+    std::fs::remove_dir_all(pod.path("state"))?;
+    Ok(std::fs::create_dir(pod.path("state"))?)
 }
 
 /// The pod network by masquerade, and a secondary one, which Multus would have made, by bridge.

@@ -11,7 +11,7 @@ use crate::lab::node::guest::{self, PORT};
 use crate::lab::node::pod::{FORWARD_IPV6, Pod, ROOT};
 
 /// For a guest to go down, and for the launcher to take the network down after it.
-const END: Duration = Duration::from_secs(60);
+pub(super) const END: Duration = Duration::from_secs(60);
 
 pub(super) fn sigterm(lab: &Lab) -> Result<()> {
     let pod = Pod::create(lab, "sigterm", &[FORWARD_IPV6])?;
@@ -71,7 +71,7 @@ pub(super) fn teardown(lab: &Lab) -> Result<()> {
 }
 
 /// The namespace must be as it was: the error names the lines that are not.
-fn compare(before: &str, after: &str) -> Result<()> {
+pub(super) fn compare(before: &str, after: &str) -> Result<()> {
     let lines = |text: &str, other: &str, mark: char| -> Vec<String> {
         text.lines()
             .filter(|line| !other.lines().any(|o| o == *line))

@@ -49,7 +49,7 @@ pub(super) fn dual_stack(lab: &Lab) -> Result<()> {
 }
 
 /// The guest fetches a page from the node, which must see the pod's address.
-fn reach_out(pod: &Pod<'_>, expected: IpAddr, node: IpAddr) -> Result<()> {
+pub(super) fn reach_out(pod: &Pod<'_>, expected: IpAddr, node: IpAddr) -> Result<()> {
     let server = WhoAmI::listen(node)?;
     let host = if node.is_ipv6() {
         format!("[{node}]")

@@ -1,6 +1,7 @@
 //! The scenarios that need a real guest. Each has pods of its own and leaves nothing behind.
 
 mod bare;
+mod bridge;
 mod image;
 mod lifecycle;
 mod masquerade;
@@ -31,6 +32,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "masquerade_two_cpus_multi_queue",
         run: masquerade::multi_queue,
+    },
+    Scenario {
+        name: "bridge_dual_stack_killed_and_taken_down",
+        run: bridge::dual_stack,
     },
     Scenario {
         name: "sigterm_shuts_the_guest_down",
