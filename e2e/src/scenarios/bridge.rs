@@ -208,7 +208,7 @@ fn handed_on4(context: &Context, client: Client) -> Result<()> {
 }
 
 /// A neighbour that does not say that it is a router is forgotten as one (RFC 4861, section 7.2.5).
-fn routes6(pod: &Pod) -> Result<()> {
+pub(super) fn routes6(pod: &Pod) -> Result<()> {
     pod.node.set_sysctl("net.ipv6.conf.all.forwarding", "1")
 }
 

@@ -8,14 +8,18 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::bridge::{by_link_local, eventually, has4, has6, mac_of, manifest, start, traffic4, traffic6};
-use super::running::{Running, WAIT};
+use super::bridge::{
+    by_link_local, eventually, has4, has6, mac_of, manifest, routes6, start, traffic4, traffic6,
+};
+use super::running::{Running, WAIT, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, Guest};
 use crate::netns::Snapshot;
 use crate::packets::{Capture, mac};
-use crate::pods::{GUEST_MAC, MTU, NODE4, POD4, POD6, Pod, PodSpec, link_local, set, vmi};
-use crate::process::until;
+use crate::pods::{
+    GUEST_MAC, MTU, NODE4, POD4, POD6, Pod, PodSpec, Privileges, VMM_UID, link_local, set, vmi,
+};
+use crate::process::{output, until};
 use crate::report::Scenario;
 use crate::standin_script::Script;
 
@@ -47,6 +51,14 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "killed at many points of its start and end, its state directory lost or not",
         run: kill_sweep,
+    },
+    Scenario {
+        name: "uid 107 with NET_ADMIN alone and a read-only /proc/sys",
+        run: net_admin,
+    },
+    Scenario {
+        name: "set up as root, run with no capability",
+        run: setup_then_run,
     },
     Scenario {
         name: "masquerade and bridge in one guest",
@@ -193,6 +205,61 @@ fn killed(context: &Context, lose_state: bool) -> Result<()> {
     drop(clients);
     running.stop_cleanly()?;
     as_before(&before.context("no snapshot")?, &running.pod)
+}
+
+fn net_admin(context: &Context) -> Result<()> {
+    let spec = PodSpec {
+        privileges: Privileges::NetAdmin,
+        read_only_proc_sys: true,
+        ..PodSpec::default()
+    };
+    let mut before = None;
+    let mut running = start(context, spec, &manifest(), |pod| {
+        by_link_local(pod)?;
+        before = Some(pod.netns.snapshot()?);
+        Ok(())
+    })?;
+    let clients = running.guest.client(Client::Dhclient)?;
+    eventually(&running, &clients, || {
+        has4(&running, &format!("{POD4}/24"), Some(NODE4))?;
+        has6(&running)
+    })?;
+    traffic4(&running)?;
+    traffic6(&running)?;
+    drop(clients);
+    running.stop_cleanly()?;
+    as_before(&before.context("no snapshot")?, &running.pod)
+}
+
+/// What the first container moved, the second finds moved, and knows what it was without asking for more.
+fn setup_then_run(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    routes6(&pod)?;
+    let mut setup = pod.hawser("setup", &manifest())?;
+    expect_exit(exit_code(&mut setup)?, 0, &setup)?;
+    output(
+        std::process::Command::new("chown")
+            .args(["-R", &format!("{VMM_UID}:{VMM_UID}")])
+            .arg(pod.path("state")),
+    )?;
+    let mut entry = pod.entry();
+    (entry.uid, entry.capabilities) = (Some(VMM_UID), Some(Vec::new()));
+    let mut guest = Guest::new(&pod)?;
+    let hawser = pod.hawser_as(&entry, "run", &manifest(), &[])?;
+    guest.booted_by(&hawser)?;
+    let mut running = Running { hawser, guest, pod };
+    let clients = running.guest.client(Client::Dhclient)?;
+    eventually(&running, &clients, || {
+        has4(&running, &format!("{POD4}/24"), Some(NODE4))?;
+        has6(&running)?;
+        let routes = running.guest.default6()?;
+        ensure!(routes.contains("via fe80:"), "default route: {routes}");
+        Ok(())
+    })?;
+    traffic4(&running)?;
+    traffic6(&running)?;
+    drop(clients);
+    running.stop_cleanly()
 }
 
 /// The next run must end with the pod as it was before the first, wherever that was cut.

@@ -165,14 +165,13 @@ impl Netlink {
                 failed = failed.or(Some(error));
             }
         }
-        if let Some(error) = failed {
-            return Err(error);
-        }
         let no_alias = LinkAttribute::Other(DefaultNla::new(IFLA_IFALIAS, Vec::new()));
         let message = LinkUnspec::new_with_index(index(interface)?)
             .append_extra_attribute(no_alias)
             .build();
-        self.set(message, "take the alias away").await
+        self.set(message, "take the alias away").await?;
+        // One route that cannot be had any more is told, and keeps nothing else from being put back.
+        failed.map_or(Ok(()), Err)
     }
 
     async fn is_remembered(&self, name: &str) -> Result<bool, StepFailure> {
