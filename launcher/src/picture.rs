@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use hawser_dhcp::Lease;
 use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::ports_text;
+use crate::binding::{Attachment, ports_text};
 use crate::error::Failure;
 use crate::image::KernelFiles;
 use crate::resolv::Resolv;
@@ -16,7 +15,7 @@ use crate::vmm::config::vm_config;
 pub(crate) struct Picture<'a> {
     pub(crate) guest: &'a GuestSpec,
     pub(crate) plan: &'a Plan,
-    pub(crate) leases: Vec<Lease>,
+    pub(crate) attachments: Vec<Attachment>,
     /// Where a plan is made, the guest's image need not be.
     pub(crate) files: Result<KernelFiles, Failure>,
     pub(crate) resolv: &'a Resolv,
@@ -74,8 +73,8 @@ impl Picture<'_> {
         json!({
             "guest": self.guest,
             "plan": self.plan,
-            "leases": self.leases,
-            "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.plan.nics)),
+            "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
+            "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
             "notes": self.resolv.notes,
         })
     }

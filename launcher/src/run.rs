@@ -74,11 +74,14 @@ fn job(
     program: std::path::PathBuf,
     state: &StateDir,
 ) -> Job {
-    let lease = |nic| binding::lease(guest, nic, resolv).map(|lease| (nic.server_tap.clone(), lease));
+    let attachments = binding::attachments(guest, &plan.nics, resolv);
     Job {
         owner,
-        leases: plan.nics.iter().filter_map(lease).collect(),
-        config: vm_config(guest, &files, &plan.nics),
+        config: vm_config(guest, &files, &attachments),
+        servers: attachments
+            .into_iter()
+            .filter_map(|attachment| attachment.server)
+            .collect(),
         program,
         directory: state.vmm_dir(),
         grace: Duration::from_secs(guest.termination_grace_period_seconds),
@@ -110,11 +113,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        leases: plan
-            .nics
-            .iter()
-            .filter_map(|nic| binding::lease(&guest, nic, &resolv))
-            .collect(),
+        attachments: binding::attachments(&guest, &plan.nics, &resolv),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };

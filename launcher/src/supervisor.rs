@@ -9,13 +9,14 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hawser_dhcp::{Lease, serve};
+use hawser_dhcp::serve;
 use hawser_netsetup::{Owner, open_tap};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::binding::Server;
 use crate::error::{ExitCode, Failure};
 use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
@@ -35,7 +36,7 @@ const SERVER_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) owner: Owner,
-    pub(crate) leases: Vec<(String, Lease)>,
+    pub(crate) servers: Vec<Server>,
     pub(crate) config: VmConfig,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
@@ -86,7 +87,7 @@ fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failu
 }
 
 /// Serves one NIC until `ended` says so, over a new channel whenever the old one breaks.
-async fn serve_guest(tap: String, lease: Lease, ended: watch::Receiver<()>) {
+async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) {
     loop {
         let cancel = {
             let mut ended = ended.clone();
@@ -121,7 +122,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         console,
     } = vmm;
     let Job {
-        leases,
+        servers,
         config,
         directory,
         grace,
@@ -131,7 +132,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let (send, mut receive) = mpsc::channel(16);
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
-    let mut go = Some((go, leases));
+    let mut go = Some((go, servers));
     let (end_servers, ended) = watch::channel(());
     tokio::spawn(boot(api.clone(), config, wired, send.clone()));
     let mut state = State::Starting;
@@ -154,9 +155,9 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
                     // The servers are there before the guest's first frame.
-                    if let Some((go, leases)) = go.take() {
-                        for (tap, lease) in leases {
-                            tokio::spawn(serve_guest(tap, lease, ended.clone()));
+                    if let Some((go, servers)) = go.take() {
+                        for server in servers {
+                            tokio::spawn(serve_guest(server, ended.clone()));
                         }
                         // A boot that has failed already listens no more.
                         let _ = go.send(());

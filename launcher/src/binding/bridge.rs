@@ -25,7 +25,6 @@ use super::explain::{Explanation, Migration};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, NetworkSource};
-use crate::vmm::config::NetConfig;
 
 /// The server's identifier and the source of its replies, as in KubeVirt. It is on no interface: a guest sends what is
 /// for it by its default route, and it is taken before the bridge whatever hardware address it is sent to.
@@ -111,11 +110,6 @@ fn server_v6(bridged: &Bridged) -> Ipv6Addr {
         pair([0xfe, d]),
         pair([e, f]),
     )
-}
-
-/// What the VMM is told.
-pub(super) fn vmm_nic(nic: &GuestNic) -> NetConfig {
-    NetConfig::tap(nic)
 }
 
 /// What is asked about this interface.

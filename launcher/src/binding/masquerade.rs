@@ -17,7 +17,6 @@ use super::explain::{Explanation, Migration, ports_text};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
 use crate::resolv::Resolv;
 use crate::spec::{self, GuestSpec, Interface, NetworkSource};
-use crate::vmm::config::NetConfig;
 
 /// KubeVirt's guest networks.
 const V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
@@ -109,11 +108,6 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         v4,
         v6,
     }
-}
-
-/// What the VMM is told.
-pub(super) fn vmm_nic(nic: &GuestNic) -> NetConfig {
-    NetConfig::tap(nic)
 }
 
 /// What is asked about this interface.

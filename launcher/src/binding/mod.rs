@@ -1,6 +1,7 @@
 //! Bindings: how a guest's NIC is joined to the pod. One file each says all about it: what it wants from the pod,
 //! from the VMM and from DHCP, and what it answers to "who gives the IP".
 
+mod attachment;
 mod bridge;
 mod explain;
 mod masquerade;
@@ -16,6 +17,7 @@ use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, Network, NetworkSource};
 use crate::vmm::config::NetConfig;
 
+pub(crate) use attachment::{Attachment, Device, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
 
 /// The pod network's interface, by the container runtimes' convention.
@@ -51,22 +53,28 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
     Err(Failure::new(ExitCode::Manifest, text))
 }
 
-/// What the guest is told on one NIC.
-pub(crate) fn lease(guest: &GuestSpec, nic: &GuestNic, resolv: &Resolv) -> Option<Lease> {
-    let interface = interface(guest, nic)?;
-    match interface.binding {
-        Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
-        Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
-        _ => None,
-    }
+/// Every interface with what the plan made of it, in the manifest's order.
+pub(crate) fn attachments(guest: &GuestSpec, nics: &[GuestNic], resolv: &Resolv) -> Vec<Attachment> {
+    let attach = |interface: &Interface| {
+        let nic = nics.iter().find(|nic| nic.name == interface.name)?;
+        let lease = match interface.binding {
+            Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
+            Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
+            _ => return None,
+        };
+        Some(over_tap(nic, lease))
+    };
+    guest.interfaces.iter().filter_map(attach).collect()
 }
 
-/// What the VMM is told of one NIC.
-pub(crate) fn vmm_nic(guest: &GuestSpec, nic: &GuestNic) -> Option<NetConfig> {
-    match interface(guest, nic)?.binding {
-        Binding::Masquerade => Some(masquerade::vmm_nic(nic)),
-        Binding::Bridge => Some(bridge::vmm_nic(nic)),
-        _ => None,
+/// A NIC on a TAP of ours, with our server where there is anything to tell.
+fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
+    Attachment {
+        device: Device::Net(NetConfig::tap(nic)),
+        server: lease.map(|lease| Server {
+            tap: nic.server_tap.clone(),
+            lease,
+        }),
     }
 }
 
@@ -78,13 +86,6 @@ pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
         _ => None,
     };
     guest.interfaces.iter().filter_map(answer).collect()
-}
-
-fn interface<'a>(guest: &'a GuestSpec, nic: &GuestNic) -> Option<&'a Interface> {
-    guest
-        .interfaces
-        .iter()
-        .find(|interface| interface.name == nic.name)
 }
 
 /// Queue pairs of a virtio NIC: one for each vCPU up to eight, beyond which a pod sees no gain.

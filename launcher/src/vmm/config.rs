@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use hawser_netsetup::GuestNic;
 use serde::Serialize;
 
-use crate::binding;
+use crate::binding::{Attachment, Device};
 use crate::image::KernelFiles;
 use crate::spec::{GuestSpec, Mac};
 
@@ -104,10 +104,12 @@ struct LandlockConfig {
 }
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
-pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, nics: &[GuestNic]) -> VmConfig {
-    let net: Vec<_> = nics
+pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
+    let net: Vec<_> = attachments
         .iter()
-        .filter_map(|nic| binding::vmm_nic(guest, nic))
+        .map(|attachment| match &attachment.device {
+            Device::Net(net) => net.clone(),
+        })
         .collect();
     let mut landlock_rules = Vec::new();
     if !net.is_empty() {
@@ -173,8 +175,8 @@ spec:
   networks: [{name: default, pod: {}}]
 ";
 
-    fn nic() -> GuestNic {
-        GuestNic {
+    fn attachment() -> Attachment {
+        let nic = GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
             tap: "tap0".into(),
@@ -191,6 +193,10 @@ spec:
             }),
             v6: None,
             bridge: None,
+        };
+        Attachment {
+            device: Device::Net(NetConfig::tap(&nic)),
+            server: None,
         }
     }
 
@@ -205,7 +211,7 @@ spec:
     #[test]
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[nic()]));
+        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()]));
     }
 
     #[test]

@@ -1,0 +1,27 @@
+//! What a binding has made of an interface, for the phases after it: a device of the VM, and who serves the guest on it.
+
+use hawser_dhcp::Lease;
+
+use crate::vmm::config::NetConfig;
+
+/// One interface of the guest, joined to the pod. In the manifest's order, which is the guest's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub(crate) device: Device,
+    /// Absent where somebody else tells the guest its addresses, or nobody does.
+    pub(crate) server: Option<Server>,
+}
+
+/// What the VM has in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Device {
+    Net(NetConfig),
+}
+
+/// A DHCP and RA server of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Carries its frames.
+    pub(crate) tap: String,
+    pub(crate) lease: Lease,
+}
