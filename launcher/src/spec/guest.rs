@@ -63,6 +63,8 @@ pub struct CpuTopology {
 /// `spec.domain.firmware.kernelBoot`: the kernel comes from outside the guest's disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelBoot {
+    /// Field path, for messages of the later phases.
+    pub path: String,
     /// `container.image` as written; for messages only, the pod has it mounted already.
     pub image: String,
     /// Absolute, without `..`, inside the kernel-boot image.

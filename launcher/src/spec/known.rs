@@ -70,6 +70,11 @@ const KNOWN: &[(&str, &[&str])] = &[
 
 /// Whether KubeVirt has the field `name` in the object at `kind`.
 pub(crate) fn is_known(kind: &str, name: &str) -> bool {
+    if matches!((kind, name), ("spec", "instancetype" | "preference")) {
+        return true;
+    }
+    // An instance in a template is one like any other.
+    let kind = kind.strip_prefix("spec.template.").unwrap_or(kind);
     KNOWN
         .iter()
         .any(|(object, fields)| *object == kind && fields.contains(&name))

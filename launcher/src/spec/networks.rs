@@ -38,7 +38,7 @@ pub(crate) fn resolve(
         if let (Some(name), Some(source)) = (given(&network.name), source) {
             let network = Network {
                 name: name.to_owned(),
-                path: path.to_string(),
+                path: report.in_place(path).to_string(),
                 source,
             };
             by_name.entry(name.to_owned()).or_insert(network);

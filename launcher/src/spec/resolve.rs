@@ -288,6 +288,7 @@ fn kernel_boot(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Optio
         report.refuse(path.key("kernelArgs"), "control characters are not allowed");
     }
     Some(KernelBoot {
+        path: report.in_place(path).to_string(),
         image: container.image.clone()?,
         kernel_path: kernel.and_then(|kernel| image_path(kernel, of.key("kernelPath"), report)),
         initrd_path: initrd.and_then(|initrd| image_path(initrd, of.key("initrdPath"), report)),

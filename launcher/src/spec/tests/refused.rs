@@ -67,13 +67,8 @@ fn the_object_itself() {
     check(&[("/apiVersion", json!(null))], &["apiVersion: required"]);
     check(
         &[("/kind", json!("Pod"))],
-        &["kind: expected VirtualMachineInstance, found \"Pod\""],
-    );
-    check(
-        &[("/kind", json!("VirtualMachine"))],
         &[
-            "kind: VirtualMachine is not supported yet by this version: its spec.template is a \
-         VirtualMachineInstance without apiVersion and kind",
+            "kind: expected VirtualMachineInstance, VirtualMachine or VirtualMachineInstanceReplicaSet, found \"Pod\"",
         ],
     );
     check(&[("/spec", json!(null))], &["spec: required"]);
