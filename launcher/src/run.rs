@@ -15,7 +15,7 @@ use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, keeper, privileges};
+use crate::{binding, doctor, hugepages, keeper, privileges};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -39,6 +39,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 fn run(common: &Common) -> Result<ExitCode, Failure> {
     let guest = load(common.vmi.as_deref())?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
+    hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;

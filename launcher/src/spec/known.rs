@@ -21,8 +21,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         "spec.domain",
         &[
             "machine",
-            "clock",
-            "features",
             "ioThreadsPolicy",
             "ioThreads",
             "chassis",
@@ -41,11 +39,13 @@ const KNOWN: &[(&str, &[&str])] = &[
             "realtime",
         ],
     ),
-    (
-        "spec.domain.memory",
-        &["hugepages", "maxGuest", "reservedOverhead"],
-    ),
+    ("spec.domain.memory", &["maxGuest", "reservedOverhead"]),
     ("spec.domain.firmware", &["bootloader", "acpi"]),
+    ("spec.domain.features", &["kvm"]),
+    ("spec.domain.features.hyperv", &["evmcs", "vendorid"]),
+    ("spec.domain.features.apic", &["endOfInterrupt"]),
+    ("spec.domain.clock", &["timezone"]),
+    ("spec.domain.clock.utc", &["offsetSeconds"]),
     (
         "spec.domain.devices",
         &[

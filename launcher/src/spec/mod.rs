@@ -25,6 +25,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod wire_machine;
 mod wire_net;
 mod wire_template;
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::guest::{CpuTopology, GuestSpec, KernelBoot};
 use super::report::{FieldPath, Report, quoted};
+use super::wire_machine::PageSize;
 use super::{interfaces, quantity, wire};
 
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour.
@@ -54,6 +55,11 @@ pub(crate) fn resolve(
         vcpus: vcpus(topology)?,
         topology,
         memory: memory?,
+        hugepage_size: hugepage_size(domain, memory, report),
+        hyperv: domain
+            .features
+            .as_ref()
+            .is_some_and(|features| features.hyperv.is_some()),
         kernel_boot: kernel_boot?,
         firmware_uuid: uuid,
         firmware_serial: domain
@@ -248,6 +254,20 @@ fn memory(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<u64
         return None;
     }
     Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
+}
+
+/// Rounding down would take memory away that the manifest names, so a size that is no whole number of pages is refused.
+fn hugepage_size(domain: &wire::Domain, memory: Option<u64>, report: &mut Report) -> Option<u64> {
+    let size = domain.memory.as_ref()?.hugepages.as_ref()?.page_size?;
+    let (bytes, name) = match size {
+        PageSize::TwoMebi => (2 << 20, "2Mi"),
+        PageSize::OneGibi => (1 << 30, "1Gi"),
+    };
+    if memory.is_some_and(|memory| memory % bytes != 0) {
+        let path = FieldPath::of("spec.domain.memory.hugepages.pageSize");
+        report.refuse(path, format!("guest memory is no multiple of {name}"));
+    }
+    Some(bytes)
 }
 
 fn kernel_boot(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<KernelBoot> {

@@ -30,6 +30,9 @@ pub(crate) struct VmConfig {
 struct CpusConfig {
     boot_vcpus: u32,
     max_vcpus: u32,
+    /// Hyper-V enlightenments.
+    #[serde(skip_serializing_if = "is_false")]
+    kvm_hyperv: bool,
     topology: CpuTopology,
 }
 
@@ -45,6 +48,11 @@ struct CpuTopology {
 struct MemoryConfig {
     /// Bytes.
     size: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    hugepages: bool,
+    /// Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hugepage_size: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -103,6 +111,11 @@ struct LandlockConfig {
     access: &'static str,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
 pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
     let net: Vec<_> = attachments
@@ -129,6 +142,7 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
         cpus: CpusConfig {
             boot_vcpus: guest.vcpus,
             max_vcpus: guest.vcpus,
+            kvm_hyperv: guest.hyperv,
             topology: CpuTopology {
                 threads_per_core: guest.topology.threads,
                 cores_per_die: guest.topology.cores,
@@ -136,7 +150,11 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
                 packages: guest.topology.sockets,
             },
         },
-        memory: MemoryConfig { size: guest.memory },
+        memory: MemoryConfig {
+            size: guest.memory,
+            hugepages: guest.hugepage_size.is_some(),
+            hugepage_size: guest.hugepage_size,
+        },
         payload: PayloadConfig {
             kernel: files.kernel.clone(),
             initramfs: files.initrd.clone(),

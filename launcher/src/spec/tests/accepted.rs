@@ -17,7 +17,7 @@ fn the_minimal_manifest_in_full() {
         "name": "small", "namespace": "default", "uid": null, "istio": false,
         "hostname": "small", "subdomain": null,
         "vcpus": 1, "topology": {"sockets": 1, "cores": 1, "threads": 1},
-        "memory": 128 << 20,
+        "memory": 128 << 20, "hugepage_size": null, "hyperv": false,
         "kernel_boot": {
             "path": "spec.domain.firmware.kernelBoot", "image": "guests/small", "kernel_path": "/vmlinux", "initrd_path": "/initrd",
             "kernel_args": "console=ttyS0",
@@ -318,4 +318,24 @@ fn the_published_schema_has_a_branch_for_each_kind() {
         assert_eq!(schema["$defs"][kind]["type"], "object", "{kind}");
     }
     assert_eq!(branches.len(), 3);
+}
+
+#[test]
+fn the_machine_that_the_guest_is_to_find() {
+    let spec = accepted(&[
+        ("/spec/domain/memory", json!({"guest": "2Gi", "hugepages": {"pageSize": "1Gi"}})),
+        (
+            "/spec/domain/features",
+            json!({"acpi": {}, "apic": {"enabled": true}, "hyperv": {"relaxed": {}, "spinlocks": {"spinlocks": 8191}},
+                "smm": {"enabled": false}}),
+        ),
+        (
+            "/spec/domain/clock",
+            json!({"utc": {}, "timer": {"hpet": {"present": false}, "rtc": {"tickPolicy": "catchup"}}}),
+        ),
+    ])
+    .spec;
+    assert_eq!((spec.hugepage_size, spec.hyperv), (Some(1 << 30), true));
+    let spec = accepted(&[("/spec/domain/features", json!({"acpi": {}}))]).spec;
+    assert_eq!((spec.hugepage_size, spec.hyperv), (None, false));
 }

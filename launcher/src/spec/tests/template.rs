@@ -84,7 +84,7 @@ fn refusals_name_the_place_in_the_template_in_the_documents_order() {
             ("/spec/instancetype", json!({"name": "small"})),
             ("/spec/replicas", json!(3)),
             ("/spec/template/spec/domain/cpu", json!({"cores": "two"})),
-            ("/spec/template/spec/domain/clock", json!({})),
+            ("/spec/template/spec/domain/chassis", json!({})),
             (
                 "/spec/template/spec/domain/devices/interfaces",
                 json!([{"name": "x", "masquerade": {}}]),
@@ -97,7 +97,7 @@ fn refusals_name_the_place_in_the_template_in_the_documents_order() {
         "spec.instancetype: not supported",
         "spec.replicas: unknown field",
         "spec.template.spec.domain.cpu.cores: expected integer",
-        "spec.template.spec.domain.clock: not supported",
+        "spec.template.spec.domain.chassis: not supported",
         "spec.template.spec.domain.devices.interfaces[0].name: ",
     ] {
         assert!(
