@@ -33,8 +33,6 @@ pub struct GuestSpec {
     pub memory: u64,
     /// Bytes of a huge page that guest memory is made of; ordinary pages where there is none.
     pub hugepage_size: Option<u64>,
-    /// Enlightenments for guests that know Hyper-V.
-    pub hyperv: bool,
     pub kernel_boot: KernelBoot,
     /// `spec.domain.firmware.uuid`, lower case with dashes.
     pub firmware_uuid: Option<String>,

@@ -35,6 +35,7 @@ pub(crate) fn resolve(
     let topology = topology(domain, report);
     let memory = memory(domain, raw, report);
     let kernel_boot = kernel_boot(domain, raw, report);
+    note_hyperv(domain, report);
     let uuid = firmware_uuid(domain, report);
     let interfaces = interfaces::resolve(spec, domain, raw, report);
 
@@ -56,10 +57,6 @@ pub(crate) fn resolve(
         topology,
         memory: memory?,
         hugepage_size: hugepage_size(domain, memory, report),
-        hyperv: domain
-            .features
-            .as_ref()
-            .is_some_and(|features| features.hyperv.is_some()),
         kernel_boot: kernel_boot?,
         firmware_uuid: uuid,
         firmware_serial: domain
@@ -254,6 +251,22 @@ fn memory(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<u64
         return None;
     }
     Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
+}
+
+/// Guests do without: the enlightenments only make some things faster. cloud-hypervisor has one switch for its own set,
+/// with which no guest of ours has been seen to boot.
+fn note_hyperv(domain: &wire::Domain, report: &mut Report) {
+    if domain
+        .features
+        .as_ref()
+        .is_some_and(|features| features.hyperv.is_some())
+    {
+        let path = FieldPath::of("spec.domain.features.hyperv");
+        report.note(
+            path,
+            "not passed on: the guest finds KVM, without Hyper-V's enlightenments",
+        );
+    }
 }
 
 /// Rounding down would take memory away that the manifest names, so a size that is no whole number of pages is refused.

@@ -70,8 +70,7 @@ wire! {
 }
 
 wire! {
-    /// cloud-hypervisor has one switch for its enlightenments. Those that pretend to be something (`evmcs`,
-    /// `vendorid`) it has not.
+    /// Hints that a guest can do without. Those that pretend to be something (`evmcs`, `vendorid`) are no hints.
     HyperV {} accepted {
         relaxed, vapic, spinlocks, vpindex, runtime, synic, synictimer, reset, frequencies, reenlightenment, tlbflush,
         ipi,

@@ -30,9 +30,6 @@ pub(crate) struct VmConfig {
 struct CpusConfig {
     boot_vcpus: u32,
     max_vcpus: u32,
-    /// Hyper-V enlightenments.
-    #[serde(skip_serializing_if = "is_false")]
-    kvm_hyperv: bool,
     topology: CpuTopology,
 }
 
@@ -142,7 +139,6 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
         cpus: CpusConfig {
             boot_vcpus: guest.vcpus,
             max_vcpus: guest.vcpus,
-            kvm_hyperv: guest.hyperv,
             topology: CpuTopology {
                 threads_per_core: guest.topology.threads,
                 cores_per_die: guest.topology.cores,

@@ -22,11 +22,7 @@ fn manifest() -> Result<Value> {
         "/spec/domain/memory",
         json!({"guest": "192Mi", "hugepages": {"pageSize": "2Mi"}}),
     );
-    vmi::set(
-        &mut instance,
-        "/spec/domain/features",
-        json!({"acpi": {}, "hyperv": {"relaxed": {}}}),
-    );
+    vmi::set(&mut instance, "/spec/domain/features", json!({"acpi": {}}));
     let spec = instance.get("spec").context("a manifest without spec")?;
     Ok(json!({
         "apiVersion": "kubevirt.io/v1",
