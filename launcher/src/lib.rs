@@ -13,6 +13,7 @@ mod image;
 mod keeper;
 mod lifecycle;
 mod picture;
+mod plugins;
 mod privileges;
 mod resolv;
 mod run;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
 
-use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
+use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs};
 use crate::error::{ExitCode, Failure};
 use crate::image::{self, KernelFiles};
 use crate::picture::Picture;
+use crate::plugins::{self, Registry};
 use crate::resolv::{self, Resolv};
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
@@ -37,7 +38,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(common.vmi.as_deref())?;
+    let guest = load(&common.inputs)?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
@@ -89,7 +90,7 @@ fn job(
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(common.vmi.as_deref())?;
+    let guest = load(&common.inputs)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -101,7 +102,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = load(args.common.vmi.as_deref())?;
+    let guest = load(&args.common.inputs)?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
@@ -126,7 +127,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let explanations = binding::explain(&load(args.vmi.as_deref())?);
+    let explanations = binding::explain(&load(&args.inputs)?);
     match args.output {
         ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
@@ -134,17 +135,21 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// The manifest that the command line or the environment names.
-fn load(vmi: Option<&Path>) -> Result<GuestSpec, Failure> {
-    let text = match vmi {
-        Some(path) => read(path)?,
+/// The manifest that the command line or the environment names, with the binding plugins that it names in turn.
+fn load(inputs: &Inputs) -> Result<GuestSpec, Failure> {
+    let registry = match &inputs.bindings {
+        Some(path) => registry(path)?,
+        None => Registry::default(),
+    };
+    let text = match &inputs.vmi {
+        Some(path) => read("the manifest", path)?,
         None => std::env::var("STANDALONE_VMI").map_err(|_| {
             Failure::new(ExitCode::Usage, "no manifest").remedy(
                 "name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON",
             )
         })?,
     };
-    let Loaded { spec, warnings } = spec::load(&text).map_err(|refusals| {
+    let Loaded { spec, warnings } = spec::load_with(&text, &registry).map_err(|refusals| {
         Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
     })?;
     for warning in warnings {
@@ -153,14 +158,21 @@ fn load(vmi: Option<&Path>) -> Result<GuestSpec, Failure> {
     Ok(spec)
 }
 
-/// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
-fn read(path: &Path) -> Result<String, Failure> {
-    let fail = |error: std::io::Error| {
+fn registry(path: &Path) -> Result<Registry, Failure> {
+    let text = read("the binding plugins", path)?;
+    let file = path.display().to_string();
+    plugins::parse(&text, &file).map_err(|refusals| {
         Failure::new(
             ExitCode::Manifest,
-            format!("read the manifest {}", path.display()),
+            format!("the binding plugins of {file} are refused\n{refusals}"),
         )
-        .because(error)
+    })
+}
+
+/// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
+fn read(what: &str, path: &Path) -> Result<String, Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::new(ExitCode::Manifest, format!("read {what} {}", path.display())).because(error)
     };
     let mut text = String::new();
     let most = spec::MAX_BYTES as u64 + 1;

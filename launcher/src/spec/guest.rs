@@ -11,6 +11,8 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
+use crate::plugins::Plugin;
+
 /// One guest, validated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestSpec {
@@ -128,9 +130,10 @@ pub enum Binding {
     Bridge,
     Passt,
     Sriov,
-    /// A binding plugin, registered by this name.
+    /// A binding plugin, and what it is registered with.
     Plugin {
         name: String,
+        plugin: Box<Plugin>,
     },
 }
 

@@ -11,6 +11,7 @@ use super::guest::{Binding, DhcpOptions, Interface, LinkState, Mac, Model, Netwo
 use super::report::{FieldPath, Report, quoted};
 use super::resolve::given;
 use super::{names, networks, ports, wire, wire_net};
+use crate::plugins::Registry;
 
 /// KubeVirt's fields for a binding, of which an interface has exactly one.
 const BINDING_FIELDS: &[&str] = &[
@@ -28,7 +29,8 @@ const BINDING_FIELDS: &[&str] = &[
 fn is_implemented(binding: &Binding) -> bool {
     match binding {
         Binding::Masquerade | Binding::Bridge => true,
-        Binding::Passt | Binding::Sriov | Binding::Plugin { .. } => false,
+        Binding::Passt | Binding::Sriov => false,
+        Binding::Plugin { plugin, .. } => plugin.sidecar_image.is_none(),
     }
 }
 
@@ -41,6 +43,7 @@ pub(crate) fn resolve(
     spec: &wire::Spec,
     domain: &wire::Domain,
     raw: &Value,
+    registry: &Registry,
     report: &mut Report,
 ) -> Option<Vec<Interface>> {
     let networks = networks::resolve(&spec.networks, raw, report);
@@ -58,7 +61,7 @@ pub(crate) fn resolve(
     let mut complete = true;
     let mut list = Vec::new();
     for (index, interface) in written.iter() {
-        match one(index, interface, &networks, raw, &mut seen, report) {
+        match one(index, interface, &networks, raw, registry, &mut seen, report) {
             Some(interface) => list.push(interface),
             None => complete = false,
         }
@@ -114,6 +117,7 @@ fn one(
     interface: &wire_net::Interface,
     networks: &BTreeMap<String, Network>,
     raw: &Value,
+    registry: &Registry,
     seen: &mut Seen,
     report: &mut Report,
 ) -> Option<Interface> {
@@ -122,7 +126,7 @@ fn one(
         report.refuse(path.key("name"), "required");
     }
     let network = given(&interface.name).and_then(|name| networks.get(name));
-    let binding = binding(interface, network, index, raw, report);
+    let binding = binding(interface, network, index, raw, registry, report);
     let mac = mac(interface, binding.as_ref(), &path, report);
     if let Some(mac) = mac {
         unique(&mut seen.macs, mac, index, path.key("macAddress"), report);
@@ -195,6 +199,7 @@ fn binding(
     network: Option<&Network>,
     index: usize,
     raw: &Value,
+    registry: &Registry,
     report: &mut Report,
 ) -> Option<Binding> {
     let path = path_of(index);
@@ -233,12 +238,13 @@ fn binding(
     );
     if let Some(plugin) = &interface.binding {
         match given(&plugin.name) {
-            Some(name) => found.push((
-                "binding",
-                Binding::Plugin {
-                    name: name.to_owned(),
-                },
-            )),
+            Some(name) => match registry.find(name) {
+                Ok(plugin) => {
+                    let (name, plugin) = (name.to_owned(), Box::new(plugin.clone()));
+                    found.push(("binding", Binding::Plugin { name, plugin }));
+                }
+                Err(why) => report.refuse(path.key("binding").key("name"), why),
+            },
             None if plugin.name.is_some() => report.refuse(path.key("binding").key("name"), "required"),
             None => {}
         }
@@ -249,7 +255,12 @@ fn binding(
             report.refuse(path.key(name), "only on the pod network");
         }
         if !is_implemented(binding) {
-            report.refuse(path.key(name), "not supported yet by this version");
+            let what = if matches!(binding, Binding::Plugin { .. }) {
+                "needs the sidecar of the plugin: "
+            } else {
+                ""
+            };
+            report.refuse(path.key(name), format!("{what}not supported yet by this version"));
         }
     }
     found.into_iter().next().map(|(_, binding)| binding)

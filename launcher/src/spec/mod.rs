@@ -17,7 +17,7 @@ mod known;
 mod names;
 mod networks;
 mod ports;
-mod quantity;
+pub(crate) mod quantity;
 mod report;
 mod resolve;
 #[cfg(test)]
@@ -32,7 +32,16 @@ pub use guest::{
 pub use input::{MAX_BYTES, ParseError, parse};
 pub use report::{Note, Refusals};
 
+pub(crate) use check::check_at;
+pub(crate) use report::{FieldPath, Report, quoted};
+pub(crate) use resolve::given;
+pub(crate) use wire::{Quantity, wire};
+
+pub use crate::plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
+
 use serde_json::Value;
+
+use crate::plugins::Registry;
 
 /// A manifest that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +51,13 @@ pub struct Loaded {
     pub warnings: Vec<Note>,
 }
 
-/// Reads a VirtualMachineInstance manifest, YAML or JSON.
+/// Reads a VirtualMachineInstance manifest, YAML or JSON, that names no binding plugins.
 pub fn load(text: &str) -> Result<Loaded, Refusals> {
+    load_with(text, &Registry::default())
+}
+
+/// Reads a VirtualMachineInstance manifest whose binding plugins are those of `registry`.
+pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
     let raw = parse(text).map_err(|error| Refusals::one("manifest", error))?;
     if let Some(kind) = other_kind(&raw) {
         return Err(kind);
@@ -52,7 +66,7 @@ pub fn load(text: &str) -> Result<Loaded, Refusals> {
     let mut checked = raw.clone();
     check::check(&schema(), &mut checked, &mut report);
     let spec = match serde_json::from_value(checked) {
-        Ok(vmi) => resolve::resolve(&vmi, &raw, &mut report),
+        Ok(vmi) => resolve::resolve(&vmi, &raw, registry, &mut report),
         Err(error) => {
             // Unreachable as long as the check and the types agree; refused rather than trusted.
             report.refuse(report::FieldPath::of("manifest"), error.to_string());

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::guest::{CpuTopology, GuestSpec, KernelBoot};
 use super::report::{FieldPath, Report, quoted};
 use super::{interfaces, quantity, wire};
+use crate::plugins::Registry;
 
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour.
 const REFUSED_ANNOTATIONS: &[&str] = &["hooks.kubevirt.io/hookSidecars"];
@@ -22,6 +23,7 @@ const MAX_VCPUS: u32 = 1024;
 pub(crate) fn resolve(
     vmi: &wire::VirtualMachineInstance,
     raw: &Value,
+    registry: &Registry,
     report: &mut Report,
 ) -> Option<GuestSpec> {
     let names = vmi.metadata.as_ref().and_then(|metadata| names(metadata, report));
@@ -35,7 +37,7 @@ pub(crate) fn resolve(
     let memory = memory(domain, raw, report);
     let kernel_boot = kernel_boot(domain, raw, report);
     let uuid = firmware_uuid(domain, report);
-    let interfaces = interfaces::resolve(spec, domain, raw, report);
+    let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
 
     let Names {
         name,

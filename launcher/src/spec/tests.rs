@@ -2,6 +2,7 @@
 
 mod accepted;
 mod input;
+mod plugins;
 mod refused;
 mod refused_net;
 

@@ -200,7 +200,6 @@ fn bindings() {
         ("passt", json!({})),
         ("passtBinding", json!({})),
         ("sriov", json!({})),
-        ("binding", json!({"name": "plug"})),
     ] {
         let expected = format!("interfaces[0].{field}: not supported yet by this version");
         check(
