@@ -4,13 +4,16 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
+use hawser_netsetup::{
+    Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, interface_names, observe, undo,
+};
 
-use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs};
+use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
 use crate::error::{ExitCode, Failure};
 use crate::image::{self, KernelFiles};
 use crate::picture::Picture;
 use crate::plugins::{self, Registry};
+use crate::pod_networks::{self, PodNetworks};
 use crate::resolv::{self, Resolv};
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
@@ -38,7 +41,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(&common.inputs)?;
+    let guest = guest(&common.inputs, &common.pod)?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
@@ -90,7 +93,7 @@ fn job(
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(&common.inputs)?;
+    let guest = guest(&common.inputs, &common.pod)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -102,7 +105,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.common.inputs)?;
+    let guest = guest(&args.common.inputs, &args.common.pod)?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
@@ -127,12 +130,31 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let explanations = binding::explain(&load(&args.inputs)?);
+    let guest = load(&args.inputs)?;
+    // Also where the pod is not, so that its interfaces are not looked for in vain.
+    let here = named(guest.clone(), &args.pod, &interface_names());
+    let explanations = binding::explain(&here.or_else(|_| named(guest, &args.pod, &[]))?);
     match args.output {
         ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
     }
     Ok(ExitCode::Success)
+}
+
+/// The guest of the manifest, with the interfaces that the pod has on its networks.
+fn guest(inputs: &Inputs, pod: &PodArgs) -> Result<GuestSpec, Failure> {
+    named(load(inputs)?, pod, &interface_names())
+}
+
+fn named(guest: GuestSpec, pod: &PodArgs, there: &[String]) -> Result<GuestSpec, Failure> {
+    let unfit = |error| {
+        Failure::new(ExitCode::PodUnfit, "the pod's networks").because(error).remedy(
+        "attach the pod to each network of the manifest, and give what Multus writes of them (the annotation \
+         k8s.v1.cni.cncf.io/network-status, as a file of the downward API) with --network-status",
+    )
+    };
+    let networks = PodNetworks::read(pod.network_status.as_deref()).map_err(unfit)?;
+    pod_networks::named(guest, networks.as_ref(), there).map_err(unfit)
 }
 
 /// The manifest that the command line or the environment names, with the binding plugins that it names in turn.

@@ -10,18 +10,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::Lease;
 use hawser_netsetup::{GuestNic, NetSpec, Nic, Owner};
-use sha2::{Digest, Sha256};
 
 use crate::error::{ExitCode, Failure};
+use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, Network, NetworkSource};
+use crate::spec::{Binding, GuestSpec, Interface, Network};
 use crate::vmm::config::NetConfig;
 
 pub(crate) use attachment::{Attachment, Device, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
-
-/// The pod network's interface, by the container runtimes' convention.
-const POD_INTERFACE: &str = "eth0";
 
 /// What every interface of the guest wants from the pod's namespace.
 pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failure> {
@@ -119,16 +116,11 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
     refusals
 }
 
-/// The pod's interface of a network: `eth0` for the primary one, else `pod` and the first 11 hex digits of the
-/// SHA-256 of the network's name, as KubeVirt tells Multus to call it.
+/// The pod's interface of a network: what the pod says, else what KubeVirt would have it called.
 fn pod_interface(network: &Network) -> String {
-    match &network.source {
-        NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. } => POD_INTERFACE.to_owned(),
-        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => {
-            let hash = Sha256::digest(network.name.as_bytes());
-            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("pod{}", hex.get(..11).unwrap_or(&hex))
-        }
+    match &network.pod_interface {
+        Some(name) => name.clone(),
+        None => conventional_name(network),
     }
 }
 
@@ -173,26 +165,5 @@ fn only_v6(ip: &IpAddr) -> Option<Ipv6Addr> {
     match ip {
         IpAddr::V6(ip) => Some(*ip),
         IpAddr::V4(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interfaces_are_called_as_kubevirt_calls_them() {
-        let network = |name: &str, source| Network {
-            name: name.into(),
-            path: String::new(),
-            source,
-        };
-        let multus = |default| NetworkSource::Multus {
-            network_name: "ns/net".into(),
-            default,
-        };
-        // printf red | sha256sum
-        assert_eq!(pod_interface(&network("red", multus(false))), "podb1f51a511f1");
-        assert_eq!(pod_interface(&network("red", multus(true))), "eth0");
     }
 }
