@@ -1,25 +1,32 @@
 //! The straight line from a manifest to an exit code. Each phase takes the one before by value.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use hawser_netsetup::{
-    Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, interface_names, observe, undo,
+    CniNic, Journal, Linux, MacvtapError, NetSpec, Nft, Owner, Plan, apply, find_routers, interface_names,
+    observe, open_macvtap, undo,
 };
 
+use crate::binding::{Attachment, Device, Macvtap};
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
 use crate::error::{ExitCode, Failure};
-use crate::image::{self, KernelFiles};
+use crate::image;
 use crate::picture::Picture;
 use crate::plugins::{self, Registry};
 use crate::pod_networks::{self, PodNetworks};
-use crate::resolv::{self, Resolv};
+use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
 use crate::{binding, doctor, keeper, privileges};
+
+/// Whom a TAP is asked about where nobody is going to run a guest.
+const KUBEVIRTS_UID: u32 = 107;
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -52,10 +59,22 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
-    let plan = make_plan(&net)?;
+    let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    let attachments = binding::attachments(&guest, &plan.nics, &cni, &resolv);
+    let job = Job {
+        owner,
+        config: vm_config(&guest, &files, &attachments),
+        descriptors: open_macvtaps(&attachments, owner)?,
+        servers: attachments
+            .into_iter()
+            .filter_map(|attachment| attachment.server)
+            .collect(),
+        program,
+        directory: state.vmm_dir(),
+        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+    };
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -69,27 +88,45 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
-fn job(
-    guest: &GuestSpec,
-    files: KernelFiles,
-    plan: &Plan,
-    resolv: &Resolv,
+/// What is to be done in the pod, and what a CNI plugin has done there for the guest.
+struct Planned {
+    plan: Plan,
+    cni: Vec<CniNic>,
+}
+
+/// Opened before anything is wired, by whoever hawser is: if it may not, nothing has happened yet.
+fn open_macvtaps(
+    attachments: &[Attachment],
     owner: Owner,
-    program: std::path::PathBuf,
-    state: &StateDir,
-) -> Job {
-    let attachments = binding::attachments(guest, &plan.nics, resolv);
-    Job {
-        owner,
-        config: vm_config(guest, &files, &attachments),
-        servers: attachments
-            .into_iter()
-            .filter_map(|attachment| attachment.server)
-            .collect(),
-        program,
-        directory: state.vmm_dir(),
-        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+) -> Result<BTreeMap<String, Vec<OwnedFd>>, Failure> {
+    let mut opened = BTreeMap::new();
+    for attachment in attachments {
+        let Device::Macvtap(
+            net,
+            Macvtap {
+                interface,
+                index,
+                queue_pairs,
+            },
+        ) = &attachment.device
+        else {
+            continue;
+        };
+        let queues = open_macvtap(interface, *index, *queue_pairs).map_err(|error| {
+            let remedy = match &error {
+                MacvtapError::Open { path, .. } => format!(
+                    "let user {} read and write {} (chown it on the node), and allow the pod the device", owner.uid, path.display()
+                ),
+                MacvtapError::NoNode { .. } | MacvtapError::Other { .. } => format!(
+                    "give the pod the device of its interface {interface}: a device plugin in Kubernetes, --device \
+                     /dev/tapN with podman, where N is the interface's index when it was made"
+                ),
+            };
+            Failure::new(ExitCode::PodUnfit, "network").because(error).remedy(remedy)
+        })?;
+        opened.insert(net.id().to_owned(), queues);
     }
+    Ok(opened)
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
@@ -99,7 +136,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let nft = begin_wiring()?;
     privileges::device("/dev/net/tun", owner)?;
     let state = StateDir::open(&common.state_dir, owner)?;
-    wire(&make_plan(&net)?, nft, &state.journal())?;
+    wire(&make_plan(&guest, &net)?.plan, nft, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
     Ok(ExitCode::Success)
 }
@@ -112,12 +149,13 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         gid: args.common.uid,
     });
     let net = binding::net_spec(&guest, owner)?;
-    let plan = make_plan(&net)?;
+    let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        attachments: binding::attachments(&guest, &plan.nics, &resolv),
+        cni: &cni,
+        attachments: binding::attachments(&guest, &plan.nics, &cni, &resolv),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };
@@ -133,7 +171,13 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let guest = load(&args.inputs)?;
     // Also where the pod is not, so that its interfaces are not looked for in vain.
     let here = named(guest.clone(), &args.pod, &interface_names());
-    let explanations = binding::explain(&here.or_else(|_| named(guest, &args.pod, &[]))?);
+    let guest = here.or_else(|_| named(guest, &args.pod, &[]))?;
+    let owner = privileges::owner(KUBEVIRTS_UID).unwrap_or(Owner {
+        uid: KUBEVIRTS_UID,
+        gid: KUBEVIRTS_UID,
+    });
+    let cni = find_cni(&guest, owner);
+    let explanations = binding::explain(&guest, &cni);
     match args.output {
         ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
@@ -221,18 +265,40 @@ fn begin_wiring() -> Result<Option<Nft>, Failure> {
     Ok(Nft::start().ok())
 }
 
-fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
+fn make_plan(guest: &GuestSpec, net: &NetSpec) -> Result<Planned, Failure> {
     block_on(async {
         let mut observed = observe().await?;
         find_routers(net, &mut observed).await?;
-        Ok(Plan::new(net, &observed)?)
+        let mut notes = Vec::new();
+        let cni = binding::cni_specs(guest)
+            .iter()
+            .map(|spec| CniNic::find(spec, net.owner, &observed, &mut notes))
+            .collect::<Result<_, _>>()?;
+        let mut plan = Plan::new(net, &observed)?;
+        plan.notes.extend(notes);
+        Ok(Planned { plan, cni })
     })
+}
+
+/// What CNI plugins have made for the guest, if this is its pod.
+fn find_cni(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
+    let specs = binding::cni_specs(guest);
+    if specs.is_empty() {
+        return Vec::new();
+    }
+    let Ok(observed) = block_on(async { Ok(observe().await?) }) else {
+        return Vec::new();
+    };
+    let find = |spec| CniNic::find(spec, owner, &observed, &mut Vec::new()).ok();
+    specs.iter().filter_map(find).collect()
 }
 
 /// Makes the namespace as the plan wants it. What comes back is what to take down at the end.
 fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
     say(&plan.notes);
-    if plan.steps.is_empty() {
+    if plan.nics.is_empty() {
+        tracing::info!("the pod needs no wiring");
+    } else if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
     } else {
         privileges::raise_net_admin()?;

@@ -115,6 +115,16 @@ pub struct Network {
     pub pod_interface: Option<String>,
 }
 
+impl Network {
+    /// Whether it is the pod's own network, or the Multus default in its place.
+    pub fn is_primary(&self) -> bool {
+        matches!(
+            self.source,
+            NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. }
+        )
+    }
+}
+
 /// Where a network comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
