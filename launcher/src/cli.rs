@@ -37,13 +37,24 @@ pub enum Command {
     Version,
 }
 
-/// What `run`, `setup` and `plan` have in common.
+/// What says how the guest is to be.
 #[derive(Debug, Args)]
-pub struct Common {
+pub struct Inputs {
     /// The VirtualMachineInstance manifest, YAML or JSON; - for standard input. Without it, STANDALONE_VMI in the
     /// environment holds the manifest as JSON.
     #[arg(long, value_name = "FILE")]
     pub vmi: Option<PathBuf>,
+    /// Binding plugins that the manifest names, YAML or JSON, as in KubeVirt's configuration.network.binding; a KubeVirt
+    /// object will do.
+    #[arg(long, value_name = "FILE")]
+    pub bindings: Option<PathBuf>,
+}
+
+/// What `run`, `setup` and `plan` have in common.
+#[derive(Debug, Args)]
+pub struct Common {
+    #[command(flatten)]
+    pub inputs: Inputs,
     /// Where sockets, the journal and the console's log are kept.
     #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
     pub state_dir: PathBuf,
@@ -62,6 +73,20 @@ pub struct Common {
         default_value = "cloud-hypervisor"
     )]
     pub cloud_hypervisor: PathBuf,
+    #[command(flatten)]
+    pub pod: PodArgs,
+}
+
+/// Where the pod says what it has been given.
+#[derive(Debug, Args)]
+pub struct PodArgs {
+    /// The pod's annotation kubevirt.io/network-info or k8s.v1.cni.cncf.io/network-status, as a file that the downward
+    /// API mounts; by default /etc/podinfo/network-info where that is there.
+    #[arg(long, value_name = "FILE")]
+    pub network_status: Option<PathBuf>,
+    /// Where the metadata of claimed devices is mounted (Dynamic Resource Allocation).
+    #[arg(long, value_name = "DIR", default_value = crate::pod_networks::CLAIMS)]
+    pub device_metadata: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -74,10 +99,10 @@ pub struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// The VirtualMachineInstance manifest, YAML or JSON; - for standard input. Without it, STANDALONE_VMI in the
-    /// environment holds the manifest as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub vmi: Option<PathBuf>,
+    #[command(flatten)]
+    pub inputs: Inputs,
+    #[command(flatten)]
+    pub pod: PodArgs,
     #[arg(short, long, value_enum, default_value_t = ExplainFormat::Text)]
     pub output: ExplainFormat,
 }

@@ -1,21 +1,32 @@
 //! The straight line from a manifest to an exit code. Each phase takes the one before by value.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
+use hawser_netsetup::{
+    CniNic, Journal, Linux, MacvtapError, NetSpec, Nft, Owner, Plan, apply, find_routers, interface_names,
+    observe, open_macvtap, undo,
+};
 
-use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
+use crate::binding::{Attachment, Device, Macvtap};
+use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
 use crate::error::{ExitCode, Failure};
-use crate::image::{self, KernelFiles};
+use crate::image;
 use crate::picture::Picture;
-use crate::resolv::{self, Resolv};
+use crate::plugins::{self, Registry};
+use crate::pod_networks::{self, PodNetworks};
+use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
 use crate::{binding, doctor, hugepages, keeper, privileges};
+
+/// Whom a TAP is asked about where nobody is going to run a guest.
+const KUBEVIRTS_UID: u32 = 107;
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -37,7 +48,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(common.vmi.as_deref())?;
+    let guest = guest(&common.inputs, &common.pod)?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
@@ -49,10 +60,22 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
-    let plan = make_plan(&net)?;
+    let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    let attachments = binding::attachments(&guest, &plan.nics, &cni, &resolv);
+    let job = Job {
+        owner,
+        config: vm_config(&guest, &files, &attachments),
+        descriptors: open_macvtaps(&attachments, owner)?,
+        servers: attachments
+            .into_iter()
+            .filter_map(|attachment| attachment.server)
+            .collect(),
+        program,
+        directory: state.vmm_dir(),
+        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+    };
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -66,55 +89,74 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
-fn job(
-    guest: &GuestSpec,
-    files: KernelFiles,
-    plan: &Plan,
-    resolv: &Resolv,
+/// What is to be done in the pod, and what a CNI plugin has done there for the guest.
+struct Planned {
+    plan: Plan,
+    cni: Vec<CniNic>,
+}
+
+/// Opened before anything is wired, by whoever hawser is: if it may not, nothing has happened yet.
+fn open_macvtaps(
+    attachments: &[Attachment],
     owner: Owner,
-    program: std::path::PathBuf,
-    state: &StateDir,
-) -> Job {
-    let attachments = binding::attachments(guest, &plan.nics, resolv);
-    Job {
-        owner,
-        config: vm_config(guest, &files, &attachments),
-        servers: attachments
-            .into_iter()
-            .filter_map(|attachment| attachment.server)
-            .collect(),
-        program,
-        directory: state.vmm_dir(),
-        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+) -> Result<BTreeMap<String, Vec<OwnedFd>>, Failure> {
+    let mut opened = BTreeMap::new();
+    for attachment in attachments {
+        let Device::Macvtap(
+            net,
+            Macvtap {
+                interface,
+                index,
+                queue_pairs,
+            },
+        ) = &attachment.device
+        else {
+            continue;
+        };
+        let queues = open_macvtap(interface, *index, *queue_pairs).map_err(|error| {
+            let remedy = match &error {
+                MacvtapError::Open { path, .. } => format!(
+                    "let user {} read and write {} (chown it on the node), and allow the pod the device", owner.uid, path.display()
+                ),
+                MacvtapError::NoNode { .. } | MacvtapError::Other { .. } => format!(
+                    "give the pod the device of its interface {interface}: a device plugin in Kubernetes, --device \
+                     /dev/tapN with podman, where N is the interface's index when it was made"
+                ),
+            };
+            Failure::new(ExitCode::PodUnfit, "network").because(error).remedy(remedy)
+        })?;
+        opened.insert(net.id().to_owned(), queues);
     }
+    Ok(opened)
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(common.vmi.as_deref())?;
+    let guest = guest(&common.inputs, &common.pod)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
     privileges::device("/dev/net/tun", owner)?;
     let state = StateDir::open(&common.state_dir, owner)?;
-    wire(&make_plan(&net)?, nft, &state.journal())?;
+    wire(&make_plan(&guest, &net)?.plan, nft, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
     Ok(ExitCode::Success)
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = load(args.common.vmi.as_deref())?;
+    let guest = guest(&args.common.inputs, &args.common.pod)?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
         gid: args.common.uid,
     });
     let net = binding::net_spec(&guest, owner)?;
-    let plan = make_plan(&net)?;
+    let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        attachments: binding::attachments(&guest, &plan.nics, &resolv),
+        cni: &cni,
+        attachments: binding::attachments(&guest, &plan.nics, &cni, &resolv),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };
@@ -127,7 +169,16 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let explanations = binding::explain(&load(args.vmi.as_deref())?);
+    let guest = load(&args.inputs)?;
+    // Also where the pod is not, so that its interfaces are not looked for in vain.
+    let here = named(guest.clone(), &args.pod, &interface_names());
+    let guest = here.or_else(|_| named(guest, &args.pod, &[]))?;
+    let owner = privileges::owner(KUBEVIRTS_UID).unwrap_or(Owner {
+        uid: KUBEVIRTS_UID,
+        gid: KUBEVIRTS_UID,
+    });
+    let cni = find_cni(&guest, owner);
+    let explanations = binding::explain(&guest, &cni);
     match args.output {
         ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
@@ -135,17 +186,37 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Success)
 }
 
-/// The manifest that the command line or the environment names.
-fn load(vmi: Option<&Path>) -> Result<GuestSpec, Failure> {
-    let text = match vmi {
-        Some(path) => read(path)?,
+/// The guest of the manifest, with the interfaces that the pod has on its networks.
+fn guest(inputs: &Inputs, pod: &PodArgs) -> Result<GuestSpec, Failure> {
+    named(load(inputs)?, pod, &interface_names())
+}
+
+fn named(guest: GuestSpec, pod: &PodArgs, there: &[String]) -> Result<GuestSpec, Failure> {
+    let unfit = |error| {
+        Failure::new(ExitCode::PodUnfit, "the pod's networks").because(error).remedy(
+        "attach the pod to each network of the manifest, and give what Multus writes of them (the annotation \
+         k8s.v1.cni.cncf.io/network-status, as a file of the downward API) with --network-status",
+    )
+    };
+    let networks = PodNetworks::read(pod.network_status.as_deref()).map_err(unfit)?;
+    pod_networks::named(guest, networks.as_ref(), there).map_err(unfit)
+}
+
+/// The manifest that the command line or the environment names, with the binding plugins that it names in turn.
+fn load(inputs: &Inputs) -> Result<GuestSpec, Failure> {
+    let registry = match &inputs.bindings {
+        Some(path) => registry(path)?,
+        None => Registry::default(),
+    };
+    let text = match &inputs.vmi {
+        Some(path) => read("the manifest", path)?,
         None => std::env::var("STANDALONE_VMI").map_err(|_| {
             Failure::new(ExitCode::Usage, "no manifest").remedy(
                 "name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON",
             )
         })?,
     };
-    let Loaded { spec, warnings } = spec::load(&text).map_err(|refusals| {
+    let Loaded { spec, warnings } = spec::load_with(&text, &registry).map_err(|refusals| {
         Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
     })?;
     for warning in warnings {
@@ -154,14 +225,21 @@ fn load(vmi: Option<&Path>) -> Result<GuestSpec, Failure> {
     Ok(spec)
 }
 
-/// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
-fn read(path: &Path) -> Result<String, Failure> {
-    let fail = |error: std::io::Error| {
+fn registry(path: &Path) -> Result<Registry, Failure> {
+    let text = read("the binding plugins", path)?;
+    let file = path.display().to_string();
+    plugins::parse(&text, &file).map_err(|refusals| {
         Failure::new(
             ExitCode::Manifest,
-            format!("read the manifest {}", path.display()),
+            format!("the binding plugins of {file} are refused\n{refusals}"),
         )
-        .because(error)
+    })
+}
+
+/// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
+fn read(what: &str, path: &Path) -> Result<String, Failure> {
+    let fail = |error: std::io::Error| {
+        Failure::new(ExitCode::Manifest, format!("read {what} {}", path.display())).because(error)
     };
     let mut text = String::new();
     let most = spec::MAX_BYTES as u64 + 1;
@@ -188,18 +266,40 @@ fn begin_wiring() -> Result<Option<Nft>, Failure> {
     Ok(Nft::start().ok())
 }
 
-fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
+fn make_plan(guest: &GuestSpec, net: &NetSpec) -> Result<Planned, Failure> {
     block_on(async {
         let mut observed = observe().await?;
         find_routers(net, &mut observed).await?;
-        Ok(Plan::new(net, &observed)?)
+        let mut notes = Vec::new();
+        let cni = binding::cni_specs(guest)
+            .iter()
+            .map(|spec| CniNic::find(spec, net.owner, &observed, &mut notes))
+            .collect::<Result<_, _>>()?;
+        let mut plan = Plan::new(net, &observed)?;
+        plan.notes.extend(notes);
+        Ok(Planned { plan, cni })
     })
+}
+
+/// What CNI plugins have made for the guest, if this is its pod.
+fn find_cni(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
+    let specs = binding::cni_specs(guest);
+    if specs.is_empty() {
+        return Vec::new();
+    }
+    let Ok(observed) = block_on(async { Ok(observe().await?) }) else {
+        return Vec::new();
+    };
+    let find = |spec| CniNic::find(spec, owner, &observed, &mut Vec::new()).ok();
+    specs.iter().filter_map(find).collect()
 }
 
 /// Makes the namespace as the plan wants it. What comes back is what to take down at the end.
 fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
     say(&plan.notes);
-    if plan.steps.is_empty() {
+    if plan.nics.is_empty() {
+        tracing::info!("the pod needs no wiring");
+    } else if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
     } else {
         privileges::raise_net_admin()?;

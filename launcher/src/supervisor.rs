@@ -5,6 +5,7 @@
 
 mod console;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use hawser_dhcp::serve;
 use hawser_netsetup::{Owner, open_tap};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,7 +24,7 @@ use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::privileges;
 use crate::vmm::api::Api;
-use crate::vmm::config::VmConfig;
+use crate::vmm::config::{VmConfig, take_late_nics};
 use crate::vmm::process::{self, Vmm};
 
 /// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
@@ -38,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) owner: Owner,
     pub(crate) servers: Vec<Server>,
     pub(crate) config: VmConfig,
+    /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
+    pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -124,17 +128,20 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let Job {
         servers,
         config,
+        descriptors,
         directory,
         grace,
         ..
     } = job;
+    let config = serde_json::to_value(config)
+        .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
     let console = console::pump(console, &directory);
     let (send, mut receive) = mpsc::channel(16);
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
     let mut go = Some((go, servers));
     let (end_servers, ended) = watch::channel(());
-    tokio::spawn(boot(api.clone(), config, wired, send.clone()));
+    tokio::spawn(boot(api.clone(), config, descriptors, wired, send.clone()));
     let mut state = State::Starting;
     let mut events_open = true;
     let mut keeper_there = true;
@@ -211,7 +218,13 @@ enum Message {
 }
 
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
-async fn boot(api: Api, config: VmConfig, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
+async fn boot(
+    api: Api,
+    mut config: Value,
+    mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
+    wired: oneshot::Receiver<()>,
+    send: mpsc::Sender<Message>,
+) {
     let attempt = async {
         let ping = api
             .ping()
@@ -220,7 +233,14 @@ async fn boot(api: Api, config: VmConfig, wired: oneshot::Receiver<()>, send: mp
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
         let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
+        let handed_over: Vec<_> = descriptors.keys().cloned().collect();
+        let late = take_late_nics(&mut config, &handed_over);
         api.create(&config).await.map_err(failed)?;
+        for nic in late {
+            let id = nic.get("id").and_then(Value::as_str).unwrap_or_default();
+            let queues = descriptors.remove(id).unwrap_or_default();
+            api.add_net(&nic, queues).await.map_err(failed)?;
+        }
         if wired.await.is_err() {
             let why = "the keeper ended before the pod was wired".to_owned();
             return Err(Message::Lifecycle(Event::ApiFailed(why)));

@@ -53,7 +53,7 @@ fn networks(interface: &Interface) -> (Ipv4Net, Ipv6Net) {
             vm_network_cidr,
             vm_ipv6_network_cidr,
         } => (vm_network_cidr.unwrap_or(V4), vm_ipv6_network_cidr.unwrap_or(V6)),
-        NetworkSource::Multus { .. } => (V4, V6),
+        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => (V4, V6),
     }
 }
 
@@ -118,7 +118,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
-        binding: "masquerade",
+        binding: "masquerade".into(),
         ip_from: "hawser, by DHCP (IPv4), DHCPv6 and router advertisement (IPv6)".into(),
         guest_address: format!(
             "{v4_guest}/{} and {}/{}, of each family that the pod has an address of",

@@ -11,10 +11,15 @@ use super::report::{FieldPath, Report, quoted};
 
 /// Checks `value` against `schema`, whose `$defs` its references point into. What remains of `value` fits.
 pub(crate) fn check(schema: &Value, value: &mut Value, report: &mut Report) {
+    check_at(schema, value, &FieldPath::default(), report);
+}
+
+/// The same for a value that lies at `path` in its document.
+pub(crate) fn check_at(schema: &Value, value: &mut Value, path: &FieldPath, report: &mut Report) {
     let walker = Walker {
         defs: schema.get("$defs"),
     };
-    if !walker.fits(schema, value, &FieldPath::default(), report) {
+    if !walker.fits(schema, value, path, report) {
         *value = Value::Object(Map::new());
     }
 }

@@ -11,6 +11,8 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
+use crate::plugins::Plugin;
+
 /// One guest, validated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct GuestSpec {
@@ -109,6 +111,22 @@ pub struct Network {
     /// Field path of the network, for messages of the later phases.
     pub path: String,
     pub source: NetworkSource,
+    /// Place among the pod's secondary networks, from 1, as Multus counts them to name their interfaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordinal: Option<usize>,
+    /// The pod's interface on it, once the pod has been asked; by convention while it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_interface: Option<String>,
+}
+
+impl Network {
+    /// Whether it is the pod's own network, or the Multus default in its place.
+    pub fn is_primary(&self) -> bool {
+        matches!(
+            self.source,
+            NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. }
+        )
+    }
 }
 
 /// Where a network comes from.
@@ -122,6 +140,18 @@ pub enum NetworkSource {
     },
     /// A NetworkAttachmentDefinition, as `name` or `namespace/name`.
     Multus { network_name: String, default: bool },
+    /// A device that the pod has claimed.
+    ResourceClaim(Claim),
+}
+
+/// One request of a ResourceClaim (Dynamic Resource Allocation).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    /// Of the entry in `spec.resourceClaims`, which is the pod's too.
+    pub name: String,
+    pub request: String,
+    /// The claim itself where it was there before the pod; absent where one is made from a template.
+    pub existing: Option<String>,
 }
 
 /// How the guest's NIC is joined to the pod's interface.
@@ -132,9 +162,10 @@ pub enum Binding {
     Bridge,
     Passt,
     Sriov,
-    /// A binding plugin, registered by this name.
+    /// A binding plugin, and what it is registered with.
     Plugin {
         name: String,
+        plugin: Box<Plugin>,
     },
 }
 

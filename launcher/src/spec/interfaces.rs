@@ -11,6 +11,7 @@ use super::guest::{Binding, DhcpOptions, Interface, LinkState, Mac, Model, Netwo
 use super::report::{FieldPath, Report, quoted};
 use super::resolve::given;
 use super::{names, networks, ports, wire, wire_net};
+use crate::plugins::Registry;
 
 /// KubeVirt's fields for a binding, of which an interface has exactly one.
 const BINDING_FIELDS: &[&str] = &[
@@ -27,8 +28,9 @@ const BINDING_FIELDS: &[&str] = &[
 /// The bindings that this version can set up. The others are refused by name.
 fn is_implemented(binding: &Binding) -> bool {
     match binding {
-        Binding::Masquerade | Binding::Bridge => true,
-        Binding::Passt | Binding::Sriov | Binding::Plugin { .. } => false,
+        Binding::Masquerade | Binding::Bridge | Binding::Sriov => true,
+        Binding::Passt => false,
+        Binding::Plugin { plugin, .. } => plugin.sidecar_image.is_none(),
     }
 }
 
@@ -41,9 +43,10 @@ pub(crate) fn resolve(
     spec: &wire::Spec,
     domain: &wire::Domain,
     raw: &Value,
+    registry: &Registry,
     report: &mut Report,
 ) -> Option<Vec<Interface>> {
-    let networks = networks::resolve(&spec.networks, raw, report);
+    let networks = networks::resolve(&spec.networks, &spec.resource_claims, raw, report);
     let written = &domain.devices.interfaces;
     if written.is_empty() && spec.networks.is_empty() {
         let attach = domain.devices.autoattach_pod_interface.unwrap_or(true);
@@ -58,7 +61,7 @@ pub(crate) fn resolve(
     let mut complete = true;
     let mut list = Vec::new();
     for (index, interface) in written.iter() {
-        match one(index, interface, &networks, raw, &mut seen, report) {
+        match one(index, interface, &networks, raw, registry, &mut seen, report) {
             Some(interface) => list.push(interface),
             None => complete = false,
         }
@@ -83,6 +86,8 @@ fn default_interface(report: &Report) -> Interface {
             name: name.clone(),
             path: report.in_place(networks::path_of(0)).to_string(),
             source,
+            ordinal: None,
+            pod_interface: None,
         },
         name,
         binding: Binding::Masquerade,
@@ -114,6 +119,7 @@ fn one(
     interface: &wire_net::Interface,
     networks: &BTreeMap<String, Network>,
     raw: &Value,
+    registry: &Registry,
     seen: &mut Seen,
     report: &mut Report,
 ) -> Option<Interface> {
@@ -122,7 +128,7 @@ fn one(
         report.refuse(path.key("name"), "required");
     }
     let network = given(&interface.name).and_then(|name| networks.get(name));
-    let binding = binding(interface, network, index, raw, report);
+    let binding = binding(interface, network, index, raw, registry, report);
     let mac = mac(interface, binding.as_ref(), &path, report);
     if let Some(mac) = mac {
         unique(&mut seen.macs, mac, index, path.key("macAddress"), report);
@@ -195,6 +201,7 @@ fn binding(
     network: Option<&Network>,
     index: usize,
     raw: &Value,
+    registry: &Registry,
     report: &mut Report,
 ) -> Option<Binding> {
     let path = path_of(index);
@@ -233,12 +240,13 @@ fn binding(
     );
     if let Some(plugin) = &interface.binding {
         match given(&plugin.name) {
-            Some(name) => found.push((
-                "binding",
-                Binding::Plugin {
-                    name: name.to_owned(),
-                },
-            )),
+            Some(name) => match registry.find(name) {
+                Ok(plugin) => {
+                    let (name, plugin) = (name.to_owned(), Box::new(plugin.clone()));
+                    found.push(("binding", Binding::Plugin { name, plugin }));
+                }
+                Err(why) => report.refuse(path.key("binding").key("name"), why),
+            },
             None if plugin.name.is_some() => report.refuse(path.key("binding").key("name"), "required"),
             None => {}
         }
@@ -248,8 +256,28 @@ fn binding(
         if !pod && matches!(binding, Binding::Masquerade | Binding::Passt) {
             report.refuse(path.key(name), "only on the pod network");
         }
+        match network.map(|network| &network.source) {
+            Some(NetworkSource::Pod { .. }) if *binding == Binding::Sriov => {
+                report.refuse(
+                    path.key(name),
+                    "not on the pod network: a VF is of a Multus network or of a resource claim",
+                );
+            }
+            Some(NetworkSource::ResourceClaim(_)) if *binding == Binding::Bridge => {
+                report.refuse(
+                    path.key(name),
+                    "not on a claimed device: only sriov or a binding plugin",
+                );
+            }
+            _ => {}
+        }
         if !is_implemented(binding) {
-            report.refuse(path.key(name), "not supported yet by this version");
+            let what = if matches!(binding, Binding::Plugin { .. }) {
+                "needs the sidecar of the plugin: "
+            } else {
+                ""
+            };
+            report.refuse(path.key(name), format!("{what}not supported yet by this version"));
         }
     }
     found.into_iter().next().map(|(_, binding)| binding)
@@ -295,6 +323,7 @@ fn state(
     let default = network.is_some_and(|network| match network.source {
         NetworkSource::Pod { .. } => true,
         NetworkSource::Multus { default, .. } => default,
+        NetworkSource::ResourceClaim(_) => false,
     });
     match interface.state {
         Some(wire_net::State::Up | wire_net::State::Down) if interface.sriov.is_some() => {

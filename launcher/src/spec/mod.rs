@@ -18,7 +18,7 @@ mod known;
 mod names;
 mod networks;
 mod ports;
-mod quantity;
+pub(crate) mod quantity;
 mod report;
 mod resolve;
 mod template;
@@ -30,16 +30,25 @@ mod wire_net;
 mod wire_template;
 
 pub use guest::{
-    Binding, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model, Network,
-    NetworkSource, PciAddress, PortRange, Ports, Protocol,
+    Binding, Claim, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model,
+    Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
 pub use input::{MAX_BYTES, ParseError, parse};
 pub use report::{Note, Refusals};
+
+pub(crate) use check::check_at;
+pub(crate) use report::{FieldPath, Report, quoted};
+pub(crate) use resolve::given;
+pub(crate) use wire::{Quantity, wire};
+
+pub use crate::plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
 
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use template::Kind;
+
+use crate::plugins::Registry;
 
 /// A manifest that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +58,14 @@ pub struct Loaded {
     pub warnings: Vec<Note>,
 }
 
-/// Reads the manifest of a VirtualMachineInstance, or of something with a template of one; YAML or JSON.
+/// Reads the manifest of a VirtualMachineInstance, or of something with a template of one, that names no binding
+/// plugins; YAML or JSON.
 pub fn load(text: &str) -> Result<Loaded, Refusals> {
+    load_with(text, &Registry::default())
+}
+
+/// Reads such a manifest whose binding plugins are those of `registry`.
+pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
     let raw = parse(text).map_err(|error| Refusals::one("manifest", error))?;
     let kind = Kind::of(&raw).ok_or_else(|| other_kind(&raw))?;
     let mut report = report::Report::default();
@@ -58,7 +73,7 @@ pub fn load(text: &str) -> Result<Loaded, Refusals> {
     check::check(&schema_of(kind), &mut checked, &mut report);
     kind.announce(&mut report);
     let spec = match serde_json::from_value(kind.instance(&checked)) {
-        Ok(vmi) => resolve::resolve(&vmi, &kind.instance(&raw), &mut report),
+        Ok(vmi) => resolve::resolve(&vmi, &kind.instance(&raw), registry, &mut report),
         Err(error) => {
             // Unreachable as long as the check and the types agree; refused rather than trusted.
             report.refuse(report::FieldPath::of("manifest"), error.to_string());

@@ -11,6 +11,7 @@ use super::guest::{CpuTopology, GuestSpec, KernelBoot};
 use super::report::{FieldPath, Report, quoted};
 use super::wire_machine::PageSize;
 use super::{interfaces, quantity, wire};
+use crate::plugins::Registry;
 
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour.
 const REFUSED_ANNOTATIONS: &[&str] = &["hooks.kubevirt.io/hookSidecars"];
@@ -23,6 +24,7 @@ const MAX_VCPUS: u32 = 1024;
 pub(crate) fn resolve(
     vmi: &wire::VirtualMachineInstance,
     raw: &Value,
+    registry: &Registry,
     report: &mut Report,
 ) -> Option<GuestSpec> {
     let names = vmi.metadata.as_ref().and_then(|metadata| names(metadata, report));
@@ -37,7 +39,7 @@ pub(crate) fn resolve(
     let kernel_boot = kernel_boot(domain, raw, report);
     note_hyperv(domain, report);
     let uuid = firmware_uuid(domain, report);
-    let interfaces = interfaces::resolve(spec, domain, raw, report);
+    let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
 
     let Names {
         name,
@@ -136,10 +138,14 @@ fn label(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> 
     Some(text.to_owned())
 }
 
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    // Kubernetes bounds the whole, not the parts; DNS bounds both, and the name becomes a host name.
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
 fn subdomain(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> {
     let text = text.filter(|text| !text.is_empty())?;
-    // Kubernetes bounds the whole, not the parts; DNS bounds both, and the name becomes a host name.
-    if text.len() > 253 || !text.split('.').all(is_label) {
+    if !is_dns_name(text) {
         let form = "expected a DNS name in lower case";
         report.refuse(FieldPath::of(path), format!("{form}, found {}", quoted(text)));
         return None;

@@ -2,8 +2,10 @@
 
 mod accepted;
 mod input;
+mod plugins;
 mod refused;
 mod refused_net;
+mod refused_vf;
 mod template;
 
 use serde_json::Value;

@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::wire_machine::{Clock, Features, Hugepages};
-use super::wire_net::{Interface, Network};
+use super::wire_net::{Interface, Network, ResourceClaim};
 
 /// A field whose value cannot matter here.
 #[derive(Debug, Default)]
@@ -187,6 +187,7 @@ wire! {
     Spec {
         #[schemars(required)] domain: Option<Domain>,
         #[serde(default)] networks: List<Network>,
+        #[serde(default)] resource_claims: List<ResourceClaim>,
         hostname: Option<String>,
         subdomain: Option<String>,
         termination_grace_period_seconds: Option<i64>,

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod link;
+mod macvtap;
 mod netlink;
 mod nft;
 mod router;
@@ -18,6 +19,7 @@ use crate::plan::IPV6_FORWARDING;
 use crate::ruleset;
 use crate::step::Step;
 
+pub use macvtap::{MacvtapError, open_macvtap};
 pub use nft::Nft;
 pub use tap::open_tap;
 
@@ -64,6 +66,17 @@ pub(crate) async fn read() -> Result<Observed, Error> {
         ipv6_disabled_by_default: sysctl::read("/proc/sys/net/ipv6/conf/default/disable_ipv6")
             .is_some_and(|sysctl| sysctl.value == "1"),
     })
+}
+
+/// The names of all interfaces, without anything else about them. Needs no privilege and changes nothing.
+pub fn interface_names() -> Vec<String> {
+    let names = nix::net::if_::if_nameindex();
+    let names = names.map(|all| {
+        all.iter()
+            .map(|one| one.name().to_string_lossy().into_owned())
+            .collect()
+    });
+    names.unwrap_or_default()
 }
 
 /// See [`crate::find_routers`].

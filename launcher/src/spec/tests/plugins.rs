@@ -1,0 +1,64 @@
+//! Interfaces that name binding plugins.
+
+use serde_json::json;
+
+use super::*;
+use crate::plugins;
+
+const BINDINGS: &str = "
+macvtap: {domainAttachmentType: tap}
+proxy: {sidecarImage: proxy}
+both: {domainAttachmentType: managedTap, sidecarImage: proxy}
+";
+
+fn refused(registry: &Registry, binding: Value) -> Vec<String> {
+    let text = with(&[
+        ("/spec/domain/devices/interfaces/0/masquerade", json!(null)),
+        ("/spec/domain/devices/interfaces/0/binding", binding),
+    ]);
+    match load_with(&text, registry) {
+        Ok(loaded) => panic!("accepted: {loaded:#?}"),
+        Err(refusals) => refusals.to_string().lines().map(str::to_owned).collect(),
+    }
+}
+
+#[test]
+fn a_plugin_that_nobody_registered() {
+    assert_eq!(
+        refused(&Registry::default(), json!({"name": "macvtap"})),
+        [
+            "spec.domain.devices.interfaces[0].binding.name: no binding plugin is registered, \"macvtap\" neither: name a \
+             file of them with --bindings FILE"
+        ]
+    );
+    let registry = plugins::parse(BINDINGS, "/etc/bindings").unwrap();
+    assert_eq!(
+        refused(&registry, json!({"name": "passt"})),
+        [
+            "spec.domain.devices.interfaces[0].binding.name: no binding plugin is registered as \"passt\": /etc/bindings \
+             registers both, macvtap, proxy"
+        ]
+    );
+    for (binding, expected) in [
+        (json!({"name": ""}), "required"),
+        (json!({}), "required"),
+        (json!({"name": 1}), "expected string, found number 1"),
+    ] {
+        let expected = format!("spec.domain.devices.interfaces[0].binding.name: {expected}");
+        assert_eq!(refused(&registry, binding), [expected]);
+    }
+}
+
+#[test]
+fn a_plugin_with_a_sidecar_has_to_wait() {
+    let registry = plugins::parse(BINDINGS, "FILE").unwrap();
+    for name in ["proxy", "both"] {
+        assert_eq!(
+            refused(&registry, json!({"name": name})),
+            [
+                "spec.domain.devices.interfaces[0].binding: needs the sidecar of the plugin: not supported yet by this \
+                 version"
+            ]
+        );
+    }
+}
