@@ -192,10 +192,7 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
 }
 
 fn bridged_facts(bridged: &Bridged) -> Vec<String> {
-    let mut lines = vec![format!(
-        "the pod's interface is {} on the bridge {}",
-        bridged.port, bridged.bridge
-    )];
+    let mut lines = vec![format!("the pod's interface is a port of {}", bridged.bridge)];
     if let Some(v4) = &bridged.v4 {
         let router = v4
             .router
@@ -223,7 +220,7 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
 
 fn draw_bridge(out: &mut String, nic: &GuestNic, bridged: &Bridged) {
     let [port, bridge, tap, srv] =
-        [&bridged.port, &bridged.bridge, &nic.tap, &nic.server_tap].map(|name| quoted(name));
+        [&nic.pod_interface, &bridged.bridge, &nic.tap, &nic.server_tap].map(|name| quoted(name));
     let addresses = [
         bridged.v4.as_ref().map(|v4| v4.address.to_string()),
         bridged.v6.as_ref().map(|v6| v6.address.to_string()),

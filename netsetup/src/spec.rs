@@ -116,11 +116,6 @@ pub fn bridge_name(pod_interface: &str) -> String {
     )
 }
 
-/// Name of a pod's interface while it is a bridge's port, as in KubeVirt: `eth0-nic` or `<hash>-nic`.
-pub fn port_name(pod_interface: &str) -> String {
-    format!("{}-nic", hash_of(pod_interface).unwrap_or(pod_interface))
-}
-
 /// What bridges of KubeVirt and of Hawser are called; only ours are signed.
 pub(crate) const BRIDGE_PREFIX: &str = "k6t-";
 
