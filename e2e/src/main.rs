@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo_tests;
+mod cni;
 mod entry;
 mod guests;
 mod lab;

@@ -81,6 +81,8 @@ pub(crate) struct PodSpec {
     pub(crate) sysctls: Vec<(&'static str, &'static str)>,
     pub(crate) privileges: Privileges,
     pub(crate) resolv_conf: String,
+    /// Wired by whoever asks for the pod, with CNI plugins: here it gets no `eth0`.
+    pub(crate) by_cni: bool,
 }
 
 impl Default for PodSpec {
@@ -92,6 +94,7 @@ impl Default for PodSpec {
             read_only_proc_sys: false,
             sysctls: Vec::new(),
             privileges: Privileges::Root,
+            by_cni: false,
             resolv_conf: "search ns.svc.cluster.local svc.cluster.local cluster.local\n\
                           nameserver 10.96.0.10\nnameserver fd00:10:96::a\noptions ndots:5\n"
                 .to_owned(),
@@ -173,15 +176,18 @@ impl Pod {
                 netns.set_sysctl(key, "0")?;
             }
         }
+        for address in [format!("{FAR4}/32"), format!("{FAR6}/128")] {
+            node.ip(&format!("address add {address} dev lo"))?;
+        }
+        if self.spec.by_cni {
+            return Ok(());
+        }
         node.ip(&format!(
             "link add veth0 mtu {MTU} type veth peer name eth0 mtu {MTU} netns {}",
             pod.name()
         ))?;
         for address in [format!("{NODE4}/24"), format!("{NODE6}/64")] {
             node.ip(&format!("address add {address} dev veth0"))?;
-        }
-        for address in [format!("{FAR4}/32"), format!("{FAR6}/128")] {
-            node.ip(&format!("address add {address} dev lo"))?;
         }
         node.ip("link set veth0 up")?;
         pod.ip("link set eth0 up")?;

@@ -148,10 +148,7 @@ fn cni_facts(nic: &CniNic) -> String {
 }
 
 fn bridged_facts(bridged: &Bridged) -> Vec<String> {
-    let mut lines = vec![format!(
-        "the pod's interface is {} on the bridge {}",
-        bridged.port, bridged.bridge
-    )];
+    let mut lines = vec![format!("the pod's interface is a port of {}", bridged.bridge)];
     if let Some(v4) = &bridged.v4 {
         let router = v4
             .router

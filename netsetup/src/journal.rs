@@ -14,31 +14,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::original::Original;
 
 /// One thing to take back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "undo")]
 pub enum Undo {
-    DeleteLink {
-        link: String,
-    },
+    DeleteLink { link: String },
     DeleteTables,
-    Ipv4Forwarding {
-        link: String,
-        value: bool,
-    },
-    Sysctl {
-        path: String,
-        value: String,
-    },
-    /// Takes the pod's interface off its bridge and makes it again what it was.
-    RestoreInterface {
-        interface: String,
-        port: String,
-        bridge: String,
-        original: Original,
-    },
+    Ipv4Forwarding { link: String, value: bool },
+    Sysctl { path: String, value: String },
 }
 
 impl Undo {
@@ -49,9 +33,6 @@ impl Undo {
             (Self::DeleteTables, Self::DeleteTables) => true,
             (Self::Ipv4Forwarding { link: a, .. }, Self::Ipv4Forwarding { link: b, .. }) => a == b,
             (Self::Sysctl { path: a, .. }, Self::Sysctl { path: b, .. }) => a == b,
-            (Self::RestoreInterface { interface: a, .. }, Self::RestoreInterface { interface: b, .. }) => {
-                a == b
-            }
             _ => false,
         }
     }
@@ -66,9 +47,6 @@ impl fmt::Display for Undo {
                 write!(f, "set IPv4 forwarding on {link} back to {}", u8::from(*value))
             }
             Self::Sysctl { path, value } => write!(f, "set {path} back to {value}"),
-            Self::RestoreInterface { interface, port, .. } => {
-                write!(f, "make {port} the pod's {interface} again")
-            }
         }
     }
 }

@@ -5,29 +5,29 @@
 //! and has written down how to take them back before the first of them. Only `kernel` makes system calls, and a
 //! plan made again after it was applied is empty: that is how a second start, or one after a kill, converges.
 
+mod addressing;
 mod apply;
 mod cni;
 mod error;
 mod journal;
 mod kernel;
 mod observe;
-mod original;
 mod plan;
 mod ruleset;
 mod spec;
 mod step;
 
+pub use addressing::{Assigned, Route};
 pub use apply::{Kernel, apply, undo};
 pub use cni::{CniDevice, CniNic, CniSpec};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
 pub use kernel::{Linux, MacvtapError, Nft, interface_names, open_macvtap, open_tap};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
-pub use original::{Assigned, Original, Route};
 pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Plan, Router6};
 pub use ruleset::document as ruleset;
 pub use spec::{
     GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, PortRange,
-    Ports, Protocol, Wiring, bridge_name, port_name, server_tap_name, tap_name,
+    Ports, Protocol, Wiring, bridge_name, server_tap_name, tap_name,
 };
-pub use step::{BridgeStep, PlaceholderStep, PortStep, Step, TapStep};
+pub use step::{BridgeStep, PortStep, Step, TapStep};

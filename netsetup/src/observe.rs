@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
+use crate::addressing::{Assigned, Route};
 use crate::error::Error;
 use crate::kernel;
-use crate::original::{Assigned, Route};
 use crate::spec::{NetSpec, Wiring};
 
 /// What the kernel said of the namespace.
@@ -45,8 +45,10 @@ pub struct Link {
     pub assigned: Vec<Assigned>,
     /// Unicast routes of the main table that lead out here, but for the kernel's own.
     pub routes: Vec<Route>,
-    /// IFLA_INET6_ADDR_GEN_MODE.
-    pub addr_gen_mode: u8,
+    /// Other tables than the main one and the kernel's own that have routes which lead out here.
+    pub other_tables: Vec<u32>,
+    /// Frames for other MACs than its own do not get here: a macvlan, but for one in passthru mode.
+    pub own_mac_only: bool,
     /// Index of the bridge that this is a port of.
     pub controller: Option<u32>,
     pub devconf: Devconf,
@@ -129,7 +131,8 @@ pub async fn find_routers(spec: &NetSpec, observed: &mut Observed) -> Result<(),
             .links
             .iter_mut()
             .find(|link| link.name == nic.pod_interface);
-        if let Some(link) = link.filter(|link| link.up) {
+        // A port's neighbours are not the pod's any more; what was found before is remembered.
+        if let Some(link) = link.filter(|link| link.up && link.controller.is_none()) {
             kernel::find_routers(link).await?;
         }
     }

@@ -102,7 +102,7 @@ impl Plan {
         // that wired it is lost.
         plan.journal.undo = wanted
             .iter()
-            .filter_map(|step| undo_of(step, observed).or_else(|| bridge::undo_of(step, &plan.nics)))
+            .filter_map(|step| undo_of(step, observed).or_else(|| bridge::undo_of(step)))
             .collect();
         if !is_done(&wanted, observed) {
             plan.steps = wanted;
@@ -132,18 +132,15 @@ impl Plan {
                 steps.push(Step::LoopbackRoute { link });
             }
         }
-        // A guest on a bridge that is told nothing needs no rules.
-        if self.nics.iter().any(GuestNic::is_served) {
-            let document = Box::new(ruleset::document(spec, &self.nics));
-            steps.push(Step::Ruleset { document });
-        }
+        let document = Box::new(ruleset::document(spec, &self.nics));
+        steps.push(Step::Ruleset { document });
         for nic in &self.nics {
             if nic.v4.is_some() {
                 let link = nic.pod_interface.clone();
                 steps.push(Step::Ipv4Forwarding { link });
             }
         }
-        steps.extend(self.nics.iter().flat_map(bridge::move_steps));
+        steps.extend(self.nics.iter().filter_map(bridge::port_step));
         let digest = digest(&steps);
         if self.nics.iter().any(|nic| nic.v6.is_some()) {
             steps.extend(ipv6_forwarding(observed));
@@ -304,9 +301,7 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
         Step::Mark { link: name, alias } => link(name).and_then(|l| l.alias.as_ref()) == Some(alias),
         // Not read back (the rule set only a privileged process could); the mark stands for them.
         Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Ruleset { .. } => true,
-        Step::Bridge(_) | Step::Remember { .. } | Step::Port(_) | Step::Placeholder(_) => {
-            bridge::is_done(step, observed)
-        }
+        Step::Bridge(_) | Step::Port(_) => bridge::is_done(step, observed),
     })
 }
 
@@ -343,7 +338,7 @@ fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
             None
         }
         // See `bridge`.
-        Step::Bridge(_) | Step::Remember { .. } | Step::Port(_) | Step::Placeholder(_) => None,
+        Step::Bridge(_) | Step::Port(_) => None,
     }
 }
 

@@ -39,6 +39,15 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
         objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
         objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
     }
+    if nics.iter().any(|nic| nic.bridge.is_some()) {
+        objects.base_chain("local-in", NfChainType::Filter, NfHook::Input, 0);
+        objects.base_chain("local-out", NfChainType::Filter, NfHook::Output, 0);
+    }
+    for nic in nics {
+        if let Some(bridged) = &nic.bridge {
+            bridge::keep_apart(&mut objects, nic, bridged);
+        }
+    }
     for nic in nics.iter().filter(|nic| nic.is_served()) {
         match &nic.bridge {
             None => guest_frames(&mut objects, nic),

@@ -135,11 +135,6 @@ pub fn bridge_name(pod_interface: &str) -> String {
     format!("{BRIDGE_PREFIX}{}", short(pod_interface))
 }
 
-/// Name of a pod's interface while it is a bridge's port, as in KubeVirt: `eth0-nic` or `<hash>-nic`.
-pub fn port_name(pod_interface: &str) -> String {
-    format!("{}-nic", short(pod_interface))
-}
-
 /// What bridges of KubeVirt and of Hawser are called; only ours are signed.
 pub(crate) const BRIDGE_PREFIX: &str = "k6t-";
 
@@ -184,7 +179,7 @@ mod tests {
             "a-name-this-lng",
             "a-name-this-lnh",
         ];
-        for name in [tap_name, server_tap_name, bridge_name, port_name] {
+        for name in [tap_name, server_tap_name, bridge_name] {
             let names: std::collections::BTreeSet<String> = pods.iter().map(|pod| name(pod)).collect();
             assert_eq!(names.len(), pods.len(), "{names:?}");
             assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::original::Assigned;
 use crate::spec::Owner;
 
 /// One change of the namespace. Performing a step twice is the same as performing it once.
@@ -40,16 +39,8 @@ pub enum Step {
     },
     /// A bridge without ports, which neither waits before it forwards nor has an address of its own.
     Bridge(BridgeStep),
-    /// Writes what the pod's interface is into its alias, whichever of its two names it has.
-    Remember {
-        interface: String,
-        port: String,
-        alias: String,
-    },
-    /// Takes the pod's interface out of use under its name and makes it a port.
+    /// Makes the pod's interface a port that passes frames for its own MAC on.
     Port(PortStep),
-    /// A stand-in for the pod's interface, down.
-    Placeholder(PlaceholderStep),
     Mark {
         link: String,
         alias: String,
@@ -61,28 +52,14 @@ pub struct BridgeStep {
     pub name: String,
     pub mac: [u8; 6],
     pub mtu: u32,
-    /// Carries the routes of the pod's interface.
+    /// Carries what cannot be found out again once the pod's interface is a port.
     pub alias: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PortStep {
-    /// The name that it has and that the placeholder will have.
     pub interface: String,
-    pub port: String,
     pub bridge: String,
-    /// Not the one that the guest takes over.
-    pub mac: [u8; 6],
-}
-
-/// What CNI's CHECK and whoever else looks for the pod's interface by name still finds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PlaceholderStep {
-    pub name: String,
-    pub mac: [u8; 6],
-    pub mtu: u32,
-    pub addresses: Vec<Assigned>,
-    pub alias: String,
 }
 
 /// A persistent TAP that an unprivileged process will open by name.
@@ -131,27 +108,10 @@ impl fmt::Display for Step {
             Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
             Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
             Self::Bridge(bridge) => write!(f, "make the bridge {} (MTU {})", bridge.name, bridge.mtu),
-            Self::Remember { interface, alias, .. } => {
-                write!(f, "write into the alias of {interface} what it is: {alias}")
-            }
-            Self::Port(PortStep {
-                interface,
-                port,
-                bridge,
-                mac,
-            }) => {
-                let mac = Mac(*mac);
+            Self::Port(PortStep { interface, bridge }) => {
                 write!(
                     f,
-                    "rename {interface} to {port} and make it a port of {bridge} with MAC {mac}"
-                )
-            }
-            Self::Placeholder(link) => {
-                let mac = Mac(link.mac);
-                write!(
-                    f,
-                    "leave an interface {} with MAC {mac} and the addresses, down",
-                    link.name
+                    "make {interface} a port of {bridge} that passes frames for its MAC on"
                 )
             }
             Self::Mark { link, .. } => write!(f, "mark {link} as finished"),

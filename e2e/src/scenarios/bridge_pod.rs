@@ -16,9 +16,7 @@ use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, Guest};
 use crate::netns::Snapshot;
 use crate::packets::{Capture, mac};
-use crate::pods::{
-    GUEST_MAC, MTU, NODE4, POD4, POD6, Pod, PodSpec, Privileges, VMM_UID, link_local, set, vmi,
-};
+use crate::pods::{GUEST_MAC, NODE4, POD4, Pod, PodSpec, Privileges, VMM_UID, link_local, set, vmi};
 use crate::process::{output, until};
 use crate::report::Scenario;
 use crate::standin_script::Script;
@@ -33,8 +31,8 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: quiet,
     },
     Scenario {
-        name: "a device of the old name with the old addresses, down",
-        run: stand_in,
+        name: "the interface keeps its name, MAC, addresses and routes, and is of no use to the pod",
+        run: kept,
     },
     Scenario {
         name: "the end leaves the pod as it was",
@@ -137,22 +135,29 @@ fn quiet(context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn stand_in(context: &Context) -> Result<()> {
-    let mut pods_mac = String::new();
+fn kept(context: &Context) -> Result<()> {
+    let look = |pod: &Pod| -> Result<String> {
+        Ok(mac_of(&pod.netns, "eth0")?
+            + &pod.netns.ip("-o address show dev eth0 scope global")?
+            + &pod.netns.ip("-4 route show dev eth0")?
+            + &pod.netns.ip("-6 route show dev eth0")?)
+    };
+    let mut before = String::new();
     let running = start(context, PodSpec::default(), &manifest(), |pod| {
-        pods_mac = mac_of(&pod.netns, "eth0")?;
+        before = look(pod)?;
         Ok(())
     })?;
-    let found = running.pod.netns.ip_json("address show dev eth0")?;
-    let text = found.to_string();
-    for wanted in [&pods_mac, &POD4.to_string(), &POD6.to_string(), &MTU.to_string()] {
-        ensure!(text.contains(wanted.as_str()), "no {wanted}: {text}");
-    }
-    ensure!(!text.contains("\"UP\""), "up: {text}");
+    let now = look(&running.pod)?;
+    ensure!(now == before, "before:\n{before}\nnow:\n{now}");
+    let _in_node = TcpServer::start(&running.pod.node, "node", (Ipv4Addr::UNSPECIFIED, 8080))?;
+    let error = reaches(&running.pod.netns, (NODE4, 8080), "node")
+        .err()
+        .context("a process of the pod reached the network")?;
+    ensure!(format!("{error:#}").contains("unreachable"), "{error:#}");
     Ok(())
 }
 
-fn as_before(before: &Snapshot, pod: &Pod) -> Result<()> {
+pub(super) fn as_before(before: &Snapshot, pod: &Pod) -> Result<()> {
     let mut changes = Vec::new();
     // The kernel makes up a link-local address again once the link has its carrier.
     let waited = until("the pod as it was", WAIT, || {

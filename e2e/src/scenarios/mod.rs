@@ -5,6 +5,7 @@
 mod bridge;
 mod bridge_pod;
 mod clients;
+mod cni;
 mod convergence;
 mod datapath;
 mod double;
@@ -57,6 +58,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("datapath", datapath::SCENARIOS),
     ("bridge", bridge::SCENARIOS),
     ("bridge", bridge_pod::SCENARIOS),
+    ("cni", cni::SCENARIOS),
     ("guard", guard::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),

@@ -1,8 +1,8 @@
 //! Bridge: the guest takes the pod's place on the pod's network.
 //!
 //! - From the pod: its interface becomes the port of a bridge, with the guest's TAP as the only other one. Between them
-//!   frames pass as over a wire. What is left under the interface's name is a stand-in that is down; processes in the
-//!   pod have no network by this interface any more.
+//!   frames pass as over a wire. The interface keeps its name, MAC, addresses and routes, but processes in the pod have
+//!   no network by it any more.
 //! - From the VMM: the TAP by name, with as many queue pairs as vCPUs.
 //! - From DHCP: what the pod's interface had, address, mask, routes and MTU, and the pod's own DNS. The frames of the
 //!   guest's client are taken between its TAP and the bridge, and answered there: nothing of this server leaves by the
@@ -19,7 +19,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name, port_name};
+use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop, Migration};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
@@ -138,7 +138,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
             "processes in the pod, sidecars and probes among them, have no network by {pod}; the kernel only passes frames on"
         ),
         path: vec![
-            Hop::new(&port_name(&pod), "port of"),
+            Hop::new(&pod, "port of"),
             Hop::new(&bridge_name(&pod), "port of"),
             Hop::new(&hawser_netsetup::tap_name(&pod), "virtio-net"),
         ],
@@ -148,7 +148,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC, Original};
+    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC};
 
     use super::*;
 
@@ -176,8 +176,8 @@ mod tests {
             v6: None,
             bridge: Some(Bridged {
                 bridge: "k6t-eth0".into(),
-                port: "eth0-nic".into(),
                 mac: [0x0a, 1, 2, 3, 4, 5],
+                pod_mac: [2, 0, 0, 0, 0, 9],
                 v4: Some(BridgedV4 {
                     address: "10.1.2.3".parse().unwrap(),
                     prefix_len: 32,
@@ -189,13 +189,6 @@ mod tests {
                     on_link: None,
                     router,
                 }),
-                original: Original {
-                    mac: [2, 0, 0, 0, 0, 9],
-                    mtu: 1400,
-                    addr_gen_mode: 0,
-                    addresses: Vec::new(),
-                    routes: Vec::new(),
-                },
             }),
         }
     }

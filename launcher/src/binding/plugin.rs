@@ -10,7 +10,7 @@
 //! - Migration: where the plugin declares that it lets guests move. A macvtap cannot whatever it declares, since
 //!   cloud-hypervisor takes no descriptors where it receives a guest.
 
-use hawser_netsetup::{CniDevice, CniNic, CniSpec, Nic, Wiring, bridge_name, port_name, tap_name};
+use hawser_netsetup::{CniDevice, CniNic, CniSpec, Nic, Wiring, bridge_name, tap_name};
 
 use super::attachment::{Attachment, Device, Macvtap};
 use super::explain::{Explanation, Hop, Migration};
@@ -198,7 +198,7 @@ fn cost(plugin: &Plugin, managed: bool, pod: &str) -> String {
 fn path(interface: &Interface, pod: &str, managed: bool, found: Option<&CniNic>) -> Vec<Hop> {
     if managed {
         return vec![
-            Hop::new(&port_name(pod), "port of"),
+            Hop::new(pod, "port of"),
             Hop::new(&bridge_name(pod), "port of"),
             Hop::new(&tap_name(pod), "virtio-net"),
         ];

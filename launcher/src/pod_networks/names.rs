@@ -8,7 +8,6 @@
 
 use std::collections::BTreeMap;
 
-use hawser_netsetup::port_name;
 use sha2::{Digest, Sha256};
 
 use super::{Error, Form, PodNetworks};
@@ -108,10 +107,10 @@ pub(crate) fn named(
     Ok(guest)
 }
 
-/// An interface that an earlier start bridged may for a moment have its name as a port only.
+/// By the names that KubeVirt and Multus give interfaces.
 fn by_convention(network: &Network, there: &[String]) -> Result<Option<String>, Error> {
     let names = possible_names(network);
-    let is_there = |name: &&String| there.contains(name) || there.contains(&port_name(name));
+    let is_there = |name: &&String| there.contains(name);
     match (names.iter().find(is_there), names.as_slice()) {
         (Some(name), _) => Ok(Some(name.clone())),
         // Who plans the wiring says so.

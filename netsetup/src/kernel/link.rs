@@ -7,14 +7,15 @@ use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, InfoData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecUnspec, InfoData, InfoMacVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    MacVlanMode,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
 };
 
+use crate::addressing::{Assigned, Route};
 use crate::observe::{Address, Devconf, Link, TapFacts};
-use crate::original::{Assigned, Route};
 
 // linux/if_link.h; the crate leaves a TUN device's data undecoded.
 const IFLA_TUN_OWNER: u16 = 1;
@@ -38,12 +39,8 @@ pub(super) fn link(message: &LinkMessage) -> Link {
             LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link_info(&mut link, info)),
             LinkAttribute::AfSpecUnspec(families) => {
                 for family in families {
-                    match family {
-                        AfSpecUnspec::Inet(settings) => link.devconf = devconf(settings),
-                        AfSpecUnspec::Inet6(settings) => {
-                            link.addr_gen_mode = settings.iter().find_map(addr_gen_mode).unwrap_or_default();
-                        }
-                        _ => {}
+                    if let AfSpecUnspec::Inet(settings) = family {
+                        link.devconf = devconf(settings);
                     }
                 }
             }
@@ -73,6 +70,9 @@ fn link_info(link: &mut Link, info: &LinkInfo) {
             }
             link.tap = Some(tap);
         }
+        LinkInfo::Data(InfoData::MacVlan(facts)) => {
+            link.own_mac_only = !facts.contains(&InfoMacVlan::Mode(MacVlanMode::Passthrough));
+        }
         _ => {}
     }
 }
@@ -86,13 +86,6 @@ fn devconf(settings: &[AfSpecInet]) -> Devconf {
         }
     }
     devconf
-}
-
-fn addr_gen_mode(setting: &AfSpecInet6) -> Option<u8> {
-    match setting {
-        AfSpecInet6::AddrGenMode(mode) => Some(mode.into()),
-        _ => None,
-    }
 }
 
 /// On a point-to-point link IFA_ADDRESS is the peer's and IFA_LOCAL our own; elsewhere IPv6 has only IFA_ADDRESS.
@@ -121,20 +114,15 @@ pub(super) fn assigned(message: &AddressMessage, mac: Option<[u8; 6]>) -> Option
         ip,
         prefix_len,
         peer: None,
-        broadcast: None,
-        nodad: false,
-        noprefixroute: false,
+        on_link: false,
     };
     let mut by_kernel = mac.is_some_and(|mac| ip == IpAddr::V6(link_local(mac)));
     let mut permanent = true;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Address(other) if *other != ip => assigned.peer = Some(*other),
-            AddressAttribute::Broadcast(broadcast) => assigned.broadcast = Some(*broadcast),
             AddressAttribute::Flags(flags) => {
                 permanent = flags.contains(AddressFlags::Permanent);
-                assigned.nodad = flags.contains(AddressFlags::Nodad);
-                assigned.noprefixroute = flags.contains(AddressFlags::Noprefixroute);
             }
             AddressAttribute::Protocol(protocol) => by_kernel |= u8::from(*protocol) == IFAPROT_KERNEL_LL,
             _ => {}
@@ -159,46 +147,88 @@ pub(super) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     )
 }
 
-/// A unicast route of the main table with one next hop, and the interface that it leads out of.
-pub(super) fn route(message: &RouteMessage) -> Option<(u32, Route)> {
+/// The routes of a message by the interface that they lead out of: none, one, or as many as it has next hops. Only
+/// unicast routes of the main table.
+pub(super) fn routes(message: &RouteMessage) -> Vec<(u32, Route)> {
     let header = &message.header;
-    let v6 = match header.address_family {
-        AddressFamily::Inet => false,
-        AddressFamily::Inet6 => true,
-        _ => return None,
+    let Some(any) = any_of(header.address_family) else {
+        return Vec::new();
     };
-    if header.table != RouteHeader::RT_TABLE_MAIN || header.kind != RouteType::Unicast {
-        return None;
+    if table(message) != u32::from(RouteHeader::RT_TABLE_MAIN) || header.kind != RouteType::Unicast {
+        return Vec::new();
     }
-    let any: IpAddr = if v6 {
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        Ipv4Addr::UNSPECIFIED.into()
-    };
     let mut destination = any;
-    let mut out = None;
     let mut route = Route {
         destination: any.into(),
         gateway: None,
-        source: None,
         metric: 0,
         protocol: header.protocol.into(),
-        scope: header.scope.into(),
-        onlink: header.flags.contains(RouteFlags::Onlink),
         link_local: None,
     };
+    let mut hops = Vec::new();
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(to) => destination = ip(to)?,
-            RouteAttribute::Gateway(gateway) => route.gateway = Some(ip(gateway)?),
-            RouteAttribute::PrefSource(source) => route.source = Some(ip(source)?),
+            RouteAttribute::Destination(to) => destination = ip(to).unwrap_or(any),
             RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Oif(index) => out = Some(*index),
+            RouteAttribute::MultiPath(several) => {
+                hops.extend(
+                    several
+                        .iter()
+                        .map(|hop| (hop.interface_index, gateway(&hop.attributes))),
+                );
+            }
+            RouteAttribute::Oif(index) => hops.push((*index, gateway(&message.attributes))),
             _ => {}
         }
     }
-    route.destination = IpNet::new(destination, header.destination_prefix_length).ok()?;
-    Some((out?, route))
+    let Ok(destination) = IpNet::new(destination, header.destination_prefix_length) else {
+        return Vec::new();
+    };
+    route.destination = destination;
+    hops.into_iter()
+        .map(|(index, gateway)| (index, Route { gateway, ..route }))
+        .collect()
+}
+
+/// Of a unicast route in another table than the main one and the kernel's own: the table, and the interfaces.
+pub(super) fn other_table(message: &RouteMessage) -> Option<(u32, Vec<u32>)> {
+    let table = table(message);
+    let kernels = [nix::libc::RT_TABLE_MAIN, nix::libc::RT_TABLE_LOCAL].map(u32::from);
+    if kernels.contains(&table) || message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let indexes = message.attributes.iter().flat_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    });
+    Some((table, indexes.collect()))
+}
+
+/// The attribute has those above 255 as well.
+fn table(message: &RouteMessage) -> u32 {
+    let attribute = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    attribute.unwrap_or_else(|| message.header.table.into())
+}
+
+fn any_of(family: AddressFamily) -> Option<IpAddr> {
+    match family {
+        AddressFamily::Inet => Some(Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
+    }
+}
+
+/// RTA_VIA is a gateway of the other family than the route's: an IPv4 route by an IPv6 router (RFC 8950).
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(gateway) => ip(gateway),
+        RouteAttribute::Via(RouteVia::Inet6(gateway)) => Some((*gateway).into()),
+        _ => None,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

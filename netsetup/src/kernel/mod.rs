@@ -110,13 +110,7 @@ impl Kernel for Linux {
             Step::Ipv4Forwarding { link } => self.netlink.forward_ipv4(link, true).await,
             Step::Sysctl { path, value } => sysctl::write(path, value),
             Step::Bridge(bridge) => self.netlink.make_bridge(bridge).await,
-            Step::Remember {
-                interface,
-                port,
-                alias,
-            } => self.netlink.remember(interface, port, alias).await,
             Step::Port(port) => self.netlink.move_to_bridge(port).await,
-            Step::Placeholder(link) => self.netlink.make_placeholder(link).await,
             Step::Mark { link, alias } => self.netlink.set_alias(link, alias).await,
         }
     }
@@ -132,12 +126,6 @@ impl Kernel for Linux {
             Undo::Ipv4Forwarding { link, value } => {
                 gone_is_fine(self.netlink.forward_ipv4(link, *value).await)
             }
-            Undo::RestoreInterface {
-                interface,
-                port,
-                original,
-                ..
-            } => gone_is_fine(self.netlink.restore(interface, port, original).await),
             // With its interface the setting goes too.
             Undo::Sysctl { path, .. } if !Path::new(path).exists() => Ok(()),
             Undo::Sysctl { path, value } => sysctl::write(path, value),

@@ -81,9 +81,22 @@ impl Netlink {
                 .try_collect()
                 .await
                 .map_err(failure("list routes"))?;
-            for (index, route) in messages.iter().filter_map(link::route) {
-                let owner = links.iter_mut().find(|link| link.index == index);
-                if let Some(link) = owner.filter(|_| !route.is_kernels()) {
+            for (table, indexes) in messages.iter().filter_map(link::other_table) {
+                for link in links.iter_mut().filter(|link| indexes.contains(&link.index)) {
+                    if !link.other_tables.contains(&table) {
+                        link.other_tables.push(table);
+                    }
+                }
+            }
+            for (index, route) in messages.iter().flat_map(link::routes) {
+                let Some(link) = links.iter_mut().find(|link| link.index == index) else {
+                    continue;
+                };
+                if route.is_kernels() {
+                    for assigned in &mut link.assigned {
+                        assigned.on_link |= assigned.is_of(&route);
+                    }
+                } else {
                     link.default_route_by_ra |=
                         family == AddressFamily::Inet6 && route.is_advertised() && route.is_default();
                     link.routes.push(route);

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 
 use super::link::link_local;
 use super::netlink::{Netlink, failure};
+use crate::addressing::Route;
 use crate::error::StepFailure;
 use crate::observe::Link;
-use crate::original::Route;
 
 /// Neighbours answer within milliseconds; one that takes longer than a kernel's first try is not there.
 const ANSWER: Duration = Duration::from_secs(1);

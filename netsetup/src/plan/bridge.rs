@@ -1,10 +1,16 @@
 //! The plan of a bridged NIC: the guest takes the place of the pod's interface on its network.
 //!
-//! The order holds because the interface is off its network only between its renaming and its becoming a port, so
-//! everything else is there by then; and because what it was is written into the aliases of bridge and interface
-//! before the first change that loses any of it.
+//! The interface becomes a bridge's port and keeps everything else: name, kind, MAC, addresses and routes. So whoever
+//! looks for it finds it as it was made (CNI's CHECK), a driver or a macvlan that takes frames for its own MAC alone
+//! goes on taking the guest's, nothing has to be put back but the port, and a start after a kill reads from the kernel
+//! what the first one read. Two things make room for the guest. The bridge forgets that the MAC is its port's own, and
+//! passes frames for it on. And the rules let nothing that the pod's kernel sends leave by the interface.
+//!
+//! The order holds because the rules are there before the interface becomes a port.
 
 mod told;
+
+use std::net::Ipv6Addr;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -13,27 +19,25 @@ use super::{GuestNic, SIGNATURE};
 use crate::error::Error;
 use crate::journal::Undo;
 use crate::observe::{Link, Observed};
-use crate::original::{ALIAS_MAX, Assigned, Original};
-use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name, port_name};
-use crate::step::{BridgeStep, PlaceholderStep, PortStep, Step};
+use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name};
+use crate::step::{BridgeStep, PortStep, Step};
 
 pub use told::{BridgedV4, BridgedV6, Router6};
 
-/// Alias of the interface that stands in for the pod's.
-const PLACEHOLDER: &str = "hawser placeholder";
+/// Alias of the bridge; with the words of [`Router6`] behind it.
+const BRIDGE: &str = "hawser bridge, IPv6 router ";
 
 /// What a bridged NIC adds to a [`GuestNic`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Bridged {
     pub bridge: String,
-    /// What the pod's interface is now called.
-    pub port: String,
-    /// MAC of both. The pod interface's own is the guest's.
+    /// The bridge's.
     pub mac: [u8; 6],
+    /// The pod interface's, and the guest's too where the manifest names no other.
+    pub pod_mac: [u8; 6],
     /// What the guest is told by DHCP; without an address of the family nothing is told and nothing is kept from it.
     pub v4: Option<BridgedV4>,
     pub v6: Option<BridgedV6>,
-    pub original: Original,
 }
 
 impl Bridged {
@@ -44,29 +48,41 @@ impl Bridged {
 }
 
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>) -> Result<GuestNic, Error> {
-    let unfit = |why: String| Error::Unfit {
+    let unfit = |why: &str| Error::Unfit {
         object: nic.pod_interface.clone(),
-        why,
+        why: why.into(),
     };
-    let original = original(nic, observed)?;
-    for alias in [original.interface_alias(), original.routes_alias()] {
-        if alias.len() > ALIAS_MAX {
-            return Err(unfit(format!(
-                "it has more addresses or routes than can be kept across a restart ({} bytes of {ALIAS_MAX})",
-                alias.len()
-            )));
-        }
+    let link = observed
+        .link(&nic.pod_interface)
+        .ok_or_else(|| unfit("the pod's network namespace has no such interface"))?;
+    if link.controller.is_some() && !is_bridged(nic, observed) {
+        return Err(Error::NotOurs {
+            object: link.name.clone(),
+            why: "it is a port of somebody else's already: start in a fresh pod".into(),
+        });
     }
-    let guest_mac = nic.guest_mac.unwrap_or(original.mac);
-    let mac = own_mac(original.mac);
+    let pods = link
+        .mac
+        .ok_or_else(|| unfit("it has no MAC, and so cannot be a bridge's port"))?;
+    let guest_mac = nic.guest_mac.unwrap_or(pods);
+    let mac = own_mac(pods);
     if guest_mac == GATEWAY_MAC || guest_mac == mac {
         return Err(unfit(
-            "the guest's MAC is one that hawser's own links have: set macAddress to another".into(),
+            "the guest's MAC is one that hawser's own links have: set macAddress to another",
+        ));
+    }
+    if link.own_mac_only && guest_mac != pods {
+        return Err(unfit(
+            "it is a macvlan, which gets no frames for another MAC than its own: leave macAddress out, or have the CNI \
+             plugin make it with the guest's MAC or in mode passthru",
         ));
     }
     let (v4, v6) = match nic.wiring {
         Wiring::ManagedTap => (None, None),
-        _ => (told::v4(nic, &original, notes), told::v6(nic, &original, notes)),
+        _ => (
+            told::v4(nic, link, notes),
+            told::v6(nic, link, remembered(nic, observed), notes),
+        ),
     };
     Ok(GuestNic {
         name: nic.name.clone(),
@@ -76,62 +92,40 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
         queue_pairs: nic.queue_pairs,
         guest_mac,
         gateway_mac: GATEWAY_MAC,
-        mtu: original.mtu,
+        mtu: link.mtu,
         v4: None,
         v6: None,
         bridge: Some(Bridged {
             bridge: bridge_name(&nic.pod_interface),
-            port: port_name(&nic.pod_interface),
             mac,
+            pod_mac: pods,
             v4,
             v6,
-            original,
         }),
     })
 }
 
-/// What the pod's interface is, or was before an earlier start moved it.
-fn original(nic: &Nic, observed: &Observed) -> Result<Original, Error> {
-    let name = &nic.pod_interface;
-    let bridge = observed
-        .link(&bridge_name(name))
-        .and_then(|link| link.alias.as_deref());
-    let remembered = |link: &Link| {
-        let alias = link.alias.as_deref().unwrap_or_default();
-        Original::from_aliases(alias, bridge.unwrap_or_default()).ok_or_else(|| Error::NotOurs {
-            object: link.name.clone(),
-            why: "its alias does not say what the pod's interface was: start in a fresh pod".into(),
-        })
-    };
-    let here = observed.link(name);
-    if let Some(port) = observed.link(&port_name(name)) {
-        let original = remembered(port)?;
-        return match here.filter(|link| !is_placeholder(link, &original)) {
-            Some(other) => Err(Error::NotOurs {
-                object: other.name.clone(),
-                why: "an interface of this name came while the pod's own was bridged: start in a fresh pod"
-                    .into(),
-            }),
-            None => Ok(original),
-        };
+/// Where the first start found the guest's IPv6 default route to come from. A port hears no router advertisements and
+/// cannot ask for its neighbours, so this cannot be found out again.
+fn remembered(nic: &Nic, observed: &Observed) -> Option<Router6> {
+    if !is_bridged(nic, observed) {
+        return None;
     }
-    let link = here.ok_or_else(|| Error::Unfit {
-        object: name.clone(),
-        why: "the pod's network namespace has no such interface".into(),
-    })?;
-    if link.alias.as_deref().is_some_and(Original::is_interface_alias) {
-        return remembered(link);
+    let alias = observed.link(&bridge_name(&nic.pod_interface))?.alias.as_ref()?;
+    match alias.strip_prefix(BRIDGE)? {
+        "advertises" => Some(Router6::Advertises),
+        "unknown" => Some(Router6::Unknown),
+        router => router.parse::<Ipv6Addr>().ok().map(Router6::Silent),
     }
-    Original::of(link).ok_or_else(|| Error::Unfit {
-        object: name.clone(),
-        why: "it has no MAC, and so cannot be a bridge's port".into(),
-    })
 }
 
-/// By its alias, or, if its start was cut short, by what it was made with.
-fn is_placeholder(link: &Link, original: &Original) -> bool {
-    let kind = matches!(link.kind.as_deref(), Some("dummy" | "bridge"));
-    kind && (link.alias.as_deref() == Some(PLACEHOLDER) || link.mac == Some(original.mac))
+fn alias(bridged: &Bridged) -> String {
+    let router = bridged.v6.as_ref().map_or(Router6::Unknown, |v6| v6.router);
+    match router {
+        Router6::Advertises => format!("{BRIDGE}advertises"),
+        Router6::Unknown => format!("{BRIDGE}unknown"),
+        Router6::Silent(router) => format!("{BRIDGE}{router}"),
+    }
 }
 
 /// Whether a bridge of KubeVirt's name is ours: by its alias, or, if its start was cut short, by its MAC.
@@ -151,15 +145,12 @@ pub(super) fn is_our_bridge(link: &Link, nics: &[Nic], observed: &Observed) -> b
     signed(link) || nics.iter().any(made)
 }
 
-/// Whether the pod's interface is away at a bridge, or about to be.
+/// Whether the pod's interface is a port of the bridge that an earlier start made for it.
 pub(super) fn is_bridged(nic: &Nic, observed: &Observed) -> bool {
-    let remembers = |name: &str| {
-        observed
-            .link(name)
-            .and_then(|link| link.alias.as_deref())
-            .is_some_and(|alias| Original::is_interface_alias(alias) || alias == PLACEHOLDER)
-    };
-    remembers(&nic.pod_interface) || remembers(&port_name(&nic.pod_interface))
+    let bridge = bridge_name(&nic.pod_interface);
+    observed
+        .link(&nic.pod_interface)
+        .is_some_and(|link| is_port_of(link, &bridge, observed))
 }
 
 /// Locally administered, and the same every time: a plan made again is to be the same plan.
@@ -181,74 +172,38 @@ pub(super) fn bridge_step(nic: &GuestNic) -> Option<Step> {
         name: bridged.bridge.clone(),
         mac: bridged.mac,
         mtu: nic.mtu,
-        alias: bridged.original.routes_alias(),
+        alias: alias(bridged),
     }))
 }
 
 /// The move itself, after everything else.
-pub(super) fn move_steps(nic: &GuestNic) -> Vec<Step> {
-    let Some(bridged) = &nic.bridge else {
-        return Vec::new();
-    };
-    let original = &bridged.original;
-    let quietly = |assigned: &Assigned| Assigned {
-        nodad: assigned.ip.is_ipv6(),
-        noprefixroute: true,
-        ..*assigned
-    };
-    vec![
-        Step::Remember {
-            interface: nic.pod_interface.clone(),
-            port: bridged.port.clone(),
-            alias: original.interface_alias(),
-        },
-        Step::Port(PortStep {
-            interface: nic.pod_interface.clone(),
-            port: bridged.port.clone(),
-            bridge: bridged.bridge.clone(),
-            mac: bridged.mac,
-        }),
-        Step::Placeholder(PlaceholderStep {
-            name: nic.pod_interface.clone(),
-            mac: original.mac,
-            mtu: original.mtu,
-            addresses: original.addresses.iter().map(quietly).collect(),
-            alias: PLACEHOLDER.into(),
-        }),
-    ]
+pub(super) fn port_step(nic: &GuestNic) -> Option<Step> {
+    let bridged = nic.bridge.as_ref()?;
+    Some(Step::Port(PortStep {
+        interface: nic.pod_interface.clone(),
+        bridge: bridged.bridge.clone(),
+    }))
 }
 
-/// What takes a step of this file back.
-pub(super) fn undo_of(step: &Step, nics: &[GuestNic]) -> Option<Undo> {
+/// What takes a step of this file back: with the bridge its ports are gone.
+pub(super) fn undo_of(step: &Step) -> Option<Undo> {
     match step {
         Step::Bridge(bridge) => Some(Undo::DeleteLink {
             link: bridge.name.clone(),
         }),
-        Step::Port(port) => {
-            let of = |nic: &GuestNic| nic.bridge.clone().filter(|bridged| bridged.port == port.port);
-            Some(Undo::RestoreInterface {
-                interface: port.interface.clone(),
-                port: port.port.clone(),
-                bridge: port.bridge.clone(),
-                original: nics.iter().find_map(of)?.original,
-            })
-        }
         _ => None,
     }
 }
 
+/// The bridge's table of addresses is not read back; the mark stands for it.
 pub(super) fn is_done(step: &Step, observed: &Observed) -> bool {
     let link = |name: &str| observed.link(name);
     match step {
         Step::Bridge(bridge) => link(&bridge.name)
             .is_some_and(|l| l.up && l.mtu == bridge.mtu && l.alias.as_ref() == Some(&bridge.alias)),
-        Step::Remember { port, alias, .. } => link(port).and_then(|l| l.alias.as_ref()) == Some(alias),
-        Step::Port(port) => link(&port.port)
-            .is_some_and(|l| l.up && l.mac == Some(port.mac) && is_port_of(l, &port.bridge, observed)),
-        Step::Placeholder(stand_in) => link(&stand_in.name).is_some_and(|l| {
-            l.alias.as_ref() == Some(&stand_in.alias)
-                && stand_in.addresses.iter().all(|a| l.assigned.contains(a))
-        }),
+        Step::Port(port) => {
+            link(&port.interface).is_some_and(|l| l.up && is_port_of(l, &port.bridge, observed))
+        }
         _ => true,
     }
 }

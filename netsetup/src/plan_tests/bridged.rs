@@ -1,7 +1,7 @@
 //! Bridged NICs: the plan as text, what the guest is told of each kind of pod, and every refusal.
 
 use super::*;
-use crate::original::Original;
+use crate::addressing::{Assigned, Route};
 
 fn bridged() -> NetSpec {
     let mut spec = spec();
@@ -10,21 +10,52 @@ fn bridged() -> NetSpec {
     spec
 }
 
-/// A pod with these addresses and routes on `eth0`, in the words of the aliases.
+/// A pod with these addresses and routes on `eth0`: ADDRESS[,p=PEER][,n] (n: behind a gateway) and DESTINATION[,g=GATEWAY][,m=METRIC]
+/// [,p=PROTOCOL][,l=LINK-LOCAL].
 fn with(addresses: &str, routes: &str) -> Observed {
     let mut pod = pod();
-    let was = format!("hawser was 02:00:00:12:34:56 1450 1 {addresses}");
-    let original = Original::from_aliases(was.trim(), &format!("hawser routes {routes}")).unwrap();
     let link = eth0(&mut pod);
-    link.assigned = original.addresses;
-    link.routes = original.routes;
-    link.addr_gen_mode = 1;
+    link.assigned = addresses.split_whitespace().map(assigned).collect();
+    link.routes = routes.split_whitespace().map(route).collect();
     pod
+}
+
+fn assigned(word: &str) -> Assigned {
+    let net: ipnet::IpNet = word.split(',').next().unwrap().parse().unwrap();
+    Assigned {
+        ip: net.addr(),
+        prefix_len: net.prefix_len(),
+        peer: word
+            .split_once(",p=")
+            .map(|(_, peer)| peer.trim_end_matches(",n").parse().unwrap()),
+        on_link: !word.ends_with(",n"),
+    }
+}
+
+fn route(word: &str) -> Route {
+    let mut parts = word.split(',');
+    let mut route = Route {
+        destination: parts.next().unwrap().parse().unwrap(),
+        gateway: None,
+        metric: 0,
+        protocol: 3,
+        link_local: None,
+    };
+    for part in parts {
+        match part.split_once('=').unwrap() {
+            ("g", gateway) => route.gateway = Some(gateway.parse().unwrap()),
+            ("m", metric) => route.metric = metric.parse().unwrap(),
+            ("p", protocol) => route.protocol = protocol.parse().unwrap(),
+            ("l", router) => route.link_local = Some(router.parse().unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+    route
 }
 
 fn usual() -> Observed {
     with(
-        "192.0.2.10/24,b 2001:db8::10/64",
+        "192.0.2.10/24 2001:db8::10/64",
         "0.0.0.0/0,g=192.0.2.1 ::/0,g=fe80::99",
     )
 }
@@ -60,7 +91,7 @@ fn rules_for_a_bridged_nic() {
 #[test]
 fn every_kind_of_ipv4_pod_has_a_working_route() {
     assert_eq!(
-        told_v4("192.0.2.10/24,b", "0.0.0.0/0,g=192.0.2.1"),
+        told_v4("192.0.2.10/24", "0.0.0.0/0,g=192.0.2.1"),
         "192.0.2.10/24: default via 192.0.2.1"
     );
     // Calico: a /32, and a gateway that only a route of its own makes reachable.
@@ -69,13 +100,21 @@ fn every_kind_of_ipv4_pod_has_a_working_route() {
         "10.1.2.3/32: 169.254.1.1/32 via 0.0.0.0, default via 169.254.1.1"
     );
     assert_eq!(
-        told_v4("10.1.2.3/32", "0.0.0.0/0,g=169.254.1.1,o"),
+        told_v4("10.1.2.3/32", "0.0.0.0/0,g=169.254.1.1"),
         "10.1.2.3/32: 169.254.1.1/32 via 0.0.0.0, default via 169.254.1.1",
         "onlink says the same without a route"
     );
     assert_eq!(
         told_v4("10.0.0.2/32,p=10.0.0.1", "0.0.0.0/0,g=10.0.0.1"),
         "10.0.0.2/32: 10.0.0.1/32 via 0.0.0.0, default via 10.0.0.1"
+    );
+    // CNI's ptp: the prefix is behind the gateway.
+    assert_eq!(
+        told_v4(
+            "10.244.0.5/24,n",
+            "0.0.0.0/0,g=10.244.0.1 10.244.0.0/24,g=10.244.0.1 10.244.0.1/32"
+        ),
+        "10.244.0.5/32: 10.244.0.1/32 via 0.0.0.0, 10.244.0.0/24 via 10.244.0.1, default via 10.244.0.1"
     );
     assert_eq!(told_v4("192.0.2.10/24", ""), "192.0.2.10/24: ");
     assert_eq!(
@@ -114,6 +153,8 @@ fn the_default_route_of_ipv6_is_from_whoever_can_be_named() {
 fn a_host_address_of_ipv6_has_no_prefix_on_the_link() {
     let (bridged, _) = told(&with("2001:db8::10/128", "::/0,g=fe80::99"));
     assert_eq!(bridged.v6.unwrap().on_link, None);
+    let (bridged, _) = told(&with("2001:db8::10/64,n", "::/0,g=fe80::99"));
+    assert_eq!(bridged.v6.unwrap().on_link, None, "behind the gateway");
     let (bridged, _) = told(&usual());
     assert_eq!(
         bridged.v6.unwrap().on_link,
@@ -142,9 +183,30 @@ fn a_managed_tap_is_bridged_the_same_and_nothing_is_said_on_it() {
 fn what_is_not_handed_on_is_said() {
     let (_, notes) = told(&with(
         "192.0.2.10/24 192.0.2.11/24 2001:db8::10/64 2001:db8::11/64",
-        "2001:db8:5::/48,g=fe80::99",
+        "2001:db8:5::/48,g=fe80::99 198.51.100.0/24,g=fe80::99",
     ));
-    assert_eq!(notes.len(), 3, "{notes:?}");
+    assert_eq!(notes.len(), 4, "{notes:?}");
+    let (bridged, notes) = told(&with(
+        "192.0.2.10/24 2001:db8::10/64",
+        "0.0.0.0/0,g=192.0.2.1 0.0.0.0/0,g=192.0.2.2 10.9.0.0/16,g=192.0.2.3 10.9.0.0/16,g=192.0.2.4 \
+         ::/0,g=fe80::99 ::/0,g=fe80::98",
+    ));
+    assert_eq!(
+        notes,
+        [
+            "default: of the next hops to 0.0.0.0/0 the guest is told 192.0.2.1, and not 192.0.2.2",
+            "default: of the next hops to 10.9.0.0/16 the guest is told 192.0.2.3, and not 192.0.2.4",
+            "default: of the next hops to ::/0 the guest is told fe80::99, and not fe80::98",
+        ]
+    );
+    assert_eq!(bridged.v4.unwrap().routes.len(), 1);
+    let mut policy = usual();
+    eth0(&mut policy).other_tables = vec![100];
+    let (_, notes) = told(&policy);
+    assert!(
+        notes[0].contains("in other tables than the main one ([100])"),
+        "{notes:?}"
+    );
     let mut small = usual();
     eth0(&mut small).mtu = 1279;
     let (bridged, notes) = told(&small);
@@ -154,9 +216,8 @@ fn what_is_not_handed_on_is_said() {
 
 #[test]
 fn names_of_secondary_interfaces_fit() {
-    use crate::spec::{bridge_name, port_name};
+    use crate::spec::bridge_name;
     assert_eq!(bridge_name("eth0"), "k6t-eth0");
-    assert_eq!(port_name("eth0"), "eth0-nic");
     assert_eq!(bridge_name("pod0123456789a"), "k6t-0123456789a");
 }
 
@@ -190,23 +251,29 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
             "set macAddress to another",
         ),
         (
-            "more than an alias holds",
-            |_, pod| {
-                let route = eth0(pod).routes[0];
-                eth0(pod).routes = vec![route; 20];
-            },
-            "eth0: it has more addresses or routes than can be kept",
+            "a port of another bridge",
+            |_, pod| eth0(pod).controller = Some(33),
+            "eth0: it is a port of somebody else's already",
         ),
         (
-            "moved, and nothing says what it was",
-            |_, pod| eth0(pod).name = "eth0-nic".into(),
-            "eth0-nic: its alias does not say",
+            "a macvlan, and a guest of another MAC",
+            |spec, pod| {
+                spec.nics[0].guest_mac = Some([2, 0, 0, 0, 0, 7]);
+                eth0(pod).own_mac_only = true;
+            },
+            "eth0: it is a macvlan, which gets no frames for another MAC than its own",
         ),
         (
             "masquerade where an earlier start bridged",
             |spec, pod| {
                 *spec = super::spec();
-                eth0(pod).alias = Some("hawser placeholder".into());
+                pod.links.push(Link {
+                    index: 7,
+                    name: "k6t-eth0".into(),
+                    alias: Some("hawser bridge, IPv6 router unknown".into()),
+                    ..Link::default()
+                });
+                eth0(pod).controller = Some(7);
             },
             "eth0: an earlier start in this pod bridged it",
         ),
@@ -214,5 +281,46 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
     for (name, change, wanted) in cases {
         let said = refused(&change);
         assert!(said.contains(wanted), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_macvlan_with_the_guests_own_mac_is_as_good_as_any() {
+    let mut pod = usual();
+    eth0(&mut pod).own_mac_only = true;
+    let mut spec = bridged();
+    Plan::new(&spec, &pod).unwrap();
+    spec.nics[0].guest_mac = eth0(&mut pod).mac;
+    Plan::new(&spec, &pod).unwrap();
+}
+
+/// A port hears no advertisements and asks no neighbours: what it knew may have run out since.
+#[test]
+fn a_later_start_knows_the_router_that_the_first_found() {
+    for (routes, router) in [
+        ("::/0,g=fe80::99,p=9", Router6::Advertises),
+        (
+            "::/0,g=2001:db8::1,l=fe80::99",
+            Router6::Silent("fe80::99".parse().unwrap()),
+        ),
+        ("", Router6::Unknown),
+    ] {
+        let mut pod = with("2001:db8::10/64", routes);
+        let first = Plan::new(&bridged(), &pod).unwrap();
+        let Some(Step::Bridge(bridge)) = first.steps.first() else {
+            panic!("no bridge: {:?}", first.steps)
+        };
+        pod.links.push(Link {
+            index: 7,
+            name: bridge.name.clone(),
+            alias: Some(bridge.alias.clone()),
+            ..Link::default()
+        });
+        let link = eth0(&mut pod);
+        link.controller = Some(7);
+        link.routes.clear();
+        let again = Plan::new(&bridged(), &pod).unwrap();
+        assert_eq!(again.nics, first.nics);
+        assert_eq!(again.nics[0].bridge.clone().unwrap().v6.unwrap().router, router);
     }
 }

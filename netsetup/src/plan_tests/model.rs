@@ -82,9 +82,7 @@ impl Model {
                 );
                 self.sysctl(path, value);
             }
-            Step::Bridge(_) | Step::Remember { .. } | Step::Port(_) | Step::Placeholder(_) => {
-                panic!("no bridge in this model")
-            }
+            Step::Bridge(_) | Step::Port(_) => panic!("no bridge in this model"),
             Step::Mark { link, alias } => self.link(link).alias = Some(alias.clone()),
         }
     }
@@ -154,7 +152,6 @@ impl Model {
                 Undo::DeleteTables => self.tables = None,
                 Undo::Ipv4Forwarding { link, value } => self.link(link).devconf.forwarding = *value,
                 Undo::Sysctl { path, value } => self.sysctl(path, value),
-                Undo::RestoreInterface { .. } => panic!("no bridge in this model"),
             }
         }
     }

@@ -7,7 +7,51 @@
 use super::over_rate;
 use super::words::*;
 use crate::plan::{Bridged, GuestNic, Router6};
+use nftables::expr::MetaKey;
 use nftables::types::NfFamily;
+
+/// The pod's own kernel has the guest's addresses and routes still, and neither speaks nor hears by this interface. What
+/// its processes send is answered as where there is no route.
+pub(super) fn keep_apart(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+    let leaves = || equal(meta(MetaKey::Oifname), text(&nic.pod_interface));
+    for protocol in ["tcp", "udp"] {
+        let expr = vec![leaves(), equal(meta(MetaKey::L4proto), text(protocol)), REJECT];
+        objects.rule(NfFamily::INet, "local-out", expr);
+    }
+    objects.rule(NfFamily::INet, "local-out", vec![leaves(), DROP]);
+    for link in [&bridged.bridge, &nic.pod_interface] {
+        let arrives = equal(meta(MetaKey::Iifname), text(link));
+        objects.rule(NfFamily::INet, "local-in", vec![arrives, DROP]);
+    }
+    if bridged.v4.is_some() {
+        network_dhcp(objects, nic, bridged);
+    }
+}
+
+/// Whoever leased the pod's address from a DHCP server of the network (CNI's dhcp plugin) renews it at the interface,
+/// with a packet socket, and at the lease's end takes the interface down. A bridge keeps answers from such a socket; but
+/// frames for the address of LLDP (IEEE 802.1D, table 7-10) it leaves to the port that they came by.
+fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+    // RFC 2131, section 2: the client's hardware address, behind the eight bytes of UDP's header.
+    const CHADDR: u32 = (8 + 28) * 8;
+    let [a, b, c, d, e, f] = bridged.pod_mac;
+    let chain = format!("from-{}", nic.pod_interface);
+    objects.device_chain(&chain, &nic.pod_interface);
+    objects.rule(
+        NfFamily::NetDev,
+        &chain,
+        vec![
+            equal(payload("udp", "sport"), number(67)),
+            equal(payload("udp", "dport"), number(68)),
+            equal(
+                at_transport(CHADDR, 32),
+                Expr::Number(u32::from_be_bytes([a, b, c, d])),
+            ),
+            equal(at_transport(CHADDR + 32, 16), number(u16::from_be_bytes([e, f]))),
+            set_field(payload("ether", "daddr"), text("01:80:c2:00:00:0e")),
+        ],
+    );
+}
 
 pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     let chain = format!("from-{}", nic.tap);

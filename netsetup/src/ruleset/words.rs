@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use nftables::expr::{Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, Range};
+use nftables::expr::{
+    Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, PayloadRaw, Prefix, Range,
+};
 use nftables::schema::{
     Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{Dup, FWD, JumpTarget, Match, Operator, Statement};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nftables::stmt::{Dup, FWD, JumpTarget, Mangle, Match, Operator, Reject, RejectType, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 
 use super::TABLE;
 
@@ -17,6 +19,12 @@ pub(super) type Expr = Expression<'static>;
 pub(super) type Stmt = Statement<'static>;
 
 pub(super) const DROP: Stmt = Statement::Drop(None);
+
+/// To the sender as if there were no route.
+pub(super) const REJECT: Stmt = Statement::Reject(Some(Reject {
+    _type: Some(RejectType::ICMPX),
+    expr: Some(RejectCode::NoRoute),
+}));
 
 pub(super) fn text(value: &str) -> Expr {
     Expression::String(Cow::Owned(value.to_owned()))
@@ -69,6 +77,19 @@ pub(super) fn payload(protocol: &'static str, field: &'static str) -> Expr {
         protocol: protocol.into(),
         field: field.into(),
     })))
+}
+
+/// `bits` bits at a distance, in bits, from the beginning of the transport header.
+pub(super) fn at_transport(offset: u32, bits: u32) -> Expr {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw {
+        base: PayloadBase::TH,
+        offset,
+        len: bits,
+    })))
+}
+
+pub(super) fn set_field(key: Expr, value: Expr) -> Stmt {
+    Statement::Mangle(Mangle { key, value })
 }
 
 pub(super) fn meta(key: MetaKey) -> Expr {

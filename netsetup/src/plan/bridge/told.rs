@@ -5,14 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
-use crate::original::{Original, Route};
+use crate::addressing::Route;
+use crate::observe::Link;
 use crate::plan::IPV6_MIN_MTU;
 use crate::spec::Nic;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BridgedV4 {
     pub address: Ipv4Addr,
-    /// 32 on a point-to-point link.
+    /// 32 on a point-to-point link, and where the others of the prefix are behind a gateway.
     pub prefix_len: u8,
     /// Next hop of the default route.
     pub router: Option<Ipv4Addr>,
@@ -39,10 +40,9 @@ pub enum Router6 {
     Unknown,
 }
 
-pub(super) fn v4(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Option<BridgedV4> {
+pub(super) fn v4(nic: &Nic, link: &Link, notes: &mut Vec<String>) -> Option<BridgedV4> {
     let mut all =
-        original
-            .addresses
+        link.assigned
             .iter()
             .filter_map(|assigned| match IpNet::new(assigned.ip, assigned.prefix_len) {
                 Ok(IpNet::V4(net)) if is_global_v4(net.addr()) => Some((assigned, net)),
@@ -55,6 +55,12 @@ pub(super) fn v4(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Opt
             nic.name, nic.pod_interface
         ));
     }
+    if !link.other_tables.is_empty() {
+        notes.push(format!(
+            "{}: routes of {} that are in other tables than the main one ({:?}) are not handed on: a guest is told one table",
+            nic.name, nic.pod_interface, link.other_tables
+        ));
+    }
     let mut on_link = Vec::new();
     let mut by_router = Vec::new();
     let mut router = None;
@@ -62,21 +68,25 @@ pub(super) fn v4(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Opt
         let peers = Ipv4Net::new(peer, assigned.prefix_len).unwrap_or_else(|_| peer.into());
         on_link.push((peers.trunc(), Ipv4Addr::UNSPECIFIED));
     }
-    let prefix_len = if assigned.peer.is_some() {
+    let prefix_len = if assigned.peer.is_some() || !assigned.on_link && link.up {
         32
     } else {
         net.prefix_len()
     };
     let subnet = Ipv4Net::new(net.addr(), prefix_len).unwrap_or(net);
-    for route in sorted(&original.routes) {
+    for route in best(nic, link, false, notes) {
         match (route.destination, route.gateway) {
             (IpNet::V4(_), Some(IpAddr::V4(gateway))) if route.is_default() => {
-                router = router.or(Some(gateway));
+                router = Some(gateway);
             }
             (IpNet::V4(destination), Some(IpAddr::V4(gateway))) => {
                 by_router.push((destination, gateway));
             }
             (IpNet::V4(destination), None) => on_link.push((destination, Ipv4Addr::UNSPECIFIED)),
+            (destination, Some(gateway)) => notes.push(format!(
+                "{}: the route to {destination} is not handed on: it is by {gateway}, and DHCPv4 names IPv4 routers",
+                nic.name
+            )),
             _ => {}
         }
     }
@@ -96,27 +106,57 @@ pub(super) fn v4(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Opt
     })
 }
 
-/// The kernel takes the route of the least metric.
-fn sorted(routes: &[Route]) -> Vec<Route> {
-    let mut routes = routes.to_vec();
+/// Of each destination the route of the least metric, which is the one that the kernel takes; of several next hops, the
+/// first: a guest is told one.
+fn best(nic: &Nic, link: &Link, v6: bool, notes: &mut Vec<String>) -> Vec<Route> {
+    let mut routes: Vec<_> = link
+        .routes
+        .iter()
+        .filter(|route| route.destination.addr().is_ipv6() == v6)
+        .collect();
     routes.sort_by_key(|route| route.metric);
-    routes
+    let mut best: Vec<Route> = Vec::new();
+    for route in routes {
+        match best.iter().find(|better| better.destination == route.destination) {
+            None => best.push(*route),
+            Some(better) if better.metric == route.metric && !route.is_advertised() => notes.push(format!(
+                "{}: of the next hops to {} the guest is told {}, and not {}",
+                nic.name,
+                route.destination,
+                hop(better),
+                hop(route)
+            )),
+            Some(_) => {}
+        }
+    }
+    best
 }
 
-pub(super) fn v6(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Option<BridgedV6> {
+fn hop(route: &Route) -> String {
+    route
+        .gateway
+        .map_or_else(|| "the link".to_owned(), |gateway| gateway.to_string())
+}
+
+/// `remembered` is what an earlier start found of the default route.
+pub(super) fn v6(
+    nic: &Nic,
+    link: &Link,
+    remembered: Option<Router6>,
+    notes: &mut Vec<String>,
+) -> Option<BridgedV6> {
     let mut all =
-        original
-            .addresses
+        link.assigned
             .iter()
             .filter_map(|assigned| match IpNet::new(assigned.ip, assigned.prefix_len) {
                 Ok(IpNet::V6(net)) if is_global_v6(net.addr()) => Some((assigned, net)),
                 _ => None,
             });
     let (assigned, net) = all.next()?;
-    if original.mtu < IPV6_MIN_MTU {
+    if link.mtu < IPV6_MIN_MTU {
         notes.push(format!(
             "{}: IPv6 is off for the guest: the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
-            nic.name, nic.pod_interface, original.mtu
+            nic.name, nic.pod_interface, link.mtu
         ));
         return None;
     }
@@ -126,9 +166,8 @@ pub(super) fn v6(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Opt
             nic.name, nic.pod_interface
         ));
     }
-    let (defaults, others): (Vec<_>, Vec<_>) = sorted(&original.routes)
+    let (defaults, others): (Vec<_>, Vec<_>) = best(nic, link, true, notes)
         .into_iter()
-        .filter(|route| route.destination.addr().is_ipv6())
         .partition(Route::is_default);
     for route in others.iter().filter(|route| !route.is_advertised()) {
         notes.push(format!(
@@ -136,7 +175,20 @@ pub(super) fn v6(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Opt
             nic.name, route.destination
         ));
     }
-    let router = match defaults.first() {
+    let router = match (remembered, defaults.first()) {
+        (Some(router), _) => router,
+        (None, route) => default_router(nic, route, notes),
+    };
+    let on_link = assigned.peer.is_none() && (assigned.on_link || !link.up) && net.prefix_len() < 128;
+    Some(BridgedV6 {
+        address: net.addr(),
+        on_link: on_link.then_some(net.trunc()),
+        router,
+    })
+}
+
+fn default_router(nic: &Nic, route: Option<&Route>, notes: &mut Vec<String>) -> Router6 {
+    match route {
         Some(route) if route.is_advertised() => Router6::Advertises,
         Some(Route {
             gateway: Some(IpAddr::V6(gateway)),
@@ -158,13 +210,7 @@ pub(super) fn v6(nic: &Nic, original: &Original, notes: &mut Vec<String>) -> Opt
             Router6::Unknown
         }
         _ => Router6::Unknown,
-    };
-    let on_link = assigned.peer.is_none() && !assigned.noprefixroute && net.prefix_len() < 128;
-    Some(BridgedV6 {
-        address: net.addr(),
-        on_link: on_link.then_some(net.trunc()),
-        router,
-    })
+    }
 }
 
 fn is_global_v4(ip: Ipv4Addr) -> bool {
