@@ -13,6 +13,8 @@ mod image;
 mod keeper;
 mod lifecycle;
 mod picture;
+#[allow(dead_code, unused_imports, reason = "the bindings that read it come next")]
+mod pod_networks;
 mod privileges;
 mod resolv;
 mod run;

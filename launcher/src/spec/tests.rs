@@ -4,6 +4,7 @@ mod accepted;
 mod input;
 mod refused;
 mod refused_net;
+mod refused_vf;
 
 use serde_json::Value;
 
