@@ -112,6 +112,11 @@ pub enum Format {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// A VirtualMachineInstance manifest, YAML or JSON: with it, what its SR-IOV interfaces need is looked at too.
+    #[arg(long, value_name = "FILE")]
+    pub vmi: Option<PathBuf>,
+    #[command(flatten)]
+    pub pod: PodArgs,
     #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
     pub state_dir: PathBuf,
     #[arg(

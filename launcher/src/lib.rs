@@ -13,7 +13,6 @@ mod image;
 mod keeper;
 mod lifecycle;
 mod picture;
-#[allow(dead_code, unused_imports, reason = "the bindings that read it come next")]
 mod pod_networks;
 mod privileges;
 mod resolv;
@@ -21,6 +20,7 @@ mod run;
 pub mod spec;
 mod state_dir;
 mod supervisor;
+mod vfio;
 mod vmm;
 
 pub use error::{ExitCode, Failure};

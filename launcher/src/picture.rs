@@ -7,7 +7,7 @@ use std::fmt::Write;
 use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{Attachment, ports_text};
+use crate::binding::{Attachment, Functions, ports_text};
 use crate::error::Failure;
 use crate::image::KernelFiles;
 use crate::resolv::Resolv;
@@ -18,6 +18,9 @@ pub(crate) struct Picture<'a> {
     pub(crate) guest: &'a GuestSpec,
     pub(crate) plan: &'a Plan,
     pub(crate) attachments: Vec<Attachment>,
+    pub(crate) functions: &'a Functions,
+    /// What the user should know besides what the plan itself notes.
+    pub(crate) notes: Vec<String>,
     /// Where a plan is made, the guest's image need not be.
     pub(crate) files: Result<KernelFiles, Failure>,
     pub(crate) resolv: &'a Resolv,
@@ -57,7 +60,19 @@ impl Picture<'_> {
                 let _ = writeln!(out, "  {line}");
             }
         }
-        for note in self.plan.notes.iter().chain(&self.resolv.notes) {
+        for vf in &self.functions.vfs {
+            let _ = writeln!(out, "\nNIC {vf}");
+            if let Some(address) = vf.guest_address {
+                let _ = writeln!(out, "  in the guest at {address}");
+            }
+        }
+        for note in self
+            .plan
+            .notes
+            .iter()
+            .chain(&self.resolv.notes)
+            .chain(&self.notes)
+        {
             let _ = writeln!(out, "\nnote: {note}");
         }
         if self.plan.steps.is_empty() {
@@ -77,7 +92,8 @@ impl Picture<'_> {
             "plan": self.plan,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
             "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
-            "notes": self.resolv.notes,
+            "functions": self.functions.vfs,
+            "notes": self.resolv.notes.iter().chain(&self.notes).collect::<Vec<_>>(),
         })
     }
 

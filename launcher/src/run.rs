@@ -1,21 +1,22 @@
 //! The straight line from a manifest to an exit code. Each phase takes the one before by value.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
 
+use crate::binding::{self, Functions, sriov};
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
 use crate::error::{ExitCode, Failure};
-use crate::image::{self, KernelFiles};
+use crate::image;
 use crate::picture::Picture;
-use crate::resolv::{self, Resolv};
+use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, keeper, privileges};
+use crate::{doctor, keeper, privileges, vfio};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -24,7 +25,10 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Setup(common) => setup(&common),
         Command::Plan(args) => plan(&args),
         Command::Explain(args) => explain(&args),
-        Command::Check(args) => doctor::check(&args),
+        Command::Check(args) => {
+            let guest = args.vmi.as_deref().map(|vmi| load(Some(vmi))).transpose()?;
+            doctor::check(&args, guest.as_ref())
+        }
         Command::Schema => {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
@@ -41,9 +45,13 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
-    let nft = begin_wiring()?;
+    let (functions, nodes) = functions(&guest, common, owner)?;
+    let has_taps = !net.nics.is_empty();
+    let nft = if has_taps { begin_wiring()? } else { None };
     for device in privileges::DEVICES {
-        privileges::device(device, owner)?;
+        if has_taps || device != privileges::TUN {
+            privileges::device(device, owner)?;
+        }
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
@@ -51,7 +59,19 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    let attachments = binding::attachments(&guest, &plan.nics, &functions, &resolv);
+    let job = Job {
+        owner,
+        config: vm_config(&guest, &files, &attachments),
+        servers: attachments
+            .into_iter()
+            .filter_map(|attachment| attachment.server)
+            .collect(),
+        program,
+        directory: state.vmm_dir(),
+        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+        nodes,
+    };
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -65,27 +85,22 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
-fn job(
-    guest: &GuestSpec,
-    files: KernelFiles,
-    plan: &Plan,
-    resolv: &Resolv,
-    owner: Owner,
-    program: std::path::PathBuf,
-    state: &StateDir,
-) -> Job {
-    let attachments = binding::attachments(guest, &plan.nics, resolv);
-    Job {
-        owner,
-        config: vm_config(guest, &files, &attachments),
-        servers: attachments
-            .into_iter()
-            .filter_map(|attachment| attachment.server)
-            .collect(),
-        program,
-        directory: state.vmm_dir(),
-        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+/// The functions that the guest is to have, each looked at closely enough that the VMM will get it, and the nodes by
+/// which it will.
+fn functions(guest: &GuestSpec, common: &Common, owner: Owner) -> Result<(Functions, Vec<PathBuf>), Failure> {
+    let pod = &common.pod;
+    let (vfs, notes) = sriov::vfs(guest, pod.network_status.as_deref(), &pod.device_metadata)?;
+    say(&notes);
+    let none = Functions {
+        vfs: Vec::new(),
+        access: vfio::Access::Group,
+    };
+    if vfs.is_empty() {
+        return Ok((none, Vec::new()));
     }
+    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
+    let vfio::Fit { access, nodes } = vfio::fit(&addresses, owner, guest.memory)?;
+    Ok((Functions { vfs, access }, nodes))
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
@@ -110,10 +125,18 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let net = binding::net_spec(&guest, owner)?;
     let plan = make_plan(&net)?;
     let resolv = resolv::read();
+    let pod = &args.common.pod;
+    let (vfs, mut notes) = sriov::vfs(&guest, pod.network_status.as_deref(), &pod.device_metadata)?;
+    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
+    let (access, lacks) = vfio::glance(&addresses);
+    notes.extend(lacks);
+    let functions = Functions { vfs, access };
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        attachments: binding::attachments(&guest, &plan.nics, &resolv),
+        attachments: binding::attachments(&guest, &plan.nics, &functions, &resolv),
+        functions: &functions,
+        notes,
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };

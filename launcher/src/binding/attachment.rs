@@ -2,7 +2,7 @@
 
 use hawser_dhcp::Lease;
 
-use crate::vmm::config::NetConfig;
+use crate::vmm::config::{DeviceConfig, NetConfig};
 
 /// One interface of the guest, joined to the pod. In the manifest's order, which is the guest's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(crate) struct Attachment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
     Net(NetConfig),
+    /// A function of the node's own PCI.
+    Vfio(DeviceConfig),
 }
 
 /// A DHCP and RA server of ours.

@@ -5,6 +5,7 @@ mod attachment;
 mod bridge;
 mod explain;
 mod masquerade;
+pub(crate) mod sriov;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -15,9 +16,12 @@ use sha2::{Digest, Sha256};
 use crate::error::{ExitCode, Failure};
 use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, Network, NetworkSource};
+use crate::vfio::Access;
 use crate::vmm::config::NetConfig;
 
 pub(crate) use attachment::{Attachment, Device, Server};
+pub(crate) use sriov::Vf;
+
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
 
 /// The pod network's interface, by the container runtimes' convention.
@@ -31,6 +35,11 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
         let nic = match &interface.binding {
             Binding::Masquerade => masquerade::nic(guest, interface),
             Binding::Bridge => bridge::nic(guest, interface),
+            // Wants nothing from the namespace.
+            Binding::Sriov => {
+                refusals.extend(sriov::refusals(guest, interface));
+                continue;
+            }
             // The manifest's own checks refuse these first.
             other => Err(vec![format!(
                 "{}: binding not supported: {other:?}",
@@ -54,8 +63,17 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
 }
 
 /// Every interface with what the plan made of it, in the manifest's order.
-pub(crate) fn attachments(guest: &GuestSpec, nics: &[GuestNic], resolv: &Resolv) -> Vec<Attachment> {
+pub(crate) fn attachments(
+    guest: &GuestSpec,
+    nics: &[GuestNic],
+    functions: &Functions,
+    resolv: &Resolv,
+) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
+        if interface.binding == Binding::Sriov {
+            let vf = functions.vfs.iter().find(|vf| vf.name == interface.name)?;
+            return Some(sriov::attachment(vf, functions.access));
+        }
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
         let lease = match interface.binding {
             Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
@@ -65,6 +83,13 @@ pub(crate) fn attachments(guest: &GuestSpec, nics: &[GuestNic], resolv: &Resolv)
         Some(over_tap(nic, lease))
     };
     guest.interfaces.iter().filter_map(attach).collect()
+}
+
+/// The node's PCI functions that the guest has, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Functions {
+    pub(crate) vfs: Vec<Vf>,
+    pub(crate) access: Access,
 }
 
 /// A NIC on a TAP of ours, with our server where there is anything to tell.
@@ -83,6 +108,7 @@ pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
     let answer = |interface: &Interface| match interface.binding {
         Binding::Masquerade => Some(masquerade::explain(guest, interface)),
         Binding::Bridge => Some(bridge::explain(guest, interface)),
+        Binding::Sriov => Some(sriov::explain(interface)),
         _ => None,
     };
     guest.interfaces.iter().filter_map(answer).collect()
