@@ -221,7 +221,9 @@ fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
 /// Makes the namespace as the plan wants it. What comes back is what to take down at the end.
 fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
     say(&plan.notes);
-    if plan.steps.is_empty() {
+    if plan.nics.is_empty() {
+        tracing::info!("no interface of the guest's needs the pod wired");
+    } else if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
     } else {
         privileges::raise_net_admin()?;

@@ -191,3 +191,32 @@ fn refused(path: &Path, ioctl: &str, errno: Errno) -> Failure {
     };
     unfit(format!("{}: {ioctl}: {}", path.display(), errno.desc()), remedy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_answers_is_told_with_what_to_do() {
+        for (errno, remedy) in [
+            (Errno::EPERM, "interrupt remapping"),
+            (Errno::EBUSY, "another VMM has it"),
+            (Errno::EINVAL, "kernel log"),
+        ] {
+            let text = refused(Path::new("/dev/vfio/9"), "VFIO_SET_IOMMU", errno).to_string();
+            assert!(
+                text.starts_with("hawser: /dev/vfio/9: VFIO_SET_IOMMU: "),
+                "{text}"
+            );
+            assert!(text.contains(remedy), "{text}");
+            let error = io::Error::from(errno);
+            let text = opening(Path::new("/dev/vfio/9"), &error).to_string();
+            assert!(
+                text.starts_with("hawser: /dev/vfio/9: cannot be opened: "),
+                "{text}"
+            );
+        }
+        let busy = opening(Path::new("/dev/vfio/9"), &Errno::EBUSY.into()).to_string();
+        assert!(busy.contains("another VMM has it"), "{busy}");
+    }
+}

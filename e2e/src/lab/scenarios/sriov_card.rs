@@ -18,7 +18,6 @@ pub(super) const PF_ADDRESSES: [&str; 2] = ["10.91.0.1", "10.92.0.1"];
 const USER: &str = "107:107";
 
 const DEVICES: &str = "/sys/bus/pci/devices";
-const UNSAFE_INTERRUPTS: &str = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
 
 /// The card with two functions on vfio-pci; it has none when this is dropped.
 #[derive(Debug)]
@@ -40,8 +39,6 @@ pub(super) struct Function {
 impl Card {
     pub(super) fn with_functions() -> Result<Self> {
         output(Command::new("modprobe").args(["-a", "igb", "vfio-pci", "vfio_iommu_type1"]))?;
-        // The node has no interrupt remapping that KVM would use: the processor is AMD's, the IOMMU Intel's.
-        fs::write(UNSAFE_INTERRUPTS, "1")?;
         let device = within("the card's driver", || {
             let bound = fs::read_dir("/sys/bus/pci/drivers/igb").ok()?.flatten();
             bound
@@ -124,23 +121,6 @@ pub(super) fn bind(address: &str, driver: &str) -> Result<()> {
 
 pub(super) fn give(node: &str, user: &str) -> Result<()> {
     output(Command::new("chown").args([user, node])).map(drop)
-}
-
-/// Until this is dropped, VFIO insists on interrupt remapping.
-#[derive(Debug)]
-pub(super) struct Strict;
-
-impl Strict {
-    pub(super) fn begin() -> Result<Self> {
-        fs::write(UNSAFE_INTERRUPTS, "0")?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Strict {
-    fn drop(&mut self) {
-        let _ = fs::write(UNSAFE_INTERRUPTS, "1");
-    }
 }
 
 /// What a pod with these functions has, by the SR-IOV device plugin: the nodes and the plugin's variable. `memlock` is the

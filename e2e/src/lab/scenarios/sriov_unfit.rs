@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::lifecycle::{END, compare};
 use super::sriov::{MEMLOCK, manifest};
-use super::sriov_card::{Card, Function, Strict, bind, extra, give};
+use super::sriov_card::{Card, Function, bind, extra, give};
 use crate::lab::node::Lab;
 use crate::lab::node::pod::{Extra, Pod, ROOT};
 use crate::lab::process::output;
@@ -47,16 +47,6 @@ pub(super) fn each_thing(lab: &Lab) -> Result<()> {
         &format!("{node}: owned by 0:0 with mode 600, which user 107 may not read and write"),
     )?;
     give(&node, "107:107")?;
-
-    {
-        let _strict = Strict::begin()?;
-        expect(
-            lab,
-            function,
-            &all,
-            &format!("{node}: VFIO_SET_IOMMU: Operation not permitted"),
-        )?;
-    }
 
     let mut untold = all.clone();
     untold.podman.retain(|option| !option.starts_with("--env"));
