@@ -123,6 +123,11 @@ pub enum Format {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// With a manifest, what its SR-IOV interfaces need is looked at too.
+    #[command(flatten)]
+    pub inputs: Inputs,
+    #[command(flatten)]
+    pub pod: PodArgs,
     #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
     pub state_dir: PathBuf,
     #[arg(

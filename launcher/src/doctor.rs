@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use caps::Capability;
 use hawser_netsetup::{Owner, observe};
 
+use crate::binding::sriov;
 use crate::cli::CheckArgs;
 use crate::error::{ExitCode, Failure};
-use crate::privileges;
+use crate::spec::GuestSpec;
+use crate::{privileges, vfio};
 
 enum Finding {
     Good(String),
@@ -19,7 +21,7 @@ enum Finding {
 }
 
 /// Prints the findings. The exit code says whether a guest could be run.
-pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitCode, Failure> {
     let owner = privileges::owner(107);
     let as_user = match &owner {
         Ok(owner) => *owner,
@@ -46,6 +48,9 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     });
     findings.push(state_dir(&args.state_dir));
     findings.extend(namespace());
+    if let Some(guest) = guest {
+        findings.extend(functions(args, guest, as_user));
+    }
 
     let mut fit = true;
     for finding in findings {
@@ -63,6 +68,27 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::PodUnfit
     })
+}
+
+/// What the guest's SR-IOV interfaces need, by the checks that a start makes.
+fn functions(args: &CheckArgs, guest: &GuestSpec, owner: Owner) -> Vec<Finding> {
+    let pod = &args.pod;
+    let (vfs, notes) = match sriov::vfs(guest, pod.network_status.as_deref(), &pod.device_metadata) {
+        Ok(found) => found,
+        Err(failure) => return vec![Finding::Bad(failure)],
+    };
+    let mut findings: Vec<_> = notes.into_iter().map(Finding::Note).collect();
+    if vfs.is_empty() {
+        return findings;
+    }
+    findings.extend(vfs.iter().map(|vf| Finding::Good(vf.to_string())));
+    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
+    let (found, _) = vfio::examine(&addresses, owner, guest.memory);
+    findings.extend(found.into_iter().map(|one| match one {
+        Ok(text) => Finding::Good(text),
+        Err(failure) => Finding::Bad(failure),
+    }));
+    findings
 }
 
 fn net_admin() -> Finding {

@@ -27,6 +27,24 @@ pub enum ExitCode {
     Teardown = 8,
 }
 
+impl ExitCode {
+    /// The one that a process ended with.
+    pub(crate) fn of(code: i32) -> Option<Self> {
+        const ALL: [ExitCode; 9] = [
+            ExitCode::Success,
+            ExitCode::Internal,
+            ExitCode::Usage,
+            ExitCode::Manifest,
+            ExitCode::PodUnfit,
+            ExitCode::NotOurs,
+            ExitCode::Vmm,
+            ExitCode::Killed,
+            ExitCode::Teardown,
+        ];
+        ALL.into_iter().find(|known| *known as i32 == code)
+    }
+}
+
 /// An error as it reaches the user: what happened, the chain of causes, what to do.
 #[derive(Debug)]
 pub struct Failure {
@@ -59,19 +77,49 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         self.code
     }
-}
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hawser: {}", self.what)?;
+    /// For another process of ours to read: code, what and why, remedy.
+    pub(crate) fn to_parts(&self) -> String {
+        format!(
+            "{}\0{}\0{}",
+            self.code as i32,
+            self.what_and_why(),
+            self.remedy.as_deref().unwrap_or_default()
+        )
+    }
+
+    /// What the other process has told, if it has.
+    pub(crate) fn from_parts(text: &str) -> Self {
+        let mut parts = text.splitn(3, '\0');
+        let code = parts.next().and_then(|code| ExitCode::of(code.parse().ok()?));
+        match (code, parts.next(), parts.next()) {
+            (Some(code), Some(what), Some("")) => Self::new(code, what),
+            (Some(code), Some(what), Some(remedy)) => Self::new(code, what).remedy(remedy),
+            _ => Self::new(
+                ExitCode::Internal,
+                "a process of hawser's ended without an answer",
+            ),
+        }
+    }
+
+    fn what_and_why(&self) -> String {
+        let mut text = self.what.clone();
         let mut cause: Option<&dyn Error> = match &self.source {
             Some(source) => Some(source.as_ref()),
             None => None,
         };
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            text.push_str(": ");
+            text.push_str(&error.to_string());
             cause = error.source();
         }
+        text
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hawser: {}", self.what_and_why())?;
         match &self.remedy {
             Some(remedy) => write!(f, "\n  remedy: {remedy}"),
             None => Ok(()),
@@ -118,5 +166,20 @@ mod tests {
             "hawser: write the journal: no space\n  remedy: make room"
         );
         assert_eq!(failure.code() as i32, 4);
+    }
+
+    #[test]
+    fn a_failure_reaches_another_process_whole() {
+        let failure = Failure::new(ExitCode::NotOurs, "a").because(std::io::Error::other("b"));
+        for failure in [failure, Failure::new(ExitCode::PodUnfit, "c").remedy("d\0e")] {
+            let read = Failure::from_parts(&failure.to_parts());
+            assert_eq!(
+                (read.to_string(), read.code()),
+                (failure.to_string(), failure.code())
+            );
+        }
+        for text in ["", "4", "4\0a", "77\0a\0b"] {
+            assert_eq!(Failure::from_parts(text).code(), ExitCode::Internal, "{text:?}");
+        }
     }
 }

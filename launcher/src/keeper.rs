@@ -142,22 +142,8 @@ fn tell(orders: &mut Option<File>, order: u8) {
 }
 
 fn judge(status: WaitStatus) -> ExitCode {
-    const KNOWN: [ExitCode; 9] = [
-        ExitCode::Success,
-        ExitCode::Internal,
-        ExitCode::Usage,
-        ExitCode::Manifest,
-        ExitCode::PodUnfit,
-        ExitCode::NotOurs,
-        ExitCode::Vmm,
-        ExitCode::Killed,
-        ExitCode::Teardown,
-    ];
     match status {
-        WaitStatus::Exited(_, code) => KNOWN
-            .into_iter()
-            .find(|known| *known as i32 == code)
-            .unwrap_or(ExitCode::Internal),
+        WaitStatus::Exited(_, code) => ExitCode::of(code).unwrap_or(ExitCode::Internal),
         other => {
             tracing::error!("the supervisor ended unexpectedly: {other:?}");
             ExitCode::Internal

@@ -15,7 +15,6 @@ mod keeper;
 mod lifecycle;
 mod picture;
 mod plugins;
-#[allow(dead_code, unused_imports, reason = "the bindings that read it come next")]
 mod pod_networks;
 mod privileges;
 mod resolv;
@@ -23,6 +22,7 @@ mod run;
 pub mod spec;
 mod state_dir;
 mod supervisor;
+mod vfio;
 mod vmm;
 
 pub use error::{ExitCode, Failure};

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{Attachment, ports_text};
+use crate::binding::{Attachment, Found, ports_text};
 use crate::error::Failure;
 use crate::image::KernelFiles;
 use crate::resolv::Resolv;
@@ -17,9 +17,10 @@ use crate::vmm::config::vm_config;
 pub(crate) struct Picture<'a> {
     pub(crate) guest: &'a GuestSpec,
     pub(crate) plan: &'a Plan,
-    /// Devices that CNI plugins have made.
-    pub(crate) cni: &'a [CniNic],
+    pub(crate) found: &'a Found,
     pub(crate) attachments: Vec<Attachment>,
+    /// What the user should know besides what the plan itself notes.
+    pub(crate) notes: Vec<String>,
     /// Where a plan is made, the guest's image need not be.
     pub(crate) files: Result<KernelFiles, Failure>,
     pub(crate) resolv: &'a Resolv,
@@ -59,10 +60,22 @@ impl Picture<'_> {
                 let _ = writeln!(out, "  {line}");
             }
         }
-        for nic in self.cni {
+        for nic in &self.found.cni {
             let _ = writeln!(out, "\nNIC {}: {}", nic.name, cni_facts(nic));
         }
-        for note in self.plan.notes.iter().chain(&self.resolv.notes) {
+        for vf in &self.found.functions.vfs {
+            let _ = writeln!(out, "\nNIC {vf}");
+            if let Some(address) = vf.guest_address {
+                let _ = writeln!(out, "  in the guest at {address}");
+            }
+        }
+        for note in self
+            .plan
+            .notes
+            .iter()
+            .chain(&self.resolv.notes)
+            .chain(&self.notes)
+        {
             let _ = writeln!(out, "\nnote: {note}");
         }
         if self.plan.nics.is_empty() {
@@ -82,15 +95,16 @@ impl Picture<'_> {
         json!({
             "guest": self.guest,
             "plan": self.plan,
-            "cni": self.cni,
+            "cni": self.found.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
             "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
-            "notes": self.resolv.notes,
+            "functions": self.found.functions.vfs,
+            "notes": self.resolv.notes.iter().chain(&self.notes).collect::<Vec<_>>(),
         })
     }
 
     pub(crate) fn dot(&self) -> String {
-        drawing::dot(self.guest, self.plan, self.cni, &self.attachments)
+        drawing::dot(self.guest, self.plan, &self.found.cni, &self.attachments)
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {

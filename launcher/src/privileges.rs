@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use hawser_netsetup::Owner;
@@ -87,15 +87,15 @@ pub(crate) fn keep_net_admin_alone() -> Result<(), caps::errors::CapsError> {
     Ok(())
 }
 
-/// Becomes `owner` without a capability, for good.
-pub(crate) fn drop_all(owner: Owner) -> Result<(), Failure> {
+/// Becomes `owner` without a capability, for good. `nodes` are devices that it opens besides [`DEVICES`].
+pub(crate) fn drop_all(owner: Owner, nodes: &[PathBuf]) -> Result<(), Failure> {
     let fail = |what: &'static str| {
         move |error: String| Failure::new(ExitCode::Internal, format!("{what}: {error}"))
     };
     let text = |errno: nix::errno::Errno| errno.to_string();
     if Uid::effective().is_root() {
         let gid = Gid::from_raw(owner.gid);
-        let groups: Vec<_> = device_groups().into_iter().map(Gid::from_raw).collect();
+        let groups: Vec<_> = device_groups(nodes).into_iter().map(Gid::from_raw).collect();
         nix::unistd::setgroups(&groups)
             .map_err(text)
             .map_err(fail("setgroups"))?;
@@ -130,12 +130,16 @@ pub(crate) fn drop_all(owner: Owner) -> Result<(), Failure> {
 }
 
 /// Devices that the unprivileged user opens.
-pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/net/tun"];
+pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", TUN];
+/// Only where there is a TAP.
+pub(crate) const TUN: &str = "/dev/net/tun";
 
 /// Groups that own the devices: on many hosts /dev/kvm is root:kvm 0660. The group root is never one.
-fn device_groups() -> Vec<u32> {
+fn device_groups(nodes: &[PathBuf]) -> Vec<u32> {
     let mut groups: Vec<_> = DEVICES
         .iter()
+        .map(Path::new)
+        .chain(nodes.iter().map(PathBuf::as_path))
         .filter_map(|path| fs::metadata(path).ok())
         .map(|meta| meta.gid())
         .filter(|gid| *gid != 0)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hawser_netsetup::{
@@ -11,7 +11,7 @@ use hawser_netsetup::{
     observe, open_macvtap, undo,
 };
 
-use crate::binding::{Attachment, Device, Macvtap};
+use crate::binding::{self, Attachment, Device, Found, Functions, Macvtap, sriov};
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
 use crate::error::{ExitCode, Failure};
 use crate::image;
@@ -23,7 +23,7 @@ use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, hugepages, keeper, privileges};
+use crate::{doctor, hugepages, keeper, privileges, vfio};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -35,7 +35,13 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Setup(common) => setup(&common),
         Command::Plan(args) => plan(&args),
         Command::Explain(args) => explain(&args),
-        Command::Check(args) => doctor::check(&args),
+        Command::Check(args) => {
+            let guest = match &args.inputs.vmi {
+                Some(_) => Some(load(&args.inputs)?),
+                None => None,
+            };
+            doctor::check(&args, guest.as_ref())
+        }
         Command::Schema => {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
@@ -53,9 +59,13 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
-    let nft = begin_wiring()?;
+    let (functions, nodes) = functions(&guest, common, owner)?;
+    let has_taps = !net.nics.is_empty();
+    let nft = if has_taps { begin_wiring()? } else { None };
     for device in privileges::DEVICES {
-        privileges::device(device, owner)?;
+        if has_taps || device != privileges::TUN {
+            privileges::device(device, owner)?;
+        }
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
@@ -63,7 +73,8 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let attachments = binding::attachments(&guest, &plan.nics, &cni, &resolv);
+    let found = Found { cni, functions };
+    let attachments = binding::attachments(&guest, &plan.nics, &found, &resolv);
     let job = Job {
         owner,
         config: vm_config(&guest, &files, &attachments),
@@ -75,6 +86,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
         program,
         directory: state.vmm_dir(),
         grace: Duration::from_secs(guest.termination_grace_period_seconds),
+        nodes,
     };
     let parent = nix::unistd::getpid();
     let journal = state.journal();
@@ -130,6 +142,24 @@ fn open_macvtaps(
     Ok(opened)
 }
 
+/// The functions that the guest is to have, each looked at closely enough that the VMM will get it, and the nodes by
+/// which it will.
+fn functions(guest: &GuestSpec, common: &Common, owner: Owner) -> Result<(Functions, Vec<PathBuf>), Failure> {
+    let pod = &common.pod;
+    let (vfs, notes) = sriov::vfs(guest, pod.network_status.as_deref(), &pod.device_metadata)?;
+    say(&notes);
+    let none = Functions {
+        vfs: Vec::new(),
+        access: vfio::Access::Group,
+    };
+    if vfs.is_empty() {
+        return Ok((none, Vec::new()));
+    }
+    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
+    let vfio::Fit { access, nodes } = vfio::fit(&addresses, owner, guest.memory)?;
+    Ok((Functions { vfs, access }, nodes))
+}
+
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let guest = guest(&common.inputs, &common.pod)?;
     let owner = privileges::owner(common.uid)?;
@@ -152,11 +182,21 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let net = binding::net_spec(&guest, owner)?;
     let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
+    let pod = &args.common.pod;
+    let (vfs, mut notes) = sriov::vfs(&guest, pod.network_status.as_deref(), &pod.device_metadata)?;
+    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
+    let (access, lacks) = vfio::glance(&addresses);
+    notes.extend(lacks);
+    let found = Found {
+        cni,
+        functions: Functions { vfs, access },
+    };
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        cni: &cni,
-        attachments: binding::attachments(&guest, &plan.nics, &cni, &resolv),
+        found: &found,
+        attachments: binding::attachments(&guest, &plan.nics, &found, &resolv),
+        notes,
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };

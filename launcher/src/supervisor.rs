@@ -46,6 +46,8 @@ pub(crate) struct Job {
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
     pub(crate) grace: Duration,
+    /// Devices that the VMM opens besides those that every guest needs.
+    pub(crate) nodes: Vec<PathBuf>,
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
@@ -73,7 +75,7 @@ fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failu
     let internal = |what: &'static str| {
         move |error: std::io::Error| Failure::new(ExitCode::Internal, what).because(error)
     };
-    privileges::drop_all(job.owner)?;
+    privileges::drop_all(job.owner, &job.nodes)?;
     die_with(keeper).map_err(|errno| internal("follow the keeper")(errno.into()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

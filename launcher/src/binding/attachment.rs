@@ -2,7 +2,7 @@
 
 use hawser_dhcp::Lease;
 
-use crate::vmm::config::NetConfig;
+use crate::vmm::config::{DeviceConfig, NetConfig};
 
 /// One interface of the guest, joined to the pod. In the manifest's order, which is the guest's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub(crate) enum Device {
     Net(NetConfig),
     /// The same on a macvtap, which is opened beforehand and handed over.
     Macvtap(NetConfig, Macvtap),
+    /// A function of the node's own PCI.
+    Vfio(DeviceConfig),
 }
 
 /// A macvtap to be opened.

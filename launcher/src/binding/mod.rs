@@ -6,6 +6,7 @@ mod bridge;
 mod explain;
 mod masquerade;
 mod plugin;
+pub(crate) mod sriov;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -16,11 +17,13 @@ use crate::error::{ExitCode, Failure};
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, Network};
+use crate::vfio::Access;
 use crate::vmm::config::NetConfig;
 
 pub(crate) use attachment::{Attachment, Device, Macvtap, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
 pub(crate) use plugin::cni_specs;
+pub(crate) use sriov::Vf;
 
 /// What every interface of the guest wants from the pod's namespace.
 pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failure> {
@@ -31,6 +34,11 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
             Binding::Masquerade => masquerade::nic(guest, interface).map(Some),
             Binding::Bridge => bridge::nic(guest, interface).map(Some),
             Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
+            // Wants nothing from the namespace.
+            Binding::Sriov => match sriov::refusals(guest, interface) {
+                refusals if refusals.is_empty() => Ok(None),
+                refusals => Err(refusals),
+            },
             // The manifest's own checks refuse these first.
             other => Err(vec![format!(
                 "{}: binding not supported: {other:?}",
@@ -57,12 +65,16 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
 pub(crate) fn attachments(
     guest: &GuestSpec,
     nics: &[GuestNic],
-    cni: &[CniNic],
+    found: &Found,
     resolv: &Resolv,
 ) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
-        if let Some(nic) = cni.iter().find(|nic| nic.name == interface.name) {
+        if let Some(nic) = found.cni.iter().find(|nic| nic.name == interface.name) {
             return Some(plugin::attachment(nic));
+        }
+        if interface.binding == Binding::Sriov {
+            let vf = found.functions.vfs.iter().find(|vf| vf.name == interface.name)?;
+            return Some(sriov::attachment(vf, found.functions.access));
         }
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
         let lease = match interface.binding {
@@ -74,6 +86,21 @@ pub(crate) fn attachments(
         Some(over_tap(nic, lease))
     };
     guest.interfaces.iter().filter_map(attach).collect()
+}
+
+/// What the pod has for the interfaces that are not wired here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Devices that CNI plugins have made.
+    pub(crate) cni: Vec<CniNic>,
+    pub(crate) functions: Functions,
+}
+
+/// The node's PCI functions that the guest has, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Functions {
+    pub(crate) vfs: Vec<Vf>,
+    pub(crate) access: Access,
 }
 
 /// A NIC on a TAP of ours, with our server where there is anything to tell.
@@ -97,6 +124,7 @@ pub(crate) fn explain(guest: &GuestSpec, cni: &[CniNic]) -> Vec<Explanation> {
             let found = cni.iter().find(|nic| nic.name == interface.name);
             Some(plugin::explain(guest, interface, name, plugin, found))
         }
+        Binding::Sriov => Some(sriov::explain(interface)),
         _ => None,
     };
     guest.interfaces.iter().filter_map(answer).collect()

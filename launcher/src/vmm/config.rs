@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::binding::{Attachment, Device};
 use crate::image::KernelFiles;
-use crate::spec::{GuestSpec, Mac};
+use crate::spec::{GuestSpec, Mac, PciAddress};
+use crate::vfio::Access;
 
 /// Body of `vm.create`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -19,6 +20,8 @@ pub(crate) struct VmConfig {
     memory: MemoryConfig,
     payload: PayloadConfig,
     net: Vec<NetConfig>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    devices: Vec<DeviceConfig>,
     serial: ConsoleConfig,
     console: ConsoleConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,17 +115,48 @@ impl NetConfig {
     }
 }
 
+/// A function of the node's PCI, by VFIO.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DeviceConfig {
+    id: String,
+    path: PathBuf,
+    /// Of the guest, as is the slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pci_segment: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pci_device_id: Option<u8>,
+    #[serde(skip)]
+    access: Access,
+}
+
+impl DeviceConfig {
+    /// The path must be the link in `bus/pci`, which cloud-hypervisor reads to know the device.
+    pub(crate) fn function(id: &str, address: PciAddress, guest: Option<PciAddress>, access: Access) -> Self {
+        Self {
+            id: id.to_owned(),
+            path: format!("/sys/bus/pci/devices/{address}").into(),
+            pci_segment: guest.map(|guest| guest.domain).filter(|domain| *domain > 0),
+            pci_device_id: guest.map(|guest| guest.slot),
+            access,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct ConsoleConfig {
     mode: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 struct PlatformConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     serial_number: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     uuid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_pci_segments: Option<u16>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    iommufd: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -138,25 +172,28 @@ fn is_false(value: &bool) -> bool {
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
 pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
-    let net: Vec<_> = attachments
-        .iter()
-        .map(|attachment| match &attachment.device {
-            Device::Net(net) | Device::Macvtap(net, _) => net.clone(),
-        })
-        .collect();
+    let mut net = Vec::new();
+    let mut devices = Vec::new();
+    for attachment in attachments {
+        match &attachment.device {
+            Device::Net(config) | Device::Macvtap(config, _) => net.push(config.clone()),
+            Device::Vfio(config) => devices.push(config.clone()),
+        }
+    }
     let mut landlock_rules = Vec::new();
     if net.iter().any(|net| net.tap.is_some()) {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
         for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
-            landlock_rules.push(LandlockConfig {
-                path: path.into(),
-                access: "r",
-            });
+            landlock_rules.push(rule(path, "r"));
         }
     }
+    landlock_rules.extend(vfio_rules(&devices));
+    let segments = devices.iter().filter_map(|device| device.pci_segment).max();
     let platform = PlatformConfig {
         serial_number: guest.firmware_serial.clone(),
         uuid: guest.firmware_uuid.clone(),
+        num_pci_segments: segments.map(|last| last.saturating_add(1)),
+        iommufd: devices.iter().any(|device| device.access == Access::Iommufd),
     };
     VmConfig {
         cpus: CpusConfig {
@@ -180,10 +217,11 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
             cmdline: files.cmdline.clone(),
         },
         net,
+        devices,
         // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
         serial: ConsoleConfig { mode: "Tty" },
         console: ConsoleConfig { mode: "Off" },
-        platform: (platform.serial_number.is_some() || platform.uuid.is_some()).then_some(platform),
+        platform: (platform != PlatformConfig::default()).then_some(platform),
         landlock_enable: true,
         landlock_rules,
     }
@@ -203,6 +241,26 @@ pub(crate) fn take_late_nics(config: &mut Value, by_descriptor: &[String]) -> Ve
         Some(first) => nics.split_off(first),
         None => Vec::new(),
     }
+}
+
+/// What cloud-hypervisor opens for functions. Its own rule for them names a node by the PCI address, and there is none of
+/// that name.
+fn vfio_rules(devices: &[DeviceConfig]) -> Vec<LandlockConfig> {
+    let mut rules = Vec::new();
+    if !devices.is_empty() {
+        rules.push(rule("/dev/vfio", "rw"));
+    }
+    if devices.iter().any(|device| device.access == Access::Iommufd) {
+        rules.push(rule("/dev/iommu", "rw"));
+        // Where the device's own node is called by its name.
+        rules.extend(devices.iter().map(|device| rule(&device.path, "r")));
+    }
+    rules
+}
+
+fn rule(path: impl Into<PathBuf>, access: &'static str) -> LandlockConfig {
+    let path = path.into();
+    LandlockConfig { path, access }
 }
 
 #[cfg(test)]
@@ -353,5 +411,42 @@ spec:
         let config = vm_config(&guest, &files(), &[]);
         assert!(config.net.is_empty() && config.landlock_rules.is_empty());
         assert!(config.landlock_enable);
+    }
+
+    fn function(name: &str, at: Option<&str>, access: Access) -> Attachment {
+        let at = at.map(|address| address.parse().unwrap());
+        Attachment {
+            device: Device::Vfio(DeviceConfig::function(
+                name,
+                "0000:01:10.0".parse().unwrap(),
+                at,
+                access,
+            )),
+            server: None,
+        }
+    }
+
+    #[test]
+    fn a_function_is_named_by_its_path_and_landlock_lets_its_nodes_be_opened() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let attachments = [
+            attachment(),
+            function("red", None, Access::Group),
+            function("blue", Some("0002:00:1f.0"), Access::Group),
+        ];
+        let config = serde_json::to_value(vm_config(&guest, &files(), &attachments)).unwrap();
+        insta::assert_json_snapshot!(serde_json::json!({
+            "devices": config["devices"], "platform": config["platform"], "landlock_rules": config["landlock_rules"],
+        }));
+    }
+
+    #[test]
+    fn by_iommufd_the_platform_says_so_and_the_devices_own_directories_are_read() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let attachments = [function("red", Some("0000:00:04.0"), Access::Iommufd)];
+        let config = serde_json::to_value(vm_config(&guest, &files(), &attachments)).unwrap();
+        insta::assert_json_snapshot!(serde_json::json!({
+            "devices": config["devices"], "platform": config["platform"], "landlock_rules": config["landlock_rules"],
+        }));
     }
 }

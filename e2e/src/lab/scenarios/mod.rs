@@ -7,6 +7,9 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod privileges;
+mod sriov;
+mod sriov_card;
+mod sriov_unfit;
 mod vmi;
 
 use crate::lab::node::Lab;
@@ -37,6 +40,30 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
+    },
+    Scenario {
+        name: "sriov_guest_reaches_the_physical_function",
+        run: sriov::reaches_the_physical_function,
+    },
+    Scenario {
+        name: "sriov_two_guests_reach_one_another",
+        run: sriov::two_guests,
+    },
+    Scenario {
+        name: "sriov_two_functions_in_one_guest",
+        run: sriov::two_functions,
+    },
+    Scenario {
+        name: "sriov_beside_masquerade",
+        run: sriov::beside_masquerade,
+    },
+    Scenario {
+        name: "sriov_vlan_and_mtu_of_the_physical_function",
+        run: sriov::vlan,
+    },
+    Scenario {
+        name: "sriov_what_is_unfit_is_said_and_nothing_touched",
+        run: sriov_unfit::each_thing,
     },
     Scenario {
         name: "sigterm_shuts_the_guest_down",
