@@ -72,6 +72,8 @@ pub(crate) fn keep<T>(
         }
         ForkResult::Parent { child } => {
             drop(orders_read);
+            // Its disks may hold secrets, and this process stays.
+            drop(supervise);
             let mut orders = Some(File::from(orders_write));
             let wired = wire();
             if wired.is_ok() {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
 
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
+use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
-use crate::image::{self, KernelFiles};
+use crate::image::{self, Boot};
 use crate::picture::Picture;
 use crate::resolv::{self, Resolv};
 use crate::spec::{self, GuestSpec, Loaded};
@@ -38,8 +39,11 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
     let guest = load(common.vmi.as_deref())?;
-    let files = image::kernel_files(common, &guest.kernel_boot)?;
+    let boot = image::boot(common, &guest)?;
     let owner = privileges::owner(common.uid)?;
+    let drives = privileges::as_owner(owner, || {
+        disks::find(common, &guest, &StateDir::vmm_dir_of(&common.state_dir))
+    })?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
     for device in privileges::DEVICES {
@@ -51,7 +55,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    let job = job(&guest, &boot, drives, &plan, &resolv, owner, program, &state);
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -65,9 +69,14 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
+#[allow(
+    clippy::too_many_arguments,
+    reason = "each is a phase's result, and they meet here"
+)]
 fn job(
     guest: &GuestSpec,
-    files: KernelFiles,
+    boot: &Boot,
+    drives: Vec<Drive>,
     plan: &Plan,
     resolv: &Resolv,
     owner: Owner,
@@ -77,7 +86,8 @@ fn job(
     let attachments = binding::attachments(guest, &plan.nics, resolv);
     Job {
         owner,
-        config: vm_config(guest, &files, &attachments),
+        config: vm_config(guest, boot, &drives, &attachments),
+        drives,
         servers: attachments
             .into_iter()
             .filter_map(|attachment| attachment.server)
@@ -114,7 +124,12 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         guest: &guest,
         plan: &plan,
         attachments: binding::attachments(&guest, &plan.nics, &resolv),
-        files: image::kernel_files(&args.common, &guest.kernel_boot),
+        boot: image::boot(&args.common, &guest),
+        drives: disks::find(
+            &args.common,
+            &guest,
+            &StateDir::vmm_dir_of(&args.common.state_dir),
+        ),
         resolv: &resolv,
     };
     match args.output {

@@ -25,6 +25,7 @@ const MACHINE_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/busybox", "busybox-static"),
     ("/usr/sbin/dhclient", "isc-dhcp-client"),
     ("/usr/sbin/dhcpcd", "dhcpcd-base"),
+    ("/usr/bin/qemu-img", "qemu-utils"),
 ];
 
 /// Installs what is missing on the machine. Quiet and instant where nothing is.

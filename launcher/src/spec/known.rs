@@ -9,7 +9,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         "spec",
         &[
             "startStrategy",
-            "volumes",
             "accessCredentials",
             "resourceClaims",
             "utilityVolumes",
@@ -45,14 +44,19 @@ const KNOWN: &[(&str, &[&str])] = &[
         "spec.domain.memory",
         &["hugepages", "maxGuest", "reservedOverhead"],
     ),
-    ("spec.domain.firmware", &["bootloader", "acpi"]),
+    ("spec.domain.firmware", &["acpi"]),
+    ("spec.domain.firmware.bootloader", &["bios"]),
+    (
+        "spec.domain.devices.disks",
+        &["lun", "tag", "changedBlockTracking"],
+    ),
+    ("spec.domain.devices.disks.blockSize", &["custom"]),
+    ("spec.volumes", &["downwardMetrics", "memoryDump", "sysprep"]),
     (
         "spec.domain.devices",
         &[
-            "disks",
             "watchdog",
             "inputs",
-            "blockMultiQueue",
             "gpus",
             "downwardMetrics",
             "panicDevices",

@@ -1,8 +1,10 @@
 //! Manifests in, exact refusals out. One case for each rule of the module header's sources.
 
 mod accepted;
+mod disks;
 mod input;
 mod refused;
+mod refused_disks;
 mod refused_net;
 
 use serde_json::Value;

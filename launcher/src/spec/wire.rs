@@ -16,6 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::wire_net::{Interface, Network};
+use super::wire_storage::{Bootloader, Disks, Volumes};
 
 /// A field whose value cannot matter here.
 #[derive(Debug, Default)]
@@ -186,6 +187,7 @@ wire! {
     Spec {
         #[schemars(required)] domain: Option<Domain>,
         #[serde(default)] networks: List<Network>,
+        #[serde(default)] volumes: Volumes,
         hostname: Option<String>,
         subdomain: Option<String>,
         termination_grace_period_seconds: Option<i64>,
@@ -264,6 +266,7 @@ wire! {
         uuid: Option<String>,
         serial: Option<String>,
         kernel_boot: Option<KernelBoot>,
+        bootloader: Option<Bootloader>,
     } accepted {}
 }
 
@@ -286,6 +289,8 @@ wire! {
 wire! {
     Devices {
         #[serde(default)] interfaces: List<Interface>,
+        #[serde(default)] disks: Disks,
+        block_multi_queue: Option<bool>,
         #[serde(rename = "networkInterfaceMultiqueue")] network_interface_multiqueue: Option<bool>,
         autoattach_pod_interface: Option<bool>,
         autoattach_graphics_device: Option<Off>,

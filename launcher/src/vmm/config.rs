@@ -2,13 +2,16 @@
 //!
 //! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
 
+mod disks;
+
 use std::path::PathBuf;
 
 use hawser_netsetup::GuestNic;
 use serde::Serialize;
 
 use crate::binding::{Attachment, Device};
-use crate::image::KernelFiles;
+use crate::disks::Drive;
+use crate::image::Boot;
 use crate::spec::{GuestSpec, Mac};
 
 /// Body of `vm.create`.
@@ -17,6 +20,8 @@ pub(crate) struct VmConfig {
     cpus: CpusConfig,
     memory: MemoryConfig,
     payload: PayloadConfig,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<disks::DiskConfig>,
     net: Vec<NetConfig>,
     serial: ConsoleConfig,
     console: ConsoleConfig,
@@ -49,7 +54,10 @@ struct MemoryConfig {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct PayloadConfig {
-    kernel: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    firmware: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     initramfs: Option<PathBuf>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -104,7 +112,12 @@ struct LandlockConfig {
 }
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
-pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
+pub(crate) fn vm_config(
+    guest: &GuestSpec,
+    boot: &Boot,
+    drives: &[Drive],
+    attachments: &[Attachment],
+) -> VmConfig {
     let net: Vec<_> = attachments
         .iter()
         .map(|attachment| match &attachment.device {
@@ -121,6 +134,7 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
             });
         }
     }
+    landlock_rules.extend(disks::landlock(drives));
     let platform = PlatformConfig {
         serial_number: guest.firmware_serial.clone(),
         uuid: guest.firmware_uuid.clone(),
@@ -137,11 +151,8 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
             },
         },
         memory: MemoryConfig { size: guest.memory },
-        payload: PayloadConfig {
-            kernel: files.kernel.clone(),
-            initramfs: files.initrd.clone(),
-            cmdline: files.cmdline.clone(),
-        },
+        payload: payload(boot),
+        disks: disks::disks(guest, drives),
         net,
         // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
         serial: ConsoleConfig { mode: "Tty" },
@@ -152,11 +163,30 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
     }
 }
 
+fn payload(boot: &Boot) -> PayloadConfig {
+    match boot {
+        Boot::Kernel(files) => PayloadConfig {
+            firmware: None,
+            kernel: Some(files.kernel.clone()),
+            initramfs: files.initrd.clone(),
+            cmdline: files.cmdline.clone(),
+        },
+        Boot::Firmware(firmware) => PayloadConfig {
+            firmware: Some(firmware.clone()),
+            kernel: None,
+            initramfs: None,
+            cmdline: String::new(),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
 
     use super::*;
+    use crate::disks::ImageType;
+    use crate::image::KernelFiles;
 
     const MANIFEST: &str = "
 apiVersion: kubevirt.io/v1
@@ -200,25 +230,59 @@ spec:
         }
     }
 
-    fn files() -> KernelFiles {
-        KernelFiles {
+    fn kernel() -> Boot {
+        Boot::Kernel(KernelFiles {
             kernel: "/guest/vmlinux".into(),
             initrd: Some("/guest/initrd".into()),
             cmdline: "console=ttyS0 --api-socket=/x".into(),
+        })
+    }
+
+    fn drive(name: &str, boot_order: Option<u32>) -> Drive {
+        Drive {
+            name: name.into(),
+            path: format!("/disks/{name}").into(),
+            image_type: ImageType::Raw,
+            base: None,
+            readonly: false,
+            direct: false,
+            serial: None,
+            boot_order,
+            make: None,
         }
     }
 
     #[test]
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()]));
+        insta::assert_json_snapshot!(vm_config(&guest, &kernel(), &[], &[attachment()]));
     }
 
     #[test]
     fn a_guest_without_a_nic_needs_no_sysfs() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        let config = vm_config(&guest, &files(), &[]);
+        let config = vm_config(&guest, &kernel(), &[], &[]);
         assert!(config.net.is_empty() && config.landlock_rules.is_empty());
         assert!(config.landlock_enable);
+    }
+
+    #[test]
+    fn a_guest_that_boots_from_its_disks_in_their_order() {
+        let mut guest = crate::spec::load(MANIFEST).unwrap().spec;
+        guest.block_multi_queue = true;
+        let overlay = Drive {
+            image_type: ImageType::Qcow2,
+            base: Some("/images/root/disk/root.img".into()),
+            direct: true,
+            serial: Some("S1".into()),
+            ..drive("root", Some(1))
+        };
+        let seed = Drive {
+            readonly: true,
+            ..drive("seed", None)
+        };
+        let drives = [drive("data", None), drive("second", Some(2)), seed, overlay];
+        let boot = Boot::Firmware("/fw/CLOUDHV.fd".into());
+        insta::assert_json_snapshot!(vm_config(&guest, &boot, &drives, &[]));
     }
 }
