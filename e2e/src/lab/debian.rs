@@ -108,7 +108,7 @@ pub(crate) fn make_executable(path: &Path) -> Result<()> {
 }
 
 /// The mirror that the machine's own apt uses, where it is a Debian.
-fn machine_mirror() -> String {
+pub(crate) fn machine_mirror() -> String {
     let mut sources = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     for entry in fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()

@@ -15,6 +15,7 @@ mod cache;
 mod cpio;
 mod debian;
 mod events;
+mod firmware;
 mod guest_image;
 pub(crate) mod node;
 mod node_image;

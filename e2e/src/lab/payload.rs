@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::cache::Cache;
+use super::firmware;
 use super::guest_image;
 use super::node_image::NodeImage;
 use super::process::output;
@@ -38,6 +39,13 @@ pub(crate) fn fill(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Pat
         &vmm::find(cache)?,
         &payload.join("vmm/out/usr/bin/cloud-hypervisor"),
     )?;
+    // Without it there is an image nevertheless, and what needs it is skipped.
+    let stage = payload.join("firmware/out/usr/share/cloudhv-efi-x86-64");
+    fs::create_dir_all(&stage)?;
+    match firmware::find(cache) {
+        Ok(path) => copy(&path, &stage.join(firmware::FILE))?,
+        Err(error) => super::process::progress(format!("{error:#}")),
+    }
     let runtime = runtime_files(cache, node)?;
     output(
         Command::new("cp")

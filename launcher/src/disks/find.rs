@@ -331,3 +331,7 @@ fn is_locked(file: &File, writable: bool) -> Result<bool, Problem> {
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(io::Error::from)?;
     Ok(i32::from(lock.l_type) != nix::libc::F_UNLCK)
 }
+
+#[cfg(test)]
+#[path = "find_tests.rs"]
+mod tests;

@@ -2,6 +2,7 @@
 
 mod bare;
 mod bridge;
+mod disks;
 mod image;
 mod lifecycle;
 mod masquerade;
@@ -36,6 +37,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
+    },
+    Scenario {
+        name: "disks_of_every_source_and_a_kill",
+        run: disks::every_source,
     },
     Scenario {
         name: "sigterm_shuts_the_guest_down",
