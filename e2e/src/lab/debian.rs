@@ -26,6 +26,8 @@ const MACHINE_PACKAGES: &[(&str, &str)] = &[
     ("/usr/sbin/dhclient", "isc-dhcp-client"),
     ("/usr/sbin/dhcpcd", "dhcpcd-base"),
     ("/usr/bin/qemu-img", "qemu-utils"),
+    ("/usr/bin/mformat", "mtools"),
+    ("/usr/sbin/sfdisk", "fdisk"),
 ];
 
 /// Installs what is missing on the machine. Quiet and instant where nothing is.

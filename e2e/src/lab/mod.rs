@@ -14,6 +14,7 @@ mod build;
 mod cache;
 mod cpio;
 mod debian;
+mod debian_guest;
 mod events;
 mod firmware;
 mod guest_image;

@@ -7,6 +7,7 @@ mod bridge_pod;
 mod clients;
 mod convergence;
 mod datapath;
+mod disks;
 mod double;
 mod faults;
 mod guard;
@@ -53,6 +54,7 @@ pub(crate) fn run(report: &mut Report, filter: Option<&str>, hawser: Result<Path
 const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("stand-in", double::SCENARIOS),
     ("input", input::SCENARIOS),
+    ("disks", disks::SCENARIOS),
     ("clients", clients::SCENARIOS),
     ("datapath", datapath::SCENARIOS),
     ("bridge", bridge::SCENARIOS),

@@ -2,6 +2,7 @@
 
 mod bare;
 mod bridge;
+mod debian;
 mod disks;
 mod image;
 mod lifecycle;
@@ -43,6 +44,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: disks::every_source,
     },
     Scenario {
+        name: debian::NAME,
+        run: debian::boots_by_uefi,
+    },
+    Scenario {
         name: "sigterm_shuts_the_guest_down",
         run: lifecycle::sigterm,
     },
@@ -67,6 +72,9 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: privileges::init_container,
     },
 ];
+
+/// What the payload has a full Debian for.
+pub(crate) const NEED_DEBIAN: &[&str] = &[debian::NAME];
 
 /// Shown by `cargo e2e demo`.
 pub(crate) const DEMO: &Scenario<Lab> = &Scenario {
