@@ -96,15 +96,17 @@ fn temporary(context: &Context) -> Result<()> {
 }
 
 fn killed(context: &Context) -> Result<()> {
-    let mut running = Running::start(context, PodSpec::default(), &manifest())?;
+    let running = Running::start(context, PodSpec::default(), &manifest())?;
     let scratch = running.pod.path("state/vmm/disks/scratch.img");
     fs::write(&scratch, "written by the guest")?;
     running.hawser.signal(Signal::SIGKILL)?;
-    running.hawser.wait_exit(super::running::WAIT)?;
-    let Running { hawser, guest, pod } = running;
+    let Running {
+        hawser,
+        mut guest,
+        pod,
+    } = running;
     drop(hawser);
-    drop(guest);
-    let mut guest = crate::guests::Guest::new(&pod)?;
+    pod.netns.kill_all()?;
     let mut hawser = pod.hawser("run", &manifest())?;
     guest.booted_by(&hawser)?;
     ensure!(
