@@ -58,10 +58,21 @@ pub struct Common {
     /// Where sockets, the journal and the console's log are kept.
     #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
     pub state_dir: PathBuf,
-    /// Where the pod mounts an image that the manifest names; kernelBoot's is called kernel-boot. By default
-    /// images/NAME below the state directory.
+    /// Where the pod mounts an image that the manifest names: a containerDisk's by its volume's name, kernelBoot's as
+    /// kernel-boot. By default images/NAME below the state directory.
     #[arg(long = "image", value_name = "NAME=DIR", value_parser = named_dir)]
     pub images: Vec<(String, PathBuf)>,
+    /// Where the pod has a volume that the manifest names: a mounted directory, or a claim's block device. By default
+    /// volumes/NAME below the state directory.
+    #[arg(long = "volume", value_name = "NAME=PATH", value_parser = named_dir)]
+    pub volumes: Vec<(String, PathBuf)>,
+    /// The UEFI firmware for guests that boot from a disk.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/usr/share/cloudhv-efi-x86-64/CLOUDHV.fd"
+    )]
+    pub firmware: PathBuf,
     /// Numeric user id that the guest's processes run as, when hawser itself runs as root.
     #[arg(long, value_name = "UID", default_value_t = 107, value_parser = clap::value_parser!(u32).range(1..))]
     pub uid: u32,
@@ -142,6 +153,6 @@ pub struct CheckArgs {
 fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.to_owned(), PathBuf::from(dir))),
-        _ => Err("expected NAME=DIR".to_owned()),
+        _ => Err("expected NAME=PATH".to_owned()),
     }
 }

@@ -1,19 +1,21 @@
-//! Files inside images that the pod mounts. A path in a manifest must not lead out of its image, whatever links
-//! the image holds: the kernel resolves it with openat2 and RESOLVE_BENEATH (openat2(2)).
+//! What the guest boots from, as files of this pod: a kernel in an image that the pod mounts, or the UEFI firmware.
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat};
-
+use crate::beneath::{Beneath, Links};
 use crate::cli::Common;
 use crate::error::{ExitCode, Failure};
-use crate::spec::KernelBoot;
+use crate::spec::{GuestSpec, KernelBoot};
 
 /// The name under which the kernelBoot image is mounted.
 const KERNEL_BOOT: &str = "kernel-boot";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Boot {
+    Kernel(KernelFiles),
+    /// UEFI, which finds a boot loader on the disks.
+    Firmware(PathBuf),
+}
 
 /// A guest's kernel as files of this pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +25,15 @@ pub(crate) struct KernelFiles {
     pub(crate) cmdline: String,
 }
 
+pub(crate) fn boot(common: &Common, guest: &GuestSpec) -> Result<Boot, Failure> {
+    match &guest.kernel_boot {
+        Some(boot) => kernel_files(common, boot).map(Boot::Kernel),
+        None => firmware(&common.firmware).map(Boot::Firmware),
+    }
+}
+
 /// Finds the files that `spec.domain.firmware.kernelBoot` names.
-pub(crate) fn kernel_files(common: &Common, boot: &KernelBoot) -> Result<KernelFiles, Failure> {
+fn kernel_files(common: &Common, boot: &KernelBoot) -> Result<KernelFiles, Failure> {
     let of = format!("{}.container", boot.path);
     let directory = directory(common, KERNEL_BOOT);
     let file = |field: &str, path: &str| resolve(&directory, path, &format!("{of}.{field}"));
@@ -45,7 +54,23 @@ pub(crate) fn kernel_files(common: &Common, boot: &KernelBoot) -> Result<KernelF
     })
 }
 
-fn directory(common: &Common, name: &str) -> PathBuf {
+/// The administrator's own path, so links are followed.
+fn firmware(path: &Path) -> Result<PathBuf, Failure> {
+    let fail = |why: String| {
+        Failure::new(ExitCode::PodUnfit, format!("UEFI firmware {}: {why}", path.display())).remedy(
+            "use an image that has cloud-hypervisor's firmware (Debian's package cloudhv-efi-x86-64), or say where it is \
+             with --firmware",
+        )
+    };
+    let found = path.canonicalize().map_err(|error| fail(error.to_string()))?;
+    if !found.is_file() {
+        return Err(fail("not a regular file".to_owned()));
+    }
+    Ok(found)
+}
+
+/// Where the pod mounts an image.
+pub(crate) fn directory(common: &Common, name: &str) -> PathBuf {
     let given = common.images.iter().rev().find(|(image, _)| image == name);
     match given {
         Some((_, directory)) => directory.clone(),
@@ -55,81 +80,44 @@ fn directory(common: &Common, name: &str) -> PathBuf {
 
 /// The real path of a regular file below `directory`.
 fn resolve(directory: &Path, path: &str, field: &str) -> Result<PathBuf, Failure> {
-    let fail = |errno: Errno| {
-        let why = match errno {
-            Errno::EXDEV | Errno::ELOOP => "it leads out of the image, or links in a circle".to_owned(),
-            errno => errno.desc().to_owned(),
-        };
-        Failure::new(
+    match Beneath::find(directory, path, Links::Inside) {
+        Ok(found) => Ok(found.path),
+        Err(problem) => Err(Failure::new(
             ExitCode::PodUnfit,
-            format!("{field}: {path} in {}: {why}", directory.display()),
+            format!("{field}: {path} in {}: {problem}", directory.display()),
         )
         .remedy(format!(
             "mount the image there, or say where it is with --image {KERNEL_BOOT}=DIR"
-        ))
-    };
-    let root = open(
-        directory,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(fail)?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    let inside = path.trim_start_matches('/');
-    let file = openat2(&root, inside, how).map_err(fail)?;
-    let kind = SFlag::from_bits_truncate(fstat(&file).map_err(fail)?.st_mode) & SFlag::S_IFMT;
-    if kind != SFlag::S_IFREG {
-        return Err(Failure::new(
-            ExitCode::PodUnfit,
-            format!("{field}: {path} in {}: not a regular file", directory.display()),
-        ));
+        ))),
     }
-    // The VMM opens by name; this is the name of what was checked, without a link in it.
-    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .map_err(|error| Failure::new(ExitCode::Internal, format!("{field}: {path}")).because(error))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
-    fn image() -> tempfile::TempDir {
+    #[test]
+    fn a_failure_names_its_field() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("boot")).unwrap();
-        std::fs::write(dir.path().join("boot/vmlinux"), "k").unwrap();
-        dir
+        let failure = resolve(dir.path(), "/missing", "spec.field").unwrap_err();
+        let text = failure.to_string();
+        assert!(
+            text.contains("spec.field: /missing in ") && text.contains("No such file"),
+            "{text}"
+        );
+        assert_eq!(failure.code(), ExitCode::PodUnfit);
     }
 
     #[test]
-    fn a_file_and_a_link_inside_the_image() {
-        let dir = image();
-        symlink("boot/vmlinux", dir.path().join("kernel")).unwrap();
-        for path in ["/boot/vmlinux", "/kernel"] {
-            let found = resolve(dir.path(), path, "f").unwrap();
-            assert_eq!(std::fs::read(found).unwrap(), b"k");
-        }
-    }
-
-    #[test]
-    fn what_leads_out_or_is_no_file_is_refused_by_its_field() {
-        let dir = image();
-        symlink("/etc/passwd", dir.path().join("absolute")).unwrap();
-        symlink("../../../../etc/passwd", dir.path().join("relative")).unwrap();
-        for (path, why) in [
-            ("/absolute", "leads out"),
-            ("/relative", "leads out"),
-            ("/boot", "not a regular file"),
-            ("/missing", "No such file"),
-        ] {
-            let failure = resolve(dir.path(), path, "spec.field").unwrap_err().to_string();
-            assert!(
-                failure.contains("spec.field: ") && failure.contains(why),
-                "{failure}"
-            );
-        }
+    fn the_firmware_is_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = firmware(dir.path()).unwrap_err().to_string();
+        assert!(
+            text.contains("not a regular file") && text.contains("--firmware"),
+            "{text}"
+        );
+        let file = dir.path().join("fd");
+        std::fs::write(&file, "x").unwrap();
+        assert!(firmware(&file).is_ok());
     }
 }

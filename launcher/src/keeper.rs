@@ -72,7 +72,7 @@ pub(crate) fn keep<T>(
         }
         ForkResult::Parent { child } => {
             drop(orders_read);
-            // And with it the devices of the guest that it holds.
+            // And with it the devices of the guest that it holds; its disks may hold secrets, and this process stays.
             drop(supervise);
             let mut orders = Some(File::from(orders_write));
             let wired = wire();

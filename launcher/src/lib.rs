@@ -1,12 +1,14 @@
 //! Hawser: runs a KubeVirt VirtualMachineInstance in a pod with cloud-hypervisor.
 //!
 //! The line is straight; `run` is that line as code. `spec` turns the manifest into a validated guest, `binding`
-//! says what each NIC wants from the pod, from the VMM and from DHCP, `hawser-netsetup` compares that with the
+//! says what each NIC wants from the pod, from the VMM and from DHCP, `disks` finds its disks, `hawser-netsetup` compares that with the
 //! namespace and wires it, `keeper` splits the process in two, and in the unprivileged half `supervisor` serves
 //! addresses, starts the VMM and drives its `lifecycle` to an exit code. What was done is then taken back.
 
+mod beneath;
 mod binding;
 pub mod cli;
+mod disks;
 mod doctor;
 mod error;
 mod hugepages;

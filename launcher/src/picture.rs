@@ -8,8 +8,9 @@ use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
 use crate::binding::{Attachment, Found, ports_text};
+use crate::disks::{Drive, Make};
 use crate::error::Failure;
-use crate::image::KernelFiles;
+use crate::image::Boot;
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::vm_config;
@@ -22,7 +23,8 @@ pub(crate) struct Picture<'a> {
     /// What the user should know besides what the plan itself notes.
     pub(crate) notes: Vec<String>,
     /// Where a plan is made, the guest's image need not be.
-    pub(crate) files: Result<KernelFiles, Failure>,
+    pub(crate) boot: Result<Boot, Failure>,
+    pub(crate) drives: Result<Vec<Drive>, Failure>,
     pub(crate) resolv: &'a Resolv,
 }
 
@@ -38,16 +40,19 @@ impl Picture<'_> {
             guest.vcpus,
             guest.memory >> 20
         );
-        match &self.files {
-            Ok(files) => {
-                let _ = writeln!(out, "kernel {}", files.kernel.display());
-            }
+        let line = match &self.boot {
+            Ok(Boot::Kernel(files)) => format!("kernel {}", files.kernel.display()),
+            Ok(Boot::Firmware(path)) => format!("UEFI firmware {}", path.display()),
+            Err(failure) if guest.kernel_boot.is_some() => not_here("kernel", failure),
+            Err(failure) => not_here("UEFI firmware", failure),
+        };
+        let _ = writeln!(out, "{line}");
+        match &self.drives {
+            Ok(drives) => drives.iter().for_each(|drive| {
+                let _ = writeln!(out, "{}", disk_fact(drive));
+            }),
             Err(failure) => {
-                let _ = writeln!(
-                    out,
-                    "kernel not found here: {}",
-                    failure.to_string().trim_start_matches("hawser: ")
-                );
+                let _ = writeln!(out, "{}", not_here("disk", failure));
             }
         }
         for nic in &self.plan.nics {
@@ -97,7 +102,7 @@ impl Picture<'_> {
             "plan": self.plan,
             "cni": self.found.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
-            "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
+            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments)),
             "functions": self.found.functions.vfs,
             "notes": self.resolv.notes.iter().chain(&self.notes).collect::<Vec<_>>(),
         })
@@ -113,6 +118,28 @@ impl Picture<'_> {
             .iter()
             .find(|interface| interface.name == nic.name)
     }
+}
+
+fn not_here(what: &str, failure: &Failure) -> String {
+    let text = failure.to_string();
+    format!("{what} not found here: {}", text.trim_start_matches("hawser: "))
+}
+
+fn disk_fact(drive: &Drive) -> String {
+    let mut line = format!("disk {}: ", drive.name);
+    let _ = match (&drive.base, &drive.make) {
+        (Some(base), _) => write!(line, "an overlay on {}, gone at the end", base.display()),
+        (None, Some(Make::Lasting(size))) => {
+            write!(line, "{}, to be made, {size} bytes", drive.path.display())
+        }
+        (None, Some(Make::Empty(size))) => write!(line, "empty, {size} bytes, gone at the end"),
+        (None, Some(Make::Image(_))) => write!(line, "made from the manifest or the volume's files"),
+        (None, None) => write!(line, "{}", drive.path.display()),
+    };
+    if drive.readonly {
+        line.push_str(", read-only");
+    }
+    line
 }
 
 fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {

@@ -46,6 +46,35 @@ pub(crate) fn owner(wanted: u32) -> Result<Owner, Failure> {
     .remedy("run the container as user 107 (runAsUser: 107), or add the capabilities SETUID and SETGID"))
 }
 
+/// Does `work` as the user that the guest's processes will be, with their groups, so that what it can open they can open.
+pub(crate) fn as_owner<T>(owner: Owner, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    if !Uid::effective().is_root() {
+        return work();
+    }
+    let fail = |errno: nix::errno::Errno| {
+        Failure::new(
+            ExitCode::Internal,
+            format!("become user {} for a moment", owner.uid),
+        )
+        .because(errno)
+    };
+    let (groups, gid, uid) = (
+        nix::unistd::getgroups().map_err(fail)?,
+        Gid::effective(),
+        Uid::effective(),
+    );
+    let theirs: Vec<_> = device_groups(&[]).into_iter().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&theirs).map_err(fail)?;
+    nix::unistd::setegid(Gid::from_raw(owner.gid)).map_err(fail)?;
+    nix::unistd::seteuid(Uid::from_raw(owner.uid)).map_err(fail)?;
+    let result = work();
+    // The capabilities come back with the user (capabilities(7)).
+    nix::unistd::seteuid(uid).map_err(fail)?;
+    nix::unistd::setegid(gid).map_err(fail)?;
+    nix::unistd::setgroups(&groups).map_err(fail)?;
+    result
+}
+
 pub(crate) fn has(cap: Capability) -> bool {
     caps::has_cap(None, CapSet::Permitted, cap).unwrap_or(false)
 }

@@ -13,6 +13,7 @@ use hawser_netsetup::{
 
 use crate::binding::{self, Attachment, Device, Found, Functions, Macvtap, sriov};
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
+use crate::disks;
 use crate::error::{ExitCode, Failure};
 use crate::image;
 use crate::picture::Picture;
@@ -55,9 +56,12 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
     let guest = guest(&common.inputs, &common.pod)?;
-    let files = image::kernel_files(common, &guest.kernel_boot)?;
+    let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
+    let drives = privileges::as_owner(owner, || {
+        disks::find(common, &guest, &StateDir::vmm_dir_of(&common.state_dir))
+    })?;
     let net = binding::net_spec(&guest, owner)?;
     let (functions, nodes) = functions(&guest, common, owner)?;
     let has_taps = !net.nics.is_empty();
@@ -77,8 +81,9 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let attachments = binding::attachments(&guest, &plan.nics, &found, &resolv);
     let job = Job {
         owner,
-        config: vm_config(&guest, &files, &attachments),
+        config: vm_config(&guest, &boot, &drives, &attachments),
         descriptors: open_macvtaps(&attachments, owner)?,
+        drives,
         servers: attachments
             .into_iter()
             .filter_map(|attachment| attachment.server)
@@ -197,7 +202,12 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         found: &found,
         attachments: binding::attachments(&guest, &plan.nics, &found, &resolv),
         notes,
-        files: image::kernel_files(&args.common, &guest.kernel_boot),
+        boot: image::boot(&args.common, &guest),
+        drives: disks::find(
+            &args.common,
+            &guest,
+            &StateDir::vmm_dir_of(&args.common.state_dir),
+        ),
         resolv: &resolv,
     };
     match args.output {

@@ -92,9 +92,14 @@ impl StateDir {
         self.path.join("journal.json")
     }
 
-    /// The unprivileged half's: API socket and console log.
+    /// The unprivileged half's: API socket, console log, and the disks that are made for the guest.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
-        self.path.join("vmm")
+        Self::vmm_dir_of(&self.path)
+    }
+
+    /// The same of a state directory that is not opened yet.
+    pub(crate) fn vmm_dir_of(state_dir: &Path) -> PathBuf {
+        state_dir.join("vmm")
     }
 }
 

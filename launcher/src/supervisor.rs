@@ -19,6 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::binding::Server;
+use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
 use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
@@ -42,6 +43,7 @@ pub(crate) struct Job {
     pub(crate) config: VmConfig,
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
+    pub(crate) drives: Vec<Drive>,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -77,6 +79,24 @@ fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failu
     };
     privileges::drop_all(job.owner, &job.nodes)?;
     die_with(keeper).map_err(|errno| internal("follow the keeper")(errno.into()))?;
+    disks::make(&job.directory, &job.drives)?;
+    let directory = job.directory.clone();
+    let outcome = run_vmm(job, orders);
+    if let Err(error) = disks::clear(&directory) {
+        tracing::warn!(
+            "the guest's temporary disks in {} are left: {error}",
+            directory.display()
+        );
+    }
+    outcome
+}
+
+fn run_vmm(mut job: Job, orders: Orders) -> Result<Outcome, Failure> {
+    let internal = |what: &'static str| {
+        move |error: std::io::Error| Failure::new(ExitCode::Internal, what).because(error)
+    };
+    // What was to be made is made: its bytes need not stay in memory while the guest runs.
+    job.drives = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -26,6 +26,9 @@ const MACHINE_PACKAGES: &[(&str, &str)] = &[
     ("/usr/sbin/dhclient", "isc-dhcp-client"),
     ("/usr/sbin/dhcpcd", "dhcpcd-base"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("/usr/bin/qemu-img", "qemu-utils"),
+    ("/usr/bin/mformat", "mtools"),
+    ("/usr/sbin/sfdisk", "fdisk"),
 ];
 
 /// Installs what is missing on the machine. Quiet and instant where nothing is.
@@ -108,7 +111,7 @@ pub(crate) fn make_executable(path: &Path) -> Result<()> {
 }
 
 /// The mirror that the machine's own apt uses, where it is a Debian.
-fn machine_mirror() -> String {
+pub(crate) fn machine_mirror() -> String {
     let mut sources = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     for entry in fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()

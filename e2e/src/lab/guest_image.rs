@@ -39,6 +39,11 @@ const MODULES: &[&str] = &[
     "kernel/drivers/net/ethernet/intel/igbvf/igbvf.ko",
     "kernel/drivers/acpi/button.ko",
     "kernel/drivers/input/evdev.ko",
+    "kernel/drivers/block/virtio_blk.ko",
+    "kernel/fs/fat/fat.ko",
+    "kernel/fs/fat/vfat.ko",
+    "kernel/fs/nls/nls_cp437.ko",
+    "kernel/fs/nls/nls_ascii.ko",
 ];
 
 /// All that the image is made of, for the cache.

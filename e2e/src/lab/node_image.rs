@@ -99,7 +99,8 @@ fn make(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn newest(dir: &Path, prefix: &str) -> Result<PathBuf> {
+/// The last of what is called so, by name.
+pub(super) fn newest(dir: &Path, prefix: &str) -> Result<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(dir)?
         .filter_map(Result::ok)
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))

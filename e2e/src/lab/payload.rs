@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::cache::Cache;
+use super::debian_guest;
+use super::firmware;
 use super::guest_image;
 use super::node_image::NodeImage;
 use super::process::output;
@@ -16,8 +18,14 @@ const COLLECT: &str = include_str!("../../../images/launcher/collect");
 const NODE_INIT: &str = include_str!("../../../images/node/init");
 const CONTAINERFILE: &str = include_str!("../../../Containerfile");
 
-/// Fills `payload`. `hawser` is the launcher's binary.
-pub(crate) fn fill(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Path) -> Result<()> {
+/// Fills `payload`. `hawser` is the launcher's binary; `debian` adds the large guest, for those who need it.
+pub(crate) fn fill(
+    payload: &Path,
+    cache: &Cache,
+    node: &NodeImage,
+    hawser: &Path,
+    debian: bool,
+) -> Result<()> {
     fs::write(payload.join("init"), NODE_INIT)?;
     copy(&std::env::current_exe()?, &payload.join("e2e"))?;
 
@@ -31,6 +39,13 @@ pub(crate) fn fill(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Pat
         copy(&guest.join(file), &payload.join("guest").join(file))?;
     }
 
+    if debian {
+        copy(
+            &debian_guest::get(cache)?,
+            &payload.join("debian").join(debian_guest::FILE),
+        )?;
+    }
+
     // One directory for each stage of the Containerfile that is replaced, with that stage's /out.
     fs::write(payload.join("Containerfile"), CONTAINERFILE)?;
     copy(hawser, &payload.join("build/out/usr/bin/hawser"))?;
@@ -38,6 +53,13 @@ pub(crate) fn fill(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Pat
         &vmm::find(cache)?,
         &payload.join("vmm/out/usr/bin/cloud-hypervisor"),
     )?;
+    // Without it there is an image nevertheless, and what needs it is skipped.
+    let stage = payload.join("firmware/out/usr/share/cloudhv-efi-x86-64");
+    fs::create_dir_all(&stage)?;
+    match firmware::find(cache) {
+        Ok(path) => copy(&path, &stage.join(firmware::FILE))?,
+        Err(error) => super::process::progress(format!("{error:#}")),
+    }
     let runtime = runtime_files(cache, node)?;
     output(
         Command::new("cp")

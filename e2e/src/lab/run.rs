@@ -16,7 +16,7 @@ use super::events::{Event, REQUEST, Request};
 use super::node_image::NodeImage;
 use super::process::progress;
 use super::qemu::Node;
-use super::{debian, payload, scenarios, vmm};
+use super::{debian, debian_guest, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to the agent's first word. 10 s on two idle cores.
@@ -31,6 +31,7 @@ pub(crate) fn setup() -> Result<()> {
     debian::install_machine_packages()?;
     let cache = Cache::open()?;
     NodeImage::get(&cache)?;
+    debian_guest::get(&cache)?;
     match vmm::find(&cache) {
         Ok(path) => progress(format!(
             "cloud-hypervisor: {} ({})",
@@ -127,7 +128,8 @@ fn prepare(
     let hawser = launcher(binary)?;
     let image = NodeImage::get(&cache)?;
     let payload = cache.scratch("payload")?;
-    payload::fill(&payload, &cache, &image, &hawser)?;
+    let debian = names.iter().any(|name| scenarios::NEED_DEBIAN.contains(name));
+    payload::fill(&payload, &cache, &image, &hawser, debian)?;
     let request = Request {
         scenarios: names.iter().map(|&name| name.to_owned()).collect(),
         narrate,

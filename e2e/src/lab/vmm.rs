@@ -82,7 +82,7 @@ fn download(cache: &Cache) -> Result<PathBuf> {
 }
 
 /// The default of a build argument.
-fn default_of(argument: &str) -> Option<&'static str> {
+pub(super) fn default_of(argument: &str) -> Option<&'static str> {
     CONTAINERFILE.lines().find_map(|line| {
         line.strip_prefix("ARG ")?
             .strip_prefix(argument)?

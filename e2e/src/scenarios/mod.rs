@@ -8,6 +8,7 @@ mod clients;
 mod cni;
 mod convergence;
 mod datapath;
+mod disks;
 mod double;
 mod faults;
 mod guard;
@@ -54,6 +55,7 @@ pub(crate) fn run(report: &mut Report, filter: Option<&str>, hawser: Result<Path
 const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("stand-in", double::SCENARIOS),
     ("input", input::SCENARIOS),
+    ("disks", disks::SCENARIOS),
     ("clients", clients::SCENARIOS),
     ("datapath", datapath::SCENARIOS),
     ("bridge", bridge::SCENARIOS),

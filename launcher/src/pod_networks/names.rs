@@ -207,11 +207,6 @@ mod tests {
             names(None, &["eth0", "net1", red, "net2"]).unwrap(),
             ["eth0", red, "net2"]
         );
-        // An earlier start was killed while it moved the interface.
-        assert_eq!(
-            names(None, &["eth0", "b1f51a511f1-nic", "net1", "net2"]).unwrap()[1],
-            red
-        );
         assert_eq!(
             names(None, &["eth0", "net1"]).unwrap_err(),
             format!("spec.networks[2]: the pod has no interface {blue} or net2, only eth0, net1")

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
+use super::guest_storage::Disk;
 use crate::plugins::Plugin;
 
 /// One guest, validated.
@@ -35,7 +36,8 @@ pub struct GuestSpec {
     pub memory: u64,
     /// Bytes of a huge page that guest memory is made of; ordinary pages where there is none.
     pub hugepage_size: Option<u64>,
-    pub kernel_boot: KernelBoot,
+    /// Without it the guest boots by UEFI from its disks.
+    pub kernel_boot: Option<KernelBoot>,
     /// `spec.domain.firmware.uuid`, lower case with dashes.
     pub firmware_uuid: Option<String>,
     /// `spec.domain.firmware.serial`.
@@ -46,6 +48,10 @@ pub struct GuestSpec {
     pub network_interface_multiqueue: Option<bool>,
     /// In the manifest's order; with the default pod interface already added where KubeVirt would add one.
     pub interfaces: Vec<Interface>,
+    /// `spec.domain.devices.blockMultiQueue`: a queue for each vCPU instead of one.
+    pub block_multi_queue: bool,
+    /// In the manifest's order; then one for each volume that no disk names.
+    pub disks: Vec<Disk>,
 }
 
 impl GuestSpec {

@@ -5,10 +5,7 @@
 
 /// Object, by its path without indices, and its fields.
 const KNOWN: &[(&str, &[&str])] = &[
-    (
-        "spec",
-        &["startStrategy", "volumes", "accessCredentials", "utilityVolumes"],
-    ),
+    ("spec", &["startStrategy", "accessCredentials", "utilityVolumes"]),
     ("spec.readinessProbe", &["exec", "guestAgentPing"]),
     ("spec.livenessProbe", &["exec", "guestAgentPing"]),
     (
@@ -34,7 +31,14 @@ const KNOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("spec.domain.memory", &["maxGuest", "reservedOverhead"]),
-    ("spec.domain.firmware", &["bootloader", "acpi"]),
+    ("spec.domain.firmware", &["acpi"]),
+    ("spec.domain.firmware.bootloader", &["bios"]),
+    (
+        "spec.domain.devices.disks",
+        &["lun", "tag", "changedBlockTracking"],
+    ),
+    ("spec.domain.devices.disks.blockSize", &["custom"]),
+    ("spec.volumes", &["downwardMetrics", "memoryDump", "sysprep"]),
     ("spec.domain.features", &["kvm"]),
     ("spec.domain.features.hyperv", &["evmcs", "vendorid"]),
     ("spec.domain.features.apic", &["endOfInterrupt"]),
@@ -43,10 +47,8 @@ const KNOWN: &[(&str, &[&str])] = &[
     (
         "spec.domain.devices",
         &[
-            "disks",
             "watchdog",
             "inputs",
-            "blockMultiQueue",
             "gpus",
             "downwardMetrics",
             "panicDevices",

@@ -3,15 +3,20 @@
 //! 1. `input` reads YAML or JSON into a tree of values, with bounded time and memory.
 //! 2. `check` holds the tree against the JSON Schema that is made from the wire types, and takes out what does
 //!    not fit, so that the rest can go on.
-//! 3. The tree is read into the wire types (`wire`, `wire_net`), which cannot fail any more.
+//! 3. The tree is read into the wire types (`wire` and its siblings), which cannot fail any more.
 //! 4. `template` takes the instance out of the kinds that have one as their template.
-//! 5. `resolve`, `interfaces`, `networks` and `ports` fill in defaults and apply KubeVirt's rules.
+//! 5. `resolve`, `interfaces`, `networks`, `ports`, `disks`, `volumes`, `cloud_init` and `firmware` fill in defaults
+//!    and apply KubeVirt's rules.
 //!
 //! Manifests are read once, before anything in the pod is touched, and every refusal of all these steps is
 //! reported in one go, by field path and in the order of the document.
 
 mod check;
+mod cloud_init;
+mod disks;
+mod firmware;
 mod guest;
+mod guest_storage;
 mod input;
 mod interfaces;
 mod known;
@@ -24,14 +29,19 @@ mod resolve;
 mod template;
 #[cfg(test)]
 mod tests;
+mod volumes;
 mod wire;
 mod wire_machine;
 mod wire_net;
+mod wire_storage;
 mod wire_template;
 
 pub use guest::{
     Binding, Claim, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model,
     Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
+};
+pub use guest_storage::{
+    CloudInit, CloudInitSource, Disk, SeedData, Text, Volume, VolumeLabel, VolumeSource,
 };
 pub use input::{MAX_BYTES, ParseError, parse};
 pub use report::{Note, Refusals};

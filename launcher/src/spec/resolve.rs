@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::guest::{CpuTopology, GuestSpec, KernelBoot};
+use super::guest::{CpuTopology, GuestSpec};
 use super::report::{FieldPath, Report, quoted};
 use super::wire_machine::PageSize;
-use super::{interfaces, quantity, wire};
+use super::{disks, firmware, interfaces, quantity, wire};
 use crate::plugins::Registry;
 
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour.
@@ -36,10 +36,11 @@ pub(crate) fn resolve(
     let grace = grace_period(spec, report);
     let topology = topology(domain, report);
     let memory = memory(domain, raw, report);
-    let kernel_boot = kernel_boot(domain, raw, report);
     note_hyperv(domain, report);
-    let uuid = firmware_uuid(domain, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
+    let disks = disks::resolve(spec, domain, raw, report);
+    let kernel_boot = firmware::kernel_boot(domain, raw, report);
+    let uuid = firmware::uuid(domain, report);
 
     let Names {
         name,
@@ -69,6 +70,8 @@ pub(crate) fn resolve(
         termination_grace_period_seconds: grace?,
         network_interface_multiqueue: domain.devices.network_interface_multiqueue,
         interfaces: interfaces?,
+        block_multi_queue: domain.devices.block_multi_queue.unwrap_or(false),
+        disks: disks?,
     })
 }
 
@@ -120,7 +123,7 @@ fn default_hostname(name: &str) -> String {
 }
 
 /// A label of RFC 1123: up to 63 of `a-z`, `0-9` and `-`, no `-` at either end.
-fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len())
         && text.bytes().all(allowed)
@@ -209,7 +212,7 @@ fn resource(list: &Quantities, of: &str, name: &str, report: &mut Report) -> Opt
     Some((path, value))
 }
 
-fn amount(text: &str, path: &FieldPath, report: &mut Report) -> Option<u64> {
+pub(crate) fn amount(text: &str, path: &FieldPath, report: &mut Report) -> Option<u64> {
     quantity::parse(text)
         .map_err(|problem| report.refuse(path.clone(), problem))
         .ok()
@@ -287,84 +290,4 @@ fn hugepage_size(domain: &wire::Domain, memory: Option<u64>, report: &mut Report
         report.refuse(path, format!("guest memory is no multiple of {name}"));
     }
     Some(bytes)
-}
-
-fn kernel_boot(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<KernelBoot> {
-    let path = FieldPath::of("spec.domain.firmware.kernelBoot");
-    if raw
-        .pointer("/spec/domain/firmware/kernelBoot")
-        .is_none_or(Value::is_null)
-    {
-        report.refuse(
-            path,
-            "required: booting from a disk is not supported yet by this version",
-        );
-        return None;
-    }
-    let boot = domain.firmware.as_ref()?.kernel_boot.as_ref()?;
-    let container = boot.container.as_ref()?;
-    let of = path.key("container");
-    if container.image.as_deref() == Some("") {
-        report.refuse(of.key("image"), "required");
-    }
-    let kernel = given(&container.kernel_path);
-    let initrd = given(&container.initrd_path);
-    let named = |field: &str| {
-        let field = raw.pointer(&format!("/spec/domain/firmware/kernelBoot/container/{field}"));
-        field.is_some_and(|value| !value.is_null() && value != "")
-    };
-    if !named("kernelPath") && !named("initrdPath") {
-        report.refuse(
-            of.clone(),
-            "at least one of kernelPath and initrdPath is required",
-        );
-    }
-    let args = given(&boot.kernel_args).unwrap_or_default();
-    if !args.is_empty() && !named("kernelPath") {
-        report.refuse(path.key("kernelArgs"), "only together with a kernelPath");
-    }
-    if args.chars().any(char::is_control) {
-        report.refuse(path.key("kernelArgs"), "control characters are not allowed");
-    }
-    Some(KernelBoot {
-        path: report.in_place(path).to_string(),
-        image: container.image.clone()?,
-        kernel_path: kernel.and_then(|kernel| image_path(kernel, of.key("kernelPath"), report)),
-        initrd_path: initrd.and_then(|initrd| image_path(initrd, of.key("initrdPath"), report)),
-        kernel_args: args.to_owned(),
-    })
-}
-
-/// A path inside a mounted image: absolute, of plain components, so that it cannot lead out by its own text.
-fn image_path(text: &str, path: FieldPath, report: &mut Report) -> Option<String> {
-    let problem = if !text.starts_with('/') {
-        "must be an absolute path"
-    } else if text.split('/').any(|part| part == "..") {
-        "must not contain '..'"
-    } else if text.ends_with('/') {
-        "must name a file"
-    } else if text.len() > 4095 || text.chars().any(char::is_control) {
-        "must be at most 4095 bytes without control characters"
-    } else {
-        return Some(text.to_owned());
-    };
-    report.refuse(path, format!("{problem}, found {}", quoted(text)));
-    None
-}
-
-/// RFC 9562 text form.
-fn firmware_uuid(domain: &wire::Domain, report: &mut Report) -> Option<String> {
-    let text = domain
-        .firmware
-        .as_ref()
-        .and_then(|firmware| given(&firmware.uuid))?;
-    let groups: Vec<usize> = text.split('-').map(str::len).collect();
-    if groups != [8, 4, 4, 4, 12] || !text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()) {
-        report.refuse(
-            FieldPath::of("spec.domain.firmware.uuid"),
-            format!("expected a UUID, found {}", quoted(text)),
-        );
-        return None;
-    }
-    Some(text.to_ascii_lowercase())
 }

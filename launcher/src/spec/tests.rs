@@ -1,9 +1,11 @@
 //! Manifests in, exact refusals out. One case for each rule of the module header's sources.
 
 mod accepted;
+mod disks;
 mod input;
 mod plugins;
 mod refused;
+mod refused_disks;
 mod refused_net;
 mod refused_vf;
 mod template;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::wire_machine::{Clock, Features, Hugepages};
 use super::wire_net::{Interface, Network, ResourceClaim};
+use super::wire_storage::{Bootloader, Disks, Volumes};
 
 /// A field whose value cannot matter here.
 #[derive(Debug, Default)]
@@ -188,6 +189,7 @@ wire! {
         #[schemars(required)] domain: Option<Domain>,
         #[serde(default)] networks: List<Network>,
         #[serde(default)] resource_claims: List<ResourceClaim>,
+        #[serde(default)] volumes: Volumes,
         hostname: Option<String>,
         subdomain: Option<String>,
         termination_grace_period_seconds: Option<i64>,
@@ -269,6 +271,7 @@ wire! {
         uuid: Option<String>,
         serial: Option<String>,
         kernel_boot: Option<KernelBoot>,
+        bootloader: Option<Bootloader>,
     } accepted {}
 }
 
@@ -291,6 +294,8 @@ wire! {
 wire! {
     Devices {
         #[serde(default)] interfaces: List<Interface>,
+        #[serde(default)] disks: Disks,
+        block_multi_queue: Option<bool>,
         #[serde(rename = "networkInterfaceMultiqueue")] network_interface_multiqueue: Option<bool>,
         autoattach_pod_interface: Option<bool>,
         autoattach_graphics_device: Option<Off>,

@@ -2,6 +2,8 @@
 //!
 //! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
 
+mod disks;
+
 use std::path::PathBuf;
 
 use hawser_netsetup::{CniDevice, CniNic, GuestNic};
@@ -9,7 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::binding::{Attachment, Device};
-use crate::image::KernelFiles;
+use crate::disks::Drive;
+use crate::image::Boot;
 use crate::spec::{GuestSpec, Mac, PciAddress};
 use crate::vfio::Access;
 
@@ -19,6 +22,8 @@ pub(crate) struct VmConfig {
     cpus: CpusConfig,
     memory: MemoryConfig,
     payload: PayloadConfig,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<disks::DiskConfig>,
     net: Vec<NetConfig>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     devices: Vec<DeviceConfig>,
@@ -58,7 +63,10 @@ struct MemoryConfig {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct PayloadConfig {
-    kernel: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    firmware: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     initramfs: Option<PathBuf>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -171,7 +179,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
-pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
+pub(crate) fn vm_config(
+    guest: &GuestSpec,
+    boot: &Boot,
+    drives: &[Drive],
+    attachments: &[Attachment],
+) -> VmConfig {
     let mut net = Vec::new();
     let mut devices = Vec::new();
     for attachment in attachments {
@@ -188,6 +201,7 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
         }
     }
     landlock_rules.extend(vfio_rules(&devices));
+    landlock_rules.extend(disks::landlock(drives));
     let segments = devices.iter().filter_map(|device| device.pci_segment).max();
     let platform = PlatformConfig {
         serial_number: guest.firmware_serial.clone(),
@@ -211,11 +225,8 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
             hugepages: guest.hugepage_size.is_some(),
             hugepage_size: guest.hugepage_size,
         },
-        payload: PayloadConfig {
-            kernel: files.kernel.clone(),
-            initramfs: files.initrd.clone(),
-            cmdline: files.cmdline.clone(),
-        },
+        payload: payload(boot),
+        disks: disks::disks(guest, drives),
         net,
         devices,
         // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
@@ -263,11 +274,30 @@ fn rule(path: impl Into<PathBuf>, access: &'static str) -> LandlockConfig {
     LandlockConfig { path, access }
 }
 
+fn payload(boot: &Boot) -> PayloadConfig {
+    match boot {
+        Boot::Kernel(files) => PayloadConfig {
+            firmware: None,
+            kernel: Some(files.kernel.clone()),
+            initramfs: files.initrd.clone(),
+            cmdline: files.cmdline.clone(),
+        },
+        Boot::Firmware(firmware) => PayloadConfig {
+            firmware: Some(firmware.clone()),
+            kernel: None,
+            initramfs: None,
+            cmdline: String::new(),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
 
     use super::*;
+    use crate::disks::ImageType;
+    use crate::image::KernelFiles;
 
     const MANIFEST: &str = "
 apiVersion: kubevirt.io/v1
@@ -311,18 +341,32 @@ spec:
         }
     }
 
-    fn files() -> KernelFiles {
-        KernelFiles {
+    fn kernel() -> Boot {
+        Boot::Kernel(KernelFiles {
             kernel: "/guest/vmlinux".into(),
             initrd: Some("/guest/initrd".into()),
             cmdline: "console=ttyS0 --api-socket=/x".into(),
+        })
+    }
+
+    fn drive(name: &str, boot_order: Option<u32>) -> Drive {
+        Drive {
+            name: name.into(),
+            path: format!("/disks/{name}").into(),
+            image_type: ImageType::Raw,
+            base: None,
+            readonly: false,
+            direct: false,
+            serial: None,
+            boot_order,
+            make: None,
         }
     }
 
     #[test]
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()]));
+        insta::assert_json_snapshot!(vm_config(&guest, &kernel(), &[], &[attachment()]));
     }
 
     fn cni(name: &str, device: CniDevice) -> Attachment {
@@ -354,7 +398,8 @@ spec:
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         let config = vm_config(
             &guest,
-            &files(),
+            &kernel(),
+            &[],
             &[
                 cni("red", CniDevice::Tap),
                 cni("blue", CniDevice::Macvtap { index: 4 }),
@@ -378,7 +423,12 @@ spec:
         ]
         "#);
         assert_eq!(config.landlock_rules.len(), 2);
-        let config = vm_config(&guest, &files(), &[cni("blue", CniDevice::Macvtap { index: 4 })]);
+        let config = vm_config(
+            &guest,
+            &kernel(),
+            &[],
+            &[cni("blue", CniDevice::Macvtap { index: 4 })],
+        );
         assert_eq!(config.landlock_rules, []);
     }
 
@@ -392,7 +442,7 @@ spec:
             cni("red", CniDevice::Tap),
             macvtap("last"),
         ];
-        let config = vm_config(&guest, &files(), &attachments);
+        let config = vm_config(&guest, &kernel(), &[], &attachments);
         let ids = |nics: &[Value]| -> Vec<String> {
             nics.iter()
                 .map(|nic| nic["id"].as_str().unwrap().to_owned())
@@ -408,7 +458,7 @@ spec:
     #[test]
     fn a_guest_without_a_nic_needs_no_sysfs() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        let config = vm_config(&guest, &files(), &[]);
+        let config = vm_config(&guest, &kernel(), &[], &[]);
         assert!(config.net.is_empty() && config.landlock_rules.is_empty());
         assert!(config.landlock_enable);
     }
@@ -434,7 +484,7 @@ spec:
             function("red", None, Access::Group),
             function("blue", Some("0002:00:1f.0"), Access::Group),
         ];
-        let config = serde_json::to_value(vm_config(&guest, &files(), &attachments)).unwrap();
+        let config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &attachments)).unwrap();
         insta::assert_json_snapshot!(serde_json::json!({
             "devices": config["devices"], "platform": config["platform"], "landlock_rules": config["landlock_rules"],
         }));
@@ -444,9 +494,29 @@ spec:
     fn by_iommufd_the_platform_says_so_and_the_devices_own_directories_are_read() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         let attachments = [function("red", Some("0000:00:04.0"), Access::Iommufd)];
-        let config = serde_json::to_value(vm_config(&guest, &files(), &attachments)).unwrap();
+        let config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &attachments)).unwrap();
         insta::assert_json_snapshot!(serde_json::json!({
             "devices": config["devices"], "platform": config["platform"], "landlock_rules": config["landlock_rules"],
         }));
+    }
+
+    #[test]
+    fn a_guest_that_boots_from_its_disks_in_their_order() {
+        let mut guest = crate::spec::load(MANIFEST).unwrap().spec;
+        guest.block_multi_queue = true;
+        let overlay = Drive {
+            image_type: ImageType::Qcow2,
+            base: Some("/images/root/disk/root.img".into()),
+            direct: true,
+            serial: Some("S1".into()),
+            ..drive("root", Some(1))
+        };
+        let seed = Drive {
+            readonly: true,
+            ..drive("seed", None)
+        };
+        let drives = [drive("data", None), drive("second", Some(2)), seed, overlay];
+        let boot = Boot::Firmware("/fw/CLOUDHV.fd".into());
+        insta::assert_json_snapshot!(vm_config(&guest, &boot, &drives, &[]));
     }
 }

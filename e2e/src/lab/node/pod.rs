@@ -109,6 +109,11 @@ impl<'a> Pod<'a> {
         [self.ipv4.into(), self.ipv6.into()]
     }
 
+    /// The launcher's state directory, as the node sees it. Images and volumes are below it by default.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
     /// Writes the manifest that the launcher containers of this pod read.
     pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
         Ok(fs::write(

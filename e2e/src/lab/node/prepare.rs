@@ -13,6 +13,8 @@ use crate::lab::process::output;
 pub(crate) const LAUNCHER: &str = "localhost/hawser";
 /// The image of the container that holds a pod's namespaces, as a kubelet's pause container does.
 pub(crate) const SANDBOX: &str = "localhost/sandbox";
+/// The stages of the Containerfile that the machine has prepared.
+const STAGES: [&str; 4] = ["build", "vmm", "firmware", "runtime"];
 pub(crate) const NETWORK: &str = "pods";
 /// The pod network's gateways, which are the node's own addresses there.
 pub(crate) const NODE_IPV4: &str = "10.90.0.1";
@@ -53,7 +55,7 @@ pub(crate) fn prepare(lab: &Lab) -> Result<()> {
 fn build_launcher() -> Result<()> {
     let stages = Path::new("/var/lib/lab/stages");
     fs::create_dir_all(stages)?;
-    for stage in ["build", "vmm", "runtime"] {
+    for stage in STAGES {
         output(
             Command::new("cp")
                 .arg("-a")
@@ -69,7 +71,7 @@ fn build_launcher() -> Result<()> {
     )?;
     let mut build = podman();
     build.args(["build", "--quiet", "--network=none", "--tag", LAUNCHER]);
-    for stage in ["build", "vmm", "runtime"] {
+    for stage in STAGES {
         build.arg(format!(
             "--build-context={stage}={}",
             stages.join(stage).display()

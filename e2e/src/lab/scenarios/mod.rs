@@ -2,6 +2,8 @@
 
 mod bare;
 mod bridge;
+mod debian;
+mod disks;
 mod image;
 mod lifecycle;
 mod machine;
@@ -66,6 +68,14 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: sriov_unfit::each_thing,
     },
     Scenario {
+        name: "disks_of_every_source_and_a_kill",
+        run: disks::every_source,
+    },
+    Scenario {
+        name: debian::NAME,
+        run: debian::boots_by_uefi,
+    },
+    Scenario {
         name: "sigterm_shuts_the_guest_down",
         run: lifecycle::sigterm,
     },
@@ -94,6 +104,9 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: privileges::init_container,
     },
 ];
+
+/// What the payload has a full Debian for.
+pub(crate) const NEED_DEBIAN: &[&str] = &[debian::NAME];
 
 /// Shown by `cargo e2e demo`.
 pub(crate) const DEMO: &Scenario<Lab> = &Scenario {

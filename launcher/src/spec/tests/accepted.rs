@@ -38,6 +38,7 @@ fn the_minimal_manifest_in_full() {
                 "ntp_servers": [], "tftp_server_name": null, "boot_file_name": null, "private_options": {},
             },
         }],
+        "block_multi_queue": false, "disks": [],
     });
     assert_eq!(serde_json::to_value(&spec).unwrap(), expected);
 }

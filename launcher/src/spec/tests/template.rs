@@ -50,7 +50,7 @@ fn the_instance_has_its_owners_name_and_the_templates_annotations() {
         );
         assert_eq!(spec.interfaces[0].network.path, "spec.template.spec.networks[0]");
         assert_eq!(
-            spec.kernel_boot.path,
+            spec.kernel_boot.unwrap().path,
             "spec.template.spec.domain.firmware.kernelBoot"
         );
     }

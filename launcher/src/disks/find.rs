@@ -1,0 +1,337 @@
+//! What each of the guest's volumes is in this pod. Reads only.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::fat::{self, Files};
+use super::{DIRECTORY, Drive, ImageType, Make, files, qcow2, seed};
+use crate::beneath::{self, Beneath, Links};
+use crate::cli::Common;
+use crate::error::{ExitCode, Failure};
+use crate::image;
+use crate::spec::{CloudInit, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
+
+const SECTOR: u64 = 512;
+/// A claim's file, by KubeVirt's convention.
+const DISK_IMG: &str = "disk.img";
+
+/// Why a volume is no disk.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error(transparent)]
+    File(#[from] beneath::Problem),
+    #[error(transparent)]
+    Files(#[from] files::Problem),
+    #[error(transparent)]
+    Qcow2(#[from] qcow2::Problem),
+    #[error(transparent)]
+    Fat(#[from] fat::Problem),
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error("size 0")]
+    Empty,
+    #[error("{0} bytes, which is no whole number of {SECTOR}-byte sectors")]
+    Sectors(u64),
+    #[error("a {0} image, where a raw one is expected")]
+    NotRaw(&'static str),
+    #[error("a {0} image, where a raw or a qcow2 one is expected")]
+    Unknown(&'static str),
+    #[error("one file is expected, found {}", if .0.is_empty() { "none".to_owned() } else { .0.join(" and ") })]
+    Several(Vec<String>),
+    #[error("neither a directory nor a block device")]
+    NoVolume,
+    #[error("another process is using it as a disk")]
+    Locked,
+}
+
+/// Finds every volume of `guest`. `directory` is the unprivileged half's own, where the disks that are made will be.
+pub(crate) fn find(common: &Common, guest: &GuestSpec, directory: &Path) -> Result<Vec<Drive>, Failure> {
+    let made = directory.join(DIRECTORY);
+    let drive = |disk: &Disk| {
+        let place = place(common, disk);
+        let found = one(guest, disk, &place, &made);
+        found.map_err(|problem| fail(disk, &place, &problem))
+    };
+    guest.disks.iter().map(drive).collect()
+}
+
+/// Where the pod has what the volume names.
+fn place(common: &Common, disk: &Disk) -> PathBuf {
+    if matches!(disk.volume.source, VolumeSource::ContainerDisk { .. }) {
+        return image::directory(common, &disk.name);
+    }
+    let given = common.volumes.iter().rev().find(|(name, _)| *name == disk.name);
+    match given {
+        Some((_, path)) => path.clone(),
+        None => common.state_dir.join("volumes").join(&disk.name),
+    }
+}
+
+fn fail(disk: &Disk, place: &Path, problem: &Problem) -> Failure {
+    let remedy = match &disk.volume.source {
+        _ if matches!(problem, Problem::Locked) => {
+            "end the other guest, or give this one a disk of its own".to_owned()
+        }
+        _ if matches!(problem, Problem::NotRaw(_) | Problem::Unknown(_)) => {
+            "convert it: qemu-img convert -O raw IMAGE disk.img".to_owned()
+        }
+        VolumeSource::ContainerDisk { .. } => format!(
+            "mount the image there with its disk under /disk, readable by the guest's user, or say where it is with --image {}=DIR",
+            disk.name
+        ),
+        VolumeSource::Claim { .. } | VolumeSource::Ephemeral { .. } => format!(
+            "mount the claim there, with a raw disk image {DISK_IMG} that the guest's user may use (truncate -s SIZE {DISK_IMG}), \
+             or say where it is, or which block device, with --volume {}=PATH",
+            disk.name
+        ),
+        _ => format!(
+            "mount the volume there for the guest's user, or say where it is with --volume {}=DIR",
+            disk.name
+        ),
+    };
+    let what = format!("{}: {}: {problem}", disk.volume.path, place.display());
+    Failure::new(ExitCode::PodUnfit, what).remedy(remedy)
+}
+
+fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path) -> Result<Drive, Problem> {
+    let image = made.join(format!("{}.img", disk.name));
+    let drive = |path: PathBuf, image_type: ImageType, make: Option<Make>| Drive {
+        name: disk.name.clone(),
+        path,
+        image_type,
+        base: None,
+        readonly: disk.readonly,
+        direct: disk.direct,
+        serial: disk.serial.clone(),
+        boot_order: disk.boot_order,
+        make,
+    };
+    match &disk.volume.source {
+        VolumeSource::ContainerDisk { path, .. } => {
+            let file = container_disk(place, path.as_deref())?;
+            let mut opened = file.open(false, OFlag::empty())?;
+            let (image_type, size) = either_type(&mut opened)?;
+            if disk.readonly {
+                return Ok(drive(file.path, image_type, None));
+            }
+            over(&file.path, image_type, size, disk, made)
+        }
+        VolumeSource::HostDisk { file, create } => match (Beneath::find(place, file, Links::None), create) {
+            (Err(problem), Some(size)) if problem.is_missing() => {
+                // The directory must be there: what is to last is not put just anywhere.
+                beneath::names(place, "")?;
+                Ok(drive(
+                    place.join(file),
+                    ImageType::Raw,
+                    Some(Make::Lasting(*size)),
+                ))
+            }
+            (found, _) => {
+                let found = found?;
+                raw(&mut found.open(!disk.readonly, flags(disk))?, disk)?;
+                Ok(drive(found.path, ImageType::Raw, None))
+            }
+        },
+        VolumeSource::Claim { .. } => {
+            let (path, mut file) = claim(place, !disk.readonly, flags(disk))?;
+            raw(&mut file, disk)?;
+            Ok(drive(path, ImageType::Raw, None))
+        }
+        VolumeSource::Ephemeral { .. } => {
+            let (path, mut file) = claim(place, false, OFlag::empty())?;
+            let size = raw_size(&mut file)?;
+            if disk.readonly {
+                return Ok(drive(path, ImageType::Raw, None));
+            }
+            over(&path, ImageType::Raw, size, disk, made)
+        }
+        VolumeSource::EmptyDisk { capacity } => {
+            Ok(drive(image, ImageType::Raw, Some(Make::Empty(*capacity))))
+        }
+        VolumeSource::CloudInit(cloud_init) => {
+            let (label, files) = seed_files(cloud_init, guest, place)?;
+            let bytes = fat::image(&label, &files)?;
+            Ok(drive(image, ImageType::Raw, Some(Make::Image(bytes))))
+        }
+        VolumeSource::Files { optional, label } => {
+            let files = match files::all(place) {
+                Err(problem) if *optional && problem.is_missing() => Files::new(),
+                found => found?,
+            };
+            let bytes = fat::image(label, &files)?;
+            Ok(drive(image, ImageType::Raw, Some(Make::Image(bytes))))
+        }
+    }
+}
+
+/// O_DIRECT is tried here, so that a file system that has none is found out now.
+fn flags(disk: &Disk) -> OFlag {
+    if disk.direct {
+        OFlag::O_DIRECT
+    } else {
+        OFlag::empty()
+    }
+}
+
+/// An overlay on `base`, whose writes are gone at the end.
+fn over(base: &Path, image_type: ImageType, size: u64, disk: &Disk, made: &Path) -> Result<Drive, Problem> {
+    let overlay = qcow2::overlay(size, base, image_type.name())?;
+    Ok(Drive {
+        name: disk.name.clone(),
+        path: made.join(format!("{}.qcow2", disk.name)),
+        image_type: ImageType::Qcow2,
+        base: Some(base.to_owned()),
+        readonly: false,
+        direct: disk.direct,
+        serial: disk.serial.clone(),
+        boot_order: disk.boot_order,
+        make: Some(Make::Image(overlay)),
+    })
+}
+
+fn container_disk(place: &Path, path: Option<&str>) -> Result<Beneath, Problem> {
+    if let Some(path) = path {
+        return Ok(Beneath::find(place, path, Links::Inside)?);
+    }
+    let names = beneath::names(place, "disk")?;
+    match names.as_slice() {
+        [name] => Ok(Beneath::find(place, &format!("disk/{name}"), Links::Inside)?),
+        _ => Err(Problem::Several(names.into_iter().take(5).collect())),
+    }
+}
+
+/// A claim's disk: a block device, or `disk.img` in a file system.
+fn claim(place: &Path, writable: bool, flags: OFlag) -> Result<(PathBuf, File), Problem> {
+    let kind = fs::metadata(place)?.file_type();
+    if kind.is_dir() {
+        let found = Beneath::find(place, DISK_IMG, Links::None)?;
+        let file = found.open(writable, flags)?;
+        return Ok((found.path, file));
+    }
+    if !kind.is_block_device() {
+        return Err(Problem::NoVolume);
+    }
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = File::options()
+        .read(true)
+        .write(writable)
+        .custom_flags(flags.bits())
+        .open(place)?;
+    Ok((place.canonicalize()?, file))
+}
+
+fn seed_files(
+    cloud_init: &CloudInit,
+    guest: &GuestSpec,
+    place: &Path,
+) -> Result<(VolumeLabel, Files), Problem> {
+    let content = |data: &Option<SeedData>, keys: &[&str]| match data {
+        None => Ok(None),
+        Some(SeedData::Inline(text)) => Ok(Some(text.0.clone())),
+        Some(SeedData::Secret { .. }) => files::first(place, keys).map(Some),
+    };
+    let user_data = content(&cloud_init.user_data, &["userdata", "userData"])?;
+    let network_data = content(&cloud_init.network_data, &["networkdata", "networkData"])?;
+    Ok(seed::seed(
+        cloud_init.source,
+        guest,
+        user_data.unwrap_or_default(),
+        network_data,
+    ))
+}
+
+/// A raw disk that is nobody else's.
+fn raw(file: &mut File, disk: &Disk) -> Result<(), Problem> {
+    raw_size(file)?;
+    if is_locked(file, !disk.readonly)? {
+        return Err(Problem::Locked);
+    }
+    Ok(())
+}
+
+/// The size of a raw disk. One that looks like an image of another type is more likely that than a disk that begins so.
+fn raw_size(file: &mut File) -> Result<u64, Problem> {
+    let (head, size) = head(file)?;
+    match other_type(&head, file, size)? {
+        Some(name) => Err(Problem::NotRaw(name)),
+        None if head.starts_with(&qcow2::MAGIC) => Err(Problem::NotRaw("qcow2")),
+        None => whole_sectors(size),
+    }
+}
+
+/// The type and the disk's size of an image from outside.
+fn either_type(file: &mut File) -> Result<(ImageType, u64), Problem> {
+    let (head, size) = head(file)?;
+    if head.starts_with(&qcow2::MAGIC) {
+        return Ok((
+            ImageType::Qcow2,
+            whole_sectors(qcow2::virtual_size(&head, size)?)?,
+        ));
+    }
+    match other_type(&head, file, size)? {
+        Some(name) => Err(Problem::Unknown(name)),
+        None => Ok((ImageType::Raw, whole_sectors(size)?)),
+    }
+}
+
+fn whole_sectors(size: u64) -> Result<u64, Problem> {
+    match size {
+        0 => Err(Problem::Empty),
+        size if size % SECTOR == 0 => Ok(size),
+        size => Err(Problem::Sectors(size)),
+    }
+}
+
+/// The first sector, and the size. An aligned read of whole pages, which O_DIRECT asks for too.
+fn head(file: &mut File) -> Result<(Vec<u8>, u64), Problem> {
+    let size = file.seek(SeekFrom::End(0))?;
+    Ok((sector(file, 0)?, size))
+}
+
+fn sector(file: &File, at: u64) -> Result<Vec<u8>, Problem> {
+    // O_DIRECT wants aligned memory; a second, plain descriptor of the same file does not.
+    use std::os::fd::AsRawFd;
+    let mut plain = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    plain.seek(SeekFrom::Start(at))?;
+    let mut head = Vec::new();
+    plain.take(SECTOR).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// Types that the VMM would recognise, and then refuse for not being what it was told.
+fn other_type(head: &[u8], file: &File, size: u64) -> Result<Option<&'static str>, Problem> {
+    if head.starts_with(b"vhdxfile") {
+        return Ok(Some("VHDX"));
+    }
+    let last = size.saturating_sub(SECTOR);
+    if size > SECTOR && sector(file, last)?.starts_with(b"conectix") {
+        return Ok(Some("VHD"));
+    }
+    Ok(None)
+}
+
+/// Whether another process holds a lock like the one that the VMM will ask for.
+fn is_locked(file: &File, writable: bool) -> Result<bool, Problem> {
+    let wanted = if writable {
+        nix::libc::F_WRLCK
+    } else {
+        nix::libc::F_RDLCK
+    };
+    let mut lock = nix::libc::flock {
+        l_type: wanted as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(io::Error::from)?;
+    Ok(i32::from(lock.l_type) != nix::libc::F_UNLCK)
+}
+
+#[cfg(test)]
+#[path = "find_tests.rs"]
+mod tests;

@@ -1,0 +1,84 @@
+//! The guest's disks as files of this pod.
+//!
+//! Each volume is found first, by the user that the guest's processes will be, and everything that can be wrong with it is
+//! said before anything is touched (`find`). What comes out is a list of drives: what the VMM opens, and what has to be
+//! made for that. Making is left to the unprivileged half (`make`), in a directory of the state directory that is emptied
+//! at the start and at the end, so that a start after a kill begins anew too.
+//!
+//! The VMM is told each image's type. Only the content of a container image is looked at to find it out (raw or qcow2): it
+//! comes from whoever made the image. Everything else that a guest could have written to is raw, as in KubeVirt, so that a
+//! guest cannot turn its disk into an image that refers to other files. No image's own backing file is ever followed; the
+//! only one is that of an overlay made here.
+
+mod fat;
+mod files;
+mod find;
+mod make;
+mod qcow2;
+mod seed;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub(crate) use find::find;
+pub(crate) use make::{clear, make};
+
+/// Below the unprivileged half's directory.
+pub(crate) const DIRECTORY: &str = "disks";
+
+/// An image's type, as the VMM and an overlay's header call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) enum ImageType {
+    Raw,
+    Qcow2,
+}
+
+impl ImageType {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// One disk of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Drive {
+    pub(crate) name: String,
+    /// What the VMM opens.
+    pub(crate) path: PathBuf,
+    pub(crate) image_type: ImageType,
+    /// What an overlay's reads go to.
+    pub(crate) base: Option<PathBuf>,
+    pub(crate) readonly: bool,
+    pub(crate) direct: bool,
+    pub(crate) serial: Option<String>,
+    /// 1 is first.
+    pub(crate) boot_order: Option<u32>,
+    /// What is to be at `path` before the VMM starts; without it the file is there.
+    pub(crate) make: Option<Make>,
+}
+
+/// A file to make.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Make {
+    /// These bytes, gone at the end.
+    Image(Vec<u8>),
+    /// This many bytes, all zero, gone at the end.
+    Empty(u64),
+    /// The same, but the file stays.
+    Lasting(u64),
+}
+
+impl std::fmt::Debug for Make {
+    /// An image may hold a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Image(bytes) => write!(f, "Image({} bytes)", bytes.len()),
+            Self::Empty(size) => write!(f, "Empty({size})"),
+            Self::Lasting(size) => write!(f, "Lasting({size})"),
+        }
+    }
+}

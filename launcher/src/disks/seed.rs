@@ -1,0 +1,119 @@
+//! The disk by which cloud-init in the guest learns what it is to do: the data sources NoCloud and ConfigDrive, as KubeVirt
+//! fills them.
+
+use serde_json::json;
+
+use super::fat::Files;
+use crate::spec::{CloudInitSource, GuestSpec, VolumeLabel};
+
+/// cloud-init finds the disk by its label, and the files by their names.
+pub(crate) fn seed(
+    source: CloudInitSource,
+    guest: &GuestSpec,
+    user_data: Vec<u8>,
+    network_data: Option<Vec<u8>>,
+) -> (VolumeLabel, Files) {
+    let names = match source {
+        CloudInitSource::NoCloud => (VolumeLabel::NO_CLOUD, "meta-data", "user-data", "network-config"),
+        CloudInitSource::ConfigDrive => (
+            VolumeLabel::CONFIG_DRIVE,
+            "openstack/latest/meta_data.json",
+            "openstack/latest/user_data",
+            "openstack/latest/network_data.json",
+        ),
+    };
+    let (label, meta, user, network) = names;
+    // Both files have to be there, even if empty.
+    let mut files = Files::from([
+        (meta.to_owned(), meta_data(source, guest)),
+        (user.to_owned(), user_data),
+    ]);
+    if let Some(data) = network_data {
+        files.insert(network.to_owned(), data);
+    }
+    (label, files)
+}
+
+/// The instance's identity must be the same at every start of the same VMI, or cloud-init does everything again: the
+/// machine's UUID where the manifest sets it, as KubeVirt has it, else the object's own, else its name.
+fn meta_data(source: CloudInitSource, guest: &GuestSpec) -> Vec<u8> {
+    let name = format!("{}.{}", guest.name, guest.namespace);
+    let uuid = guest.firmware_uuid.as_ref().or(guest.uid.as_ref());
+    let data = match source {
+        CloudInitSource::NoCloud => json!({
+            "instance-id": uuid.unwrap_or(&name),
+            "local-hostname": guest.hostname,
+        }),
+        CloudInitSource::ConfigDrive => {
+            let mut data = json!({
+                "instance-id": name,
+                "local-hostname": guest.hostname,
+                "instance_id": name,
+                "local_hostname": guest.hostname,
+                "hostname": guest.hostname,
+            });
+            if let (Some(uuid), Some(map)) = (uuid, data.as_object_mut()) {
+                map.insert("uuid".to_owned(), json!(uuid));
+            }
+            data
+        }
+    };
+    data.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance,
+        metadata: {name: web.one, namespace: tenant, uid: 0b9a},
+        spec: {hostname: front, domain: {memory: {guest: 256Mi}},
+            volumes: [{name: root, emptyDisk: {capacity: 1Gi}}]}}";
+
+    fn text(files: &Files, name: &str) -> String {
+        String::from_utf8(files[name].clone()).unwrap()
+    }
+
+    #[test]
+    fn no_cloud() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let (label, files) = seed(CloudInitSource::NoCloud, &guest, b"#cloud-config".to_vec(), None);
+        assert_eq!(label.as_str(), "cidata");
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["meta-data", "user-data"]);
+        assert_eq!(
+            text(&files, "meta-data"),
+            r#"{"instance-id":"0b9a","local-hostname":"front"}"#
+        );
+        assert_eq!(text(&files, "user-data"), "#cloud-config");
+        let plain = crate::spec::load(&MANIFEST.replace(", uid: 0b9a", ""))
+            .unwrap()
+            .spec;
+        let (_, files) = seed(
+            CloudInitSource::NoCloud,
+            &plain,
+            Vec::new(),
+            Some(b"version: 2".to_vec()),
+        );
+        assert!(text(&files, "meta-data").contains(r#""instance-id":"web.one.tenant""#));
+        assert_eq!(text(&files, "network-config"), "version: 2");
+    }
+
+    #[test]
+    fn config_drive() {
+        let mut guest = crate::spec::load(MANIFEST).unwrap().spec;
+        guest.firmware_uuid = Some("5d307ca9-b3ef-428c-8861-06e72d69f223".into());
+        let (label, files) = seed(
+            CloudInitSource::ConfigDrive,
+            &guest,
+            b"u".to_vec(),
+            Some(b"{}".to_vec()),
+        );
+        assert_eq!(label.as_str(), "config-2");
+        assert_eq!(
+            text(&files, "openstack/latest/meta_data.json"),
+            r#"{"instance-id":"web.one.tenant","local-hostname":"front","instance_id":"web.one.tenant","local_hostname":"front","hostname":"front","uuid":"5d307ca9-b3ef-428c-8861-06e72d69f223"}"#
+        );
+        assert_eq!(text(&files, "openstack/latest/user_data"), "u");
+        assert_eq!(text(&files, "openstack/latest/network_data.json"), "{}");
+    }
+}
