@@ -83,6 +83,7 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
             v6: told::v6(nic, &original, notes),
             original,
         }),
+        passt: None,
     })
 }
 
