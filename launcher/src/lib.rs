@@ -13,6 +13,7 @@ mod hugepages;
 mod image;
 mod keeper;
 mod lifecycle;
+mod passt;
 mod picture;
 mod privileges;
 mod resolv;
@@ -20,6 +21,7 @@ mod run;
 pub mod spec;
 mod state_dir;
 mod supervisor;
+mod vhost_relay;
 mod vmm;
 
 pub use error::{ExitCode, Failure};

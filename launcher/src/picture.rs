@@ -7,9 +7,10 @@ use std::fmt::Write;
 use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{Attachment, ports_text};
+use crate::binding::{self, Attachment, ports_text};
 use crate::error::Failure;
 use crate::image::KernelFiles;
+use crate::passt;
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::vm_config;
@@ -48,16 +49,21 @@ impl Picture<'_> {
             }
         }
         for nic in &self.plan.nics {
-            let how = match nic.bridge {
-                Some(_) => "bridge in place of",
-                None => "masquerade behind",
+            let how = match (&nic.bridge, &nic.passt) {
+                (Some(_), _) => "bridge in place of",
+                (None, Some(_)) => "passt beside",
+                (None, None) => "masquerade behind",
             };
             let _ = writeln!(out, "\nNIC {}: {how} {}", nic.name, nic.pod_interface);
             for line in facts(nic, self.interface(nic)) {
                 let _ = writeln!(out, "  {line}");
             }
+            if let Some(command) = self.passts().find(|command| command.nic == nic.name) {
+                let _ = writeln!(out, "  runs passt {}", shell_words(&command.arguments));
+            }
         }
-        for note in self.plan.notes.iter().chain(&self.resolv.notes) {
+        let bindings = binding::notes(guest);
+        for note in self.plan.notes.iter().chain(&bindings).chain(&self.resolv.notes) {
             let _ = writeln!(out, "\nnote: {note}");
         }
         if self.plan.steps.is_empty() {
@@ -77,8 +83,15 @@ impl Picture<'_> {
             "plan": self.plan,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
             "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
-            "notes": self.resolv.notes,
+            "passt": self.passts().collect::<Vec<_>>(),
+            "notes": binding::notes(self.guest).into_iter().chain(self.resolv.notes.clone()).collect::<Vec<_>>(),
         })
+    }
+
+    fn passts(&self) -> impl Iterator<Item = &passt::Command> {
+        self.attachments
+            .iter()
+            .filter_map(|attachment| attachment.passt.as_ref())
     }
 
     pub(crate) fn dot(&self) -> String {
@@ -94,12 +107,15 @@ impl Picture<'_> {
 }
 
 fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
+    let end = match nic.has_tap() {
+        true => format!("TAP {}", nic.tap),
+        false => "vhost-user".to_owned(),
+    };
     let mut lines = vec![format!(
-        "guest MAC {}, MTU {}, {} queue pair(s), TAP {}",
+        "guest MAC {}, MTU {}, {} queue pair(s), {end}",
         Mac(nic.guest_mac),
         nic.mtu,
-        nic.queue_pairs,
-        nic.tap
+        nic.queue_pairs
     )];
     if let Some(v4) = &nic.v4 {
         lines.push(format!(
@@ -117,7 +133,23 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
         lines.extend(bridged_facts(bridged));
         return lines;
     }
-    let ports = interface.map(|interface| ports_text(&interface.ports));
+    if let Some(handed) = &nic.passt {
+        lines.extend(handed.v4.map(|v4| {
+            format!(
+                "IPv4 {}/{} by passt's DHCP; others use the same",
+                v4.address, v4.prefix_len
+            )
+        }));
+        lines.extend(
+            handed.v6.map(|v6| {
+                format!("IPv6 {v6} by passt's DHCPv6, default route by its RA; others use the same")
+            }),
+        );
+    }
+    let ports = interface.map(|interface| match interface.ports.all && nic.passt.is_some() {
+        true => passt::forwards_all_text(),
+        false => ports_text(&interface.ports),
+    });
     lines.push(format!(
         "ports of the pod that are the guest's: {}",
         ports.unwrap_or_default()
@@ -153,4 +185,14 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
         lines.push("no address in the pod: the network's own servers have the guest to themselves".into());
     }
     lines
+}
+
+/// A command line to copy: what is not plain is in single quotes.
+fn shell_words(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/~".contains(c);
+    let quoted = words.iter().map(|word| match word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }

@@ -130,7 +130,9 @@ pub(crate) fn drop_all(owner: Owner) -> Result<(), Failure> {
 }
 
 /// Devices that the unprivileged user opens.
-pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", "/dev/net/tun"];
+pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", TUN];
+/// Where no NIC has a TAP it is not needed.
+pub(crate) const TUN: &str = "/dev/net/tun";
 
 /// Groups that own the devices: on many hosts /dev/kvm is root:kvm 0660. The group root is never one.
 fn device_groups() -> Vec<u32> {

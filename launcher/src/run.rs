@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
 
+use crate::binding::Attachment;
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
 use crate::error::{ExitCode, Failure};
-use crate::image::{self, KernelFiles};
+use crate::image;
 use crate::picture::Picture;
-use crate::resolv::{self, Resolv};
+use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
-use crate::state_dir::StateDir;
-use crate::supervisor::{self, Job};
+use crate::state_dir::{StateDir, vmm_dir};
+use crate::supervisor::{self, Job, Passt};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, hugepages, keeper, privileges};
+use crate::{binding, doctor, hugepages, keeper, passt, privileges};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -44,7 +45,9 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
     for device in privileges::DEVICES {
-        privileges::device(device, owner)?;
+        if device != privileges::TUN || binding::needs_tap(&guest) {
+            privileges::device(device, owner)?;
+        }
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
     let state = StateDir::open(&common.state_dir, owner)?;
@@ -52,7 +55,21 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    say(&binding::notes(&guest));
+    let attachments = binding::attachments(&guest, &plan.nics, &resolv, &state.vmm_dir());
+    let passts = find_passt(&attachments)?;
+    let job = Job {
+        owner,
+        config: vm_config(&guest, &files, &attachments),
+        servers: attachments
+            .into_iter()
+            .filter_map(|attachment| attachment.server)
+            .collect(),
+        passts,
+        program,
+        directory: state.vmm_dir(),
+        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+    };
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -66,27 +83,21 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
-fn job(
-    guest: &GuestSpec,
-    files: KernelFiles,
-    plan: &Plan,
-    resolv: &Resolv,
-    owner: Owner,
-    program: std::path::PathBuf,
-    state: &StateDir,
-) -> Job {
-    let attachments = binding::attachments(guest, &plan.nics, resolv);
-    Job {
-        owner,
-        config: vm_config(guest, &files, &attachments),
-        servers: attachments
-            .into_iter()
-            .filter_map(|attachment| attachment.server)
-            .collect(),
-        program,
-        directory: state.vmm_dir(),
-        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+/// The passts to run, where there are any, with one that is fit for it.
+fn find_passt(attachments: &[Attachment]) -> Result<Vec<Passt>, Failure> {
+    let commands: Vec<_> = attachments.iter().filter_map(|a| a.passt.as_ref()).collect();
+    if commands.is_empty() {
+        return Ok(Vec::new());
     }
+    let program = passt::find()?;
+    let fit = passt::check(&program, &commands)?;
+    say(fit.note.as_slice());
+    tracing::debug!("passt {}", fit.version);
+    let passt = |command: &&passt::Command| Passt {
+        program: program.clone(),
+        command: (*command).clone(),
+    };
+    Ok(commands.iter().map(passt).collect())
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
@@ -94,7 +105,9 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
-    privileges::device("/dev/net/tun", owner)?;
+    if binding::needs_tap(&guest) {
+        privileges::device(privileges::TUN, owner)?;
+    }
     let state = StateDir::open(&common.state_dir, owner)?;
     wire(&make_plan(&net)?, nft, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
@@ -114,7 +127,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        attachments: binding::attachments(&guest, &plan.nics, &resolv),
+        attachments: binding::attachments(&guest, &plan.nics, &resolv, &vmm_dir(&args.common.state_dir)),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };
@@ -201,7 +214,7 @@ fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failur
     say(&plan.notes);
     if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
-    } else {
+    } else if plan.needs_net_admin() {
         privileges::raise_net_admin()?;
     }
     block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await?) })
@@ -212,12 +225,18 @@ fn take_down(done: &Journal, journal: &Path) -> bool {
     if done.undo.is_empty() {
         return true;
     }
-    if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
+    // Sysctls are root's to write, by its user id.
+    let as_root = !done.needs_net_admin() && nix::unistd::geteuid().is_root();
+    if !privileges::has(caps::Capability::CAP_NET_ADMIN) && !as_root {
         tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
         return true;
     }
-    let result = privileges::raise_net_admin()
-        .and_then(|()| block_on(async { Ok(undo(&mut Linux::open()?, done, journal).await) }));
+    let raised = if as_root {
+        Ok(())
+    } else {
+        privileges::raise_net_admin()
+    };
+    let result = raised.and_then(|()| block_on(async { Ok(undo(&mut Linux::open()?, done, journal).await) }));
     match result {
         Ok(failures) => {
             for failure in &failures {

@@ -94,8 +94,13 @@ impl StateDir {
 
     /// The unprivileged half's: API socket and console log.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
-        self.path.join("vmm")
+        vmm_dir(&self.path)
     }
+}
+
+/// Where that is, whether or not it is there yet.
+pub(crate) fn vmm_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("vmm")
 }
 
 /// A keeper that was killed leaves a supervisor that holds the lock until it has followed: that is a matter of moments.

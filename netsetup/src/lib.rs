@@ -25,7 +25,7 @@ pub use original::{Assigned, Original, Route};
 pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Plan, Router6};
 pub use ruleset::document as ruleset;
 pub use spec::{
-    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, Passt, PortRange,
-    Ports, Protocol, Wiring, bridge_name, port_name, server_tap_name, tap_name,
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, Passt,
+    PortRange, Ports, Protocol, Wiring, bridge_name, port_name, server_tap_name, tap_name,
 };
 pub use step::{BridgeStep, PlaceholderStep, PortStep, Step, TapStep};

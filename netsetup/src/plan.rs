@@ -23,8 +23,8 @@ use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, NetSpec, Nic, Owner, Wiring
 use crate::step::{Step, TapStep};
 
 pub use bridge::{Bridged, BridgedV4, BridgedV6, Router6};
-pub(crate) use passt::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 pub use passt::{Handed, HandedV4};
+pub(crate) use passt::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 
 /// Sysctl without which the kernel forwards no IPv6 at all.
 pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";

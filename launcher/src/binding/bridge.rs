@@ -201,6 +201,7 @@ mod tests {
                     routes: Vec::new(),
                 },
             }),
+            passt: None,
         }
     }
 

@@ -5,14 +5,17 @@ mod attachment;
 mod bridge;
 mod explain;
 mod masquerade;
+mod passt;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use hawser_dhcp::Lease;
 use hawser_netsetup::{GuestNic, NetSpec, Nic, Owner};
 use sha2::{Digest, Sha256};
 
 use crate::error::{ExitCode, Failure};
+use crate::passt::Frontend;
 use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, Network, NetworkSource};
 use crate::vmm::config::NetConfig;
@@ -31,6 +34,7 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
         let nic = match &interface.binding {
             Binding::Masquerade => masquerade::nic(guest, interface),
             Binding::Bridge => bridge::nic(guest, interface),
+            Binding::Passt => passt::nic(guest, interface),
             // The manifest's own checks refuse these first.
             other => Err(vec![format!(
                 "{}: binding not supported: {other:?}",
@@ -53,13 +57,25 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
     Err(Failure::new(ExitCode::Manifest, text))
 }
 
-/// Every interface with what the plan made of it, in the manifest's order.
-pub(crate) fn attachments(guest: &GuestSpec, nics: &[GuestNic], resolv: &Resolv) -> Vec<Attachment> {
+/// Every interface with what the plan made of it, in the manifest's order. Sockets are below `directory`.
+pub(crate) fn attachments(
+    guest: &GuestSpec,
+    nics: &[GuestNic],
+    resolv: &Resolv,
+    directory: &Path,
+) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
         let lease = match interface.binding {
             Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
             Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
+            Binding::Passt => {
+                return Some(Attachment {
+                    device: Device::Net(NetConfig::vhost_user(nic, &Frontend::path(directory))),
+                    server: None,
+                    passt: passt::command(guest, interface, nic, resolv),
+                });
+            }
             _ => return None,
         };
         Some(over_tap(nic, lease))
@@ -75,7 +91,25 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
             tap: nic.server_tap.clone(),
             lease,
         }),
+        passt: None,
     }
+}
+
+/// What the user should know of the bindings although nothing is wrong, one line each.
+pub(crate) fn notes(guest: &GuestSpec) -> Vec<String> {
+    let passts = guest
+        .interfaces
+        .iter()
+        .filter(|interface| interface.binding == Binding::Passt);
+    passts
+        .flat_map(|interface| passt::notes(guest, interface))
+        .collect()
+}
+
+/// Whether any NIC's frames come by a TAP.
+pub(crate) fn needs_tap(guest: &GuestSpec) -> bool {
+    let tap = |interface: &Interface| interface.binding != Binding::Passt;
+    guest.interfaces.iter().any(tap)
 }
 
 /// Who gives the IP, and the rest of what is asked about an interface; from the manifest alone.
@@ -83,6 +117,7 @@ pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
     let answer = |interface: &Interface| match interface.binding {
         Binding::Masquerade => Some(masquerade::explain(guest, interface)),
         Binding::Bridge => Some(bridge::explain(guest, interface)),
+        Binding::Passt => Some(passt::explain(interface)),
         _ => None,
     };
     guest.interfaces.iter().filter_map(answer).collect()

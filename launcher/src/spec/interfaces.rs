@@ -27,8 +27,8 @@ const BINDING_FIELDS: &[&str] = &[
 /// The bindings that this version can set up. The others are refused by name.
 fn is_implemented(binding: &Binding) -> bool {
     match binding {
-        Binding::Masquerade | Binding::Bridge => true,
-        Binding::Passt | Binding::Sriov | Binding::Plugin { .. } => false,
+        Binding::Masquerade | Binding::Bridge | Binding::Passt => true,
+        Binding::Sriov | Binding::Plugin { .. } => false,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hawser_netsetup::GuestNic;
 use serde::Serialize;
@@ -50,6 +50,9 @@ struct MemoryConfig {
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     hugepage_size: Option<u64>,
+    /// Another process serves a NIC from it.
+    #[serde(skip_serializing_if = "is_false")]
+    shared: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -65,10 +68,16 @@ struct PayloadConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NetConfig {
     id: String,
-    tap: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tap: Option<String>,
     mac: String,
     /// Travels in a live migration, so it is the same in every pod.
-    host_mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_mac: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    vhost_user: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vhost_socket: Option<PathBuf>,
     /// Receive and transmit queues together.
     num_queues: u16,
     queue_size: u16,
@@ -80,9 +89,25 @@ impl NetConfig {
     pub(crate) fn tap(nic: &GuestNic) -> Self {
         Self {
             id: nic.name.clone(),
-            tap: nic.tap.clone(),
+            tap: Some(nic.tap.clone()),
             mac: Mac(nic.guest_mac).to_string(),
-            host_mac: Mac(nic.gateway_mac).to_string(),
+            host_mac: Some(Mac(nic.gateway_mac).to_string()),
+            vhost_user: false,
+            vhost_socket: None,
+            num_queues: nic.queue_pairs.saturating_mul(2),
+            queue_size: 256,
+        }
+    }
+
+    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its directory.
+    pub(crate) fn vhost_user(nic: &GuestNic, socket: &Path) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: None,
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: None,
+            vhost_user: true,
+            vhost_socket: Some(std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned())),
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: 256,
         }
@@ -122,7 +147,7 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
         })
         .collect();
     let mut landlock_rules = Vec::new();
-    if !net.is_empty() {
+    if net.iter().any(|net| net.tap.is_some()) {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
         for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
             landlock_rules.push(LandlockConfig {
@@ -150,6 +175,7 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
             size: guest.memory,
             hugepages: guest.hugepage_size.is_some(),
             hugepage_size: guest.hugepage_size,
+            shared: net.iter().any(|net| net.vhost_user),
         },
         payload: PayloadConfig {
             kernel: files.kernel.clone(),
@@ -189,8 +215,8 @@ spec:
   networks: [{name: default, pod: {}}]
 ";
 
-    fn attachment() -> Attachment {
-        let nic = GuestNic {
+    fn nic() -> GuestNic {
+        GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
             tap: "tap0".into(),
@@ -207,10 +233,15 @@ spec:
             }),
             v6: None,
             bridge: None,
-        };
+            passt: None,
+        }
+    }
+
+    fn attachment() -> Attachment {
         Attachment {
-            device: Device::Net(NetConfig::tap(&nic)),
+            device: Device::Net(NetConfig::tap(&nic())),
             server: None,
+            passt: None,
         }
     }
 
@@ -226,6 +257,29 @@ spec:
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()]));
+    }
+
+    #[test]
+    fn memory_is_shared_with_who_serves_a_nic_from_it() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let mut shared = attachment();
+        let nic = nic();
+        shared.device = Device::Net(NetConfig::vhost_user(
+            &nic,
+            Path::new("/run/hawser/vmm/passt.sock"),
+        ));
+        let config = serde_json::to_value(vm_config(&guest, &files(), &[shared])).unwrap();
+        assert_eq!(config["memory"]["shared"], true);
+        assert_eq!(
+            config["net"][0],
+            serde_json::json!({"id": "default", "mac": "02:11:22:33:44:55", "vhost_user": true,
+                "vhost_socket": "/run/hawser/vmm/passt.sock", "num_queues": 8, "queue_size": 256})
+        );
+        assert_eq!(
+            config["landlock_rules"],
+            serde_json::json!([]),
+            "no TAP to look for"
+        );
     }
 
     #[test]

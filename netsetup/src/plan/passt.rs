@@ -48,7 +48,9 @@ pub(super) fn guest_nic(
     if bridge::is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: nic.pod_interface.clone(),
-            why: "an earlier start in this pod bridged it, and passt needs it as it was: start in a fresh pod".into(),
+            why:
+                "an earlier start in this pod bridged it, and passt needs it as it was: start in a fresh pod"
+                    .into(),
         });
     }
     let handed = handed(pod);
