@@ -13,5 +13,6 @@
 mod bridge;
 mod faults;
 mod frames;
+mod passt;
 mod pod;
 mod wiring;
