@@ -11,7 +11,7 @@ use crate::binding::sriov;
 use crate::cli::CheckArgs;
 use crate::error::{ExitCode, Failure};
 use crate::spec::GuestSpec;
-use crate::{privileges, vfio};
+use crate::{passt, privileges, vfio};
 
 enum Finding {
     Good(String),
@@ -42,6 +42,7 @@ pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitC
     }
     findings.push(net_admin());
     findings.push(program("nft", Path::new("nft"), "install nftables in the image"));
+    findings.push(passt());
     findings.push(match find_program(&args.cloud_hypervisor) {
         Ok(path) => Finding::Good(format!("cloud-hypervisor: {}", path.display())),
         Err(failure) => Finding::Bad(failure),
@@ -108,6 +109,19 @@ fn program(name: &str, path: &Path, remedy: &str) -> Finding {
         None => Finding::Bad(
             Failure::new(ExitCode::PodUnfit, format!("{name}: not found on PATH")).remedy(remedy),
         ),
+    }
+}
+
+/// Only the binding of that name needs it.
+fn passt() -> Finding {
+    let found = passt::find().and_then(|path| Ok((passt::check(&path, &[])?, path)));
+    match found {
+        Ok((passt::Fitness { note: Some(note), .. }, _)) => Finding::Note(format!("passt: {note}")),
+        Ok((fit, path)) => Finding::Good(format!("passt: {}, {}", path.display(), fit.version)),
+        Err(failure) => Finding::Note(format!(
+            "the binding passt cannot be used here: {}",
+            failure.to_string().trim_start_matches("hawser: ")
+        )),
     }
 }
 
@@ -195,7 +209,7 @@ pub(crate) fn find_program(program: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-fn on_path(program: &Path) -> Option<PathBuf> {
+pub(crate) fn on_path(program: &Path) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
         fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     };

@@ -15,6 +15,7 @@ mod hugepages;
 mod image;
 mod keeper;
 mod lifecycle;
+mod passt;
 mod picture;
 mod plugins;
 mod pod_networks;
@@ -25,6 +26,7 @@ pub mod spec;
 mod state_dir;
 mod supervisor;
 mod vfio;
+mod vhost_relay;
 mod vmm;
 
 pub use error::{ExitCode, Failure};

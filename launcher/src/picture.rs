@@ -7,10 +7,11 @@ use std::fmt::Write;
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{Attachment, Found, ports_text};
+use crate::binding::{self, Attachment, Found, ports_text};
 use crate::disks::{Drive, Make};
 use crate::error::Failure;
 use crate::image::Boot;
+use crate::passt;
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::vm_config;
@@ -56,13 +57,17 @@ impl Picture<'_> {
             }
         }
         for nic in &self.plan.nics {
-            let how = match nic.bridge {
-                Some(_) => "bridge in place of",
-                None => "masquerade behind",
+            let how = match (&nic.bridge, &nic.passt) {
+                (Some(_), _) => "bridge in place of",
+                (None, Some(_)) => "passt beside",
+                (None, None) => "masquerade behind",
             };
             let _ = writeln!(out, "\nNIC {}: {how} {}", nic.name, nic.pod_interface);
             for line in facts(nic, self.interface(nic)) {
                 let _ = writeln!(out, "  {line}");
+            }
+            if let Some(command) = self.passts().find(|command| command.nic == nic.name) {
+                let _ = writeln!(out, "  runs passt {}", shell_words(&command.arguments));
             }
         }
         for nic in &self.found.cni {
@@ -74,10 +79,12 @@ impl Picture<'_> {
                 let _ = writeln!(out, "  in the guest at {address}");
             }
         }
+        let bindings = binding::notes(guest);
         for note in self
             .plan
             .notes
             .iter()
+            .chain(&bindings)
             .chain(&self.resolv.notes)
             .chain(&self.notes)
         {
@@ -103,9 +110,16 @@ impl Picture<'_> {
             "cni": self.found.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
             "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments)),
+            "passt": self.passts().collect::<Vec<_>>(),
             "functions": self.found.functions.vfs,
-            "notes": self.resolv.notes.iter().chain(&self.notes).collect::<Vec<_>>(),
+            "notes": binding::notes(self.guest).iter().chain(&self.resolv.notes).chain(&self.notes).collect::<Vec<_>>(),
         })
+    }
+
+    fn passts(&self) -> impl Iterator<Item = &passt::Command> {
+        self.attachments
+            .iter()
+            .filter_map(|attachment| attachment.passt.as_ref())
     }
 
     pub(crate) fn dot(&self) -> String {
@@ -143,12 +157,15 @@ fn disk_fact(drive: &Drive) -> String {
 }
 
 fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
+    let end = match nic.has_tap() {
+        true => format!("TAP {}", nic.tap),
+        false => "vhost-user".to_owned(),
+    };
     let mut lines = vec![format!(
-        "guest MAC {}, MTU {}, {} queue pair(s), TAP {}",
+        "guest MAC {}, MTU {}, {} queue pair(s), {end}",
         Mac(nic.guest_mac),
         nic.mtu,
-        nic.queue_pairs,
-        nic.tap
+        nic.queue_pairs
     )];
     if let Some(v4) = &nic.v4 {
         lines.push(format!(
@@ -166,7 +183,23 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
         lines.extend(bridged_facts(bridged));
         return lines;
     }
-    let ports = interface.map(|interface| ports_text(&interface.ports));
+    if let Some(handed) = &nic.passt {
+        lines.extend(handed.v4.map(|v4| {
+            format!(
+                "IPv4 {}/{} by passt's DHCP; others use the same",
+                v4.address, v4.prefix_len
+            )
+        }));
+        lines.extend(
+            handed.v6.map(|v6| {
+                format!("IPv6 {v6} by passt's DHCPv6, default route by its RA; others use the same")
+            }),
+        );
+    }
+    let ports = interface.map(|interface| match interface.ports.all && nic.passt.is_some() {
+        true => passt::forwards_all_text(),
+        false => ports_text(&interface.ports),
+    });
     lines.push(format!(
         "ports of the pod that are the guest's: {}",
         ports.unwrap_or_default()
@@ -213,4 +246,14 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
         lines.push("told nothing: the network's own servers have the guest to themselves".into());
     }
     lines
+}
+
+/// A command line to copy: what is not plain is in single quotes.
+fn shell_words(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/~".contains(c);
+    let quoted = words.iter().map(|word| match word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }

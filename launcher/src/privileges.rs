@@ -160,7 +160,7 @@ pub(crate) fn drop_all(owner: Owner, nodes: &[PathBuf]) -> Result<(), Failure> {
 
 /// Devices that the unprivileged user opens.
 pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", TUN];
-/// Only where there is a TAP.
+/// Where no NIC has a TAP it is not needed.
 pub(crate) const TUN: &str = "/dev/net/tun";
 
 /// Groups that own the devices: on many hosts /dev/kvm is root:kvm 0660. The group root is never one.

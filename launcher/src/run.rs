@@ -21,10 +21,10 @@ use crate::plugins::{self, Registry};
 use crate::pod_networks::{self, PodNetworks};
 use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
-use crate::state_dir::StateDir;
-use crate::supervisor::{self, Job};
+use crate::state_dir::{StateDir, vmm_dir};
+use crate::supervisor::{self, Job, Passt};
 use crate::vmm::config::vm_config;
-use crate::{doctor, hugepages, keeper, privileges, vfio};
+use crate::{doctor, hugepages, keeper, passt, privileges, vfio};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -59,15 +59,16 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
-    let drives = privileges::as_owner(owner, || {
-        disks::find(common, &guest, &StateDir::vmm_dir_of(&common.state_dir))
-    })?;
+    let drives = privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
     let net = binding::net_spec(&guest, owner)?;
     let (functions, nodes) = functions(&guest, common, owner)?;
-    let has_taps = !net.nics.is_empty();
-    let nft = if has_taps { begin_wiring()? } else { None };
+    let nft = if net.nics.is_empty() {
+        None
+    } else {
+        begin_wiring()?
+    };
     for device in privileges::DEVICES {
-        if has_taps || device != privileges::TUN {
+        if device != privileges::TUN || binding::needs_tap(&guest) {
             privileges::device(device, owner)?;
         }
     }
@@ -77,8 +78,10 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
+    say(&binding::notes(&guest));
     let found = Found { cni, functions };
-    let attachments = binding::attachments(&guest, &plan.nics, &found, &resolv);
+    let attachments = binding::attachments(&guest, &plan.nics, &found, &resolv, &state.vmm_dir());
+    let passts = find_passt(&attachments)?;
     let job = Job {
         owner,
         config: vm_config(&guest, &boot, &drives, &attachments),
@@ -88,6 +91,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
             .into_iter()
             .filter_map(|attachment| attachment.server)
             .collect(),
+        passts,
         program,
         directory: state.vmm_dir(),
         grace: Duration::from_secs(guest.termination_grace_period_seconds),
@@ -165,12 +169,31 @@ fn functions(guest: &GuestSpec, common: &Common, owner: Owner) -> Result<(Functi
     Ok((Functions { vfs, access }, nodes))
 }
 
+/// The passts to run, where there are any, with one that is fit for it.
+fn find_passt(attachments: &[Attachment]) -> Result<Vec<Passt>, Failure> {
+    let commands: Vec<_> = attachments.iter().filter_map(|a| a.passt.as_ref()).collect();
+    if commands.is_empty() {
+        return Ok(Vec::new());
+    }
+    let program = passt::find()?;
+    let fit = passt::check(&program, &commands)?;
+    say(fit.note.as_slice());
+    tracing::debug!("passt {}", fit.version);
+    let passt = |command: &&passt::Command| Passt {
+        program: program.clone(),
+        command: (*command).clone(),
+    };
+    Ok(commands.iter().map(passt).collect())
+}
+
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
     let guest = guest(&common.inputs, &common.pod)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
-    privileges::device("/dev/net/tun", owner)?;
+    if binding::needs_tap(&guest) {
+        privileges::device(privileges::TUN, owner)?;
+    }
     let state = StateDir::open(&common.state_dir, owner)?;
     wire(&make_plan(&guest, &net)?.plan, nft, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
@@ -200,14 +223,16 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         guest: &guest,
         plan: &plan,
         found: &found,
-        attachments: binding::attachments(&guest, &plan.nics, &found, &resolv),
+        attachments: binding::attachments(
+            &guest,
+            &plan.nics,
+            &found,
+            &resolv,
+            &vmm_dir(&args.common.state_dir),
+        ),
         notes,
         boot: image::boot(&args.common, &guest),
-        drives: disks::find(
-            &args.common,
-            &guest,
-            &StateDir::vmm_dir_of(&args.common.state_dir),
-        ),
+        drives: disks::find(&args.common, &guest, &vmm_dir(&args.common.state_dir)),
         resolv: &resolv,
     };
     match args.output {
@@ -351,7 +376,7 @@ fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failur
         tracing::info!("the pod needs no wiring");
     } else if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
-    } else {
+    } else if plan.needs_net_admin() {
         privileges::raise_net_admin()?;
     }
     block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await?) })
@@ -362,12 +387,18 @@ fn take_down(done: &Journal, journal: &Path) -> bool {
     if done.undo.is_empty() {
         return true;
     }
-    if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
+    // Sysctls are root's to write, by its user id.
+    let as_root = !done.needs_net_admin() && nix::unistd::geteuid().is_root();
+    if !privileges::has(caps::Capability::CAP_NET_ADMIN) && !as_root {
         tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
         return true;
     }
-    let result = privileges::raise_net_admin()
-        .and_then(|()| block_on(async { Ok(undo(&mut Linux::open()?, done, journal).await) }));
+    let raised = if as_root {
+        Ok(())
+    } else {
+        privileges::raise_net_admin()
+    };
+    let result = raised.and_then(|()| block_on(async { Ok(undo(&mut Linux::open()?, done, journal).await) }));
     match result {
         Ok(failures) => {
             for failure in &failures {

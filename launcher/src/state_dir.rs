@@ -94,13 +94,13 @@ impl StateDir {
 
     /// The unprivileged half's: API socket, console log, and the disks that are made for the guest.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
-        Self::vmm_dir_of(&self.path)
+        vmm_dir(&self.path)
     }
+}
 
-    /// The same of a state directory that is not opened yet.
-    pub(crate) fn vmm_dir_of(state_dir: &Path) -> PathBuf {
-        state_dir.join("vmm")
-    }
+/// Where that is, whether or not it is there yet.
+pub(crate) fn vmm_dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("vmm")
 }
 
 /// A keeper that was killed leaves a supervisor that holds the lock until it has followed: that is a matter of moments.

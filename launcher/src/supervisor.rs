@@ -23,6 +23,7 @@ use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
 use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
+use crate::passt;
 use crate::privileges;
 use crate::vmm::api::Api;
 use crate::vmm::config::{VmConfig, take_late_nics};
@@ -40,6 +41,7 @@ const SERVER_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Job {
     pub(crate) owner: Owner,
     pub(crate) servers: Vec<Server>,
+    pub(crate) passts: Vec<Passt>,
     pub(crate) config: VmConfig,
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
@@ -50,6 +52,13 @@ pub(crate) struct Job {
     pub(crate) grace: Duration,
     /// Devices that the VMM opens besides those that every guest needs.
     pub(crate) nodes: Vec<PathBuf>,
+}
+
+/// A passt to be kept running behind a NIC.
+#[derive(Debug)]
+pub(crate) struct Passt {
+    pub(crate) program: PathBuf,
+    pub(crate) command: passt::Command,
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
@@ -149,6 +158,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     } = vmm;
     let Job {
         servers,
+        passts,
         config,
         descriptors,
         directory,
@@ -157,11 +167,24 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     } = job;
     let config = serde_json::to_value(config)
         .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
+    // Before the VMM is told of them.
+    let passts = passts
+        .into_iter()
+        .map(|passt| Ok((passt, passt::Frontend::listen(&directory)?)))
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(|error| {
+            Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
+                .because(error)
+                .remedy(
+                    "the state directory must be writable, and its path not longer than about 80 characters",
+                )
+        })?;
+    let (lost, mut given_up) = mpsc::channel(1);
     let console = console::pump(console, &directory);
     let (send, mut receive) = mpsc::channel(16);
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
-    let mut go = Some((go, servers));
+    let mut go = Some((go, servers, passts));
     let (end_servers, ended) = watch::channel(());
     tokio::spawn(boot(api.clone(), config, descriptors, wired, send.clone()));
     let mut state = State::Starting;
@@ -184,19 +207,25 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
                     // The servers are there before the guest's first frame.
-                    if let Some((go, servers)) = go.take() {
+                    if let Some((go, servers, passts)) = go.take() {
                         for server in servers {
                             tokio::spawn(serve_guest(server, ended.clone()));
                         }
-                        // A boot that has failed already listens no more.
-                        let _ = go.send(());
+                        tokio::spawn(begin(passts, lost.clone(), go, send.clone()));
                     }
                     continue;
                 }
                 Event::Stop
             }
+            Some(passt::Report { nic }) = given_up.recv() => {
+                tokio::spawn(take_out(api.clone(), nic));
+                continue;
+            }
             event = events.next(), if events_open => {
                 match event {
+                    Some(event) if event.event == "device-removed" => {
+                        tracing::warn!("a device that did not work any more has left the guest");
+                    }
                     Some(event) => tracing::debug!("cloud-hypervisor: {} {}", event.source.escape_debug(), event.event.escape_debug()),
                     None => events_open = false,
                 }
@@ -237,6 +266,35 @@ enum Message {
     Lifecycle(Event),
     /// The VMM that was found is not one to run a guest with.
     Unfit(Failure),
+}
+
+/// Starts every passt, and lets the guest boot when all of them serve.
+async fn begin(
+    passts: Vec<(Passt, passt::Frontend)>,
+    lost: mpsc::Sender<passt::Report>,
+    go: oneshot::Sender<()>,
+    send: mpsc::Sender<Message>,
+) {
+    for (Passt { program, command }, frontend) in passts {
+        let (ready, serves) = oneshot::channel();
+        tokio::spawn(passt::supervise(program, command, frontend, ready, lost.clone()));
+        if let Ok(Err(failure)) = serves.await {
+            let _ = send.send(Message::Unfit(failure)).await;
+            return;
+        }
+    }
+    // A boot that has failed already listens no more.
+    let _ = go.send(());
+}
+
+/// A NIC that does not work any more is better not there: the guest sees that, and does not wait for answers.
+async fn take_out(api: Api, nic: String) {
+    if let Err(error) = api.remove_device(&nic).await {
+        tracing::error!(
+            "{nic}: the NIC is down and could not be taken out: {}",
+            chain(error)
+        );
+    }
 }
 
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
@@ -330,7 +388,7 @@ fn how(status: std::io::Result<std::process::ExitStatus>) -> Option<String> {
     }
 }
 
-fn chain(error: impl std::error::Error) -> String {
+pub(crate) fn chain(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

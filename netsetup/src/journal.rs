@@ -58,6 +58,12 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Whether taking it back takes CAP_NET_ADMIN; as [`crate::Plan::needs_net_admin`].
+    pub fn needs_net_admin(&self) -> bool {
+        let sysctl = |undo: &Undo| matches!(undo, Undo::Sysctl { .. });
+        !self.undo.iter().all(sysctl)
+    }
+
     /// Reads what an earlier run left; an absent file is an empty journal.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = match fs::read(path) {

@@ -24,10 +24,10 @@ pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
 pub use kernel::{Linux, MacvtapError, Nft, interface_names, open_macvtap, open_tap};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
-pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Plan, Router6};
+pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Plan, Router6};
 pub use ruleset::document as ruleset;
 pub use spec::{
-    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, PortRange,
-    Ports, Protocol, Wiring, bridge_name, server_tap_name, tap_name,
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, Passt,
+    PortRange, Ports, Protocol, Wiring, bridge_name, server_tap_name, tap_name,
 };
 pub use step::{BridgeStep, PortStep, Step, TapStep};

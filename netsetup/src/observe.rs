@@ -17,6 +17,10 @@ pub struct Observed {
     pub ipv6_forwarding: Option<Sysctl>,
     /// `net.ipv6.conf.default.disable_ipv6`: new interfaces, such as a TAP, get no IPv6.
     pub ipv6_disabled_by_default: bool,
+    /// `net.ipv4.ping_group_range`.
+    pub ping_group_range: Option<Sysctl>,
+    /// `net.ipv4.ip_unprivileged_port_start`.
+    pub unprivileged_port_start: Option<Sysctl>,
 }
 
 /// A sysctl and whether this process could write it (in a container /proc/sys is often mounted read-only).

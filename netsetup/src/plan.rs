@@ -7,6 +7,7 @@
 
 mod bridge;
 mod masquerade;
+mod passt;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -18,10 +19,12 @@ use crate::error::Error;
 use crate::journal::{Journal, Undo};
 use crate::observe::{Address, Link, Observed, Sysctl};
 use crate::ruleset;
-use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, NetSpec, Owner, Wiring};
+use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, NetSpec, Nic, Owner, Wiring};
 use crate::step::{Step, TapStep};
 
 pub use bridge::{Bridged, BridgedV4, BridgedV6, Router6};
+pub use passt::{Handed, HandedV4};
+pub(crate) use passt::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 
 /// Sysctl without which the kernel forwards no IPv6 at all.
 pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -61,6 +64,9 @@ pub struct GuestNic {
     /// Instead of `v4` and `v6`, for a NIC on a bridge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bridge: Option<Bridged>,
+    /// Instead of `v4` and `v6`, for a NIC that passt serves. It has no TAP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passt: Option<Handed>,
 }
 
 /// One address family of a masqueraded NIC.
@@ -74,13 +80,24 @@ pub struct FamilyPlan<N, A> {
 }
 
 impl GuestNic {
-    /// Whether the guest is told anything by DHCP and router advertisement.
+    /// Whether the guest is told anything by DHCP and router advertisement of ours.
     pub fn is_served(&self) -> bool {
-        self.bridge.as_ref().is_none_or(Bridged::is_served)
+        self.has_tap() && self.bridge.as_ref().is_none_or(Bridged::is_served)
+    }
+
+    /// Whether its frames come and go by a TAP.
+    pub fn has_tap(&self) -> bool {
+        self.passt.is_none()
     }
 }
 
 impl Plan {
+    /// Whether carrying it out takes CAP_NET_ADMIN: all of it does but writing to /proc/sys.
+    pub fn needs_net_admin(&self) -> bool {
+        let sysctl = |step: &Step| matches!(step, Step::Sysctl { .. });
+        !self.steps.iter().all(sysctl)
+    }
+
     /// Compares. Every reason not to go on is found here, before anything has moved.
     pub fn new(spec: &NetSpec, observed: &Observed) -> Result<Self, Error> {
         let mut plan = Self {
@@ -95,6 +112,7 @@ impl Plan {
             plan.nics.push(match &nic.wiring {
                 Wiring::Masquerade(masquerade) => masquerade::guest_nic(nic, masquerade, observed, notes)?,
                 Wiring::Bridge | Wiring::ManagedTap => bridge::guest_nic(nic, observed, notes)?,
+                Wiring::Passt(passt) => passt::guest_nic(nic, passt, spec.owner, observed, notes)?,
             });
         }
         let wanted = plan.wanted(spec, observed);
@@ -112,7 +130,7 @@ impl Plan {
 
     fn wanted(&self, spec: &NetSpec, observed: &Observed) -> Vec<Step> {
         let mut steps = Vec::new();
-        for nic in &self.nics {
+        for nic in self.with_tap() {
             steps.extend(bridge::bridge_step(nic));
             if nic.is_served() {
                 steps.push(Step::Tap(tap_step(nic, spec.owner, false, observed)));
@@ -145,7 +163,8 @@ impl Plan {
         if self.nics.iter().any(|nic| nic.v6.is_some()) {
             steps.extend(ipv6_forwarding(observed));
         }
-        for nic in &self.nics {
+        steps.extend(passt::steps(spec, observed));
+        for nic in self.with_tap() {
             steps.push(Step::Mark {
                 link: nic.tap.clone(),
                 alias: format!("{SIGNATURE}{} {digest}", nic.name),
@@ -153,11 +172,16 @@ impl Plan {
         }
         steps
     }
+
+    fn with_tap(&self) -> impl Iterator<Item = &GuestNic> {
+        self.nics.iter().filter(|nic| nic.has_tap())
+    }
 }
 
 /// What Hawser did not make is left alone, however much it looks like the work of a launcher.
 fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
-    for nic in &spec.nics {
+    let with_tap = |nic: &&Nic| !matches!(nic.wiring, Wiring::Passt(_));
+    for nic in spec.nics.iter().filter(with_tap) {
         for name in [&nic.tap, &nic.server_tap] {
             if observed.link(name).is_some_and(|link| !is_ours(link)) {
                 return Err(Error::NotOurs {
@@ -306,8 +330,14 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
 }
 
 fn current<'a>(observed: &'a Observed, path: &str) -> Option<&'a String> {
-    if path == IPV6_FORWARDING {
-        return observed.ipv6_forwarding.as_ref().map(|sysctl| &sysctl.value);
+    let whole = match path {
+        IPV6_FORWARDING => Some(&observed.ipv6_forwarding),
+        PING_GROUP_RANGE => Some(&observed.ping_group_range),
+        UNPRIVILEGED_PORT_START => Some(&observed.unprivileged_port_start),
+        _ => None,
+    };
+    if let Some(sysctl) = whole {
+        return sysctl.as_ref().map(|sysctl| &sysctl.value);
     }
     let name = path
         .strip_prefix("/proc/sys/net/ipv6/conf/")?

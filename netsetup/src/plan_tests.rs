@@ -8,6 +8,8 @@ use crate::spec::{Masquerade, Nic, PortRange, Ports, Protocol};
 mod bridged;
 #[path = "plan_tests/model.rs"]
 mod model;
+#[path = "plan_tests/passt.rs"]
+mod passt;
 
 fn pod() -> Observed {
     let address = |ip: &str, prefix_len| Address {
@@ -41,6 +43,8 @@ fn pod() -> Observed {
         links: vec![lo, eth0],
         ipv6_forwarding: Some(sysctl("0")),
         ipv6_disabled_by_default: false,
+        ping_group_range: Some(sysctl("1\t0")),
+        unprivileged_port_start: Some(sysctl("1024")),
     }
 }
 
@@ -95,7 +99,7 @@ fn spec() -> NetSpec {
 fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
     match &mut spec.nics[0].wiring {
         Wiring::Masquerade(masquerade) => masquerade,
-        _ => panic!("not a masqueraded NIC"),
+        other => panic!("not a masqueraded NIC: {other:?}"),
     }
 }
 

@@ -62,6 +62,17 @@ pub enum Wiring {
     Bridge,
     /// The same wiring, and the guest is told nothing: whoever serves the network has it to itself.
     ManagedTap,
+    /// passt serves the guest by the pod's own sockets; the interface is not touched.
+    Passt(Passt),
+}
+
+/// What passt needs of the namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passt {
+    /// The lowest port that is to reach the guest.
+    pub lowest_port: Option<u16>,
+    /// No port was asked for by number: those that cannot be had are done without.
+    pub all_ports: bool,
 }
 
 /// NAT behind the pod's addresses.

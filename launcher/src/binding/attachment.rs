@@ -2,6 +2,7 @@
 
 use hawser_dhcp::Lease;
 
+use crate::passt;
 use crate::vmm::config::{DeviceConfig, NetConfig};
 
 /// One interface of the guest, joined to the pod. In the manifest's order, which is the guest's.
@@ -10,6 +11,8 @@ pub(crate) struct Attachment {
     pub(crate) device: Device,
     /// Absent where somebody else tells the guest its addresses, or nobody does.
     pub(crate) server: Option<Server>,
+    /// What to run behind the device, where it is passt's.
+    pub(crate) passt: Option<passt::Command>,
 }
 
 /// What the VM has in its place.

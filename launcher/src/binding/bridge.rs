@@ -190,6 +190,7 @@ mod tests {
                     router,
                 }),
             }),
+            passt: None,
         }
     }
 

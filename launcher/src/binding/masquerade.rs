@@ -187,6 +187,7 @@ mod tests {
                 pod: "fd00::7".parse().unwrap(),
             }),
             bridge: None,
+            passt: None,
         }
     }
 

@@ -5,15 +5,18 @@ mod attachment;
 mod bridge;
 mod explain;
 mod masquerade;
+mod passt;
 mod plugin;
 pub(crate) mod sriov;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use hawser_dhcp::Lease;
 use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 
 use crate::error::{ExitCode, Failure};
+use crate::passt::Frontend;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, Network};
@@ -34,16 +37,12 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
             Binding::Masquerade => masquerade::nic(guest, interface).map(Some),
             Binding::Bridge => bridge::nic(guest, interface).map(Some),
             Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
+            Binding::Passt => passt::nic(guest, interface).map(Some),
             // Wants nothing from the namespace.
             Binding::Sriov => match sriov::refusals(guest, interface) {
                 refusals if refusals.is_empty() => Ok(None),
                 refusals => Err(refusals),
             },
-            // The manifest's own checks refuse these first.
-            other => Err(vec![format!(
-                "{}: binding not supported: {other:?}",
-                interface.path
-            )]),
         };
         match nic {
             Ok(nic) => nics.extend(nic),
@@ -62,11 +61,13 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
 }
 
 /// Every interface with what the plan made of it, or with the device that was found for it, in the manifest's order.
+/// Sockets are below `directory`.
 pub(crate) fn attachments(
     guest: &GuestSpec,
     nics: &[GuestNic],
     found: &Found,
     resolv: &Resolv,
+    directory: &Path,
 ) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
         if let Some(nic) = found.cni.iter().find(|nic| nic.name == interface.name) {
@@ -81,6 +82,13 @@ pub(crate) fn attachments(
             Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
             Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
             Binding::Plugin { .. } => None,
+            Binding::Passt => {
+                return Some(Attachment {
+                    device: Device::Net(NetConfig::vhost_user(nic, &Frontend::path(directory))),
+                    server: None,
+                    passt: passt::command(guest, interface, nic, resolv),
+                });
+            }
             _ => return None,
         };
         Some(over_tap(nic, lease))
@@ -111,23 +119,41 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
             tap: nic.server_tap.clone(),
             lease,
         }),
+        passt: None,
     }
+}
+
+/// What the user should know of the bindings although nothing is wrong, one line each.
+pub(crate) fn notes(guest: &GuestSpec) -> Vec<String> {
+    let passts = guest
+        .interfaces
+        .iter()
+        .filter(|interface| interface.binding == Binding::Passt);
+    passts
+        .flat_map(|interface| passt::notes(guest, interface))
+        .collect()
+}
+
+/// Whether any NIC's frames come by a TAP.
+pub(crate) fn needs_tap(guest: &GuestSpec) -> bool {
+    let tap = |interface: &Interface| !matches!(interface.binding, Binding::Passt | Binding::Sriov);
+    guest.interfaces.iter().any(tap)
 }
 
 /// Who gives the IP, and the rest of what is asked about an interface; from the manifest, and from the devices that were
 /// found where the pod could be looked into.
 pub(crate) fn explain(guest: &GuestSpec, cni: &[CniNic]) -> Vec<Explanation> {
     let answer = |interface: &Interface| match &interface.binding {
-        Binding::Masquerade => Some(masquerade::explain(guest, interface)),
-        Binding::Bridge => Some(bridge::explain(guest, interface)),
+        Binding::Masquerade => masquerade::explain(guest, interface),
+        Binding::Bridge => bridge::explain(guest, interface),
         Binding::Plugin { name, plugin } => {
             let found = cni.iter().find(|nic| nic.name == interface.name);
-            Some(plugin::explain(guest, interface, name, plugin, found))
+            plugin::explain(guest, interface, name, plugin, found)
         }
-        Binding::Sriov => Some(sriov::explain(interface)),
-        _ => None,
+        Binding::Sriov => sriov::explain(interface),
+        Binding::Passt => passt::explain(interface),
     };
-    guest.interfaces.iter().filter_map(answer).collect()
+    guest.interfaces.iter().map(answer).collect()
 }
 
 /// Queue pairs of a virtio NIC: one for each vCPU up to eight, beyond which a pod sees no gain.

@@ -88,6 +88,7 @@ pub(super) fn attachment(nic: &CniNic) -> Attachment {
             ),
         },
         server: None,
+        passt: None,
     }
 }
 

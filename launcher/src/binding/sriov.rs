@@ -304,6 +304,7 @@ pub(super) fn attachment(vf: &Vf, access: Access) -> Attachment {
             access,
         )),
         server: None,
+        passt: None,
     }
 }
 

@@ -77,6 +77,7 @@ fn addresses(nic: &GuestNic, hop: &str) -> String {
     if hop == nic.pod_interface {
         all.extend(nic.v4.map(|v4| v4.pod.to_string()));
         all.extend(nic.v6.map(|v6| v6.pod.to_string()));
+        all.extend(handed_addresses(nic));
     }
     if hop == nic.tap {
         all.extend(nic.v4.map(|v4| v4.gateway.to_string()));
@@ -93,7 +94,18 @@ fn guest_addresses(nic: &GuestNic) -> String {
         all.extend(bridged.v4.as_ref().map(|v4| v4.address.to_string()));
         all.extend(bridged.v6.as_ref().map(|v6| v6.address.to_string()));
     }
+    all.extend(handed_addresses(nic));
     lines(&all)
+}
+
+/// The pod's, which are the guest's too.
+fn handed_addresses(nic: &GuestNic) -> Vec<String> {
+    let handed = nic.passt.as_ref();
+    let v4 = handed
+        .and_then(|handed| handed.v4)
+        .map(|v4| v4.address.to_string());
+    let v6 = handed.and_then(|handed| handed.v6).map(|v6| v6.to_string());
+    v4.into_iter().chain(v6).collect()
 }
 
 fn lines(all: &[String]) -> String {

@@ -28,8 +28,7 @@ const BINDING_FIELDS: &[&str] = &[
 /// The bindings that this version can set up. The others are refused by name.
 fn is_implemented(binding: &Binding) -> bool {
     match binding {
-        Binding::Masquerade | Binding::Bridge | Binding::Sriov => true,
-        Binding::Passt => false,
+        Binding::Masquerade | Binding::Bridge | Binding::Passt | Binding::Sriov => true,
         Binding::Plugin { plugin, .. } => plugin.sidecar_image.is_none(),
     }
 }

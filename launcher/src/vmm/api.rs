@@ -96,6 +96,14 @@ impl Api {
         self.request(Method::PUT, "vm.power-button", None).await.map(drop)
     }
 
+    /// Begins to take a device out; that it is done is told as the event `device-removed`, once the guest has let go.
+    pub(crate) async fn remove_device(&self, id: &str) -> Result<(), ApiError> {
+        const REQUEST: &str = "vm.remove-device";
+        let body = serde_json::to_vec(&serde_json::json!({ "id": id }))
+            .map_err(|error| nonsense(REQUEST, &error))?;
+        self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
+    }
+
     async fn request(
         &self,
         method: Method,

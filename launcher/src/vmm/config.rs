@@ -4,7 +4,7 @@
 
 mod disks;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hawser_netsetup::{CniDevice, CniNic, GuestNic};
 use serde::Serialize;
@@ -59,6 +59,9 @@ struct MemoryConfig {
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     hugepage_size: Option<u64>,
+    /// Another process serves a NIC from it.
+    #[serde(skip_serializing_if = "is_false")]
+    shared: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -80,13 +83,17 @@ const QUEUE_SIZE: u16 = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NetConfig {
     id: String,
-    /// Absent for a device that is handed over as a descriptor.
+    /// Absent for a device that is handed over as a descriptor, or that a process serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     tap: Option<String>,
     mac: String,
     /// Travels in a live migration, so it is the same in every pod. Absent for a device that is not ours to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     host_mac: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    vhost_user: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vhost_socket: Option<PathBuf>,
     /// Receive and transmit queues together.
     num_queues: u16,
     queue_size: u16,
@@ -105,6 +112,22 @@ impl NetConfig {
             tap: Some(nic.tap.clone()),
             mac: Mac(nic.guest_mac).to_string(),
             host_mac: Some(Mac(nic.gateway_mac).to_string()),
+            vhost_user: false,
+            vhost_socket: None,
+            num_queues: nic.queue_pairs.saturating_mul(2),
+            queue_size: QUEUE_SIZE,
+        }
+    }
+
+    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its directory.
+    pub(crate) fn vhost_user(nic: &GuestNic, socket: &Path) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: None,
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: None,
+            vhost_user: true,
+            vhost_socket: Some(std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned())),
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
         }
@@ -117,6 +140,8 @@ impl NetConfig {
             tap: (nic.device == CniDevice::Tap).then(|| nic.interface.clone()),
             mac: Mac(nic.guest_mac).to_string(),
             host_mac: None,
+            vhost_user: false,
+            vhost_socket: None,
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
         }
@@ -224,6 +249,7 @@ pub(crate) fn vm_config(
             size: guest.memory,
             hugepages: guest.hugepage_size.is_some(),
             hugepage_size: guest.hugepage_size,
+            shared: net.iter().any(|net| net.vhost_user),
         },
         payload: payload(boot),
         disks: disks::disks(guest, drives),
@@ -316,8 +342,8 @@ spec:
   networks: [{name: default, pod: {}}]
 ";
 
-    fn attachment() -> Attachment {
-        let nic = GuestNic {
+    fn nic() -> GuestNic {
+        GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
             tap: "tap0".into(),
@@ -334,10 +360,15 @@ spec:
             }),
             v6: None,
             bridge: None,
-        };
+            passt: None,
+        }
+    }
+
+    fn attachment() -> Attachment {
         Attachment {
-            device: Device::Net(NetConfig::tap(&nic)),
+            device: Device::Net(NetConfig::tap(&nic())),
             server: None,
+            passt: None,
         }
     }
 
@@ -390,7 +421,11 @@ spec:
                 },
             ),
         };
-        Attachment { device, server: None }
+        Attachment {
+            device,
+            server: None,
+            passt: None,
+        }
     }
 
     #[test]
@@ -456,6 +491,29 @@ spec:
     }
 
     #[test]
+    fn memory_is_shared_with_who_serves_a_nic_from_it() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let mut shared = attachment();
+        let nic = nic();
+        shared.device = Device::Net(NetConfig::vhost_user(
+            &nic,
+            Path::new("/run/hawser/vmm/passt.sock"),
+        ));
+        let config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &[shared])).unwrap();
+        assert_eq!(config["memory"]["shared"], true);
+        assert_eq!(
+            config["net"][0],
+            serde_json::json!({"id": "default", "mac": "02:11:22:33:44:55", "vhost_user": true,
+                "vhost_socket": "/run/hawser/vmm/passt.sock", "num_queues": 8, "queue_size": 256})
+        );
+        assert_eq!(
+            config["landlock_rules"],
+            serde_json::json!([]),
+            "no TAP to look for"
+        );
+    }
+
+    #[test]
     fn a_guest_without_a_nic_needs_no_sysfs() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         let config = vm_config(&guest, &kernel(), &[], &[]);
@@ -473,6 +531,7 @@ spec:
                 access,
             )),
             server: None,
+            passt: None,
         }
     }
 

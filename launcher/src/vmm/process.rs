@@ -96,8 +96,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// Everything is opened close-on-exec; these two are for the child.
-fn keep_open(descriptor: RawFd) -> io::Result<()> {
+/// Everything is opened close-on-exec; these are for the child.
+pub(crate) fn keep_open(descriptor: RawFd) -> io::Result<()> {
     // SAFETY: the parent holds the descriptor open across the fork.
     let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
     fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;

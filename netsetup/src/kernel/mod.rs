@@ -15,7 +15,7 @@ use crate::apply::Kernel;
 use crate::error::{Error, StepFailure};
 use crate::journal::Undo;
 use crate::observe::{Link, Observed};
-use crate::plan::IPV6_FORWARDING;
+use crate::plan::{IPV6_FORWARDING, PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 use crate::ruleset;
 use crate::step::Step;
 
@@ -65,6 +65,8 @@ pub(crate) async fn read() -> Result<Observed, Error> {
         ipv6_forwarding: sysctl::read(IPV6_FORWARDING),
         ipv6_disabled_by_default: sysctl::read("/proc/sys/net/ipv6/conf/default/disable_ipv6")
             .is_some_and(|sysctl| sysctl.value == "1"),
+        ping_group_range: sysctl::read(PING_GROUP_RANGE),
+        unprivileged_port_start: sysctl::read(UNPRIVILEGED_PORT_START),
     })
 }
 

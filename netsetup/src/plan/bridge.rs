@@ -102,6 +102,7 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
             v4,
             v6,
         }),
+        passt: None,
     })
 }
 

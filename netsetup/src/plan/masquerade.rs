@@ -83,6 +83,7 @@ pub(super) fn guest_nic(
         v4,
         v6,
         bridge: None,
+        passt: None,
     })
 }
 

@@ -14,5 +14,6 @@ mod bridge;
 mod cni;
 mod faults;
 mod frames;
+mod passt;
 mod pod;
 mod wiring;

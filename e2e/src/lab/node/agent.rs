@@ -33,6 +33,14 @@ impl Lab {
         self.tell(&Event::Step { what: what.into() });
     }
 
+    /// Keeps a line of measurement in the results.
+    pub(crate) fn record(&self, name: &str, line: &str) -> Result<()> {
+        self.step(format!("{name}: {line}"));
+        let path = Path::new(RESULTS).join(format!("{name}.txt"));
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(writeln!(file, "{line}")?)
+    }
+
     /// Shows lines to the user, where there is one who watches. Outlives the lab's borrow, for threads that read.
     pub(crate) fn narrator(&self) -> impl Fn(&str) + Send + 'static {
         let port = self.narrate.then(|| Arc::clone(&self.port));

@@ -134,6 +134,24 @@ impl<'a> Pod<'a> {
         self.launch_with(subcommand, privileges, &Extra::default())
     }
 
+    /// The same under a seccomp profile that allows no user namespace, as the default ones of some runtimes.
+    pub(crate) fn launch_confined(
+        &self,
+        subcommand: &str,
+        privileges: Privileges<'_>,
+    ) -> Result<Launcher<'_>> {
+        let path = self.dir.join("seccomp.json");
+        let refused = serde_json::json!({"names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1});
+        let profile = serde_json::json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]});
+        fs::write(&path, profile.to_string())?;
+        let option = format!("seccomp={}", path.display());
+        let extra = Extra {
+            podman: vec!["--security-opt".to_owned(), option],
+            ..Extra::default()
+        };
+        self.launch_with(subcommand, privileges, &extra)
+    }
+
     pub(crate) fn launch_with(
         &self,
         subcommand: &str,
@@ -150,6 +168,7 @@ impl<'a> Pod<'a> {
             "--network",
             &format!("container:{}", self.name),
         ]);
+        run.args(options);
         run.args([
             "--device",
             "/dev/kvm",
@@ -211,6 +230,33 @@ impl<'a> Pod<'a> {
         })
     }
 
+    /// The one process of this name in the pod's network namespace.
+    pub(crate) fn process(&self, name: &str) -> Result<u32> {
+        let namespace = fs::read_link(format!("/proc/{}/ns/net", self.pid)).context("the pod is gone")?;
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            // Processes come and go meanwhile. passt.avx2 is passt where the processor has that.
+            let is = fs::read_to_string(path.join("comm"))
+                .is_ok_and(|comm| comm.trim().split('.').next() == Some(name));
+            if let Some(pid) = pid
+                && is
+                && fs::read_link(path.join("ns/net")).is_ok_and(|other| other == namespace)
+            {
+                found.push(pid);
+            }
+        }
+        match found.as_slice() {
+            [pid] => Ok(*pid),
+            other => bail!(
+                "{} processes {name} in the pod {}: {other:?}",
+                other.len(),
+                self.name
+            ),
+        }
+    }
+
     /// Runs `work` in a thread of its own that has entered the pod's network namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let namespace = File::open(format!("/proc/{}/ns/net", self.pid)).context("the pod is gone")?;
@@ -239,6 +285,8 @@ impl<'a> Pod<'a> {
             "nft list ruleset",
             "sysctl -a --pattern ^net\\.ipv[46]\\.conf\\..*\\.(forwarding|accept_ra|route_localnet|arp_ignore|proxy_arp|rp_filter)$",
             "sysctl net.ipv4.ip_forward",
+            "sysctl net.ipv4.ping_group_range",
+            "sysctl net.ipv4.ip_unprivileged_port_start",
         ] {
             let text = output(
                 Command::new("nsenter")

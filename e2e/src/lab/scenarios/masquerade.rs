@@ -45,7 +45,7 @@ pub(super) fn dual_stack(lab: &Lab) -> Result<()> {
     }
     reach_out(&pod, pod.ipv4.into(), NODE_IPV4.parse()?)?;
     reach_out(&pod, pod.ipv6.into(), NODE_IPV6.parse()?)?;
-    resolve(&pod)
+    resolve(&pod, "dual")
 }
 
 /// The guest fetches a page from the node, which must see the pod's address.
@@ -70,8 +70,8 @@ pub(super) fn reach_out(pod: &Pod<'_>, expected: IpAddr, node: IpAddr) -> Result
 }
 
 /// The pod network has a name server; the guest knows it from its lease, and finds its own pod by name.
-fn resolve(pod: &Pod<'_>) -> Result<()> {
-    let answer = guest::execute(pod.ipv4.into(), "cat /etc/resolv.conf; nslookup dual")?;
+pub(super) fn resolve(pod: &Pod<'_>, name: &str) -> Result<()> {
+    let answer = guest::execute(pod.ipv4.into(), &format!("cat /etc/resolv.conf; nslookup {name}"))?;
     ensure!(
         answer.contains(&pod.ipv4.to_string()),
         "no answer to the guest's question: {answer}"

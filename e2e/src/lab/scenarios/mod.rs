@@ -8,6 +8,7 @@ mod image;
 mod lifecycle;
 mod machine;
 mod masquerade;
+mod passt;
 mod privileges;
 mod sriov;
 mod sriov_card;
@@ -42,6 +43,30 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
+    },
+    Scenario {
+        name: "passt_dual_stack_without_a_capability",
+        run: passt::dual_stack,
+    },
+    Scenario {
+        name: "passt_killed_lease_released_and_rebooted",
+        run: passt::killed_released_rebooted,
+    },
+    Scenario {
+        name: "passt_given_up_takes_the_nic_out",
+        run: passt::given_up,
+    },
+    Scenario {
+        name: "passt_all_ports",
+        run: passt::all_ports,
+    },
+    Scenario {
+        name: "passt_refuses_a_low_port",
+        run: passt::low_port_refused,
+    },
+    Scenario {
+        name: "passt_without_a_user_namespace",
+        run: passt::without_user_namespace,
     },
     Scenario {
         name: "sriov_guest_reaches_the_physical_function",

@@ -196,16 +196,6 @@ fn bindings() {
         json!(true),
         &["interfaces[0].masquerade: expected object, found boolean true"],
     );
-    for (field, value) in [("passt", json!({})), ("passtBinding", json!({}))] {
-        let expected = format!("interfaces[0].{field}: not supported yet by this version");
-        check(
-            &[
-                (&format!("{FIRST}/masquerade"), json!(null)),
-                (&format!("{FIRST}/{field}"), value),
-            ],
-            &[&expected],
-        );
-    }
     for field in ["slirp", "macvtap"] {
         let expected = format!("interfaces[0].{field}: not supported");
         check(
@@ -222,10 +212,7 @@ fn bindings() {
     );
     check_text(
         &second(json!({"name": "b", "passt": {}}), multus("b")),
-        &[
-            "interfaces[1].passt: only on the pod network",
-            "interfaces[1].passt: not supported yet by this version",
-        ],
+        &["interfaces[1].passt: only on the pod network"],
     );
 }
 

@@ -1,0 +1,224 @@
+//! Passt: the guest's connections are the pod's own sockets.
+//!
+//! - From the pod: nothing but two sysctls where they are not so already. Its interface is not touched, and hawser needs
+//!   no capability. A passt process per NIC takes the guest's frames and makes of each connection a socket of the pod.
+//! - From the VMM: a vhost-user NIC of one queue pair, with the guest's memory shared; between the two stands a relay that
+//!   outlives passt (`vhost_relay`).
+//! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; it is told
+//!   what to say.
+//! - Who gives the IP: passt, and it is the pod's own address of each family.
+//! - Migration: connections end with the source's passt, and the guest keeps the source's address, which the target's
+//!   passt goes on answering with.
+
+use hawser_netsetup::{GuestNic, Nic, Passt, Wiring};
+
+use super::explain::{Explanation, Hop, Migration, ports_text};
+use super::{pod_interface, refuse_unheeded, search_list, tap_nic};
+use crate::passt::{Command, forwards_all_text};
+use crate::resolv::Resolv;
+use crate::spec::{GuestSpec, Interface};
+
+/// passt's own hardware address, from which the guest hears everything.
+const PASST_MAC: [u8; 6] = [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55];
+
+/// What this interface wants from the pod's namespace.
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<String>> {
+    let mut refusals = refuse_unheeded(interface);
+    refusals.extend(refuse_dhcp_options(interface));
+    if interface.mac.is_some_and(|mac| mac.0 == PASST_MAC) {
+        refusals.push(format!(
+            "{}.macAddress: passt's own, found 9a:55:9a:55:9a:55",
+            interface.path
+        ));
+    }
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let ports = &interface.ports;
+    let lowest = ports.list.iter().map(|range| range.first).min();
+    let wiring = Wiring::Passt(Passt {
+        lowest_port: if ports.all { Some(1) } else { lowest },
+        all_ports: ports.all,
+    });
+    Ok(Nic {
+        queue_pairs: 1,
+        ..tap_nic(guest, interface, wiring)
+    })
+}
+
+/// passt's DHCP server says what it says.
+fn refuse_dhcp_options(interface: &Interface) -> Vec<String> {
+    let options = &interface.dhcp_options;
+    let written = [
+        ("ntpServers", !options.ntp_servers.is_empty()),
+        ("tftpServerName", options.tftp_server_name.is_some()),
+        ("bootFileName", options.boot_file_name.is_some()),
+        ("privateOptions", !options.private_options.is_empty()),
+    ];
+    let refused = written.into_iter().filter(|(_, is)| *is);
+    refused
+        .map(|(field, _)| {
+            format!(
+                "{}.dhcpOptions.{field}: not with passt, whose DHCP server has no such option: use masquerade or bridge",
+                interface.path
+            )
+        })
+        .collect()
+}
+
+/// What to run; none where the plan is not passt's.
+pub(super) fn command(
+    guest: &GuestSpec,
+    interface: &Interface,
+    nic: &GuestNic,
+    resolv: &Resolv,
+) -> Option<Command> {
+    let search = search_list(guest, &resolv.search);
+    let handed = nic.passt.as_ref()?;
+    Some(Command::new(
+        nic,
+        handed,
+        &interface.ports,
+        guest.istio,
+        &guest.hostname,
+        resolv,
+        &search,
+    ))
+}
+
+/// What is to be known although nothing is wrong.
+pub(super) fn notes(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
+    if guest.network_interface_multiqueue == Some(true) {
+        return vec![format!(
+            "{}: passt has one queue pair: networkInterfaceMultiqueue is without effect here",
+            interface.path
+        )];
+    }
+    Vec::new()
+}
+
+/// What is asked about this interface.
+pub(super) fn explain(interface: &Interface) -> Explanation {
+    let pod = pod_interface(&interface.network);
+    Explanation {
+        interface: interface.name.clone(),
+        binding: "passt".into(),
+        ip_from: "passt, by its own DHCP, DHCPv6 and router advertisements, with what hawser reads from the pod".into(),
+        guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which nobody else sees"),
+        others_use: "the same address".into(),
+        ports: if interface.ports.all {
+            forwards_all_text()
+        } else {
+            ports_text(&interface.ports)
+        },
+        mtu: format!("that of {pod}, by DHCP option 26 and router advertisement (passt's own default would be 65520)"),
+        queue_pairs: 1,
+        migration: Migration::possible(
+            "if the target's passt is given the source's addresses; open connections are lost, and others then use the \
+             target pod's address",
+        ),
+        privileges: vec![
+            "no capability; passt must be allowed a user namespace (the container's seccomp profile)".into(),
+            "net.ipv4.ping_group_range with the group, for the guest to ping, and net.ipv4.ip_unprivileged_port_start no \
+             higher than its lowest port: set by the pod where /proc/sys is read-only"
+                .into(),
+        ],
+        devices: vec!["/dev/kvm".into()],
+        cost: "a process of about 20 MiB and a copy of each byte in user space; guest memory is shared memory; a socket for \
+               each port that is forwarded, which without a list are some 75000 (docs/passt.md)"
+            .into(),
+        path: vec![Hop::new(&pod, "sockets"), Hop::new("passt", "vhost-user")],
+        pod_interface: pod,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(interface: &str, devices: &str) -> GuestSpec {
+        let manifest = format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: web, namespace: shop}}, spec: {{
+               domain: {{memory: {{guest: 256Mi}}, cpu: {{cores: 4}},
+                 firmware: {{kernelBoot: {{container: {{image: g, kernelPath: /k}}}}}},
+                 devices: {{interfaces: [{{name: default, passt: {{}} {interface}}}] {devices}}}}},
+               networks: [{{name: default, pod: {{}}}}]}}}}"
+        );
+        crate::spec::load(&manifest).unwrap().spec
+    }
+
+    fn refusals(interface: &str) -> Vec<String> {
+        let spec = guest(interface, "");
+        nic(&spec, &spec.interfaces[0]).unwrap_err()
+    }
+
+    #[test]
+    fn one_queue_pair_whatever_is_asked_and_that_is_said_when_asked() {
+        let spec = guest("", "");
+        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 1);
+        assert!(notes(&spec, &spec.interfaces[0]).is_empty());
+        let spec = guest("", ", networkInterfaceMultiqueue: true");
+        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 1);
+        let notes = notes(&spec, &spec.interfaces[0]);
+        assert!(notes[0].contains("networkInterfaceMultiqueue"), "{notes:?}");
+    }
+
+    #[test]
+    fn the_lowest_port_is_what_the_pod_has_to_allow() {
+        let lowest = |ports: &str| {
+            let spec = guest(ports, "");
+            match nic(&spec, &spec.interfaces[0]).unwrap().wiring {
+                Wiring::Passt(passt) => (passt.lowest_port, passt.all_ports),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(lowest(""), (Some(1), true));
+        assert_eq!(
+            lowest(", ports: [{port: 8080}, {port: 53, protocol: UDP}]"),
+            (Some(53), false)
+        );
+    }
+
+    #[test]
+    fn what_passt_cannot_say_is_refused_by_its_field() {
+        let refusals = refusals(
+            ", dhcpOptions: {ntpServers: [192.0.2.1], tftpServerName: t, bootFileName: b, privateOptions: [{option: 240, \
+             value: x}]}",
+        );
+        let fields = ["ntpServers", "tftpServerName", "bootFileName", "privateOptions"];
+        assert_eq!(refusals.len(), fields.len(), "{refusals:?}");
+        for (refusal, field) in refusals.iter().zip(fields) {
+            let path = format!("spec.domain.devices.interfaces[0].dhcpOptions.{field}: not with passt");
+            assert!(refusal.starts_with(&path), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_cloud_hypervisor_cannot_do_and_passts_own_mac_are_refused() {
+        let refusals = refusals(", acpiIndex: 3, state: down, macAddress: '9a:55:9a:55:9a:55'");
+        assert_eq!(refusals.len(), 3, "{refusals:?}");
+        for (refusal, field) in refusals.iter().zip(["acpiIndex", "state", "macAddress"]) {
+            assert!(
+                refusal.starts_with(&format!("spec.domain.devices.interfaces[0].{field}: ")),
+                "{refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_gives_the_ip() {
+        let spec = guest(", ports: [{port: 80}]", "");
+        let text = crate::binding::explanation_text(&crate::binding::explain(&spec, &[]));
+        for expected in [
+            "interface default: passt on eth0\n",
+            "IP given by  passt",
+            "ports        TCP 80\n",
+            "queue pairs  1\n",
+            "can migrate  yes, once",
+            "privileges   no capability",
+            "devices      /dev/kvm\n",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! passt, for a NIC of that binding: its command line (pure), its version, its process, and what happens when it dies.
+//!
+//! passt is started with one end of a socket pair (`--fd`), so there is no path to wait for and no socket that is left
+//! over. It is asked for its features before the guest runs: an answer says that it is in its sandbox, has its ports and
+//! serves. It ends by itself when the connection does, so none outlives the supervisor.
+
+mod command;
+mod output;
+mod process;
+mod supervise;
+mod version;
+
+pub(crate) use command::{Command, forwards_all_text};
+pub(crate) use supervise::{Frontend, Report, supervise};
+pub(crate) use version::{Fitness, check, find};
+
+/// Its name on PATH.
+const PROGRAM: &str = "passt";

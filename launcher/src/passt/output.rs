@@ -1,0 +1,98 @@
+//! What passt says on its standard error: line by line into our log, escaped, bounded in length and in number.
+
+use std::collections::VecDeque;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Bytes of a line that are shown.
+const MAX_LINE: usize = 1000;
+/// Lines of one process that are shown; a guest can make passt say things.
+const MAX_LINES: usize = 200;
+/// Lines that are kept to say why it ended.
+const LAST: usize = 5;
+
+/// Reads to the end. The last lines come back.
+pub(super) async fn follow(mut stderr: impl AsyncRead + Unpin, show: impl Fn(&str)) -> Vec<String> {
+    let mut lines = Lines::default();
+    let mut chunk = [0; 1024];
+    while let Ok(read @ 1..) = stderr.read(&mut chunk).await {
+        for byte in chunk.get(..read).unwrap_or_default() {
+            if let Some(line) = lines.push(*byte) {
+                show(&line);
+            }
+        }
+    }
+    if let Some(line) = lines.finish() {
+        show(&line);
+    }
+    lines.last.into()
+}
+
+#[derive(Default)]
+struct Lines {
+    line: Vec<u8>,
+    shown: usize,
+    last: VecDeque<String>,
+}
+
+impl Lines {
+    fn push(&mut self, byte: u8) -> Option<String> {
+        if byte == b'\n' {
+            return self.finish();
+        }
+        if self.line.len() < MAX_LINE {
+            self.line.push(byte);
+        }
+        None
+    }
+
+    /// What of the line at hand is to be shown.
+    fn finish(&mut self) -> Option<String> {
+        let line = std::mem::take(&mut self.line);
+        let text: String = String::from_utf8_lossy(&line).trim().escape_debug().collect();
+        if text.is_empty() {
+            return None;
+        }
+        if self.last.len() >= LAST {
+            self.last.pop_front();
+        }
+        self.last.push_back(text.clone());
+        self.shown = self.shown.saturating_add(1);
+        match self.shown.cmp(&MAX_LINES) {
+            std::cmp::Ordering::Less => Some(text),
+            std::cmp::Ordering::Equal => Some(format!("{text} (it says more, which is left out)")),
+            std::cmp::Ordering::Greater => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    async fn shown(text: &[u8]) -> (Vec<String>, Vec<String>) {
+        let all = Mutex::new(Vec::new());
+        let last = follow(text, |line| all.lock().unwrap().push(line.to_owned())).await;
+        (all.into_inner().unwrap(), last)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn lines_are_escaped_and_the_last_ones_kept() {
+        let (all, last) = shown(b"one\n\n\x1b[31mred\n3\n4\n5\nsix").await;
+        assert_eq!(all, ["one", "\\u{1b}[31mred", "3", "4", "5", "six"]);
+        assert_eq!(last, all[1..]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn neither_an_endless_line_nor_endless_lines_fill_the_log() {
+        let (all, last) = shown(&vec![b'x'; 1 << 20]).await;
+        assert_eq!((all.len(), all[0].len()), (1, MAX_LINE));
+        assert_eq!(last.len(), 1);
+        let (all, last) = shown("line\n".repeat(10_000).as_bytes()).await;
+        assert_eq!(all.len(), MAX_LINES);
+        assert!(all[MAX_LINES - 1].contains("left out"));
+        assert_eq!(last.len(), LAST);
+    }
+}

@@ -1,0 +1,225 @@
+//! One passt process: started with its end of a socket pair, in a session of its own, and dead with the supervisor.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::net::UnixStream;
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+
+use super::{Command, output};
+use crate::error::{ExitCode, Failure};
+use crate::vhost_relay::{BackendError, Channel, greet};
+use crate::vmm::process::keep_open;
+
+/// For it to open its ports, which may be tens of thousands, and to answer.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// For it to end once its connection has.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A passt that serves.
+#[derive(Debug)]
+pub(super) struct Backend {
+    child: Child,
+    pub(super) channel: Channel,
+    said: JoinHandle<Vec<String>>,
+}
+
+/// Why one does not.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("start {program}")]
+    Spawn {
+        program: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{how}{}", said(.last))]
+    Ended { how: String, last: Vec<String> },
+}
+
+impl StartError {
+    pub(super) fn failure(self) -> Failure {
+        let user_namespace =
+            matches!(&self, Self::Ended { last, .. } if last.iter().any(|line| is_sandbox(line)));
+        let remedy = if user_namespace {
+            "passt goes into a user namespace of its own, and here it may not: let the container's seccomp profile allow \
+             unshare, mount, pivot_root and umount2 (securityContext.seccompProfile), see that AppArmor and the node \
+             (user.max_user_namespaces) do not forbid it, or use masquerade"
+        } else {
+            "hawser plan shows its command line, to be tried in this pod"
+        };
+        Failure::new(ExitCode::PodUnfit, "passt cannot serve the guest")
+            .because(self)
+            .remedy(remedy)
+    }
+}
+
+/// What passt says when the steps of its isolation fail.
+fn is_sandbox(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    [
+        "user namespace",
+        "unshare",
+        "mount",
+        "pivot_root",
+        "chdir",
+        "seccomp",
+        "isolat",
+    ]
+    .into_iter()
+    .any(|word| line.contains(word))
+}
+
+fn said(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(": it said: {}", lines.join(" / "))
+}
+
+/// Starts one, and waits until it answers.
+pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, StartError> {
+    let spawn = |source| StartError::Spawn {
+        program: program.display().to_string(),
+        source,
+    };
+    let (ours, theirs) = StdStream::pair().map_err(spawn)?;
+    ours.set_nonblocking(true).map_err(spawn)?;
+    let channel = Channel::new(UnixStream::from_std(ours).map_err(spawn)?);
+    let theirs = OwnedFd::from(theirs);
+    let descriptor = theirs.as_raw_fd();
+    let mut process = tokio::process::Command::new(program);
+    process
+        .args(&command.arguments)
+        .arg(format!("--fd={descriptor}"))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, prctl and fcntl.
+    unsafe {
+        process.pre_exec(move || {
+            nix::unistd::setsid()?;
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            keep_open(descriptor)
+        });
+    }
+    let mut child = process.spawn().map_err(spawn)?;
+    drop(theirs);
+    let stderr = child.stderr.take();
+    let nic = command.nic.clone();
+    let said = tokio::spawn(async move {
+        match stderr {
+            Some(stderr) => output::follow(stderr, |line| tracing::info!("{nic}: passt: {line}")).await,
+            None => Vec::new(),
+        }
+    });
+    let mut backend = Backend { child, channel, said };
+    match tokio::time::timeout(START_PATIENCE, greet(&mut backend.channel)).await {
+        Ok(Ok(())) => Ok(backend),
+        Ok(Err(error)) => Err(backend.failed(error).await),
+        Err(_) => Err(backend.failed(BackendError::Silent).await),
+    }
+}
+
+impl Backend {
+    /// How it ended, when it was not asked to; one that is still there is killed.
+    pub(super) async fn failed(self, error: BackendError) -> StartError {
+        let Self {
+            mut child,
+            channel,
+            said,
+        } = self;
+        // By its end of the connection one that is ending has closed, so what it leaves is its own verdict.
+        let how = match (&error, tokio::time::timeout(END_PATIENCE, child.wait()).await) {
+            (BackendError::Gone, Ok(Ok(status))) => how(status),
+            (_, Ok(Ok(status))) => format!("{error}, and {}", how(status)),
+            _ => {
+                let _ = child.start_kill();
+                format!("{error}, and it was killed")
+            }
+        };
+        drop(channel);
+        // Its standard error ends with it.
+        let last = tokio::time::timeout(END_PATIENCE, said).await;
+        StartError::Ended {
+            how,
+            last: last.ok().and_then(Result::ok).unwrap_or_default(),
+        }
+    }
+
+    /// Ends it by ending its connection, so that its ports are free for the next.
+    pub(super) async fn finish(self) {
+        let Self {
+            mut child,
+            channel,
+            said,
+        } = self;
+        drop(channel);
+        if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_err() {
+            tracing::warn!("passt did not end with its connection: killed");
+            let _ = child.kill().await;
+        }
+        said.abort();
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    format!("it ended with {status}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A stand-in for a passt that cannot go on.
+    async fn start_script(script: &str) -> Failure {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("passt");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let command = Command {
+            nic: "default".into(),
+            arguments: vec!["--quiet".into()],
+            all_ports: false,
+        };
+        start(&program, &command).await.unwrap_err().failure()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn one_that_may_have_no_user_namespace_says_so() {
+        let failure =
+            start_script("echo \"Couldn't create user namespace: Operation not permitted\" >&2; exit 1")
+                .await;
+        assert_eq!(failure.code(), ExitCode::PodUnfit);
+        let text = failure.to_string();
+        for expected in [
+            "exit status: 1",
+            "it said: Couldn",
+            "seccompProfile",
+            "masquerade",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn any_other_end_is_told_in_its_own_words() {
+        let text = start_script("echo \"Failed to bind port 80\" >&2; kill -9 $$")
+            .await
+            .to_string();
+        for expected in ["signal: 9", "Failed to bind port 80", "hawser plan"] {
+            assert!(text.contains(expected), "{text}");
+        }
+        assert!(!text.contains("seccomp"), "{text}");
+    }
+}

@@ -1,0 +1,174 @@
+//! Stands between the VMM and a vhost-user backend, so that the backend may die and be replaced without the VMM noticing.
+//!
+//! Only control messages pass through: how the memory, the rings and their bells are set up. The rings themselves are
+//! shared memory between guest and backend, so no packet comes by here. What the VMM has said is remembered ([`state`], pure)
+//! and said again to a fresh backend, after which both sides of each running ring are woken once.
+//!
+//! One difference of the two sides' readings of the protocol is bridged as well: the length of the reply to SET_LOG_BASE,
+//! without which a live migration would wait for ever.
+
+mod channel;
+mod message;
+mod state;
+
+use std::io;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use message::{Message, request};
+use state::{Refused, Relay};
+
+pub(crate) use channel::{Channel, ChannelError, Descriptor};
+
+/// An answer to a control message takes a backend microseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a backend is not used, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BackendError {
+    #[error("it ended the connection")]
+    Gone,
+    #[error("it gave no answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    #[error("{0}")]
+    Channel(#[from] ChannelError),
+    #[error("{0}")]
+    Said(#[from] Refused),
+    #[error("it refused request {0}")]
+    RefusedByIt(u32),
+}
+
+/// How [`Session::carry`] ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The VMM closed its side: the device is gone, or the guest starts anew.
+    Frontend,
+    /// The VMM said something that is not carried.
+    FrontendFault(String),
+    Backend(BackendError),
+}
+
+/// One connection of the VMM.
+#[derive(Debug)]
+pub(crate) struct Session {
+    frontend: Channel,
+    relay: Relay<Descriptor>,
+}
+
+impl Session {
+    pub(crate) fn new(frontend: UnixStream) -> Self {
+        Self {
+            frontend: Channel::new(frontend),
+            relay: Relay::default(),
+        }
+    }
+
+    /// Carries messages until one side ends.
+    pub(crate) async fn carry(&mut self, backend: &mut Channel) -> End {
+        loop {
+            tokio::select! {
+                received = self.frontend.receive(), if !self.relay.awaits() => match self.take(received) {
+                    Ok(message) => if let Err(error) = backend.send(&message).await {
+                        return End::Backend(error.into());
+                    },
+                    Err(end) => return end,
+                },
+                received = backend.receive() => {
+                    let message = match received {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return End::Backend(BackendError::Gone),
+                        Err(error) => return End::Backend(error.into()),
+                    };
+                    match self.relay.hear_backend(message) {
+                        Ok(message) => if self.frontend.send(&message).await.is_err() {
+                            return End::Frontend;
+                        },
+                        Err(error) => return End::Backend(error.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Brings a fresh backend to where the one before it was, asks it what the VMM waits for, and wakes both sides.
+    pub(crate) async fn resume(&mut self, backend: &mut Channel) -> Result<(), BackendError> {
+        for message in self.relay.replay(read_u16) {
+            backend.send(&message).await?;
+            if self.relay.has_reply(&message) {
+                let reply = answer(backend, message.request).await?;
+                if reply.u64(0) != Some(0) {
+                    return Err(BackendError::RefusedByIt(message.request));
+                }
+            }
+        }
+        if let Some(message) = self.relay.pending() {
+            backend.send(message).await?;
+        }
+        for bell in self.relay.bells() {
+            // A counter that is full rings already.
+            let _ = rustix::io::write(&bell, &1_u64.to_ne_bytes());
+        }
+        Ok(())
+    }
+
+    /// Answers the VMM in the stead of a backend that will not come back, until it lets go of the device.
+    pub(crate) async fn stand_in(&mut self) -> End {
+        loop {
+            if let Some(answer) = self.relay.stand_in()
+                && self.frontend.send(&answer).await.is_err()
+            {
+                return End::Frontend;
+            }
+            let received = self.frontend.receive().await;
+            if let Err(end) = self.take(received) {
+                return end;
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        received: Result<Option<Message<Descriptor>>, ChannelError>,
+    ) -> Result<Message<Descriptor>, End> {
+        match received {
+            Ok(Some(message)) => self
+                .relay
+                .hear_frontend(message)
+                .map_err(|error| End::FrontendFault(error.to_string())),
+            Ok(None) => Err(End::Frontend),
+            Err(error) => Err(End::FrontendFault(error.to_string())),
+        }
+    }
+}
+
+/// Asks a backend something harmless: its answer says that it is there, has put its own house in order and serves.
+pub(crate) async fn greet(backend: &mut Channel) -> Result<(), BackendError> {
+    backend
+        .send(&Message::new(request::GET_FEATURES, Vec::new()))
+        .await?;
+    match backend.receive().await? {
+        Some(reply) if reply.request == request::GET_FEATURES && reply.is_reply() => Ok(()),
+        Some(reply) => Err(Refused::Unasked(reply.request).into()),
+        None => Err(BackendError::Gone),
+    }
+}
+
+async fn answer(backend: &mut Channel, request: u32) -> Result<Message<Descriptor>, BackendError> {
+    let received = tokio::time::timeout(PATIENCE, backend.receive()).await;
+    match received.map_err(|_| BackendError::Silent)?? {
+        Some(reply) if reply.request == request && reply.is_reply() => Ok(reply),
+        Some(reply) => Err(Refused::Unasked(reply.request).into()),
+        None => Err(BackendError::Gone),
+    }
+}
+
+/// Of guest memory, by the file that it is: nothing is mapped here.
+fn read_u16(memory: &Descriptor, offset: u64) -> Option<u16> {
+    let mut bytes = [0; 2];
+    let read: Result<usize, io::Error> = rustix::io::pread(memory, &mut bytes, offset).map_err(Into::into);
+    (read.ok()? == bytes.len()).then(|| u16::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests;

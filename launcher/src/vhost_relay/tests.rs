@@ -1,0 +1,166 @@
+//! The relay between two real sockets, with real descriptors; VMM and backend are written out here.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::message::{NEED_REPLY, REPLY};
+use super::*;
+
+fn words(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn state(index: u32, num: u32) -> Vec<u8> {
+    [index, num].map(u32::to_le_bytes).concat()
+}
+
+fn pair() -> (UnixStream, Channel) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (ours, Channel::new(theirs))
+}
+
+fn descriptor(file: &File) -> Descriptor {
+    Arc::new(file.try_clone().unwrap().into())
+}
+
+/// One ring in memory whose used index is at 0x42 of the file; its bell is a file of its own.
+fn ring(memory: &File, bell: &File) -> [Message<Descriptor>; 5] {
+    [
+        Message::new(request::SET_OWNER, vec![]),
+        Message::new(request::SET_MEM_TABLE, words(&[1, 0, 0x1000, 0x7000, 0])).with([descriptor(memory)]),
+        Message::new(request::SET_VRING_NUM, state(0, 256)),
+        Message::new(request::SET_VRING_ADDR, words(&[0, 0x7000, 0x7040, 0x7080, 0])),
+        Message::new(request::SET_VRING_KICK, words(&[0])).with([descriptor(bell)]),
+    ]
+}
+
+async fn next(channel: &mut Channel) -> Message<Descriptor> {
+    channel.receive().await.unwrap().unwrap()
+}
+
+fn reply(request: u32, payload: Vec<u8>) -> Message<Descriptor> {
+    let mut reply = Message::new(request, payload);
+    reply.flags |= REPLY;
+    reply
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_backend_dies_with_a_question_open_and_the_next_one_answers_it() {
+    let (stream, mut vmm) = pair();
+    let (to_backend, mut first) = pair();
+    let mut backend = Channel::new(to_backend);
+    let mut session = Session::new(stream);
+    let memory = tempfile::tempfile().unwrap();
+    memory.set_len(0x1000).unwrap();
+    memory.write_all_at(&777_u16.to_le_bytes(), 0x42).unwrap();
+    let bell = tempfile::tempfile().unwrap();
+
+    let talk = async {
+        for message in ring(&memory, &bell) {
+            vmm.send(&message).await.unwrap();
+            let seen = next(&mut first).await;
+            assert_eq!((seen.request, seen.payload), (message.request, message.payload));
+            assert_eq!(seen.descriptors.len(), message.descriptors.len());
+        }
+        vmm.send(&Message::new(request::GET_QUEUE_NUM, vec![]))
+            .await
+            .unwrap();
+        assert_eq!(next(&mut first).await.request, request::GET_QUEUE_NUM);
+        drop(first);
+    };
+    let (end, ()) = tokio::join!(session.carry(&mut backend), talk);
+    assert!(matches!(end, End::Backend(BackendError::Gone)), "{end:?}");
+
+    let (to_backend, mut second) = pair();
+    let mut backend = Channel::new(to_backend);
+    session.resume(&mut backend).await.unwrap();
+    let mut told = Vec::new();
+    while told.last() != Some(&request::GET_QUEUE_NUM) {
+        let message = next(&mut second).await;
+        if message.request == request::SET_VRING_BASE {
+            assert_eq!(message.payload, state(0, 777), "from the used ring");
+        }
+        told.push(message.request);
+    }
+    assert_eq!(told, [3, 5, 8, 9, 10, 12, 17]);
+    let mut rung = [0; 8];
+    bell.read_exact_at(&mut rung, 0).unwrap();
+    assert_eq!(rung, 1_u64.to_ne_bytes());
+
+    let talk = async {
+        second
+            .send(&reply(request::GET_QUEUE_NUM, words(&[2])))
+            .await
+            .unwrap();
+        assert_eq!(next(&mut vmm).await.u64(0), Some(2));
+        drop(vmm);
+    };
+    let (end, ()) = tokio::join!(session.carry(&mut backend), talk);
+    assert!(matches!(end, End::Frontend), "{end:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_fresh_backend_that_refuses_what_the_old_one_took_is_not_used() {
+    let (stream, vmm) = pair();
+    let (to_backend, mut first) = pair();
+    let mut backend = Channel::new(to_backend);
+    let mut session = Session::new(stream);
+    let talk = async {
+        // REPLY_ACK.
+        let features = Message::new(request::SET_PROTOCOL_FEATURES, words(&[1 << 3]));
+        vmm.send(&features).await.unwrap();
+        vmm.send(&Message::new(request::SET_FEATURES, words(&[1])))
+            .await
+            .unwrap();
+        next(&mut first).await;
+        next(&mut first).await;
+        drop(first);
+    };
+    let _ = tokio::join!(session.carry(&mut backend), talk);
+    let (to_backend, mut second) = pair();
+    let mut backend = Channel::new(to_backend);
+    let talk = async {
+        assert_eq!(next(&mut second).await.request, request::SET_PROTOCOL_FEATURES);
+        let asked = next(&mut second).await;
+        assert_eq!(asked.flags & NEED_REPLY, NEED_REPLY);
+        second.send(&reply(asked.request, words(&[1]))).await.unwrap();
+    };
+    let (result, ()) = tokio::join!(session.resume(&mut backend), talk);
+    assert!(
+        matches!(result, Err(BackendError::RefusedByIt(request::SET_FEATURES))),
+        "{result:?}"
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_vmm_can_let_go_of_a_device_whose_backend_is_gone() {
+    let (stream, mut vmm) = pair();
+    let mut session = Session::new(stream);
+    let talk = async {
+        vmm.send(&Message::new(request::GET_VRING_BASE, state(1, 0)))
+            .await
+            .unwrap();
+        assert_eq!(next(&mut vmm).await.payload, state(1, 0));
+        drop(vmm);
+    };
+    let (end, ()) = tokio::join!(session.stand_in(), talk);
+    assert!(matches!(end, End::Frontend), "{end:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn greeting_tells_one_that_serves_from_one_that_ended() {
+    let (to_backend, mut there) = pair();
+    let mut backend = Channel::new(to_backend);
+    let talk = async {
+        assert_eq!(next(&mut there).await.request, request::GET_FEATURES);
+        there
+            .send(&reply(request::GET_FEATURES, words(&[1])))
+            .await
+            .unwrap();
+    };
+    let (greeted, ()) = tokio::join!(greet(&mut backend), talk);
+    greeted.unwrap();
+    drop(there);
+    assert!(greet(&mut backend).await.is_err());
+}

@@ -1,0 +1,199 @@
+//! The plan of a NIC that passt serves: what the pod has, for passt to hand on, and the two sysctls without which a process
+//! that has no capability could not do its part. The interface itself is read and never touched.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+
+use super::{GuestNic, bridge};
+use crate::error::Error;
+use crate::observe::{Link, Observed, Sysctl};
+use crate::spec::{GATEWAY_MAC, NetSpec, Nic, Owner, Passt, Wiring};
+use crate::step::Step;
+
+/// Group ids that may open ping sockets (icmp(7)), as `LOW<tab>HIGH`; none where LOW is above HIGH.
+pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+/// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
+pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// What the pod's interface has, by family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Handed {
+    pub v4: Option<HandedV4>,
+    pub v6: Option<Ipv6Addr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct HandedV4 {
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Of the pod's default route here, where it has one with a gateway.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+pub(super) fn guest_nic(
+    nic: &Nic,
+    wanted: &Passt,
+    owner: Owner,
+    observed: &Observed,
+    notes: &mut Vec<String>,
+) -> Result<GuestNic, Error> {
+    let unfit = |why: &str| Error::Unfit {
+        object: nic.pod_interface.clone(),
+        why: why.into(),
+    };
+    let Some(pod) = observed.link(&nic.pod_interface) else {
+        return Err(unfit("the pod's network namespace has no such interface"));
+    };
+    if bridge::is_bridged(nic, observed) {
+        return Err(Error::NotOurs {
+            object: nic.pod_interface.clone(),
+            why:
+                "an earlier start in this pod bridged it, and passt needs it as it was: start in a fresh pod"
+                    .into(),
+        });
+    }
+    let handed = handed(pod);
+    if handed.v4.is_none() && handed.v6.is_none() {
+        return Err(unfit(
+            "no address that passt could use: the pod needs a global IPv4 or IPv6 address here",
+        ));
+    }
+    let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
+        return Err(unfit(
+            "the interface has no MAC for the guest to take: set macAddress",
+        ));
+    };
+    check_ports(wanted, observed.unprivileged_port_start.as_ref(), nic, notes)?;
+    if !pings(observed.ping_group_range.as_ref(), owner) {
+        notes.push(format!(
+            "{}: the guest cannot ping: net.ipv4.ping_group_range leaves out group {gid} and is read-only here: add the \
+             sysctl net.ipv4.ping_group_range=\"{gid} {gid}\" to the pod (securityContext.sysctls)",
+            nic.name,
+            gid = owner.gid
+        ));
+    }
+    Ok(GuestNic {
+        name: nic.name.clone(),
+        pod_interface: nic.pod_interface.clone(),
+        tap: nic.tap.clone(),
+        server_tap: nic.server_tap.clone(),
+        queue_pairs: nic.queue_pairs,
+        guest_mac,
+        gateway_mac: GATEWAY_MAC,
+        mtu: pod.mtu,
+        v4: None,
+        v6: None,
+        bridge: None,
+        passt: Some(handed),
+    })
+}
+
+fn handed(pod: &Link) -> Handed {
+    let v4 = pod.global_v4().next().map(|address| {
+        let prefix_len = pod
+            .addresses
+            .iter()
+            .find(|other| other.ip == IpAddr::V4(address))
+            .map_or(32, |other| other.prefix_len);
+        let defaults = pod.routes.iter().filter(|route| route.is_default());
+        let gateway = defaults
+            .filter_map(|route| match route.gateway {
+                Some(IpAddr::V4(gateway)) => Some((route.metric, gateway)),
+                _ => None,
+            })
+            .min()
+            .map(|(_, gateway)| gateway);
+        HandedV4 {
+            address,
+            prefix_len,
+            gateway,
+        }
+    });
+    Handed {
+        v4,
+        v6: pod.global_v6().next(),
+    }
+}
+
+/// Ports that were asked for by number must be had; of all ports, those that can be.
+fn check_ports(
+    wanted: &Passt,
+    start: Option<&Sysctl>,
+    nic: &Nic,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let Some(lowest) = wanted.lowest_port else {
+        return Ok(());
+    };
+    let Some(start) = start.filter(|start| !start.writable && first_port(start) > u32::from(lowest)) else {
+        return Ok(());
+    };
+    let from = first_port(start);
+    if wanted.all_ports {
+        notes.push(format!(
+            "{}: ports below {from} do not reach the guest: net.ipv4.ip_unprivileged_port_start is {from} and read-only \
+             here: add the sysctl net.ipv4.ip_unprivileged_port_start=0 to the pod (securityContext.sysctls)",
+            nic.name
+        ));
+        return Ok(());
+    }
+    Err(Error::Unfit {
+        object: nic.name.clone(),
+        why: format!(
+            "port {lowest} is to reach the guest, and passt may not listen below {from}: \
+             net.ipv4.ip_unprivileged_port_start is read-only here: add the sysctl \
+             net.ipv4.ip_unprivileged_port_start={lowest} to the pod (securityContext.sysctls, or podman run --sysctl)"
+        ),
+    })
+}
+
+fn first_port(start: &Sysctl) -> u32 {
+    start.value.parse().unwrap_or(u32::MAX)
+}
+
+/// Whether the owner's group may open ping sockets, or can be made one that may.
+fn pings(range: Option<&Sysctl>, owner: Owner) -> bool {
+    range.is_none_or(|range| range.writable || holds(&range.value, owner.gid))
+}
+
+fn holds(range: &str, gid: u32) -> bool {
+    bounds(range).is_some_and(|(low, high)| (low..=high).contains(&gid))
+}
+
+fn bounds(range: &str) -> Option<(u32, u32)> {
+    let mut words = range.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
+}
+
+/// The settings that are not so already and can be written. The kernel reads them when a socket is opened, so there is
+/// nothing that they have to come before but passt.
+pub(super) fn steps(spec: &NetSpec, observed: &Observed) -> Vec<Step> {
+    let wanted = spec.nics.iter().filter_map(|nic| match &nic.wiring {
+        Wiring::Passt(passt) => Some(passt),
+        Wiring::Masquerade(_) | Wiring::Bridge | Wiring::ManagedTap => None,
+    });
+    let mut steps = Vec::new();
+    for passt in wanted {
+        let sysctl = |path: &str, value| Step::Sysctl {
+            path: path.into(),
+            value,
+        };
+        let gid = spec.owner.gid;
+        let range = observed.ping_group_range.as_ref();
+        if let Some(range) = range.filter(|range| range.writable && !holds(&range.value, gid)) {
+            // Whoever could ping still can.
+            let (low, high) = bounds(&range.value)
+                .filter(|(low, high)| low <= high)
+                .map_or((gid, gid), |(low, high)| (low.min(gid), high.max(gid)));
+            steps.push(sysctl(PING_GROUP_RANGE, format!("{low}\t{high}")));
+        }
+        let start = observed.unprivileged_port_start.as_ref();
+        if let (Some(lowest), Some(start)) = (passt.lowest_port, start.filter(|start| start.writable))
+            && first_port(start) > u32::from(lowest)
+        {
+            steps.push(sysctl(UNPRIVILEGED_PORT_START, lowest.to_string()));
+        }
+    }
+    steps
+}
