@@ -150,8 +150,10 @@ impl Plan {
                 steps.push(Step::LoopbackRoute { link });
             }
         }
-        let document = Box::new(ruleset::document(spec, &self.nics));
-        steps.push(Step::Ruleset { document });
+        if self.nics.iter().any(GuestNic::has_tap) {
+            let document = Box::new(ruleset::document(spec, &self.nics));
+            steps.push(Step::Ruleset { document });
+        }
         for nic in &self.nics {
             if nic.v4.is_some() {
                 let link = nic.pod_interface.clone();

@@ -33,7 +33,7 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     let mut objects = Objects::default();
     objects.create_table(NfFamily::NetDev);
     objects.create_table(NfFamily::INet);
-    if nics.iter().any(|nic| nic.bridge.is_none()) {
+    if nics.iter().any(|nic| nic.bridge.is_none() && nic.has_tap()) {
         objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
         objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
         objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);

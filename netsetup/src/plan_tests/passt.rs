@@ -189,7 +189,7 @@ fn beside_a_bridge_only_the_bridged_interface_moves() {
     let plan = plan(&spec, &pod);
     let text = text(&plan);
     assert!(!text.contains("eth0") && !text.contains("tap0"), "{text}");
-    assert!(text.contains("rename podred to red-nic"), "{text}");
+    assert!(text.contains("make podred a port of k6t-red"), "{text}");
     assert!(text.contains("write 80 to"), "{text}");
     assert!(plan.needs_net_admin());
 }
