@@ -12,6 +12,8 @@ mod faults;
 mod guard;
 mod input;
 mod lifecycle;
+mod plugins;
+mod plugins_refused;
 mod privileges;
 mod running;
 mod traffic;
@@ -57,6 +59,8 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("datapath", datapath::SCENARIOS),
     ("bridge", bridge::SCENARIOS),
     ("bridge", bridge_pod::SCENARIOS),
+    ("plugins", plugins::SCENARIOS),
+    ("plugins", plugins_refused::SCENARIOS),
     ("guard", guard::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),

@@ -41,6 +41,15 @@ pub(crate) const UNPRIVILEGED: Privileges<'_> = Privileges {
     capabilities: &[],
 };
 
+/// What a launcher container has besides what all have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    /// Options of `podman run`.
+    pub(crate) podman: Vec<String>,
+    /// Options of the launcher's.
+    pub(crate) hawser: Vec<String>,
+}
+
 /// Lets a pod forward IPv6, as its securityContext would say.
 pub(crate) const FORWARD_IPV6: &str = "net.ipv6.conf.all.forwarding=1";
 
@@ -100,6 +109,23 @@ impl<'a> Pod<'a> {
         [self.ipv4.into(), self.ipv6.into()]
     }
 
+    /// The pod's network namespace, for whoever enters it by path.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        Path::new("/proc").join(&self.pid).join("ns/net")
+    }
+
+    /// A command line that is to be run in the pod's network namespace.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid, "-n"]);
+        command
+    }
+
+    /// Runs a command in the pod's network namespace; words are split at blanks.
+    pub(crate) fn run(&self, command: &str) -> Result<String> {
+        output(self.command().args(command.split(' ')))
+    }
+
     /// Writes the manifest that the launcher containers of this pod read.
     pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
         Ok(fs::write(
@@ -108,8 +134,24 @@ impl<'a> Pod<'a> {
         )?)
     }
 
+    /// Writes one more file of the pod's, for a launcher container to mount.
+    pub(crate) fn write(&self, name: &str, content: &serde_json::Value) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        fs::write(&path, serde_json::to_vec(content)?)?;
+        Ok(path)
+    }
+
     /// Starts a launcher container. `subcommand` is `run`, `setup` and so on.
     pub(crate) fn launch(&self, subcommand: &str, privileges: Privileges<'_>) -> Result<Launcher<'_>> {
+        self.launch_with(subcommand, privileges, &Extra::default())
+    }
+
+    pub(crate) fn launch_with(
+        &self,
+        subcommand: &str,
+        privileges: Privileges<'_>,
+        extra: &Extra,
+    ) -> Result<Launcher<'_>> {
         let container = format!("{}-{subcommand}", self.name);
         let mut run = podman();
         run.args([
@@ -145,6 +187,7 @@ impl<'a> Pod<'a> {
             &format!("{}:/vmi.json:ro", self.dir.join("vmi.json").display()),
         ]);
         run.args(["--volume", &format!("{GUEST_IMAGE}:/guest:ro")]);
+        run.args(&extra.podman);
         run.args([
             LAUNCHER,
             subcommand,
@@ -155,6 +198,7 @@ impl<'a> Pod<'a> {
         ]);
         // `setup` starts no guest; that it takes the option nevertheless is a convenience for pod specs.
         run.args(["--image", "kernel-boot=/guest"]);
+        run.args(&extra.hawser);
         let mut child = run
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -179,7 +223,7 @@ impl<'a> Pod<'a> {
 
     /// Runs `work` in a thread of its own that has entered the pod's network namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.pid)).context("the pod is gone")?;
+        let namespace = File::open(self.namespace()).context("the pod is gone")?;
         thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -206,11 +250,7 @@ impl<'a> Pod<'a> {
             "sysctl -a --pattern ^net\\.ipv[46]\\.conf\\..*\\.(forwarding|accept_ra|route_localnet|arp_ignore|proxy_arp|rp_filter)$",
             "sysctl net.ipv4.ip_forward",
         ] {
-            let text = output(
-                Command::new("nsenter")
-                    .args(["-t", &self.pid, "-n"])
-                    .args(command.split(' ')),
-            )?;
+            let text = self.run(command)?;
             snapshot.push_str(&format!("# {command}\n"));
             for line in text.lines().map(without_lifetimes) {
                 snapshot.push_str(&line);
