@@ -9,6 +9,7 @@ mod binding;
 pub mod cli;
 mod doctor;
 mod error;
+mod hugepages;
 mod image;
 mod keeper;
 mod lifecycle;

@@ -23,7 +23,7 @@ use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, keeper, privileges};
+use crate::{binding, doctor, hugepages, keeper, privileges};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -50,6 +50,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 fn run(common: &Common) -> Result<ExitCode, Failure> {
     let guest = guest(&common.inputs, &common.pod)?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
+    hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
