@@ -3,6 +3,7 @@
 mod bench;
 mod cargo_tests;
 mod cni;
+mod cni_tap;
 mod entry;
 mod guests;
 mod lab;
@@ -67,6 +68,9 @@ enum Command {
     /// What the lab's node runs
     #[command(hide = true)]
     NodeAgent,
+    /// What stands in for CNI's `tap` plugin
+    #[command(hide = true)]
+    CniTap,
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +123,7 @@ fn run(command: Command) -> Result<ExitCode> {
             bench::run(lab::launcher(&launcher.binary())?, rounds).map(|()| ExitCode::SUCCESS)
         }
         Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
+        Command::CniTap => cni_tap::run().map(|()| ExitCode::SUCCESS),
         Command::NodeAgent => lab::node::run().map(|()| ExitCode::SUCCESS),
     }
 }

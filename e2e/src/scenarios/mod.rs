@@ -14,6 +14,8 @@ mod faults;
 mod guard;
 mod input;
 mod lifecycle;
+mod plugins;
+mod plugins_refused;
 mod privileges;
 mod running;
 mod traffic;
@@ -61,6 +63,8 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("bridge", bridge::SCENARIOS),
     ("bridge", bridge_pod::SCENARIOS),
     ("cni", cni::SCENARIOS),
+    ("plugins", plugins::SCENARIOS),
+    ("plugins", plugins_refused::SCENARIOS),
     ("guard", guard::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),

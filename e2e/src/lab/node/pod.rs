@@ -114,6 +114,23 @@ impl<'a> Pod<'a> {
         self.dir.join("state")
     }
 
+    /// The pod's network namespace, for whoever enters it by path.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        Path::new("/proc").join(&self.pid).join("ns/net")
+    }
+
+    /// A command line that is to be run in the pod's network namespace.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid, "-n"]);
+        command
+    }
+
+    /// Runs a command in the pod's network namespace; words are split at blanks.
+    pub(crate) fn run(&self, command: &str) -> Result<String> {
+        output(self.command().args(command.split(' ')))
+    }
+
     /// Writes the manifest that the launcher containers of this pod read.
     pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
         Ok(fs::write(
@@ -168,7 +185,6 @@ impl<'a> Pod<'a> {
             "--network",
             &format!("container:{}", self.name),
         ]);
-        run.args(options);
         run.args([
             "--device",
             "/dev/kvm",
@@ -259,7 +275,7 @@ impl<'a> Pod<'a> {
 
     /// Runs `work` in a thread of its own that has entered the pod's network namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.pid)).context("the pod is gone")?;
+        let namespace = File::open(self.namespace()).context("the pod is gone")?;
         thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -288,11 +304,7 @@ impl<'a> Pod<'a> {
             "sysctl net.ipv4.ping_group_range",
             "sysctl net.ipv4.ip_unprivileged_port_start",
         ] {
-            let text = output(
-                Command::new("nsenter")
-                    .args(["-t", &self.pid, "-n"])
-                    .args(command.split(' ')),
-            )?;
+            let text = self.run(command)?;
             snapshot.push_str(&format!("# {command}\n"));
             for line in text.lines().map(without_lifetimes) {
                 snapshot.push_str(&line);

@@ -9,6 +9,7 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod passt;
+mod plugins;
 mod privileges;
 mod sriov;
 mod sriov_card;
@@ -99,6 +100,18 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: debian::NAME,
         run: debian::boots_by_uefi,
+    },
+    Scenario {
+        name: "plugin_tap_a_macvtap",
+        run: plugins::macvtap,
+    },
+    Scenario {
+        name: "plugin_tap_by_a_cni_plugin",
+        run: plugins::cni_tap,
+    },
+    Scenario {
+        name: "plugin_managed_tap_and_the_networks_own_server",
+        run: plugins::managed_tap,
     },
     Scenario {
         name: "sigterm_shuts_the_guest_down",
