@@ -58,11 +58,17 @@ impl Console {
 
     /// The first line that contains `wanted`, as soon as there is one.
     pub(crate) fn wait_for(&self, wanted: &str, deadline: Duration) -> Result<String> {
+        self.wait_for_nth(&[wanted], 1, deadline)
+    }
+
+    /// The line that is the `nth`, counted from 1, to contain all of `wanted`.
+    pub(crate) fn wait_for_nth(&self, wanted: &[&str], nth: usize, deadline: Duration) -> Result<String> {
         let end = Instant::now() + deadline;
         let (state, changed) = &*self.shared;
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(line) = state.lines.iter().find(|line| line.contains(wanted)) {
+            let is_wanted = |line: &&String| wanted.iter().all(|part| line.contains(part));
+            if let Some(line) = state.lines.iter().filter(is_wanted).nth(nth - 1) {
                 return Ok(line.clone());
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -72,7 +78,7 @@ impl Console {
                 } else {
                     "the output ended without a line"
                 };
-                bail!("{what} with '{wanted}'; the last ones: {}", state.last(8));
+                bail!("{what} with {wanted:?} ({nth}); the last ones: {}", state.last(8));
             }
             state = changed
                 .wait_timeout(state, left)
