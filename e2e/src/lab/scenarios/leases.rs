@@ -43,14 +43,17 @@ fn course(pod: &Pod<'_>, launcher: &Launcher<'_>, v4: &str, v6: &str) -> Result<
         let script = format!("(sleep 1; {script}) > /dev/null 2>&1 &");
         guest::execute(pod.ipv4.into(), &script).map(drop)
     };
-    let clients = "$(cat /run/udhcpc.eth0 /run/udhcpc6.eth0)";
+    let [v4_client, v6_client] = ["$(cat /run/udhcpc.eth0)", "$(cat /run/udhcpc6.eth0)"];
     told("event bound", 1).context("after the start")?;
 
-    later(&format!("kill -USR1 {clients}"))?;
+    later(&format!("kill -USR1 {v4_client} {v6_client}"))?;
     told("event renew", 1).context("after a renewal")?;
 
+    // Busybox's DHCPv6 client asks for an address of freed memory once it has released one, so it is ended instead of
+    // being asked again; init starts the next.
     later(&format!(
-        "kill -USR2 {clients}; sleep 1; ip address show dev eth0 > /run/released; kill -USR1 {clients}"
+        "kill -USR2 {v4_client} {v6_client}; sleep 1; ip address show dev eth0 > /run/released; \
+         kill -USR1 {v4_client}; kill {v6_client}"
     ))?;
     told("event bound", 2).context("after a release")?;
     let between = guest::execute(pod.ipv4.into(), "cat /run/released")?;

@@ -33,7 +33,8 @@ pub(super) fn masquerade_and_bridge(lab: &Lab) -> Result<()> {
         name: "red".into(),
         plugins: vec![
             json!({"type": "bridge", "bridge": "red0", "isGateway": true, "ipam": ipam}),
-            json!({"type": "tuning", "mtu": MTU}),
+            // Its CHECK compares the interface's promiscuity with this, and a bridge's ports are always promiscuous.
+            json!({"type": "tuning", "mtu": MTU, "promisc": true}),
         ],
         enter: Vec::new(),
     };
