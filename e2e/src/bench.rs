@@ -1,8 +1,11 @@
-//! `cargo e2e bench`: how long hawser takes from its exec to the vm.boot request, and how much memory it then has.
+//! `cargo e2e bench`: what hawser costs beside the same by hand. With `--datapath`, what passes between a node and a real
+//! guest (`lab::bench`); without, how long hawser takes from its exec to the vm.boot request, and how much memory it then has.
 //!
 //! Beside it, round by round, a shell script that does the same wiring with `ip` and `nft` and starts no VMM. Both
 //! run in a fresh dual-stack pod, entered in the same way; what entering takes is measured too and taken off. A pair
 //! of neighbours in time sees the same machine, so the ratio is that of each pair, and its median.
+
+pub(crate) mod load;
 
 use std::fs;
 use std::path::PathBuf;
@@ -87,7 +90,7 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

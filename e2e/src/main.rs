@@ -56,10 +56,14 @@ enum Command {
         #[command(flatten)]
         launcher: LauncherArguments,
     },
-    /// hawser's start beside a shell script's, and its memory: medians of paired rounds
+    /// hawser beside the same by hand: medians of paired rounds
     Bench {
-        #[arg(long, default_value_t = 15)]
-        rounds: usize,
+        /// Throughput and rates to real guests in the lab, by binding, instead of the start and the memory
+        #[arg(long)]
+        datapath: bool,
+        /// 15 by default, 5 for the datapath
+        #[arg(long)]
+        rounds: Option<usize>,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -119,8 +123,17 @@ fn run(command: Command) -> Result<ExitCode> {
             lab::run(&mut report, &scenarios, &launcher.binary());
             Ok(report.finish())
         }
-        Command::Bench { rounds, launcher } => {
-            bench::run(lab::launcher(&launcher.binary())?, rounds).map(|()| ExitCode::SUCCESS)
+        Command::Bench {
+            datapath: true,
+            rounds,
+            launcher,
+        } => {
+            let mut report = Report::default();
+            lab::bench(&mut report, &launcher.binary(), rounds.unwrap_or(5));
+            Ok(report.finish())
+        }
+        Command::Bench { rounds, launcher, .. } => {
+            bench::run(lab::launcher(&launcher.binary())?, rounds.unwrap_or(15)).map(|()| ExitCode::SUCCESS)
         }
         Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
         Command::CniTap => cni_tap::run().map(|()| ExitCode::SUCCESS),

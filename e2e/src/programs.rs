@@ -48,7 +48,7 @@ pub(crate) fn install(package: &str) -> Result<()> {
     output(apt.args(["install", "-y", "--no-install-recommends", package])).map(drop)
 }
 
-fn build(binary: &str) -> Result<PathBuf> {
+pub(crate) fn build(binary: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["build", "--quiet", "--package", "hawser-e2e", "--bin", binary];
     let output = Command::new(cargo)

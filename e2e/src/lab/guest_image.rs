@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use super::cpio::Archive;
 use super::node_image::NodeImage;
 use super::process::output;
+use super::scenarios::datapath::INITRD;
+use crate::programs::build;
 
 /// (path in the initramfs, permissions, content)
 const FILES: &[(&str, u32, &str)] = &[
@@ -90,6 +92,37 @@ pub(crate) fn make(dir: &Path, node: &NodeImage) -> Result<()> {
     // Not compressed: unpacking costs an emulated processor more than reading does.
     fs::write(dir.join("initrd.img"), archive.finish())?;
     Ok(())
+}
+
+/// What the load program needs of the node's system, with the names that it looks for.
+const LIBRARIES: &[(&str, &str)] = &[
+    ("usr/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
+    (
+        "usr/lib/x86_64-linux-gnu/libc.so.6",
+        "lib/x86_64-linux-gnu/libc.so.6",
+    ),
+    (
+        "usr/lib/x86_64-linux-gnu/libgcc_s.so.1",
+        "lib/x86_64-linux-gnu/libgcc_s.so.1",
+    ),
+];
+
+/// Writes, beside the `initrd.img` in `dir`, one that has the load program as well: the kernel unpacks archives one after
+/// the other.
+pub(crate) fn with_load(dir: &Path, node: &NodeImage) -> Result<()> {
+    let mut archive = Archive::default();
+    for path in ["lib", "lib/x86_64-linux-gnu", "lib64"] {
+        archive.directory(path);
+    }
+    for (from, to) in LIBRARIES {
+        let path = node.root().join(from);
+        let content = fs::read(&path).with_context(|| path.display().to_string())?;
+        archive.file(to, 0o755, &content);
+    }
+    archive.file("bin/load", 0o755, &fs::read(build("load")?)?);
+    let mut image = fs::read(dir.join("initrd.img"))?;
+    image.extend(archive.finish());
+    Ok(fs::write(dir.join(INITRD), image)?)
 }
 
 /// Takes the ELF file out of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length):

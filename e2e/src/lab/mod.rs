@@ -28,4 +28,4 @@ mod scenarios;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
-pub(crate) use run::{demo, run, setup, shell, why_no_real_guests};
+pub(crate) use run::{bench, demo, run, setup, shell, why_no_real_guests};

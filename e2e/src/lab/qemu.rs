@@ -69,9 +69,10 @@ impl Node<'_> {
                 "4G",
             ])
             .args(["-display", "none", "-monitor", "none", "-no-reboot", "-snapshot"]);
-        // mitigations=off: nothing here is to be protected, and every flush is emulated.
+        // mitigations=off: nothing here is to be protected, and every flush is emulated. no_timer_check: on a busy machine
+        // the emulated timer may tick too late for the kernel's look at it, which then panics.
         let arguments = format!(
-            "console=ttyS0 root=/dev/vda rw init={BOOT_PATH} panic=-1 mitigations=off quiet intel_iommu=on iommu=pt {kernel_argument}"
+            "console=ttyS0 root=/dev/vda rw init={BOOT_PATH} panic=-1 mitigations=off no_timer_check quiet intel_iommu=on iommu=pt {kernel_argument}"
         );
         if let (Ok(kernel), Ok(initrd)) = (self.image.kernel(), self.image.initrd()) {
             command

@@ -16,7 +16,7 @@ use super::events::{Event, REQUEST, Request};
 use super::node_image::NodeImage;
 use super::process::progress;
 use super::qemu::Node;
-use super::{debian, debian_guest, payload, scenarios, vmm};
+use super::{debian, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to the agent's first word. 10 s on two idle cores.
@@ -71,6 +71,14 @@ pub(crate) fn demo(report: &mut Report, binary: &LauncherBinary) {
     run_named(report, &[scenarios::DEMO.name], binary, true);
 }
 
+/// Runs the benchmark of what passes to and from guests.
+pub(crate) fn bench(report: &mut Report, binary: &LauncherBinary, rounds: usize) {
+    run_prepared(report, &[scenarios::BENCH.name], binary, false, |node| {
+        fs::write(node.payload.join(scenarios::datapath::ROUNDS), rounds.to_string())?;
+        guest_image::with_load(&node.payload.join("guest"), node.image)
+    });
+}
+
 /// A shell in the node.
 pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
     prepare(&[], false, binary, |node| {
@@ -81,8 +89,20 @@ pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
 }
 
 fn run_named(report: &mut Report, names: &[&str], binary: &LauncherBinary, narrate: bool) {
+    run_prepared(report, names, binary, narrate, |_| Ok(()));
+}
+
+/// `more` adds to the payload.
+fn run_prepared(
+    report: &mut Report,
+    names: &[&str],
+    binary: &LauncherBinary,
+    narrate: bool,
+    more: impl FnOnce(&Node<'_>) -> Result<()>,
+) {
     let mut owed = names.to_vec();
     let result = prepare(names, narrate, binary, |node| {
+        more(node)?;
         progress("booting the node (emulated: everything in it takes its time)");
         let mut child = node.start_agent()?;
         let watched = watch(&mut child, report, &mut owed);

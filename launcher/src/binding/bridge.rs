@@ -13,8 +13,8 @@
 //!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. Otherwise
 //!   nothing that a guest reads could name it: there is then no IPv6 default route, and hawser says so.
 //! - Who gives the IP: whoever gave the pod its own (the CNI plugin); hawser hands it on. Others use the same address.
-//! - Migration: not on the pod network, because the target's pod has another address. On a secondary network nothing of
-//!   the binding stands in the way.
+//! - Migration: not on the pod network, because the target's pod has another address, unless the manifest says by
+//!   KubeVirt's annotation that this is seen to. On a secondary network nothing of the binding stands in the way.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -127,7 +127,12 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         ports: "all: every frame is the guest's".into(),
         mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
         queue_pairs: queue_pairs(guest),
-        migration: if interface.network.is_primary() {
+        migration: if interface.network.is_primary() && guest.pod_bridge_may_migrate {
+            Migration::possible(
+                "the manifest's annotation kubevirt.io/allow-pod-bridge-network-live-migration says so. Where the \
+                 target's pod has another address, the guest has that only when it asks for a lease again",
+            )
+        } else if interface.network.is_primary() {
             Migration::impossible("the guest has this pod's address, and the target's pod has another")
         } else {
             Migration::possible("the guest's address is of a network that does not end with the pod")
@@ -253,5 +258,23 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("can migrate  yes, once"), "{text}");
+    }
+
+    #[test]
+    fn a_guest_in_the_pods_place_migrates_only_where_the_manifest_says_so() {
+        let mut spec = guest();
+        let verdicts = |spec: &GuestSpec| -> Vec<bool> {
+            let explained = spec.interfaces.iter().map(|interface| explain(spec, interface));
+            explained
+                .map(|explanation| serde_json::to_value(explanation.migration).unwrap()["possible"] == true)
+                .collect()
+        };
+        assert_eq!(
+            verdicts(&spec),
+            [false, true],
+            "the second is on a secondary network"
+        );
+        spec.pod_bridge_may_migrate = true;
+        assert_eq!(verdicts(&spec), [true, true]);
     }
 }

@@ -25,6 +25,9 @@ pub struct GuestSpec {
     pub uid: Option<String>,
     /// Whether an Istio sidecar shares the pod (annotation `sidecar.istio.io/inject: "true"`).
     pub istio: bool,
+    /// Whether a guest on a bridge to the pod network may migrate although its address changes (annotation
+    /// `kubevirt.io/allow-pod-bridge-network-live-migration`, whatever its value, as in KubeVirt).
+    pub pod_bridge_may_migrate: bool,
     /// The host part of the guest's name: `spec.hostname`, else the VMI's name up to its first dot.
     pub hostname: String,
     /// `spec.subdomain`. With it the FQDN is `<hostname>.<subdomain>.<namespace>.svc.<cluster domain>`.

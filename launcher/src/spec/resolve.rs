@@ -17,6 +17,7 @@ use crate::plugins::Registry;
 const REFUSED_ANNOTATIONS: &[&str] = &["hooks.kubevirt.io/hookSidecars"];
 /// Istio's injector goes by it, and KubeVirt's masquerade too.
 const ISTIO_ANNOTATION: &str = "sidecar.istio.io/inject";
+const POD_BRIDGE_MIGRATION_ANNOTATION: &str = "kubevirt.io/allow-pod-bridge-network-live-migration";
 /// More than KVM takes on common kernels; catches slips such as cores for megahertz.
 const MAX_VCPUS: u32 = 1024;
 
@@ -47,6 +48,7 @@ pub(crate) fn resolve(
         namespace,
         uid,
         istio,
+        pod_bridge_may_migrate,
     } = names?;
     let topology = topology?;
     Some(GuestSpec {
@@ -55,6 +57,7 @@ pub(crate) fn resolve(
         namespace,
         uid,
         istio,
+        pod_bridge_may_migrate,
         subdomain,
         vcpus: vcpus(topology)?,
         topology,
@@ -85,6 +88,7 @@ struct Names {
     namespace: String,
     uid: Option<String>,
     istio: bool,
+    pod_bridge_may_migrate: bool,
 }
 
 fn names(metadata: &wire::Metadata, report: &mut Report) -> Option<Names> {
@@ -109,6 +113,7 @@ fn names(metadata: &wire::Metadata, report: &mut Report) -> Option<Names> {
             .annotations
             .get(ISTIO_ANNOTATION)
             .is_some_and(|value| value == "true"),
+        pod_bridge_may_migrate: metadata.annotations.contains_key(POD_BRIDGE_MIGRATION_ANNOTATION),
     })
 }
 

@@ -58,17 +58,17 @@ impl Console {
 
     /// The first line that contains `wanted`, as soon as there is one.
     pub(crate) fn wait_for(&self, wanted: &str, deadline: Duration) -> Result<String> {
-        self.wait_for_nth(wanted, 1, deadline)
+        self.wait_for_nth(&[wanted], 1, deadline)
     }
 
-    /// The same for the line that is the `nth` such, counted from 1.
-    pub(crate) fn wait_for_nth(&self, wanted: &str, nth: usize, deadline: Duration) -> Result<String> {
+    /// The line that is the `nth`, counted from 1, to contain all of `wanted`.
+    pub(crate) fn wait_for_nth(&self, wanted: &[&str], nth: usize, deadline: Duration) -> Result<String> {
         let end = Instant::now() + deadline;
         let (state, changed) = &*self.shared;
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let mut found = state.lines.iter().filter(|line| line.contains(wanted));
-            if let Some(line) = found.nth(nth.saturating_sub(1)) {
+            let is_wanted = |line: &&String| wanted.iter().all(|part| line.contains(part));
+            if let Some(line) = state.lines.iter().filter(is_wanted).nth(nth - 1) {
                 return Ok(line.clone());
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -78,10 +78,7 @@ impl Console {
                 } else {
                     "the output ended without a line"
                 };
-                bail!(
-                    "{what} with '{wanted}' (the {nth}. such); the last ones: {}",
-                    state.last(8)
-                );
+                bail!("{what} with {wanted:?} ({nth}); the last ones: {}", state.last(8));
             }
             state = changed
                 .wait_timeout(state, left)

@@ -11,7 +11,7 @@ use crate::lab::node::guest::{self, OTHER_PORT, PORT};
 use crate::lab::node::pod::{Launcher, Pod, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
-fn manifest(name: &str) -> serde_json::Value {
+pub(super) fn manifest(name: &str) -> serde_json::Value {
     let mut manifest = vmi::masquerade(name, &[]);
     vmi::set(
         &mut manifest,
@@ -22,7 +22,7 @@ fn manifest(name: &str) -> serde_json::Value {
 }
 
 /// The guest has what the pod had.
-fn wait_for_the_pods_addresses(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
+pub(super) fn wait_for_the_pods_addresses(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
     let console = &launcher.console;
     console.wait_for(
         &format!("guest: ipv4 eth0 {}/24 via {NODE_IPV4} ", pod.ipv4),
@@ -57,4 +57,22 @@ pub(super) fn dual_stack(lab: &Lab) -> Result<()> {
     second.signal("TERM")?;
     second.expect_exit(0, END)?;
     compare(&before, &pod.snapshot()?)
+}
+
+pub(super) fn multi_queue(lab: &Lab) -> Result<()> {
+    let pod = Pod::create(lab, "bridgedq", &[])?;
+    let mut manifest = manifest("bridgedq");
+    vmi::set(&mut manifest, "/spec/domain/cpu", json!({"cores": 2}));
+    pod.set_manifest(&manifest)?;
+    let launcher = pod.launch("run", ROOT)?;
+    let nic = launcher.console.wait_for("guest: nic eth0 ", BOOT)?;
+    ensure!(
+        nic.contains(" queues 2"),
+        "two processors, but the guest says: {nic}"
+    );
+    wait_for_the_pods_addresses(&pod, &launcher)?;
+    for address in pod.addresses() {
+        guest::greet_within(address, PORT, SERVE)?;
+    }
+    Ok(())
 }

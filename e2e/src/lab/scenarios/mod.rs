@@ -2,15 +2,18 @@
 
 mod bare;
 mod bridge;
+pub(crate) mod datapath;
 mod debian;
 mod disks;
 mod image;
+mod leases;
 mod lifecycle;
 mod machine;
 mod masquerade;
 mod passt;
 mod plugins;
 mod privileges;
+mod secondary;
 mod sriov;
 mod sriov_card;
 mod sriov_unfit;
@@ -44,6 +47,22 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
+    },
+    Scenario {
+        name: "bridge_two_cpus_multi_queue",
+        run: bridge::multi_queue,
+    },
+    Scenario {
+        name: "masquerade_lease_renewed_released_and_rebooted",
+        run: leases::masquerade,
+    },
+    Scenario {
+        name: "bridge_lease_renewed_released_and_rebooted",
+        run: leases::bridge,
+    },
+    Scenario {
+        name: "masquerade_and_bridge_on_a_secondary_network_by_cni",
+        run: secondary::masquerade_and_bridge,
     },
     Scenario {
         name: "passt_dual_stack_without_a_capability",
@@ -152,8 +171,14 @@ pub(crate) const DEMO: &Scenario<Lab> = &Scenario {
     run: masquerade::demo,
 };
 
+/// Run by `cargo e2e bench --datapath`.
+pub(crate) const BENCH: &Scenario<Lab> = &Scenario {
+    name: "datapath",
+    run: datapath::compare,
+};
+
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
     ALL.iter()
-        .chain(std::iter::once(DEMO))
+        .chain([DEMO, BENCH])
         .find(|scenario| scenario.name == name)
 }

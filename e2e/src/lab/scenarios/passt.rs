@@ -220,27 +220,27 @@ pub(super) fn killed_released_rebooted(lab: &Lab) -> Result<()> {
     let bound = format!("guest: ipv4 eth0 {}/24 via ", pod.ipv4);
     launcher
         .console
-        .wait_for_nth(&bound, 2, SOON)
+        .wait_for_nth(&[&bound], 2, SOON)
         .context("after the lease was given back")?;
     greet_both(&pod).context("after the lease was given back")?;
 
     guest::execute(pod.ipv4.into(), "(sleep 1; reboot -f) > /dev/null 2>&1 &")?;
     launcher
         .console
-        .wait_for_nth("guest: init, ", 2, BOOT)
+        .wait_for_nth(&["guest: init, "], 2, BOOT)
         .context("the guest does not start anew")?;
     launcher
         .console
-        .wait_for_nth(&bound, 3, BOOT)
+        .wait_for_nth(&[&bound], 3, BOOT)
         .context("after a reboot")?;
     launcher
         .console
-        .wait_for_nth(&format!("guest: ipv6 eth0 {} ", pod.ipv6), 2, BOOT)?;
+        .wait_for_nth(&[&format!("guest: ipv6 eth0 {} ", pod.ipv6)], 2, BOOT)?;
     greet_both(&pod).context("after a reboot")?;
     kill(pod.process("passt")?)?;
     launcher
         .console
-        .wait_for_nth("a fresh passt serves the guest", 2, SOON)?;
+        .wait_for_nth(&["a fresh passt serves the guest"], 2, SOON)?;
     greet_both(&pod).context("killed after a reboot")?;
     launcher.signal("TERM")?;
     launcher.expect_exit(0, END)
@@ -256,7 +256,7 @@ pub(super) fn given_up(lab: &Lab) -> Result<()> {
         kill(pod.process("passt")?)?;
         launcher
             .console
-            .wait_for_nth("a fresh passt serves the guest", nth, SOON)?;
+            .wait_for_nth(&["a fresh passt serves the guest"], nth, SOON)?;
     }
     kill(pod.process("passt")?)?;
     launcher.console.wait_for(

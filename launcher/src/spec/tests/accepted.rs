@@ -14,7 +14,7 @@ fn the_minimal_manifest_in_full() {
     let Loaded { spec, warnings } = load(MINIMAL).unwrap();
     assert_eq!(warnings, []);
     let expected = json!({
-        "name": "small", "namespace": "default", "uid": null, "istio": false,
+        "name": "small", "namespace": "default", "uid": null, "istio": false, "pod_bridge_may_migrate": false,
         "hostname": "small", "subdomain": null,
         "vcpus": 1, "topology": {"sockets": 1, "cores": 1, "threads": 1},
         "memory": 128 << 20, "hugepage_size": null,
@@ -190,6 +190,19 @@ fn memory_from_guest_or_resources() {
         ])
         .spec;
         assert_eq!(spec.memory, bytes);
+    }
+}
+
+#[test]
+fn the_pods_bridge_may_migrate_by_an_annotation_of_any_value() {
+    assert!(!accepted(&[]).spec.pod_bridge_may_migrate);
+    for value in ["", "true", "false"] {
+        let annotations = json!({"kubevirt.io/allow-pod-bridge-network-live-migration": value});
+        let spec = accepted(&[("/metadata/annotations", annotations)]).spec;
+        assert!(
+            spec.pod_bridge_may_migrate,
+            "{value:?}: KubeVirt looks for the key alone"
+        );
     }
 }
 

@@ -297,10 +297,12 @@ fn models_and_states() {
         json!("absent"),
         &["interfaces[0].state: absent is only possible on a bridge binding"],
     );
-    check_text(
-        &second(json!({"name": "b", "sriov": {}, "state": "down"}), multus("b")),
-        &["interfaces[1].state: up and down are not possible on SR-IOV"],
-    );
+    for state in ["up", "down"] {
+        check_text(
+            &second(json!({"name": "b", "sriov": {}, "state": state}), multus("b")),
+            &["interfaces[1].state: up and down are not possible on SR-IOV"],
+        );
+    }
     check(
         &[(FIRST, json!({"name": "default", "bridge": {}, "state": "absent"}))],
         &["interfaces[0].state: absent is not possible on the default network"],
