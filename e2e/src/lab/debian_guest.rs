@@ -174,11 +174,12 @@ fn assemble(dir: &Path, esp: &Path, system: &Path) -> Result<()> {
         &table,
         format!("label: gpt\nstart=1MiB, size={ESP_SIZE}MiB, type=U\nsize={ROOT_SIZE}MiB, type={linux}\n"),
     )?;
+    // By way of a shell, which gives it the table as its input.
     output(
-        Command::new("sfdisk")
-            .args(["--quiet", "--wipe", "never"])
+        Command::new("sh")
+            .args(["-c", "exec sfdisk --quiet \"$0\" < \"$1\""])
             .arg(&raw)
-            .stdin(fs::File::open(&table)?),
+            .arg(&table),
     )?;
     for (image, at) in [(esp, 1), (system, 1 + ESP_SIZE)] {
         output(
