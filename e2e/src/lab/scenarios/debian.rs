@@ -27,7 +27,8 @@ const STAGES: [&str; 4] = [
 /// On a processor that is emulated twice.
 const STAGE: Duration = Duration::from_secs(240);
 
-/// Prints what came of it. The image has no SSH server, and no room that its file system could grow into. The guest has no network configuration of its own, so addresses are what it was told.
+/// Prints what came of it. The guest has no network configuration of its own, so addresses are what it was told. It has no
+/// SSH server either, and no room that its file system could grow into.
 const USER_DATA: &str = "#cloud-config
 resize_rootfs: false
 ssh_deletekeys: false
