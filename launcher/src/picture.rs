@@ -45,7 +45,7 @@ impl Picture<'_> {
             Ok(Boot::Kernel(files)) => format!("kernel {}", files.kernel.display()),
             Ok(Boot::Firmware(path)) => format!("UEFI firmware {}", path.display()),
             Err(failure) if guest.kernel_boot.is_some() => not_here("kernel", failure),
-            Err(failure) => not_here("UEFI firmware", failure),
+            Err(failure) => not_here("what boots is", failure),
         };
         let _ = writeln!(out, "{line}");
         match &self.drives {

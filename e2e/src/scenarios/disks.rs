@@ -2,7 +2,7 @@
 //! matter.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::running::{Running, exit_code, expect_exit};
+use crate::guests::Guest;
 use crate::pods::{Pod, PodSpec, set, vmi};
 use crate::report::Scenario;
 
@@ -71,6 +72,14 @@ fn not_theirs(context: &Context) -> Result<()> {
     }
     let changes = before.changes(&pod.netns.snapshot()?);
     ensure!(changes.is_empty(), "{changes:#?}");
+    // The same disk once it is theirs.
+    chown(&disk, Some(VMM_UID), Some(VMM_UID))?;
+    let mut guest = Guest::new(&pod)?;
+    let mut hawser = pod.hawser("run", &vmi)?;
+    guest.booted_by(&hawser)?;
+    hawser.signal(Signal::SIGTERM)?;
+    expect_exit(exit_code(&mut hawser)?, 0, &hawser)?;
+    ensure!(disk.exists(), "a claim's disk is gone");
     Ok(())
 }
 
