@@ -49,7 +49,11 @@ impl Lines {
     /// What of the line at hand is to be shown.
     fn finish(&mut self) -> Option<String> {
         let line = std::mem::take(&mut self.line);
-        let text: String = String::from_utf8_lossy(&line).trim().escape_debug().collect();
+        let text: String = String::from_utf8_lossy(&line)
+            .trim()
+            .chars()
+            .flat_map(escaped)
+            .collect();
         if text.is_empty() {
             return None;
         }
@@ -66,6 +70,13 @@ impl Lines {
     }
 }
 
+/// What a terminal would act on, and nothing else.
+fn escaped(character: char) -> impl Iterator<Item = char> {
+    let plain = matches!(character, '\'' | '"').then_some(character);
+    let escaped = plain.is_none().then(|| character.escape_debug());
+    plain.into_iter().chain(escaped.into_iter().flatten())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -80,8 +91,8 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn lines_are_escaped_and_the_last_ones_kept() {
-        let (all, last) = shown(b"one\n\n\x1b[31mred\n3\n4\n5\nsix").await;
-        assert_eq!(all, ["one", "\\u{1b}[31mred", "3", "4", "5", "six"]);
+        let (all, last) = shown(b"can't\n\n\x1b[31mred\n3\n4\n5\nsix").await;
+        assert_eq!(all, ["can't", "\\u{1b}[31mred", "3", "4", "5", "six"]);
         assert_eq!(last, all[1..]);
     }
 
