@@ -115,7 +115,7 @@ mod tests {
         let later = || asked.replace(asked.get() + 1) > 0;
         assert_eq!(follow(&b"warning\n"[..], later, |_| ()).await, [""; 0]);
         asked.set(0);
-        let text = [b"warning\n".as_slice(), &b"x".repeat(1016), b"\nassertion\n"].concat();
+        let text = [b"warning\n".as_slice(), &b"x".repeat(1015), b"\nassertion\n"].concat();
         let last = follow(text.as_slice(), later, |_| ()).await;
         assert_eq!(last, ["assertion"]);
     }
