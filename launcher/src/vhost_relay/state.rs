@@ -235,14 +235,13 @@ impl<F: Clone> Relay<F> {
         Some(answer)
     }
 
-    /// How many descriptors are held.
+    /// Bytes and descriptors of whole messages that are held.
     #[cfg(test)]
     pub(super) fn weight(&self) -> usize {
         let messages = [&self.memory, &self.log_base, &self.log_descriptor, &self.awaited];
         let kept = messages.into_iter().flatten();
         kept.map(|message| message.descriptors.len() + message.payload.len())
-            .sum::<usize>()
-            + self.rings.len() * 3
+            .sum()
     }
 
     fn remember(&mut self, message: &Message<F>) -> Result<(), Refused> {

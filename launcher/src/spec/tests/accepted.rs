@@ -103,6 +103,26 @@ fn every_field_of_an_interface() {
 }
 
 #[test]
+fn passt_by_both_of_its_fields_beside_a_secondary_bridge() {
+    for field in ["passt", "passtBinding"] {
+        let interfaces = json!([{"name": "default", field: {}}, {"name": "red", "bridge": {}}]);
+        let networks =
+            json!([{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}]);
+        let loaded = accepted(&[
+            ("/spec/domain/devices/interfaces", interfaces),
+            ("/spec/networks", networks),
+        ]);
+        let bindings: Vec<_> = loaded
+            .spec
+            .interfaces
+            .iter()
+            .map(|interface| &interface.binding)
+            .collect();
+        assert_eq!(bindings, [&Binding::Passt, &Binding::Bridge], "{field}");
+    }
+}
+
+#[test]
 fn no_ports_means_all() {
     for ports in [json!(null), json!([])] {
         let loaded = accepted(&[(&format!("{INTERFACE}/ports"), ports)]);
