@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use caps::Capability;
 use hawser_netsetup::{Owner, observe};
@@ -73,8 +74,7 @@ pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitC
 
 /// What the guest's SR-IOV interfaces need, by the checks that a start makes.
 fn functions(args: &CheckArgs, guest: &GuestSpec, owner: Owner) -> Vec<Finding> {
-    let pod = &args.pod;
-    let (vfs, notes) = match sriov::vfs(guest, pod.network_status.as_deref(), &pod.device_metadata) {
+    let (vfs, notes) = match sriov::vfs(guest, &args.pod, Duration::ZERO) {
         Ok(found) => found,
         Err(failure) => return vec![Finding::Bad(failure)],
     };

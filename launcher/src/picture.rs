@@ -91,7 +91,7 @@ impl Picture<'_> {
             let _ = writeln!(out, "\nnote: {note}");
         }
         if self.plan.nics.is_empty() {
-            let _ = writeln!(out, "\nnothing to do: the pod needs no wiring");
+            let _ = writeln!(out, "\nnothing to do: no NIC needs the pod wired");
         } else if self.plan.steps.is_empty() {
             let _ = writeln!(out, "\nnothing to do: the pod is wired already");
         } else {

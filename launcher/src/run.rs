@@ -28,6 +28,8 @@ use crate::{doctor, hugepages, keeper, passt, privileges, vfio};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
+/// For the pod's annotations to reach it: the kubelet looks every minute at the latest.
+const ANNOTATION: Duration = Duration::from_secs(90);
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -55,7 +57,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = guest(&common.inputs, &common.pod)?;
+    let guest = guest(&common.inputs, &common.pod, ANNOTATION)?;
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
@@ -154,8 +156,7 @@ fn open_macvtaps(
 /// The functions that the guest is to have, each looked at closely enough that the VMM will get it, and the nodes by
 /// which it will.
 fn functions(guest: &GuestSpec, common: &Common, owner: Owner) -> Result<(Functions, Vec<PathBuf>), Failure> {
-    let pod = &common.pod;
-    let (vfs, notes) = sriov::vfs(guest, pod.network_status.as_deref(), &pod.device_metadata)?;
+    let (vfs, notes) = sriov::vfs(guest, &common.pod, ANNOTATION)?;
     say(&notes);
     let none = Functions {
         vfs: Vec::new(),
@@ -187,7 +188,7 @@ fn find_passt(attachments: &[Attachment]) -> Result<Vec<Passt>, Failure> {
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = guest(&common.inputs, &common.pod)?;
+    let guest = guest(&common.inputs, &common.pod, ANNOTATION)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -201,7 +202,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = guest(&args.common.inputs, &args.common.pod)?;
+    let guest = guest(&args.common.inputs, &args.common.pod, Duration::ZERO)?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
@@ -210,8 +211,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let net = binding::net_spec(&guest, owner)?;
     let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
-    let pod = &args.common.pod;
-    let (vfs, mut notes) = sriov::vfs(&guest, pod.network_status.as_deref(), &pod.device_metadata)?;
+    let (vfs, mut notes) = sriov::vfs(&guest, &args.common.pod, Duration::ZERO)?;
     let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
     let (access, lacks) = vfio::glance(&addresses);
     notes.extend(lacks);
@@ -246,8 +246,8 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let guest = load(&args.inputs)?;
     // Also where the pod is not, so that its interfaces are not looked for in vain.
-    let here = named(guest.clone(), &args.pod, &interface_names());
-    let guest = here.or_else(|_| named(guest, &args.pod, &[]))?;
+    let here = named(guest.clone(), &args.pod, &interface_names(), Duration::ZERO);
+    let guest = here.or_else(|_| named(guest, &args.pod, &[], Duration::ZERO))?;
     let owner = privileges::owner(KUBEVIRTS_UID).unwrap_or(Owner {
         uid: KUBEVIRTS_UID,
         gid: KUBEVIRTS_UID,
@@ -262,18 +262,23 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The guest of the manifest, with the interfaces that the pod has on its networks.
-fn guest(inputs: &Inputs, pod: &PodArgs) -> Result<GuestSpec, Failure> {
-    named(load(inputs)?, pod, &interface_names())
+fn guest(inputs: &Inputs, pod: &PodArgs, patience: Duration) -> Result<GuestSpec, Failure> {
+    named(load(inputs)?, pod, &interface_names(), patience)
 }
 
-fn named(guest: GuestSpec, pod: &PodArgs, there: &[String]) -> Result<GuestSpec, Failure> {
+fn named(
+    guest: GuestSpec,
+    pod: &PodArgs,
+    there: &[String],
+    patience: Duration,
+) -> Result<GuestSpec, Failure> {
     let unfit = |error| {
         Failure::new(ExitCode::PodUnfit, "the pod's networks").because(error).remedy(
         "attach the pod to each network of the manifest, and give what Multus writes of them (the annotation \
          k8s.v1.cni.cncf.io/network-status, as a file of the downward API) with --network-status",
     )
     };
-    let networks = PodNetworks::read(pod.network_status.as_deref()).map_err(unfit)?;
+    let networks = PodNetworks::await_file(pod.network_status.as_deref(), patience).map_err(unfit)?;
     pod_networks::named(guest, networks.as_ref(), there).map_err(unfit)
 }
 

@@ -12,12 +12,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::explain::{Explanation, Hop, Migration};
 use super::{Attachment, Device, pod_interface};
+use crate::cli::PodArgs;
 use crate::error::{ExitCode, Failure};
 use crate::pod_networks::{self, PodNetworks, Resources};
 use crate::spec::{Binding, Claim, DhcpOptions, GuestSpec, Interface, Mac, NetworkSource, PciAddress};
@@ -99,11 +100,12 @@ fn misplaced(guest: &GuestSpec, wanted: PciAddress) -> Option<String> {
     })
 }
 
-/// Which function each SR-IOV interface has, and what the user should know of it.
+/// Which function each SR-IOV interface has, and what the user should know of it. `patience` is for a status file that is
+/// still empty.
 pub(crate) fn vfs(
     guest: &GuestSpec,
-    status: Option<&Path>,
-    metadata: &Path,
+    pod: &PodArgs,
+    patience: Duration,
 ) -> Result<(Vec<Vf>, Vec<String>), Failure> {
     if of_guest(guest).next().is_none() {
         return Ok((Vec::new(), Vec::new()));
@@ -113,9 +115,9 @@ pub(crate) fn vfs(
             .because(error)
             .remedy("see to what writes it: Multus' annotation by the downward API, the device plugin, or the DRA driver")
     };
-    let networks = PodNetworks::read(status).map_err(fail)?;
+    let networks = PodNetworks::await_file(pod.network_status.as_deref(), patience).map_err(fail)?;
     let resources = Resources::from_environment().map_err(fail)?;
-    let claimed = |claim: &Claim| pod_networks::claimed(metadata, claim).map_err(fail);
+    let claimed = |claim: &Claim| pod_networks::claimed(&pod.device_metadata, claim).map_err(fail);
     choose(guest, networks.as_ref(), &resources, claimed)
 }
 

@@ -223,3 +223,25 @@ fn what_cannot_be_heeded_is_refused_by_its_field() {
         );
     }
 }
+
+#[test]
+fn a_vf_is_shown_with_what_is_known_of_it() {
+    let both = info(&[RED, BLUE]);
+    let networks = PodNetworks::parse(&both, Path::new("/status")).unwrap();
+    let (vfs, _) = choose(&guest(""), Some(&networks), &resources(&[]), no_claim).unwrap();
+    let shown: Vec<_> = vfs.iter().map(Vf::to_string).collect();
+    assert_eq!(
+        shown,
+        [
+            "red: the VF 0000:01:10.2, MAC 02:00:00:00:00:01, MTU 9000",
+            "blue: the VF 0000:01:10.0, MAC not known here, MTU not known here",
+        ]
+    );
+    let spec = guest("");
+    let text = crate::binding::explanation_text(&crate::binding::explain(&spec, &[]));
+    assert!(text.contains("interface red: sriov on a VF\n"), "{text}");
+    assert!(
+        text.contains("can migrate  no: the function's state is in this node's card"),
+        "{text}"
+    );
+}

@@ -13,9 +13,11 @@
 mod claims;
 mod names;
 mod resources;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -117,6 +119,19 @@ impl PodNetworks {
             None if Path::new(DEFAULT_PATH).exists() => Self::read_file(Path::new(DEFAULT_PATH)).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The same, but a file that is there and empty is waited for: the kubelet makes it before the CNI plugins have run,
+    /// and fills it when the annotation reaches it.
+    pub(crate) fn await_file(named: Option<&Path>, patience: Duration) -> Result<Option<Self>, Error> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        if named.is_some() || path.exists() {
+            waiting::until_written(path, patience).map_err(|source| Error::Read {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        Self::read(named)
     }
 
     fn read_file(path: &Path) -> Result<Self, Error> {

@@ -9,10 +9,10 @@ const KUBEVIRT: &str = r#"{"interfaces":[
 
 const MULTUS: &str = r#"[
   {"name":"kindnet","interface":"eth0","ips":["10.244.1.7"],"mac":"0a:58:0a:f4:01:07","default":true,"dns":{}},
-  {"name":"default/sriov","interface":"net1","mac":"02:00:00:00:00:03","mtu":1500,"dns":{},
-   "device-info":{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:65:00.3","pf-pci-address":"0000:65:00.0"}}},
   {"name":"default/sriov","interface":"podb1f51a511f1","mac":"02:00:00:00:00:02","dns":{},
-   "device-info":{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:65:00.2"}}}]"#;
+   "device-info":{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:65:00.2"}}},
+  {"name":"default/sriov","interface":"net1","mac":"02:00:00:00:00:03","mtu":1500,"dns":{},
+   "device-info":{"type":"pci","version":"1.1.0","pci":{"pci-address":"0000:65:00.3","pf-pci-address":"0000:65:00.0"}}}]"#;
 
 fn parse(text: &str) -> Result<PodNetworks, Error> {
     PodNetworks::parse(text, Path::new("/status"))
@@ -59,7 +59,7 @@ fn kubevirts_form_is_by_the_manifests_names() {
 #[test]
 fn multus_form_is_by_definition_and_then_by_the_interfaces_name() {
     let networks = parse(MULTUS).unwrap();
-    // `blue` comes first in the manifest, but the second entry's interface is `red`'s.
+    // `blue` comes first in the manifest, but the first entry's interface is `red`'s.
     assert_eq!(pci(&networks, "red").as_deref(), Some("0000:65:00.2"));
     assert_eq!(pci(&networks, "blue").as_deref(), Some("0000:65:00.3"));
     assert_eq!(pci(&networks, "default"), None);
@@ -71,8 +71,8 @@ fn multus_form_is_by_definition_and_then_by_the_interfaces_name() {
 #[test]
 fn two_networks_of_one_definition_are_taken_in_order() {
     let networks = parse(&MULTUS.replace("podb1f51a511f1", "net2")).unwrap();
-    assert_eq!(pci(&networks, "blue").as_deref(), Some("0000:65:00.3"));
-    assert_eq!(pci(&networks, "red").as_deref(), Some("0000:65:00.2"));
+    assert_eq!(pci(&networks, "blue").as_deref(), Some("0000:65:00.2"));
+    assert_eq!(pci(&networks, "red").as_deref(), Some("0000:65:00.3"));
 }
 
 #[test]

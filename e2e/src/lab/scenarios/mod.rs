@@ -105,7 +105,7 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: sriov::beside_masquerade,
     },
     Scenario {
-        name: "sriov_vlan_and_mtu_of_the_physical_function",
+        name: "sriov_vlan_of_the_physical_function",
         run: sriov::vlan,
     },
     Scenario {

@@ -10,7 +10,7 @@ use super::sriov_card::{Card, Function, PF_ADDRESSES, extra, ip};
 use super::vmi;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
-use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT, UNPRIVILEGED};
+use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, Privileges, ROOT, UNPRIVILEGED};
 
 /// Enough for one guest.
 pub(super) const MEMLOCK: u64 = 192 + 64;
@@ -136,7 +136,8 @@ pub(super) fn two_functions(lab: &Lab) -> Result<()> {
     };
     let pod = Pod::create(lab, "vfs", &[])?;
     let at = |address: &str| json!({"pciAddress": address});
-    let places = ["0000:00:1c.0", "0001:00:05.0"];
+    // The first slot that is free, and one of another segment.
+    let places = ["0000:00:02.0", "0001:00:05.0"];
     pod.set_manifest(&manifest(
         "vfs",
         &[
@@ -188,7 +189,14 @@ pub(super) fn beside_masquerade(lab: &Lab) -> Result<()> {
         list.context("no list")?.insert(0, first);
     }
     pod.set_manifest(&manifest)?;
-    let mut launcher = pod.launch_with("run", ROOT, &extra(&[function], MEMLOCK))?;
+    // A limit that is too low, and the capability to raise it.
+    let mut capabilities = ROOT.capabilities.to_vec();
+    capabilities.push("SYS_RESOURCE");
+    let root = Privileges {
+        capabilities: &capabilities,
+        ..ROOT
+    };
+    let mut launcher = pod.launch_with("run", root, &extra(&[function], 1))?;
     wait_for_both_families(&launcher)?;
     for address in pod.addresses() {
         guest::greet_within(address, PORT, SERVE).context("behind the pod's address")?;

@@ -124,7 +124,8 @@ pub(super) fn give(node: &str, user: &str) -> Result<()> {
 }
 
 /// What a pod with these functions has, by the SR-IOV device plugin: the nodes and the plugin's variable. `memlock` is the
-/// container runtime's limit of locked memory, in MiB.
+/// container runtime's hard limit of locked memory, in MiB; the soft one is too low for any guest, and raising it is up to
+/// the launcher.
 pub(super) fn extra(functions: &[&Function], memlock: u64) -> Extra {
     let addresses: Vec<_> = functions
         .iter()
@@ -133,7 +134,7 @@ pub(super) fn extra(functions: &[&Function], memlock: u64) -> Extra {
     let bytes = memlock << 20;
     let mut podman = vec![
         "--device=/dev/vfio/vfio".to_owned(),
-        format!("--ulimit=memlock={bytes}:{bytes}"),
+        format!("--ulimit=memlock=65536:{bytes}"),
         format!("--env=PCIDEVICE_EXAMPLE_COM_VF={}", addresses.join(",")),
     ];
     podman.extend(
