@@ -1,5 +1,7 @@
 //! What a plan looks like: as text, as JSON, and as a drawing of the pod for Graphviz.
 
+mod drawing;
+
 use std::fmt::Write;
 
 use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
@@ -80,75 +82,7 @@ impl Picture<'_> {
     }
 
     pub(crate) fn dot(&self) -> String {
-        let mut out =
-            String::from("digraph pod {\n  rankdir=LR;\n  node [shape=box];\n  others [shape=plaintext];\n");
-        let _ = writeln!(out, "  subgraph cluster_pod {{\n    label=\"pod\";");
-        let _ = writeln!(
-            out,
-            "    guest [label={}];",
-            quoted(&format!("guest {}", self.guest.name))
-        );
-        for nic in &self.plan.nics {
-            if let Some(bridged) = &nic.bridge {
-                draw_bridge(&mut out, nic, bridged);
-                continue;
-            }
-            let (pod, tap, srv) = (
-                quoted(&nic.pod_interface),
-                quoted(&nic.tap),
-                quoted(&nic.server_tap),
-            );
-            let addresses = |pick: fn(&GuestNic) -> [Option<String>; 2]| {
-                pick(nic)
-                    .into_iter()
-                    .flatten()
-                    .map(|ip| format!("\n{ip}"))
-                    .collect::<String>()
-            };
-            let of_pod = addresses(|nic| {
-                [
-                    nic.v4.map(|v4| v4.pod.to_string()),
-                    nic.v6.map(|v6| v6.pod.to_string()),
-                ]
-            });
-            let of_tap = addresses(|nic| {
-                [
-                    nic.v4.map(|v4| v4.gateway.to_string()),
-                    nic.v6.map(|v6| v6.gateway.to_string()),
-                ]
-            });
-            let of_guest = addresses(|nic| {
-                [
-                    nic.v4.map(|v4| v4.guest.to_string()),
-                    nic.v6.map(|v6| v6.guest.to_string()),
-                ]
-            });
-            let _ = writeln!(
-                out,
-                "    {pod} [label={}];",
-                quoted(&format!("{}{of_pod}", nic.pod_interface))
-            );
-            let _ = writeln!(
-                out,
-                "    {tap} [label={}];",
-                quoted(&format!("{}{of_tap}", nic.tap))
-            );
-            let _ = writeln!(
-                out,
-                "    {srv} [label={}];",
-                quoted(&format!("{}\nDHCP and RA server", nic.server_tap))
-            );
-            let _ = writeln!(out, "    {pod} -> {tap} [dir=both, label=\"NAT\"];");
-            let _ = writeln!(out, "    {srv} -> {tap} [dir=both, label=\"frames\"];");
-            let _ = writeln!(
-                out,
-                "    {tap} -> guest [dir=both, label={}];",
-                quoted(&format!("{}{of_guest}", nic.name))
-            );
-            let _ = writeln!(out, "    others -> {pod} [dir=both];");
-        }
-        out.push_str("  }\n}\n");
-        out
+        drawing::dot(self.guest, self.plan, &self.attachments)
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {
@@ -219,45 +153,4 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
         lines.push("no address in the pod: the network's own servers have the guest to themselves".into());
     }
     lines
-}
-
-fn draw_bridge(out: &mut String, nic: &GuestNic, bridged: &Bridged) {
-    let [port, bridge, tap, srv] =
-        [&bridged.port, &bridged.bridge, &nic.tap, &nic.server_tap].map(|name| quoted(name));
-    let addresses = [
-        bridged.v4.as_ref().map(|v4| v4.address.to_string()),
-        bridged.v6.as_ref().map(|v6| v6.address.to_string()),
-    ];
-    let of_guest: String = addresses
-        .into_iter()
-        .flatten()
-        .map(|ip| format!("\n{ip}"))
-        .collect();
-    let label = quoted(&format!("{}{of_guest}", nic.name));
-    let _ = writeln!(out, "    {port} -> {bridge} [dir=both];");
-    let _ = writeln!(out, "    {bridge} -> {tap} [dir=both];");
-    if bridged.is_served() {
-        let _ = writeln!(
-            out,
-            "    {srv} [label={}];",
-            quoted(&format!("{}\nDHCP and RA server", nic.server_tap))
-        );
-        let _ = writeln!(out, "    {srv} -> {tap} [dir=both, label=\"frames\"];");
-    }
-    let _ = writeln!(out, "    {tap} -> guest [dir=both, label={label}];");
-    let _ = writeln!(out, "    others -> {port} [dir=both];");
-}
-
-/// A DOT string (Graphviz, "The DOT Language"): quotes and backslashes escaped, line breaks as \n.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => out.extend(['\\', character]),
-            '\n' => out.push_str("\\n"),
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
 }

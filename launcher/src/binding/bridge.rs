@@ -19,9 +19,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring};
+use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name, port_name};
 
-use super::explain::{Explanation, Migration};
+use super::explain::{Explanation, Hop, Migration};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, NetworkSource};
@@ -141,6 +141,11 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         cost: format!(
             "processes in the pod, sidecars and probes among them, have no network by {pod}; the kernel only passes frames on"
         ),
+        path: vec![
+            Hop::new(&port_name(&pod), "port of"),
+            Hop::new(&bridge_name(&pod), "port of"),
+            Hop::new(&hawser_netsetup::tap_name(&pod), "virtio-net"),
+        ],
         pod_interface: pod,
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Explanation {
     pub(crate) interface: String,
     pub(crate) binding: &'static str,
     pub(crate) pod_interface: String,
+    /// What a packet for the guest passes, from the pod's network on.
+    pub(crate) path: Vec<Hop>,
     pub(crate) ip_from: String,
     pub(crate) guest_address: String,
     pub(crate) others_use: String,
@@ -23,6 +25,23 @@ pub(crate) struct Explanation {
     pub(crate) privileges: Vec<String>,
     pub(crate) devices: Vec<String>,
     pub(crate) cost: String,
+}
+
+/// An interface, a socket or a process on the way to the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Hop {
+    pub(crate) name: String,
+    /// How it is joined to what comes next, the guest after the last.
+    pub(crate) then: &'static str,
+}
+
+impl Hop {
+    pub(super) fn new(name: &str, then: &'static str) -> Self {
+        Self {
+            name: name.to_owned(),
+            then,
+        }
+    }
 }
 
 /// Whether the binding lets a guest move to another pod. That this version of hawser moves none is another matter,

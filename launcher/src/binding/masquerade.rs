@@ -13,7 +13,7 @@ use hawser_dhcp::{Lease, LeaseV4, LeaseV6};
 use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::explain::{Explanation, Migration, ports_text};
+use super::explain::{Explanation, Hop, Migration, ports_text};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
 use crate::resolv::Resolv;
 use crate::spec::{self, GuestSpec, Interface, NetworkSource};
@@ -138,6 +138,10 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         devices: vec!["/dev/net/tun".into(), "/dev/kvm".into()],
         cost: "NAT and forwarding in the pod's kernel for each packet; the guest's own address is not seen by others"
             .into(),
+        path: vec![
+            Hop::new(&pod, "NAT"),
+            Hop::new(&hawser_netsetup::tap_name(&pod), "virtio-net"),
+        ],
         pod_interface: pod,
     }
 }

@@ -1,0 +1,154 @@
+//! The pod drawn for Graphviz ("The DOT Language"): the paths that `hawser explain` tells of, with the addresses that the
+//! plan has found for them.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use hawser_netsetup::{GuestNic, Plan};
+
+use crate::binding::{self, Attachment, Explanation};
+use crate::spec::GuestSpec;
+
+pub(super) fn dot(guest: &GuestSpec, plan: &Plan, attachments: &[Attachment]) -> String {
+    let mut nodes = BTreeSet::new();
+    let mut edges = Vec::new();
+    for explanation in binding::explain(guest) {
+        let nic = plan.nics.iter().find(|nic| nic.name == explanation.interface);
+        draw(&explanation, nic, &mut nodes, &mut edges);
+        if let Some(nic) = nic {
+            let server = attachments
+                .iter()
+                .filter_map(|attachment| attachment.server.as_ref())
+                .find(|server| server.tap == nic.server_tap);
+            if let Some(server) = server {
+                nodes.insert(node(&server.tap, "\nDHCP and RA server"));
+                edges.push(edge(&server.tap, &nic.tap, "frames"));
+            }
+        }
+    }
+    let mut out =
+        String::from("digraph pod {\n  rankdir=LR;\n  node [shape=box];\n  others [shape=plaintext];\n");
+    out.push_str("  subgraph cluster_pod {\n    label=\"pod\";\n");
+    // The guest's own name is no node's, or a guest called like an interface would be drawn as it.
+    let _ = writeln!(
+        out,
+        "    guest [label={}];",
+        quoted(&format!("guest {}", guest.name))
+    );
+    for line in &nodes {
+        let _ = writeln!(out, "    {line}");
+    }
+    out.push_str("  }\n");
+    for line in &edges {
+        let _ = writeln!(out, "  {line}");
+    }
+    out.push_str("}\n");
+    out
+}
+
+fn draw(
+    explanation: &Explanation,
+    nic: Option<&GuestNic>,
+    nodes: &mut BTreeSet<String>,
+    edges: &mut Vec<String>,
+) {
+    let mut from = ("others".to_owned(), "");
+    for hop in &explanation.path {
+        nodes.insert(node(
+            &hop.name,
+            &nic.map(|nic| addresses(nic, &hop.name)).unwrap_or_default(),
+        ));
+        edges.push(edge(&from.0, &hop.name, from.1));
+        from = (hop.name.clone(), hop.then);
+    }
+    let label = format!(
+        "{} ({}), {}{}",
+        explanation.interface,
+        explanation.binding,
+        from.1,
+        nic.map(guest_addresses).unwrap_or_default()
+    );
+    edges.push(edge(&from.0, "guest", &label));
+}
+
+/// What a masqueraded NIC's neighbours are addressed by, one to a line.
+fn addresses(nic: &GuestNic, hop: &str) -> String {
+    let mut all = Vec::new();
+    if hop == nic.pod_interface {
+        all.extend(nic.v4.map(|v4| v4.pod.to_string()));
+        all.extend(nic.v6.map(|v6| v6.pod.to_string()));
+    }
+    if hop == nic.tap {
+        all.extend(nic.v4.map(|v4| v4.gateway.to_string()));
+        all.extend(nic.v6.map(|v6| v6.gateway.to_string()));
+    }
+    lines(&all)
+}
+
+fn guest_addresses(nic: &GuestNic) -> String {
+    let mut all = Vec::new();
+    all.extend(nic.v4.map(|v4| v4.guest.to_string()));
+    all.extend(nic.v6.map(|v6| v6.guest.to_string()));
+    if let Some(bridged) = &nic.bridge {
+        all.extend(bridged.v4.as_ref().map(|v4| v4.address.to_string()));
+        all.extend(bridged.v6.as_ref().map(|v6| v6.address.to_string()));
+    }
+    lines(&all)
+}
+
+fn lines(all: &[String]) -> String {
+    all.iter().map(|line| format!("\n{line}")).collect()
+}
+
+fn node(name: &str, more: &str) -> String {
+    format!("{} [label={}];", quoted(name), quoted(&format!("{name}{more}")))
+}
+
+fn edge(from: &str, to: &str, label: &str) -> String {
+    format!(
+        "{} -> {} [dir=both, label={}];",
+        quoted(from),
+        quoted(to),
+        quoted(label)
+    )
+}
+
+/// Quotes and backslashes escaped, line breaks as \n.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_paths_of_explain_are_what_is_drawn() {
+        let manifest = r#"{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {name: web}, spec: {
+            domain: {memory: {guest: 256Mi}, firmware: {kernelBoot: {container: {image: g, kernelPath: /k}}},
+              devices: {interfaces: [{name: default, masquerade: {}}, {name: red, bridge: {}}]}},
+            networks: [{name: default, pod: {}}, {name: red, multus: {networkName: red}}]}}"#;
+        let guest = crate::spec::load(manifest).unwrap().spec;
+        let plan = Plan {
+            steps: Vec::new(),
+            nics: Vec::new(),
+            notes: Vec::new(),
+            journal: hawser_netsetup::Journal::default(),
+        };
+        insta::assert_snapshot!(dot(&guest, &plan, &[]));
+    }
+
+    #[test]
+    fn no_name_ends_a_string() {
+        assert_eq!(quoted("a\"b\\c\nd"), r#""a\"b\\c\nd""#);
+    }
+}
