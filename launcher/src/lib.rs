@@ -9,6 +9,7 @@ mod binding;
 pub mod cli;
 mod doctor;
 mod error;
+mod hooks;
 mod image;
 mod keeper;
 mod lifecycle;

@@ -8,15 +8,16 @@ use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_rou
 
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs};
 use crate::error::{ExitCode, Failure};
-use crate::image::{self, KernelFiles};
+use crate::hooks::{Deadlines, Hooks};
+use crate::image;
 use crate::picture::Picture;
 use crate::plugins::{self, Registry};
-use crate::resolv::{self, Resolv};
+use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, keeper, privileges};
+use crate::{binding, doctor, hooks, keeper, privileges};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -38,7 +39,11 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(&common.inputs)?;
+    let Loaded {
+        spec: guest,
+        manifest,
+        ..
+    } = load(&common.inputs)?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
@@ -47,12 +52,25 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
         privileges::device(device, owner)?;
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
+    let hooks = hooks(common, &guest, manifest)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
     let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    let attachments = binding::attachments(&guest, &plan.nics, &resolv);
+    let job = Job {
+        owner,
+        config: vm_config(&guest, &files, &attachments),
+        hooks,
+        servers: attachments
+            .into_iter()
+            .filter_map(|attachment| attachment.server)
+            .collect(),
+        program,
+        directory: state.vmm_dir(),
+        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+    };
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -66,31 +84,33 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
-fn job(
-    guest: &GuestSpec,
-    files: KernelFiles,
-    plan: &Plan,
-    resolv: &Resolv,
-    owner: Owner,
-    program: std::path::PathBuf,
-    state: &StateDir,
-) -> Job {
-    let attachments = binding::attachments(guest, &plan.nics, resolv);
-    Job {
-        owner,
-        config: vm_config(guest, &files, &attachments),
-        servers: attachments
-            .into_iter()
-            .filter_map(|attachment| attachment.server)
-            .collect(),
-        program,
-        directory: state.vmm_dir(),
-        grace: Duration::from_secs(guest.termination_grace_period_seconds),
+/// The sidecars that complete the VM's configuration; absent where no plugin has one.
+fn hooks(common: &Common, guest: &GuestSpec, vmi: serde_json::Value) -> Result<Option<Hooks>, Failure> {
+    let plugins = hooks::plugins(guest);
+    if plugins.is_empty() {
+        return Ok(None);
     }
+    let directory = match &common.hooks_dir {
+        Some(directory) => directory.clone(),
+        None => common.state_dir.join("hooks"),
+    };
+    let directory = std::path::absolute(&directory).map_err(|error| {
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!("the hooks' directory {}", directory.display()),
+        )
+        .because(error)
+    })?;
+    Ok(Some(Hooks {
+        directory,
+        deadlines: Deadlines::starting_within(Duration::from_secs(common.hooks_timeout)),
+        vmi,
+        plugins,
+    }))
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(&common.inputs)?;
+    let guest = load(&common.inputs)?.spec;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -102,7 +122,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.common.inputs)?;
+    let guest = load(&args.common.inputs)?.spec;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
@@ -127,7 +147,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let explanations = binding::explain(&load(&args.inputs)?);
+    let explanations = binding::explain(&load(&args.inputs)?.spec);
     match args.output {
         ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
@@ -136,7 +156,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 }
 
 /// The manifest that the command line or the environment names, with the binding plugins that it names in turn.
-fn load(inputs: &Inputs) -> Result<GuestSpec, Failure> {
+fn load(inputs: &Inputs) -> Result<Loaded, Failure> {
     let registry = match &inputs.bindings {
         Some(path) => registry(path)?,
         None => Registry::default(),
@@ -149,13 +169,13 @@ fn load(inputs: &Inputs) -> Result<GuestSpec, Failure> {
             )
         })?,
     };
-    let Loaded { spec, warnings } = spec::load_with(&text, &registry).map_err(|refusals| {
+    let loaded = spec::load_with(&text, &registry).map_err(|refusals| {
         Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
     })?;
-    for warning in warnings {
+    for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(spec)
+    Ok(loaded)
 }
 
 fn registry(path: &Path) -> Result<Registry, Failure> {

@@ -12,12 +12,14 @@ use std::time::Duration;
 use hawser_dhcp::serve;
 use hawser_netsetup::{Owner, open_tap};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::binding::Server;
 use crate::error::{ExitCode, Failure};
+use crate::hooks::{self, HookError, Hooks};
 use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::privileges;
@@ -38,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) owner: Owner,
     pub(crate) servers: Vec<Server>,
     pub(crate) config: VmConfig,
+    /// Those who complete `config`.
+    pub(crate) hooks: Option<Hooks>,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -124,16 +128,28 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let Job {
         servers,
         config,
+        hooks,
         directory,
         grace,
         ..
     } = job;
+    let config = serde_json::to_value(config)
+        .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
     let console = console::pump(console, &directory);
     let (send, mut receive) = mpsc::channel(16);
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
     let mut go = Some((go, servers));
     let (end_servers, ended) = watch::channel(());
+    // Sidecars are asked meanwhile.
+    let (config, sidecars) = match hooks {
+        None => (Config::Ready(config), None),
+        Some(hooks) => {
+            let (answer, defined) = oneshot::channel();
+            let sidecars = tokio::spawn(hooks::run(hooks, config, answer, ended.clone()));
+            (Config::Asked(defined), Some(sidecars))
+        }
+    };
     tokio::spawn(boot(api.clone(), config, wired, send.clone()));
     let mut state = State::Starting;
     let mut events_open = true;
@@ -190,6 +206,10 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         }
     }
     drop(end_servers);
+    // They are told, and have a moment to answer.
+    if let Some(sidecars) = sidecars {
+        let _ = sidecars.await;
+    }
     // The last words of a guest matter most.
     if let Some(console) = console {
         let _ = tokio::task::spawn_blocking(move || console.join()).await;
@@ -206,12 +226,19 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
 
 enum Message {
     Lifecycle(Event),
-    /// The VMM that was found is not one to run a guest with.
+    /// The VMM that was found is not one to run a guest with, or a sidecar is not one to heed.
     Unfit(Failure),
 }
 
+/// What the VM is created with.
+enum Config {
+    Ready(Value),
+    /// When the sidecars have had their say.
+    Asked(oneshot::Receiver<Result<Value, HookError>>),
+}
+
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
-async fn boot(api: Api, config: VmConfig, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
+async fn boot(api: Api, config: Config, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
     let attempt = async {
         let ping = api
             .ping()
@@ -220,6 +247,17 @@ async fn boot(api: Api, config: VmConfig, wired: oneshot::Receiver<()>, send: mp
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
         let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
+        let config = match config {
+            Config::Ready(config) => config,
+            Config::Asked(defined) => match defined.await {
+                Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
+                // The guest's end, which has come already, is the only reason for that.
+                Err(_) => {
+                    let why = "the sidecars were not asked to the end".to_owned();
+                    return Err(Message::Lifecycle(Event::ApiFailed(why)));
+                }
+            },
+        };
         api.create(&config).await.map_err(failed)?;
         if wired.await.is_err() {
             let why = "the keeper ended before the pod was wired".to_owned();

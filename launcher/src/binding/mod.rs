@@ -5,6 +5,7 @@ mod attachment;
 mod bridge;
 mod explain;
 mod masquerade;
+mod sidecar;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -31,6 +32,10 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
         let nic = match &interface.binding {
             Binding::Masquerade => masquerade::nic(guest, interface),
             Binding::Bridge => bridge::nic(guest, interface),
+            Binding::Plugin { plugin, .. } if plugin.domain_attachment_type.is_none() => {
+                refusals.extend(sidecar::refusals(interface));
+                continue;
+            }
             // The manifest's own checks refuse these first.
             other => Err(vec![format!(
                 "{}: binding not supported: {other:?}",
@@ -56,6 +61,11 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
 /// Every interface with what the plan made of it, in the manifest's order.
 pub(crate) fn attachments(guest: &GuestSpec, nics: &[GuestNic], resolv: &Resolv) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
+        if let Binding::Plugin { plugin, .. } = &interface.binding
+            && plugin.domain_attachment_type.is_none()
+        {
+            return Some(sidecar::attachment(guest, interface));
+        }
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
         let lease = match interface.binding {
             Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
@@ -80,9 +90,12 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
 
 /// Who gives the IP, and the rest of what is asked about an interface; from the manifest alone.
 pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
-    let answer = |interface: &Interface| match interface.binding {
+    let answer = |interface: &Interface| match &interface.binding {
         Binding::Masquerade => Some(masquerade::explain(guest, interface)),
         Binding::Bridge => Some(bridge::explain(guest, interface)),
+        Binding::Plugin { name, plugin } if plugin.domain_attachment_type.is_none() => {
+            Some(sidecar::explain(interface, name, plugin))
+        }
         _ => None,
     };
     guest.interfaces.iter().filter_map(answer).collect()

@@ -39,14 +39,19 @@ pub(crate) enum HookError {
         call: &'static str,
         status: Box<Status>,
     },
-    #[error("the sidecar on the socket of binding plugin {plugin} says that it is {}", quoted(said))]
+    #[error(
+        "the sidecar on the socket of binding plugin {plugin} says that it is {}",
+        quoted(said)
+    )]
     OtherName { plugin: String, said: String },
     #[error(
         "the sidecar of binding plugin {plugin} speaks {}, hawser {VERSION}",
         versions_text(versions)
     )]
     OtherVersion { plugin: String, versions: Vec<String> },
-    #[error("the sidecar of binding plugin {plugin}: OnDefineVm of interface {interface}: its answer is no JSON: {why}")]
+    #[error(
+        "the sidecar of binding plugin {plugin}: OnDefineVm of interface {interface}: its answer is no JSON: {why}"
+    )]
     NoJson {
         plugin: String,
         interface: String,
@@ -111,6 +116,10 @@ fn versions_text(versions: &[String]) -> String {
     if versions.is_empty() {
         return "no version".to_owned();
     }
-    let shown: Vec<_> = versions.iter().take(SHOWN).map(|version| quoted(version)).collect();
+    let shown: Vec<_> = versions
+        .iter()
+        .take(SHOWN)
+        .map(|version| quoted(version))
+        .collect();
     shown.join(", ")
 }

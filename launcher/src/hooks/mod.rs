@@ -30,12 +30,31 @@ pub(crate) use session::run;
 pub(crate) struct Hooks {
     /// Absolute; the sidecars' containers share it.
     pub(crate) directory: PathBuf,
-    /// How long the sidecars may take to come up, all together.
-    pub(crate) patience: Duration,
+    pub(crate) deadlines: Deadlines,
     /// The manifest.
     pub(crate) vmi: Value,
     /// In the order in which the manifest first names them; never empty.
     pub(crate) plugins: Vec<Plugin>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadlines {
+    /// For the sidecars to come up, all together.
+    pub(crate) start: Duration,
+    /// For one answer: a sidecar may have to start a backend before it gives it.
+    pub(crate) call: Duration,
+    /// For the answer to Shutdown: the guest has ended, and its pod is not kept waiting.
+    pub(crate) farewell: Duration,
+}
+
+impl Deadlines {
+    pub(crate) fn starting_within(start: Duration) -> Self {
+        Self {
+            start,
+            call: Duration::from_secs(10),
+            farewell: Duration::from_secs(2),
+        }
+    }
 }
 
 /// A plugin with a sidecar, and the interfaces that it makes.

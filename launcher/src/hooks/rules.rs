@@ -59,10 +59,7 @@ pub(super) fn merge(ours: &Value, theirs: &Value, hooked: &Hooked) -> Result<Mer
                 .collect(),
         };
         let nic = nic.completed(before, after, &mut report);
-        socket = nic
-            .get("vhost_socket")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
+        socket = nic.get("vhost_socket").and_then(Value::as_str).map(str::to_owned);
         if let Some(entry) = config.pointer_mut(&pointer) {
             *entry = Value::Object(nic);
         }
@@ -263,12 +260,15 @@ impl Nic<'_> {
 
     /// One backend, and what belongs to it.
     fn backend(&self, nic: &Map<String, Value>, after: &Map<String, Value>, report: &mut Report) {
-        let vhost_user = nic.get("vhost_user") == Some(&Value::Bool(true));
-        // One that was refused for what it says has been reported for that.
         let names = |key: &str| after.get(key).is_some_and(|value| !value.is_null());
+        if names("vhost_user") && !nic.contains_key("vhost_user") {
+            // Refused for what it says; what it was to say is anybody's guess.
+            return;
+        }
+        let vhost_user = nic.get("vhost_user") == Some(&Value::Bool(true));
         match (vhost_user, names("tap")) {
             (true, true) => report.refuse(self.path.key("tap"), "beside vhost_user: a NIC has one backend"),
-            (false, false) if !names("vhost_user") || nic.get("vhost_user").is_some() => report.refuse(
+            (false, false) => report.refuse(
                 self.path.clone(),
                 "without a backend: set vhost_user and vhost_socket, or tap",
             ),

@@ -16,10 +16,6 @@ use super::error::status_text;
 use super::{HookError, Hooked, Hooks, Plugin, rules, socket};
 use crate::spec::Refusals;
 
-/// A sidecar may have to start a backend before it answers.
-const CALL: Duration = Duration::from_secs(10);
-/// The guest has ended: its pod is not kept waiting.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// Between two attempts to connect: nothing says when another container has come so far.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -51,7 +47,7 @@ pub(crate) async fn run(
     }
     let mut watches = JoinSet::new();
     for sidecar in sidecars {
-        watches.spawn(accompany(sidecar, over.clone()));
+        watches.spawn(accompany(sidecar, hooks.deadlines.farewell, over.clone()));
     }
     while watches.join_next().await.is_some() {}
 }
@@ -62,7 +58,7 @@ async fn closed(mut over: watch::Receiver<()>) {
 }
 
 async fn define(hooks: &Hooks, mut config: Value, sidecars: &mut Vec<Sidecar>) -> Result<Value, HookError> {
-    let give_up = Instant::now() + hooks.patience;
+    let give_up = Instant::now() + hooks.deadlines.start;
     let vmi = hooks.vmi.to_string().into_bytes();
     for plugin in &hooks.plugins {
         let (client, connection) = connect(hooks, plugin, give_up).await?;
@@ -70,9 +66,13 @@ async fn define(hooks: &Hooks, mut config: Value, sidecars: &mut Vec<Sidecar>) -
             plugin: plugin.name.clone(),
             client: client.clone(),
             connection,
-            interfaces: plugin.interfaces.iter().map(|hooked| hooked.name.clone()).collect(),
+            interfaces: plugin
+                .interfaces
+                .iter()
+                .map(|hooked| hooked.name.clone())
+                .collect(),
         });
-        introduce(client.clone(), plugin).await?;
+        introduce(client.clone(), hooks, plugin).await?;
         for hooked in &plugin.interfaces {
             let answer = ask(client.clone(), hooks, plugin, hooked, &vmi, &config).await?;
             config = accept(&hooks.directory, plugin, hooked, &config, &answer)?;
@@ -107,28 +107,33 @@ async fn connect(
             return Err(HookError::Absent {
                 plugin: plugin.name.clone(),
                 socket,
-                patience: hooks.patience,
+                patience: hooks.deadlines.start,
                 source: error,
             });
         }
         if !said {
             said = true;
             let socket = socket.display();
-            tracing::info!("waiting for the sidecar of binding plugin {} on {socket}", plugin.name);
+            tracing::info!(
+                "waiting for the sidecar of binding plugin {} on {socket}",
+                plugin.name
+            );
         }
         sleep(PAUSE).await;
     };
-    hawser_hooks::connect(stream).await.map_err(|source| HookError::Http {
-        plugin: plugin.name.clone(),
-        source,
-    })
+    hawser_hooks::connect(stream)
+        .await
+        .map_err(|source| HookError::Http {
+            plugin: plugin.name.clone(),
+            source,
+        })
 }
 
-async fn introduce(mut client: Client, plugin: &Plugin) -> Result<(), HookError> {
+async fn introduce(mut client: Client, hooks: &Hooks, plugin: &Plugin) -> Result<(), HookError> {
     let request = InfoRequest {
         versions: vec![VERSION.to_owned()],
     };
-    let info = answered(plugin, "Info", client.info(request)).await?;
+    let info = answered(hooks, plugin, "Info", client.info(request)).await?;
     if info.name != plugin.name {
         return Err(HookError::OtherName {
             plugin: plugin.name.clone(),
@@ -158,7 +163,7 @@ async fn ask(
         interface: hooked.name.clone(),
         shared_directory: hooks.directory.display().to_string(),
     };
-    let answer = answered(plugin, "OnDefineVm", client.on_define_vm(request)).await?;
+    let answer = answered(hooks, plugin, "OnDefineVm", client.on_define_vm(request)).await?;
     Ok(answer.vm_config)
 }
 
@@ -184,19 +189,24 @@ fn accept(
     if let Some(path) = &merged.socket {
         socket::check(directory, path).map_err(|why| {
             let field = merged.nic.key("vhost_socket").to_string();
-            refused(Refusals::one(&field, format!("{}: {why}", crate::spec::quoted(path))))
+            refused(Refusals::one(
+                &field,
+                format!("{}: {why}", crate::spec::quoted(path)),
+            ))
         })?;
     }
     Ok(merged.config)
 }
 
 async fn answered<T>(
+    hooks: &Hooks,
     plugin: &Plugin,
     call: &'static str,
     answer: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, HookError> {
     let plugin = || plugin.name.clone();
-    match timeout(CALL, answer).await {
+    let deadline = hooks.deadlines.call;
+    match timeout(deadline, answer).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(HookError::Failed {
             plugin: plugin(),
@@ -206,13 +216,13 @@ async fn answered<T>(
         Err(_) => Err(HookError::Silent {
             plugin: plugin(),
             call,
-            deadline: CALL,
+            deadline,
         }),
     }
 }
 
 /// Stays with a sidecar until one of the two ends: it, or the guest.
-async fn accompany(sidecar: Sidecar, over: watch::Receiver<()>) {
+async fn accompany(sidecar: Sidecar, farewell: Duration, over: watch::Receiver<()>) {
     let Sidecar {
         plugin,
         mut client,
@@ -223,14 +233,13 @@ async fn accompany(sidecar: Sidecar, over: watch::Receiver<()>) {
         // The guest's end first: sidecars may end with it.
         biased;
         () = closed(over) => {
-            let farewell = timeout(FAREWELL, client.shutdown(ShutdownRequest {})).await;
-            match farewell {
+            match timeout(farewell, client.shutdown(ShutdownRequest {})).await {
                 Ok(Ok(_)) => tracing::debug!("the sidecar of binding plugin {plugin} knows that the guest has ended"),
                 Ok(Err(status)) => {
                     tracing::warn!("the sidecar of binding plugin {plugin}: Shutdown: {}", status_text(&status));
                 }
                 Err(_) => {
-                    let seconds = FAREWELL.as_secs();
+                    let seconds = farewell.as_secs();
                     tracing::warn!("the sidecar of binding plugin {plugin}: Shutdown: no answer within {seconds} s");
                 }
             }

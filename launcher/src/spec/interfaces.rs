@@ -30,7 +30,7 @@ fn is_implemented(binding: &Binding) -> bool {
     match binding {
         Binding::Masquerade | Binding::Bridge => true,
         Binding::Passt | Binding::Sriov => false,
-        Binding::Plugin { plugin, .. } => plugin.sidecar_image.is_none(),
+        Binding::Plugin { .. } => true,
     }
 }
 
@@ -255,12 +255,7 @@ fn binding(
             report.refuse(path.key(name), "only on the pod network");
         }
         if !is_implemented(binding) {
-            let what = if matches!(binding, Binding::Plugin { .. }) {
-                "needs the sidecar of the plugin: "
-            } else {
-                ""
-            };
-            report.refuse(path.key(name), format!("{what}not supported yet by this version"));
+            report.refuse(path.key(name), "not supported yet by this version");
         }
     }
     found.into_iter().next().map(|(_, binding)| binding)

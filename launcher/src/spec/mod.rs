@@ -47,6 +47,8 @@ use crate::plugins::Registry;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub spec: GuestSpec,
+    /// The manifest as it was written, for those who are shown it.
+    pub manifest: Value,
     /// What the user should know although nothing is refused, in the order of the document.
     pub warnings: Vec<Note>,
 }
@@ -75,7 +77,11 @@ pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refus
     };
     let warnings = report.finish(&raw)?;
     match spec {
-        Some(spec) => Ok(Loaded { spec, warnings }),
+        Some(spec) => Ok(Loaded {
+            spec,
+            manifest: raw,
+            warnings,
+        }),
         None => Err(Refusals::one("manifest", "incomplete")),
     }
 }

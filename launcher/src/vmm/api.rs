@@ -9,9 +9,8 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::net::UnixStream;
-
-use super::config::VmConfig;
 
 /// An answer that takes longer will not come: the API has one thread, and the slowest request is a boot.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,9 +70,10 @@ impl Api {
         serde_json::from_slice(&body).map_err(|error| nonsense(REQUEST, &error))
     }
 
-    pub(crate) async fn create(&self, config: &VmConfig) -> Result<(), ApiError> {
+    /// `config` is a `VmConfig` of `config.rs`, perhaps completed by sidecars.
+    pub(crate) async fn create(&self, config: &Value) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.create";
-        let body = serde_json::to_vec(config).map_err(|error| nonsense(REQUEST, &error))?;
+        let body = config.to_string().into_bytes();
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
     }
 

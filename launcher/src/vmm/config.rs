@@ -56,14 +56,19 @@ struct PayloadConfig {
     cmdline: String,
 }
 
+/// cloud-hypervisor's own default.
+const QUEUE_SIZE: u16 = 256;
+
 /// One virtio-net device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NetConfig {
     id: String,
-    tap: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tap: Option<String>,
     mac: String,
     /// Travels in a live migration, so it is the same in every pod.
-    host_mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_mac: Option<String>,
     /// Receive and transmit queues together.
     num_queues: u16,
     queue_size: u16,
@@ -75,11 +80,23 @@ impl NetConfig {
     pub(crate) fn tap(nic: &GuestNic) -> Self {
         Self {
             id: nic.name.clone(),
-            tap: nic.tap.clone(),
+            tap: Some(nic.tap.clone()),
             mac: Mac(nic.guest_mac).to_string(),
-            host_mac: Mac(nic.gateway_mac).to_string(),
+            host_mac: Some(Mac(nic.gateway_mac).to_string()),
             num_queues: nic.queue_pairs.saturating_mul(2),
-            queue_size: 256,
+            queue_size: QUEUE_SIZE,
+        }
+    }
+
+    /// A NIC whose backend somebody else is going to name: a binding plugin's sidecar.
+    pub(crate) fn without_backend(name: &str, mac: Mac) -> Self {
+        Self {
+            id: name.to_owned(),
+            tap: None,
+            mac: mac.to_string(),
+            host_mac: None,
+            num_queues: 2,
+            queue_size: QUEUE_SIZE,
         }
     }
 }

@@ -10,7 +10,7 @@ const INTERFACE: &str = "/spec/domain/devices/interfaces/0";
 
 #[test]
 fn the_minimal_manifest_in_full() {
-    let Loaded { spec, warnings } = load(MINIMAL).unwrap();
+    let Loaded { spec, warnings, .. } = load(MINIMAL).unwrap();
     assert_eq!(warnings, []);
     let expected = json!({
         "name": "small", "namespace": "default", "uid": null, "istio": false,
