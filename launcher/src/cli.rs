@@ -80,6 +80,20 @@ pub struct Common {
         default_value = "cloud-hypervisor"
     )]
     pub cloud_hypervisor: PathBuf,
+    #[command(flatten)]
+    pub pod: PodArgs,
+}
+
+/// Where the pod says what it has been given.
+#[derive(Debug, Args)]
+pub struct PodArgs {
+    /// The pod's annotation kubevirt.io/network-info or k8s.v1.cni.cncf.io/network-status, as a file that the downward
+    /// API mounts; by default /etc/podinfo/network-info where that is there.
+    #[arg(long, value_name = "FILE")]
+    pub network_status: Option<PathBuf>,
+    /// Where the metadata of claimed devices is mounted (Dynamic Resource Allocation).
+    #[arg(long, value_name = "DIR", default_value = crate::pod_networks::CLAIMS)]
+    pub device_metadata: PathBuf,
 }
 
 #[derive(Debug, Args)]

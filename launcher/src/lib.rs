@@ -15,6 +15,8 @@ mod keeper;
 mod lifecycle;
 mod picture;
 mod plugins;
+#[allow(dead_code, unused_imports, reason = "the bindings that read it come next")]
+mod pod_networks;
 mod privileges;
 mod resolv;
 mod run;

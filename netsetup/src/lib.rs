@@ -6,6 +6,7 @@
 //! plan made again after it was applied is empty: that is how a second start, or one after a kill, converges.
 
 mod apply;
+mod cni;
 mod error;
 mod journal;
 mod kernel;
@@ -17,9 +18,10 @@ mod spec;
 mod step;
 
 pub use apply::{Kernel, apply, undo};
+pub use cni::{CniDevice, CniNic, CniSpec};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
-pub use kernel::{Linux, Nft, open_tap};
+pub use kernel::{Linux, MacvtapError, Nft, open_macvtap, open_tap};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
 pub use original::{Assigned, Original, Route};
 pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Plan, Router6};

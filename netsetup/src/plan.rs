@@ -30,7 +30,7 @@ pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding
 const IPV6_MIN_MTU: u32 = 1280;
 
 /// Every link of ours carries an alias that begins so.
-const SIGNATURE: &str = "hawser ";
+pub(crate) const SIGNATURE: &str = "hawser ";
 
 /// What will be done, and what the guest's NICs will then be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,7 +94,7 @@ impl Plan {
             let notes = &mut plan.notes;
             plan.nics.push(match &nic.wiring {
                 Wiring::Masquerade(masquerade) => masquerade::guest_nic(nic, masquerade, observed, notes)?,
-                Wiring::Bridge => bridge::guest_nic(nic, observed, notes)?,
+                Wiring::Bridge | Wiring::ManagedTap => bridge::guest_nic(nic, observed, notes)?,
             });
         }
         let wanted = plan.wanted(spec, observed);

@@ -95,7 +95,7 @@ fn spec() -> NetSpec {
 fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
     match &mut spec.nics[0].wiring {
         Wiring::Masquerade(masquerade) => masquerade,
-        Wiring::Bridge => panic!("not a masqueraded NIC"),
+        _ => panic!("not a masqueraded NIC"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// MAC of every TAP, which behind masquerade is the guest's gateway. It is the same in every pod because it travels in a live
 /// migration's VM configuration and because a guest's neighbour cache must stay right on the target.
@@ -59,6 +60,8 @@ pub enum Wiring {
     Masquerade(Masquerade),
     /// The guest takes the interface's place on its network, with its MAC, addresses and routes.
     Bridge,
+    /// The same wiring, and the guest is told nothing: whoever serves the network has it to itself.
+    ManagedTap,
 }
 
 /// NAT behind the pod's addresses.
@@ -98,41 +101,97 @@ pub enum Protocol {
     Udp,
 }
 
-/// Name of the guest's TAP: `tap0` behind `eth0`, `tap<hash>` behind KubeVirt's `pod<hash>` interfaces.
+/// Name of the guest's TAP, as in KubeVirt: `tap0` behind `eth0`, `tap<hash>` behind `pod<hash>`, `tap1` behind `net1`.
 pub fn tap_name(pod_interface: &str) -> String {
-    name("tap", pod_interface)
+    format!("tap{}", tap_suffix(pod_interface))
 }
 
-/// Name of the server's helper TAP: `srv0` or `srv<hash>`.
+/// Name of the server's helper TAP, with the same ending.
 pub fn server_tap_name(pod_interface: &str) -> String {
-    name("srv", pod_interface)
+    format!("srv{}", tap_suffix(pod_interface))
+}
+
+/// No two interfaces have the same.
+fn tap_suffix(pod_interface: &str) -> String {
+    let ordinal = pod_interface.strip_prefix("net").filter(|number| {
+        let plain = number.bytes().all(|byte| byte.is_ascii_digit());
+        plain && number.len() <= 5 && !number.is_empty() && !number.starts_with('0')
+    });
+    match (pod_interface, ordinal) {
+        ("eth0", _) => "0".to_owned(),
+        (_, Some(number)) => number.to_owned(),
+        _ if pod_interface
+            .strip_prefix("pod")
+            .is_some_and(|hash| !hash.is_empty()) =>
+        {
+            short(pod_interface)
+        }
+        _ => digits(pod_interface),
+    }
 }
 
 /// Name of the bridge that joins a pod's interface and a TAP, as in KubeVirt: `k6t-eth0` or `k6t-<hash>`.
 pub fn bridge_name(pod_interface: &str) -> String {
-    format!(
-        "{BRIDGE_PREFIX}{}",
-        hash_of(pod_interface).unwrap_or(pod_interface)
-    )
+    format!("{BRIDGE_PREFIX}{}", short(pod_interface))
 }
 
 /// Name of a pod's interface while it is a bridge's port, as in KubeVirt: `eth0-nic` or `<hash>-nic`.
 pub fn port_name(pod_interface: &str) -> String {
-    format!("{}-nic", hash_of(pod_interface).unwrap_or(pod_interface))
+    format!("{}-nic", short(pod_interface))
 }
 
 /// What bridges of KubeVirt and of Hawser are called; only ours are signed.
 pub(crate) const BRIDGE_PREFIX: &str = "k6t-";
 
-/// What KubeVirt's `pod<hash>` interfaces have after "pod": 11 hex digits, so that a name fits IFNAMSIZ (15
-/// characters) whichever of the prefixes it has.
-fn hash_of(pod_interface: &str) -> Option<&str> {
-    pod_interface.strip_prefix("pod").filter(|hash| !hash.is_empty())
+/// What is left of IFNAMSIZ (15 characters) beside a prefix or suffix of four.
+const SHORT: usize = 11;
+
+/// What KubeVirt's `pod<hash>` interfaces have after "pod", which are 11 hex digits; other names as they are, or as many
+/// digits of a hash where they are longer.
+fn short(pod_interface: &str) -> String {
+    let hash = pod_interface.strip_prefix("pod").unwrap_or_default();
+    let name = if hash.is_empty() { pod_interface } else { hash };
+    if name.len() <= SHORT {
+        return name.to_owned();
+    }
+    digits(pod_interface)
 }
 
-fn name(prefix: &str, pod_interface: &str) -> String {
-    match hash_of(pod_interface) {
-        Some(hash) => format!("{prefix}{hash}"),
-        None => format!("{prefix}0"),
+fn digits(name: &str) -> String {
+    let digest: String = Sha256::digest(name)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    digest.chars().take(SHORT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pod_interface_has_names_of_its_own_that_fit() {
+        let pods = [
+            "eth0",
+            "net1",
+            "net2",
+            "net0",
+            "net",
+            "pod",
+            "podb1f51a511f1",
+            "pod0123456789ab",
+            "ovn-udn1",
+            "a-name-this-lng",
+            "a-name-this-lnh",
+        ];
+        for name in [tap_name, server_tap_name, bridge_name, port_name] {
+            let names: std::collections::BTreeSet<String> = pods.iter().map(|pod| name(pod)).collect();
+            assert_eq!(names.len(), pods.len(), "{names:?}");
+            assert!(names.iter().all(|name| name.len() <= 15), "{names:?}");
+        }
+        assert_eq!([tap_name("eth0"), tap_name("net1")], ["tap0", "tap1"]);
+        assert_eq!(tap_name("podb1f51a511f1"), "tapb1f51a511f1");
+        assert_eq!(server_tap_name("eth0"), "srv0");
+        assert_eq!(bridge_name("net1"), "k6t-net1");
     }
 }

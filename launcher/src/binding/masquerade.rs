@@ -53,7 +53,7 @@ fn networks(interface: &Interface) -> (Ipv4Net, Ipv6Net) {
             vm_network_cidr,
             vm_ipv6_network_cidr,
         } => (vm_network_cidr.unwrap_or(V4), vm_ipv6_network_cidr.unwrap_or(V6)),
-        NetworkSource::Multus { .. } => (V4, V6),
+        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => (V4, V6),
     }
 }
 

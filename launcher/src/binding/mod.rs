@@ -137,7 +137,7 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
 fn pod_interface(network: &Network) -> String {
     match &network.source {
         NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. } => POD_INTERFACE.to_owned(),
-        NetworkSource::Multus { .. } => {
+        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => {
             let hash = Sha256::digest(network.name.as_bytes());
             let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
             format!("pod{}", hex.get(..11).unwrap_or(&hex))

@@ -120,6 +120,18 @@ pub enum NetworkSource {
     },
     /// A NetworkAttachmentDefinition, as `name` or `namespace/name`.
     Multus { network_name: String, default: bool },
+    /// A device that the pod has claimed.
+    ResourceClaim(Claim),
+}
+
+/// One request of a ResourceClaim (Dynamic Resource Allocation).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    /// Of the entry in `spec.resourceClaims`, which is the pod's too.
+    pub name: String,
+    pub request: String,
+    /// The claim itself where it was there before the pod; absent where one is made from a template.
+    pub existing: Option<String>,
 }
 
 /// How the guest's NIC is joined to the pod's interface.

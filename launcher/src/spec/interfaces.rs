@@ -28,9 +28,8 @@ const BINDING_FIELDS: &[&str] = &[
 /// The bindings that this version can set up. The others are refused by name.
 fn is_implemented(binding: &Binding) -> bool {
     match binding {
-        Binding::Masquerade | Binding::Bridge => true,
-        Binding::Passt | Binding::Sriov => false,
-        Binding::Plugin { .. } => true,
+        Binding::Masquerade | Binding::Bridge | Binding::Sriov | Binding::Plugin { .. } => true,
+        Binding::Passt => false,
     }
 }
 
@@ -46,7 +45,7 @@ pub(crate) fn resolve(
     registry: &Registry,
     report: &mut Report,
 ) -> Option<Vec<Interface>> {
-    let networks = networks::resolve(&spec.networks, raw, report);
+    let networks = networks::resolve(&spec.networks, &spec.resource_claims, raw, report);
     let written = &domain.devices.interfaces;
     if written.is_empty() && spec.networks.is_empty() {
         let attach = domain.devices.autoattach_pod_interface.unwrap_or(true);
@@ -254,6 +253,21 @@ fn binding(
         if !pod && matches!(binding, Binding::Masquerade | Binding::Passt) {
             report.refuse(path.key(name), "only on the pod network");
         }
+        match network.map(|network| &network.source) {
+            Some(NetworkSource::Pod { .. }) if *binding == Binding::Sriov => {
+                report.refuse(
+                    path.key(name),
+                    "not on the pod network: a VF is of a Multus network or of a resource claim",
+                );
+            }
+            Some(NetworkSource::ResourceClaim(_)) if *binding == Binding::Bridge => {
+                report.refuse(
+                    path.key(name),
+                    "not on a claimed device: only sriov or a binding plugin",
+                );
+            }
+            _ => {}
+        }
         if !is_implemented(binding) {
             report.refuse(path.key(name), "not supported yet by this version");
         }
@@ -301,6 +315,7 @@ fn state(
     let default = network.is_some_and(|network| match network.source {
         NetworkSource::Pod { .. } => true,
         NetworkSource::Multus { default, .. } => default,
+        NetworkSource::ResourceClaim(_) => false,
     });
     match interface.state {
         Some(wire_net::State::Up | wire_net::State::Down) if interface.sriov.is_some() => {

@@ -7,13 +7,7 @@
 const KNOWN: &[(&str, &[&str])] = &[
     (
         "spec",
-        &[
-            "startStrategy",
-            "volumes",
-            "accessCredentials",
-            "resourceClaims",
-            "utilityVolumes",
-        ],
+        &["startStrategy", "volumes", "accessCredentials", "utilityVolumes"],
     ),
     ("spec.readinessProbe", &["exec", "guestAgentPing"]),
     ("spec.livenessProbe", &["exec", "guestAgentPing"]),
@@ -65,7 +59,7 @@ const KNOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("spec.domain.devices.interfaces", &["slirp", "macvtap"]),
-    ("spec.networks", &["resourceClaim", "genie"]),
+    ("spec.networks", &["genie"]),
 ];
 
 /// Whether KubeVirt has the field `name` in the object at `kind`.

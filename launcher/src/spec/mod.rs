@@ -26,8 +26,8 @@ mod wire;
 mod wire_net;
 
 pub use guest::{
-    Binding, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model, Network,
-    NetworkSource, PciAddress, PortRange, Ports, Protocol,
+    Binding, Claim, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model,
+    Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
 pub use input::{MAX_BYTES, ParseError, parse};
 pub use report::{Note, Refusals};

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
-use super::guest::{Network, NetworkSource};
+use super::guest::{Claim, Network, NetworkSource};
 use super::report::{FieldPath, Report, quoted};
 use super::resolve::given;
 use super::wire::List;
@@ -24,17 +24,19 @@ pub(crate) fn path_of(index: usize) -> FieldPath {
 /// The networks by name; of those with the same name the first.
 pub(crate) fn resolve(
     networks: &List<wire_net::Network>,
+    claims: &List<wire_net::ResourceClaim>,
     raw: &Value,
     report: &mut Report,
 ) -> BTreeMap<String, Network> {
     single_primary(networks, report);
+    unmixed(networks, report);
     let mut by_name = BTreeMap::new();
     for (index, network) in networks.iter() {
         let path = path_of(index);
         if network.name.as_deref() == Some("") {
             report.refuse(path.key("name"), "required");
         }
-        let source = source(network, index, raw, report);
+        let source = source(network, index, claims, raw, report);
         if let (Some(name), Some(source)) = (given(&network.name), source) {
             let network = Network {
                 name: name.to_owned(),
@@ -77,9 +79,31 @@ fn single_primary(networks: &List<wire_net::Network>, report: &mut Report) {
     }
 }
 
+/// As KubeVirt has it: Multus and Dynamic Resource Allocation do not share a pod, and a request is one device.
+fn unmixed(networks: &List<wire_net::Network>, report: &mut Report) {
+    let multus = networks.iter().find(|(_, network)| network.multus.is_some());
+    let mut seen = BTreeMap::new();
+    for (index, network) in networks.iter() {
+        let Some(claim) = &network.resource_claim else {
+            continue;
+        };
+        let path = path_of(index).key("resourceClaim");
+        if let Some((multus, _)) = multus {
+            report.refuse(
+                path.clone(),
+                format!("not together with Multus, which networks[{multus}] is of"),
+            );
+        }
+        if let Some(first) = seen.insert((&claim.claim_name, &claim.request_name), index) {
+            report.refuse(path, format!("the same as that of networks[{first}]"));
+        }
+    }
+}
+
 fn source(
     network: &wire_net::Network,
     index: usize,
+    claims: &List<wire_net::ResourceClaim>,
     raw: &Value,
     report: &mut Report,
 ) -> Option<NetworkSource> {
@@ -100,7 +124,7 @@ fn source(
         };
         report.refuse(
             path.clone(),
-            format!("expected exactly one of pod and multus, found {found}"),
+            format!("expected exactly one of pod, multus and resourceClaim, found {found}"),
         );
     }
     if let Some(pod) = &network.pod {
@@ -118,6 +142,9 @@ fn source(
             }),
         });
     }
+    if let Some(request) = &network.resource_claim {
+        return claim(request, claims, &path.key("resourceClaim"), report).map(NetworkSource::ResourceClaim);
+    }
     let multus = network.multus.as_ref()?;
     if multus.network_name.as_deref() == Some("") {
         report.refuse(path.key("multus").key("networkName"), "required");
@@ -125,6 +152,63 @@ fn source(
     Some(NetworkSource::Multus {
         network_name: multus.network_name.clone()?,
         default: multus.default,
+    })
+}
+
+/// Names of both become parts of a path.
+fn claim(
+    request: &wire_net::ClaimRequest,
+    claims: &List<wire_net::ResourceClaim>,
+    path: &FieldPath,
+    report: &mut Report,
+) -> Option<Claim> {
+    let mut name = |text: &Option<String>, field: &str| {
+        let text = text.as_deref()?;
+        if text.is_empty() {
+            report.refuse(path.key(field), "required");
+        } else if !super::resolve::is_dns_name(text) {
+            let form = "expected a DNS name in lower case";
+            report.refuse(path.key(field), format!("{form}, found {}", quoted(text)));
+        } else {
+            return Some(text.to_owned());
+        }
+        None
+    };
+    let claim = name(&request.claim_name, "claimName");
+    let request = name(&request.request_name, "requestName");
+    let claim = claim?;
+    let Some((index, entry)) = claims
+        .iter()
+        .find(|(_, entry)| entry.name.as_ref() == Some(&claim))
+    else {
+        let problem = format!("no entry of spec.resourceClaims is named {}", quoted(&claim));
+        report.refuse(path.key("claimName"), problem);
+        return None;
+    };
+    let existing = given(&entry.resource_claim_name);
+    let of = FieldPath::of("spec.resourceClaims").index(index);
+    match (existing, given(&entry.resource_claim_template_name)) {
+        (Some(name), None) if !super::resolve::is_dns_name(name) => {
+            let form = "expected a DNS name in lower case";
+            report.refuse(
+                of.key("resourceClaimName"),
+                format!("{form}, found {}", quoted(name)),
+            );
+            return None;
+        }
+        (Some(_), None) | (None, Some(_)) => {}
+        _ => {
+            report.refuse(
+                of,
+                "expected exactly one of resourceClaimName and resourceClaimTemplateName",
+            );
+            return None;
+        }
+    }
+    Some(Claim {
+        name: claim,
+        request: request?,
+        existing: existing.map(str::to_owned),
     })
 }
 

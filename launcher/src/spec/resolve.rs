@@ -135,10 +135,14 @@ fn label(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> 
     Some(text.to_owned())
 }
 
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    // Kubernetes bounds the whole, not the parts; DNS bounds both, and the name becomes a host name.
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
 fn subdomain(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> {
     let text = text.filter(|text| !text.is_empty())?;
-    // Kubernetes bounds the whole, not the parts; DNS bounds both, and the name becomes a host name.
-    if text.len() > 253 || !text.split('.').all(is_label) {
+    if !is_dns_name(text) {
         let form = "expected a DNS name in lower case";
         report.refuse(FieldPath::of(path), format!("{form}, found {}", quoted(text)));
         return None;

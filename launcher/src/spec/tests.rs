@@ -5,6 +5,7 @@ mod input;
 mod plugins;
 mod refused;
 mod refused_net;
+mod refused_vf;
 
 use serde_json::Value;
 

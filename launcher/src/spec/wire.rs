@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::wire_net::{Interface, Network};
+use super::wire_net::{Interface, Network, ResourceClaim};
 
 /// A field whose value cannot matter here.
 #[derive(Debug, Default)]
@@ -186,6 +186,7 @@ wire! {
     Spec {
         #[schemars(required)] domain: Option<Domain>,
         #[serde(default)] networks: List<Network>,
+        #[serde(default)] resource_claims: List<ResourceClaim>,
         hostname: Option<String>,
         subdomain: Option<String>,
         termination_grace_period_seconds: Option<i64>,

@@ -99,6 +99,23 @@ wire! {
         #[schemars(required)] name: Option<String>,
         pod: Option<PodNetwork>,
         multus: Option<MultusNetwork>,
+        resource_claim: Option<ClaimRequest>,
+    } accepted {}
+}
+
+wire! {
+    ClaimRequest {
+        #[schemars(required)] claim_name: Option<String>,
+        #[schemars(required)] request_name: Option<String>,
+    } accepted {}
+}
+
+wire! {
+    /// The pod's own entry of the same name has the claim in it.
+    ResourceClaim {
+        #[schemars(required)] name: Option<String>,
+        resource_claim_name: Option<String>,
+        resource_claim_template_name: Option<String>,
     } accepted {}
 }
 

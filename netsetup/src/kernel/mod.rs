@@ -2,6 +2,7 @@
 
 mod bridge;
 mod link;
+mod macvtap;
 mod netlink;
 mod nft;
 mod router;
@@ -18,6 +19,7 @@ use crate::plan::IPV6_FORWARDING;
 use crate::ruleset;
 use crate::step::Step;
 
+pub use macvtap::{MacvtapError, open_macvtap};
 pub use nft::Nft;
 pub use tap::open_tap;
 

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::journal::Undo;
 use crate::observe::{Link, Observed};
 use crate::original::{ALIAS_MAX, Assigned, Original};
-use crate::spec::{GATEWAY_MAC, Nic, bridge_name, port_name};
+use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name, port_name};
 use crate::step::{BridgeStep, PlaceholderStep, PortStep, Step};
 
 pub use told::{BridgedV4, BridgedV6, Router6};
@@ -64,6 +64,10 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
             "the guest's MAC is one that hawser's own links have: set macAddress to another".into(),
         ));
     }
+    let (v4, v6) = match nic.wiring {
+        Wiring::ManagedTap => (None, None),
+        _ => (told::v4(nic, &original, notes), told::v6(nic, &original, notes)),
+    };
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
@@ -79,8 +83,8 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
             bridge: bridge_name(&nic.pod_interface),
             port: port_name(&nic.pod_interface),
             mac,
-            v4: told::v4(nic, &original, notes),
-            v6: told::v6(nic, &original, notes),
+            v4,
+            v6,
             original,
         }),
     })

@@ -11,6 +11,7 @@
 )]
 
 mod bridge;
+mod cni;
 mod faults;
 mod frames;
 mod pod;

@@ -148,7 +148,7 @@ pub(crate) fn spec() -> NetSpec {
 pub(crate) fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
     match &mut spec.nics[0].wiring {
         Wiring::Masquerade(masquerade) => masquerade,
-        Wiring::Bridge => panic!("not a masqueraded NIC"),
+        _ => panic!("not a masqueraded NIC"),
     }
 }
 

@@ -59,15 +59,15 @@ fn sources_of_networks() {
     let network = |value: Value, expected: &[&str]| check(&[("/spec/networks/0", value)], expected);
     network(
         json!({"name": "default"}),
-        &["spec.networks[0]: expected exactly one of pod and multus, found none"],
+        &["spec.networks[0]: expected exactly one of pod, multus and resourceClaim, found none"],
     );
     network(
         json!({"name": "default", "pod": {}, "multus": {"networkName": "x"}}),
-        &["spec.networks[0]: expected exactly one of pod and multus, found pod and multus"],
+        &["spec.networks[0]: expected exactly one of pod, multus and resourceClaim, found pod and multus"],
     );
     network(
-        json!({"name": "default", "resourceClaim": {}}),
-        &["spec.networks[0].resourceClaim: not supported"],
+        json!({"name": "default", "genie": {}}),
+        &["spec.networks[0].genie: not supported"],
     );
     network(
         json!({"name": "default", "multus": {"networkName": ""}}),
@@ -196,11 +196,7 @@ fn bindings() {
         json!(true),
         &["interfaces[0].masquerade: expected object, found boolean true"],
     );
-    for (field, value) in [
-        ("passt", json!({})),
-        ("passtBinding", json!({})),
-        ("sriov", json!({})),
-    ] {
+    for (field, value) in [("passt", json!({})), ("passtBinding", json!({}))] {
         let expected = format!("interfaces[0].{field}: not supported yet by this version");
         check(
             &[
@@ -316,10 +312,7 @@ fn models_and_states() {
     );
     check_text(
         &second(json!({"name": "b", "sriov": {}, "state": "down"}), multus("b")),
-        &[
-            "interfaces[1].sriov: not supported yet by this version",
-            "interfaces[1].state: up and down are not possible on SR-IOV",
-        ],
+        &["interfaces[1].state: up and down are not possible on SR-IOV"],
     );
     check(
         &[(FIRST, json!({"name": "default", "bridge": {}, "state": "absent"}))],
