@@ -11,6 +11,7 @@ use crate::process::output;
 pub(crate) struct Programs {
     pub(crate) hawser: PathBuf,
     pub(crate) standin: PathBuf,
+    pub(crate) sidecar: PathBuf,
     pub(crate) enter: PathBuf,
 }
 
@@ -27,6 +28,7 @@ impl Programs {
         Ok(Self {
             hawser,
             standin: build("standin-vmm")?,
+            sidecar: build("standin-sidecar")?,
             enter: build("enter")?,
         })
     }

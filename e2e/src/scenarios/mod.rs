@@ -14,6 +14,7 @@ mod input;
 mod lifecycle;
 mod privileges;
 mod running;
+mod sidecars;
 mod traffic;
 
 use std::path::PathBuf;
@@ -58,6 +59,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("bridge", bridge::SCENARIOS),
     ("bridge", bridge_pod::SCENARIOS),
     ("guard", guard::SCENARIOS),
+    ("sidecars", sidecars::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),
