@@ -11,6 +11,7 @@ use super::guest_image;
 use super::node_image::NodeImage;
 use super::process::output;
 use super::vmm;
+use crate::programs;
 
 const COLLECT: &str = include_str!("../../../images/launcher/collect");
 const NODE_INIT: &str = include_str!("../../../images/node/init");
@@ -30,6 +31,16 @@ pub(crate) fn fill(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Pat
     for file in ["vmlinux", "initrd.img"] {
         copy(&guest.join(file), &payload.join("guest").join(file))?;
     }
+
+    let sidecars = payload.join("sidecars");
+    copy(
+        &programs::build("hawser-hooks", "--example", "passt_sidecar")?,
+        &sidecars.join("passt_sidecar"),
+    )?;
+    copy(
+        &programs::build("hawser-e2e", "--bin", "standin-sidecar")?,
+        &sidecars.join("standin-sidecar"),
+    )?;
 
     // One directory for each stage of the Containerfile that is replaced, with that stage's /out.
     fs::write(payload.join("Containerfile"), CONTAINERFILE)?;

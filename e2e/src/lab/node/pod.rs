@@ -41,6 +41,15 @@ pub(crate) const UNPRIVILEGED: Privileges<'_> = Privileges {
     capabilities: &[],
 };
 
+/// What a launcher container has besides what all have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    /// Options of `podman run`.
+    pub(crate) podman: Vec<String>,
+    /// Options of the launcher's.
+    pub(crate) hawser: Vec<String>,
+}
+
 /// Lets a pod forward IPv6, as its securityContext would say.
 pub(crate) const FORWARD_IPV6: &str = "net.ipv6.conf.all.forwarding=1";
 
@@ -100,6 +109,15 @@ impl<'a> Pod<'a> {
         [self.ipv4.into(), self.ipv6.into()]
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its files are on the node.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Writes the manifest that the launcher containers of this pod read.
     pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
         Ok(fs::write(
@@ -108,8 +126,24 @@ impl<'a> Pod<'a> {
         )?)
     }
 
+    /// Writes one more file of the pod's, for a launcher container to mount.
+    pub(crate) fn write(&self, name: &str, content: &serde_json::Value) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        fs::write(&path, serde_json::to_vec(content)?)?;
+        Ok(path)
+    }
+
     /// Starts a launcher container. `subcommand` is `run`, `setup` and so on.
     pub(crate) fn launch(&self, subcommand: &str, privileges: Privileges<'_>) -> Result<Launcher<'_>> {
+        self.launch_with(subcommand, privileges, &Extra::default())
+    }
+
+    pub(crate) fn launch_with(
+        &self,
+        subcommand: &str,
+        privileges: Privileges<'_>,
+        extra: &Extra,
+    ) -> Result<Launcher<'_>> {
         let container = format!("{}-{subcommand}", self.name);
         let mut run = podman();
         run.args([
@@ -145,6 +179,7 @@ impl<'a> Pod<'a> {
             &format!("{}:/vmi.json:ro", self.dir.join("vmi.json").display()),
         ]);
         run.args(["--volume", &format!("{GUEST_IMAGE}:/guest:ro")]);
+        run.args(&extra.podman);
         run.args([
             LAUNCHER,
             subcommand,
@@ -154,7 +189,10 @@ impl<'a> Pod<'a> {
             "/run/hawser",
         ]);
         // `setup` starts no guest; that it takes the option nevertheless is a convenience for pod specs.
-        run.args(["--image", "kernel-boot=/guest"]);
+        if subcommand != "check" {
+            run.args(["--image", "kernel-boot=/guest"]);
+        }
+        run.args(&extra.hawser);
         let mut child = run
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

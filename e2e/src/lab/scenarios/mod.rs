@@ -6,6 +6,7 @@ mod image;
 mod lifecycle;
 mod masquerade;
 mod privileges;
+mod sidecar;
 mod vmi;
 
 use crate::lab::node::Lab;
@@ -60,6 +61,18 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "setup_in_an_init_container",
         run: privileges::init_container,
+    },
+    Scenario {
+        name: "sidecar_gives_a_vhost_user_nic",
+        run: sidecar::vhost_user,
+    },
+    Scenario {
+        name: "sidecar_killed_is_reported",
+        run: sidecar::killed,
+    },
+    Scenario {
+        name: "sidecar_that_lies_is_refused",
+        run: sidecar::lies,
     },
 ];
 
