@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo_tests;
+mod cni_tap;
 mod entry;
 mod guests;
 mod lab;
@@ -66,6 +67,9 @@ enum Command {
     /// What the lab's node runs
     #[command(hide = true)]
     NodeAgent,
+    /// What stands in for CNI's `tap` plugin
+    #[command(hide = true)]
+    CniTap,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +122,7 @@ fn run(command: Command) -> Result<ExitCode> {
             bench::run(lab::launcher(&launcher.binary())?, rounds).map(|()| ExitCode::SUCCESS)
         }
         Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
+        Command::CniTap => cni_tap::run().map(|()| ExitCode::SUCCESS),
         Command::NodeAgent => lab::node::run().map(|()| ExitCode::SUCCESS),
     }
 }

@@ -108,6 +108,8 @@ pub struct PlanArgs {
 pub struct ExplainArgs {
     #[command(flatten)]
     pub inputs: Inputs,
+    #[command(flatten)]
+    pub pod: PodArgs,
     #[arg(short, long, value_enum, default_value_t = ExplainFormat::Text)]
     pub output: ExplainFormat,
 }

@@ -72,6 +72,8 @@ pub(crate) fn keep<T>(
         }
         ForkResult::Parent { child } => {
             drop(orders_read);
+            // And with it the devices of the guest that it holds.
+            drop(supervise);
             let mut orders = Some(File::from(orders_write));
             let wired = wire();
             if wired.is_ok() {

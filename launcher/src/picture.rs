@@ -4,7 +4,7 @@ mod drawing;
 
 use std::fmt::Write;
 
-use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
+use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
 use crate::binding::{Attachment, ports_text};
@@ -17,6 +17,8 @@ use crate::vmm::config::vm_config;
 pub(crate) struct Picture<'a> {
     pub(crate) guest: &'a GuestSpec,
     pub(crate) plan: &'a Plan,
+    /// Devices that CNI plugins have made.
+    pub(crate) cni: &'a [CniNic],
     pub(crate) attachments: Vec<Attachment>,
     /// Where a plan is made, the guest's image need not be.
     pub(crate) files: Result<KernelFiles, Failure>,
@@ -57,10 +59,15 @@ impl Picture<'_> {
                 let _ = writeln!(out, "  {line}");
             }
         }
+        for nic in self.cni {
+            let _ = writeln!(out, "\nNIC {}: {}", nic.name, cni_facts(nic));
+        }
         for note in self.plan.notes.iter().chain(&self.resolv.notes) {
             let _ = writeln!(out, "\nnote: {note}");
         }
-        if self.plan.steps.is_empty() {
+        if self.plan.nics.is_empty() {
+            let _ = writeln!(out, "\nnothing to do: the pod needs no wiring");
+        } else if self.plan.steps.is_empty() {
             let _ = writeln!(out, "\nnothing to do: the pod is wired already");
         } else {
             let _ = writeln!(out, "\nsteps:");
@@ -75,6 +82,7 @@ impl Picture<'_> {
         json!({
             "guest": self.guest,
             "plan": self.plan,
+            "cni": self.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
             "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
             "notes": self.resolv.notes,
@@ -82,7 +90,7 @@ impl Picture<'_> {
     }
 
     pub(crate) fn dot(&self) -> String {
-        drawing::dot(self.guest, self.plan, &self.attachments)
+        drawing::dot(self.guest, self.plan, self.cni, &self.attachments)
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {
@@ -125,6 +133,20 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
     lines
 }
 
+fn cni_facts(nic: &CniNic) -> String {
+    let device = match nic.device {
+        CniDevice::Tap => "the TAP".to_owned(),
+        CniDevice::Macvtap { index } => format!("/dev/tap{index}, the macvtap"),
+    };
+    format!(
+        "{device} {} of a CNI plugin\n  guest MAC {}, MTU {}, {} queue pair(s); left as it is",
+        nic.interface,
+        Mac(nic.guest_mac),
+        nic.mtu,
+        nic.queue_pairs
+    )
+}
+
 fn bridged_facts(bridged: &Bridged) -> Vec<String> {
     let mut lines = vec![format!(
         "the pod's interface is {} on the bridge {}",
@@ -150,7 +172,7 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
         lines.push(format!("IPv6 {} by DHCPv6, {router}", v6.address));
     }
     if !bridged.is_served() {
-        lines.push("no address in the pod: the network's own servers have the guest to themselves".into());
+        lines.push("told nothing: the network's own servers have the guest to themselves".into());
     }
     lines
 }

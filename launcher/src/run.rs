@@ -1,23 +1,33 @@
 //! The straight line from a manifest to an exit code. Each phase takes the one before by value.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
+use hawser_netsetup::{
+    CniNic, Journal, Linux, MacvtapError, NetSpec, Nft, Owner, Plan, apply, find_routers, interface_names,
+    observe, open_macvtap, undo,
+};
 
-use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs};
+use crate::binding::{Attachment, Device, Macvtap};
+use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
 use crate::error::{ExitCode, Failure};
 use crate::hooks::{Deadlines, Hooks};
 use crate::image;
 use crate::picture::Picture;
 use crate::plugins::{self, Registry};
+use crate::pod_networks::{self, PodNetworks};
 use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
 use crate::{binding, doctor, hooks, keeper, privileges};
+
+/// Whom a TAP is asked about where nobody is going to run a guest.
+const KUBEVIRTS_UID: u32 = 107;
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -39,11 +49,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let Loaded {
-        spec: guest,
-        manifest,
-        ..
-    } = load(&common.inputs)?;
+    let Loaded { spec, manifest, .. } = load(&common.inputs)?;
+    let guest = named(spec, &common.pod, &interface_names())?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
@@ -55,14 +62,15 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let hooks = hooks(common, &guest, manifest)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
-    let plan = make_plan(&net)?;
+    let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let attachments = binding::attachments(&guest, &plan.nics, &resolv);
+    let attachments = binding::attachments(&guest, &plan.nics, &cni, &resolv);
     let job = Job {
         owner,
         config: vm_config(&guest, &files, &attachments),
         hooks,
+        descriptors: open_macvtaps(&attachments, owner)?,
         servers: attachments
             .into_iter()
             .filter_map(|attachment| attachment.server)
@@ -109,32 +117,74 @@ fn hooks(common: &Common, guest: &GuestSpec, vmi: serde_json::Value) -> Result<O
     }))
 }
 
+/// What is to be done in the pod, and what a CNI plugin has done there for the guest.
+struct Planned {
+    plan: Plan,
+    cni: Vec<CniNic>,
+}
+
+/// Opened before anything is wired, by whoever hawser is: if it may not, nothing has happened yet.
+fn open_macvtaps(
+    attachments: &[Attachment],
+    owner: Owner,
+) -> Result<BTreeMap<String, Vec<OwnedFd>>, Failure> {
+    let mut opened = BTreeMap::new();
+    for attachment in attachments {
+        let Device::Macvtap(
+            net,
+            Macvtap {
+                interface,
+                index,
+                queue_pairs,
+            },
+        ) = &attachment.device
+        else {
+            continue;
+        };
+        let queues = open_macvtap(interface, *index, *queue_pairs).map_err(|error| {
+            let remedy = match &error {
+                MacvtapError::Open { path, .. } => format!(
+                    "let user {} read and write {} (chown it on the node), and allow the pod the device", owner.uid, path.display()
+                ),
+                MacvtapError::NoNode { .. } | MacvtapError::Other { .. } => format!(
+                    "give the pod the device of its interface {interface}: a device plugin in Kubernetes, --device \
+                     /dev/tapN with podman, where N is the interface's index when it was made"
+                ),
+            };
+            Failure::new(ExitCode::PodUnfit, "network").because(error).remedy(remedy)
+        })?;
+        opened.insert(net.id().to_owned(), queues);
+    }
+    Ok(opened)
+}
+
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = load(&common.inputs)?.spec;
+    let guest = guest(&common.inputs, &common.pod)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
     privileges::device("/dev/net/tun", owner)?;
     let state = StateDir::open(&common.state_dir, owner)?;
-    wire(&make_plan(&net)?, nft, &state.journal())?;
+    wire(&make_plan(&guest, &net)?.plan, nft, &state.journal())?;
     tracing::info!("the pod is wired for {}: hawser run finds it done", guest.name);
     Ok(ExitCode::Success)
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.common.inputs)?.spec;
+    let guest = guest(&args.common.inputs, &args.common.pod)?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
         gid: args.common.uid,
     });
     let net = binding::net_spec(&guest, owner)?;
-    let plan = make_plan(&net)?;
+    let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     let picture = Picture {
         guest: &guest,
         plan: &plan,
-        attachments: binding::attachments(&guest, &plan.nics, &resolv),
+        cni: &cni,
+        attachments: binding::attachments(&guest, &plan.nics, &cni, &resolv),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
     };
@@ -147,12 +197,37 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let explanations = binding::explain(&load(&args.inputs)?.spec);
+    let guest = load(&args.inputs)?.spec;
+    // Also where the pod is not, so that its interfaces are not looked for in vain.
+    let here = named(guest.clone(), &args.pod, &interface_names());
+    let guest = here.or_else(|_| named(guest, &args.pod, &[]))?;
+    let owner = privileges::owner(KUBEVIRTS_UID).unwrap_or(Owner {
+        uid: KUBEVIRTS_UID,
+        gid: KUBEVIRTS_UID,
+    });
+    let cni = find_cni(&guest, owner);
+    let explanations = binding::explain(&guest, &cni);
     match args.output {
         ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
     }
     Ok(ExitCode::Success)
+}
+
+/// The guest of the manifest, with the interfaces that the pod has on its networks.
+fn guest(inputs: &Inputs, pod: &PodArgs) -> Result<GuestSpec, Failure> {
+    named(load(inputs)?.spec, pod, &interface_names())
+}
+
+fn named(guest: GuestSpec, pod: &PodArgs, there: &[String]) -> Result<GuestSpec, Failure> {
+    let unfit = |error| {
+        Failure::new(ExitCode::PodUnfit, "the pod's networks").because(error).remedy(
+        "attach the pod to each network of the manifest, and give what Multus writes of them (the annotation \
+         k8s.v1.cni.cncf.io/network-status, as a file of the downward API) with --network-status",
+    )
+    };
+    let networks = PodNetworks::read(pod.network_status.as_deref()).map_err(unfit)?;
+    pod_networks::named(guest, networks.as_ref(), there).map_err(unfit)
 }
 
 /// The manifest that the command line or the environment names, with the binding plugins that it names in turn.
@@ -219,18 +294,40 @@ fn begin_wiring() -> Result<Option<Nft>, Failure> {
     Ok(Nft::start().ok())
 }
 
-fn make_plan(net: &NetSpec) -> Result<Plan, Failure> {
+fn make_plan(guest: &GuestSpec, net: &NetSpec) -> Result<Planned, Failure> {
     block_on(async {
         let mut observed = observe().await?;
         find_routers(net, &mut observed).await?;
-        Ok(Plan::new(net, &observed)?)
+        let mut notes = Vec::new();
+        let cni = binding::cni_specs(guest)
+            .iter()
+            .map(|spec| CniNic::find(spec, net.owner, &observed, &mut notes))
+            .collect::<Result<_, _>>()?;
+        let mut plan = Plan::new(net, &observed)?;
+        plan.notes.extend(notes);
+        Ok(Planned { plan, cni })
     })
+}
+
+/// What CNI plugins have made for the guest, if this is its pod.
+fn find_cni(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
+    let specs = binding::cni_specs(guest);
+    if specs.is_empty() {
+        return Vec::new();
+    }
+    let Ok(observed) = block_on(async { Ok(observe().await?) }) else {
+        return Vec::new();
+    };
+    let find = |spec| CniNic::find(spec, owner, &observed, &mut Vec::new()).ok();
+    specs.iter().filter_map(find).collect()
 }
 
 /// Makes the namespace as the plan wants it. What comes back is what to take down at the end.
 fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
     say(&plan.notes);
-    if plan.steps.is_empty() {
+    if plan.nics.is_empty() {
+        tracing::info!("the pod needs no wiring");
+    } else if plan.steps.is_empty() {
         tracing::info!("the pod is wired already");
     } else {
         privileges::raise_net_admin()?;

@@ -5,6 +5,7 @@
 
 mod console;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::privileges;
 use crate::vmm::api::Api;
-use crate::vmm::config::VmConfig;
+use crate::vmm::config::{VmConfig, take_late_nics};
 use crate::vmm::process::{self, Vmm};
 
 /// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
@@ -42,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) config: VmConfig,
     /// Those who complete `config`.
     pub(crate) hooks: Option<Hooks>,
+    /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
+    pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -129,6 +132,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         servers,
         config,
         hooks,
+        descriptors,
         directory,
         grace,
         ..
@@ -150,7 +154,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
             (Config::Asked(defined), Some(sidecars))
         }
     };
-    tokio::spawn(boot(api.clone(), config, wired, send.clone()));
+    tokio::spawn(boot(api.clone(), config, descriptors, wired, send.clone()));
     let mut state = State::Starting;
     let mut events_open = true;
     let mut keeper_there = true;
@@ -238,7 +242,13 @@ enum Config {
 }
 
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
-async fn boot(api: Api, config: Config, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
+async fn boot(
+    api: Api,
+    config: Config,
+    mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
+    wired: oneshot::Receiver<()>,
+    send: mpsc::Sender<Message>,
+) {
     let attempt = async {
         let ping = api
             .ping()
@@ -247,7 +257,7 @@ async fn boot(api: Api, config: Config, wired: oneshot::Receiver<()>, send: mpsc
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
         let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
-        let config = match config {
+        let mut config = match config {
             Config::Ready(config) => config,
             Config::Asked(defined) => match defined.await {
                 Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
@@ -258,7 +268,14 @@ async fn boot(api: Api, config: Config, wired: oneshot::Receiver<()>, send: mpsc
                 }
             },
         };
+        let handed_over: Vec<_> = descriptors.keys().cloned().collect();
+        let late = take_late_nics(&mut config, &handed_over);
         api.create(&config).await.map_err(failed)?;
+        for nic in late {
+            let id = nic.get("id").and_then(Value::as_str).unwrap_or_default();
+            let queues = descriptors.remove(id).unwrap_or_default();
+            api.add_net(&nic, queues).await.map_err(failed)?;
+        }
         if wired.await.is_err() {
             let why = "the keeper ended before the pod was wired".to_owned();
             return Err(Message::Lifecycle(Event::ApiFailed(why)));

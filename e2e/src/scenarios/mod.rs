@@ -12,6 +12,8 @@ mod faults;
 mod guard;
 mod input;
 mod lifecycle;
+mod plugins;
+mod plugins_refused;
 mod privileges;
 mod running;
 mod sidecars;
@@ -58,6 +60,8 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("datapath", datapath::SCENARIOS),
     ("bridge", bridge::SCENARIOS),
     ("bridge", bridge_pod::SCENARIOS),
+    ("plugins", plugins::SCENARIOS),
+    ("plugins", plugins_refused::SCENARIOS),
     ("guard", guard::SCENARIOS),
     ("sidecars", sidecars::SCENARIOS),
     ("privileges", privileges::SCENARIOS),

@@ -1,11 +1,13 @@
 //! HTTP/1.1 on the Unix socket, as much of it as the API's clients use: no chunked bodies, no pipelining.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{process, thread};
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::json;
 
 use super::script::Point;
@@ -18,6 +20,8 @@ struct Request {
     method: String,
     path: String,
     body: String,
+    /// Descriptors that came with any of its bytes.
+    files: Vec<OwnedFd>,
 }
 
 /// Serves until the process exits.
@@ -40,7 +44,10 @@ pub(crate) fn serve(listener: &UnixListener, vmm: &Arc<Vmm>) -> Result<()> {
 }
 
 fn connection(stream: &UnixStream, vmm: &Arc<Vmm>, turn: &Mutex<()>) -> Result<()> {
-    let mut reader = BufReader::new(stream);
+    let mut reader = BufReader::new(Receiving {
+        stream,
+        files: Vec::new(),
+    });
     loop {
         match read_request(&mut reader)? {
             Read1::End => return Ok(()),
@@ -50,7 +57,7 @@ fn connection(stream: &UnixStream, vmm: &Arc<Vmm>, turn: &Mutex<()>) -> Result<(
             }
             Read1::Request(request) => {
                 let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                answer(stream, vmm, &request)?;
+                answer(stream, vmm, request)?;
             }
         }
     }
@@ -62,7 +69,7 @@ enum Read1 {
     Request(Request),
 }
 
-fn read_request(reader: &mut BufReader<&UnixStream>) -> Result<Read1> {
+fn read_request(reader: &mut BufReader<Receiving<'_>>) -> Result<Read1> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(Read1::End);
@@ -103,10 +110,36 @@ fn read_request(reader: &mut BufReader<&UnixStream>) -> Result<Read1> {
         method,
         path,
         body: String::from_utf8_lossy(&body).into_owned(),
+        files: std::mem::take(&mut reader.get_mut().files),
     }))
 }
 
-fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: &Request) -> Result<()> {
+/// Bytes of a connection, and the descriptors that come with them (SCM_RIGHTS).
+struct Receiving<'a> {
+    stream: &'a UnixStream,
+    files: Vec<OwnedFd>,
+}
+
+impl Read for Receiving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut space = nix::cmsg_space!([RawFd; 64]);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        for rights in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(descriptors) = rights {
+                // SAFETY: the kernel has just made these for this process.
+                let owned = descriptors
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                self.files.extend(owned);
+            }
+        }
+        Ok(message.bytes)
+    }
+}
+
+fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: Request) -> Result<()> {
     let name = request.path.strip_prefix("/api/v1/").unwrap_or_default();
     vmm.script.stamp(name);
     if vmm.script.hang.iter().any(|hanging| hanging == name) {
@@ -134,6 +167,7 @@ fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: &Request) -> Result<()> 
         ("GET", "vm.info") => vmm.info().map(Some),
         ("GET", "vm.counters") => vmm.counters().map(Some),
         ("PUT", "vm.create") => vmm.create(&request.body).map(|()| None),
+        ("PUT", "vm.add-net") => vmm.add_net(&request.body, request.files).map(|()| None),
         ("PUT", "vm.boot") => vmm.boot().map(|()| None),
         ("PUT", "vm.power-button") => vmm.power_button().map(|()| None),
         ("PUT", "vm.shutdown") => vmm.shutdown().map(|()| None),
@@ -147,8 +181,8 @@ fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: &Request) -> Result<()> 
         }
         (
             _,
-            "vmm.ping" | "vm.info" | "vm.counters" | "vm.create" | "vm.boot" | "vm.power-button"
-            | "vm.shutdown" | "vm.delete" | "vmm.shutdown",
+            "vmm.ping" | "vm.info" | "vm.counters" | "vm.create" | "vm.add-net" | "vm.boot"
+            | "vm.power-button" | "vm.shutdown" | "vm.delete" | "vmm.shutdown",
         ) => Err(Refused {
             status: 400,
             chain: vec!["Bad Request".to_owned()],

@@ -3,6 +3,9 @@
 //! The real API ignores fields that it does not know. This one refuses them, so that a misspelt field fails a test
 //! instead of silently doing nothing.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -160,6 +163,9 @@ pub(crate) struct Net {
     pub(crate) offload_ufo: Option<bool>,
     #[serde(default)]
     pub(crate) offload_csum: Option<bool>,
+    /// One for each queue pair, where they came with `vm.add-net`; kept over a reboot.
+    #[serde(skip)]
+    pub(crate) files: Vec<Arc<OwnedFd>>,
 }
 
 fn two() -> usize {
@@ -221,6 +227,12 @@ impl VmConfig {
             if net.num_queues < 2 || net.num_queues % 2 != 0 {
                 return Err(format!(
                     "Number of queues to virtio_net is invalid: {}",
+                    net.num_queues
+                ));
+            }
+            if !net.files.is_empty() && net.files.len() * 2 != net.num_queues {
+                return Err(format!(
+                    "Number of queues does not match the number of descriptors: {}",
                     net.num_queues
                 ));
             }

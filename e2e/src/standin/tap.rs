@@ -4,8 +4,9 @@
 //! without any capability. Offloads stay off, so that every frame is complete and needs no virtio-net header.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use nix::libc::{self, c_char, c_int, c_short, ifreq};
@@ -16,6 +17,7 @@ pub(crate) const VNET_HDR: usize = 12;
 
 nix::ioctl_write_ptr_bad!(tun_set_iff, libc::TUNSETIFF, ifreq);
 nix::ioctl_write_ptr_bad!(tun_set_vnet_hdr_sz, libc::TUNSETVNETHDRSZ, c_int);
+nix::ioctl_read_bad!(tun_get_iff, libc::TUNGETIFF, ifreq);
 nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
 nix::ioctl_read_bad!(get_mtu, libc::SIOCGIFMTU, ifreq);
 nix::ioctl_read_bad!(get_mac, libc::SIOCGIFHWADDR, ifreq);
@@ -24,6 +26,7 @@ nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, ifreq);
 /// What the launcher's TAP turned out to be.
 #[derive(Debug)]
 pub(crate) struct Opened {
+    pub(crate) name: String,
     /// One descriptor for each queue pair.
     pub(crate) queues: Vec<File>,
     pub(crate) mtu: u32,
@@ -37,11 +40,7 @@ pub(crate) fn open(name: &str, pairs: usize, host_mac: Option<&str>, mtu: Option
     let mut queues = Vec::new();
     for _ in 0..pairs.max(1) {
         let queue = attach(name, libc::IFF_VNET_HDR | mode)?;
-        let size = VNET_HDR as c_int;
-        // SAFETY: the descriptor is a TUN queue and the argument is a live integer.
-        unsafe { tun_set_vnet_hdr_sz(queue.as_raw_fd(), &size) }.context("set vnet header size")?;
-        // SAFETY: as above; the argument is a plain number.
-        unsafe { tun_set_offload(queue.as_raw_fd(), 0) }.context("set offloads")?;
+        with_headers(&queue)?;
         queues.push(queue);
     }
     let found = Link::query(name)?;
@@ -62,9 +61,57 @@ pub(crate) fn open(name: &str, pairs: usize, host_mac: Option<&str>, mtu: Option
         bail!("enabling TAP interface failed: {name} is down");
     }
     Ok(Opened {
+        name: name.to_owned(),
         queues,
         mtu: found.mtu,
     })
+}
+
+/// Takes queues that were opened by somebody else, a macvtap's.
+///
+/// # Errors
+/// What is no such queue.
+pub(crate) fn adopt(files: &[Arc<OwnedFd>]) -> Result<Opened> {
+    let mode = if files.len() > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+    let mut queues = Vec::new();
+    let mut name = String::new();
+    for file in files {
+        let queue = File::from(file.try_clone()?);
+        // SAFETY: ifreq is plain data, for which all zeroes is a value.
+        let mut request: ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open and the request a live ifreq.
+        unsafe { tun_get_iff(queue.as_raw_fd(), &mut request) }.context("not a TAP or macvtap")?;
+        name = request
+            .ifr_name
+            .iter()
+            .take_while(|byte| **byte != 0)
+            .map(|byte| char::from(*byte as u8))
+            .collect();
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | mode;
+        request.ifr_ifru.ifru_flags = flags as c_short;
+        // SAFETY: as above. A TAP that is attached already says so, and keeps its flags.
+        match unsafe { tun_set_iff(queue.as_raw_fd(), &request) } {
+            Err(nix::Error::EEXIST) => {}
+            other => drop(other.context("set the flags")?),
+        }
+        with_headers(&queue)?;
+        queues.push(queue);
+    }
+    let found = Link::query(&name)?;
+    Ok(Opened {
+        name,
+        queues,
+        mtu: found.mtu,
+    })
+}
+
+fn with_headers(queue: &File) -> Result<()> {
+    let size = VNET_HDR as c_int;
+    // SAFETY: the descriptor is a TUN queue and the argument is a live integer.
+    unsafe { tun_set_vnet_hdr_sz(queue.as_raw_fd(), &size) }.context("set vnet header size")?;
+    // SAFETY: as above; the argument is a plain number.
+    unsafe { tun_set_offload(queue.as_raw_fd(), 0) }.context("set offloads")?;
+    Ok(())
 }
 
 /// Makes a TAP for the guest's side, which lives as long as the returned file.

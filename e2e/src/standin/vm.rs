@@ -12,7 +12,7 @@ use std::{fs, process};
 
 use serde_json::{Value, json};
 
-use super::config::{Console, ConsoleMode, VmConfig};
+use super::config::{Console, ConsoleMode, Net, VmConfig};
 use super::pump::{self, Counters, Nic};
 use super::script::{Point, Script};
 use super::tap;
@@ -146,6 +146,30 @@ impl Vmm {
         Ok(())
     }
 
+    /// To a VM that is not running yet; a running one's NICs are not added to by this stand-in.
+    pub(crate) fn add_net(&self, body: &str, files: Vec<OwnedFd>) -> Result<(), Refused> {
+        const WHAT: &str = "The network device could not be added to the VM";
+        let mut net: Net = serde_json::from_str(body).map_err(|error| Refused {
+            status: 400,
+            chain: vec!["Failed to deserialize JSON".to_owned(), error.to_string()],
+        })?;
+        net.files = files.into_iter().map(Arc::new).collect();
+        let mut state = lock(&self.state);
+        if state.running.is_some() {
+            return Err(Refused::new(500, WHAT, "the stand-in has no hotplug"));
+        }
+        let Some(config) = &state.config else {
+            return Err(Refused::new(500, WHAT, "VM is not created"));
+        };
+        let mut config = config.clone();
+        config.net.get_or_insert_default().push(net);
+        config
+            .validate()
+            .map_err(|error| Refused::new(500, WHAT, error))?;
+        state.config = Some(config);
+        Ok(())
+    }
+
     pub(crate) fn boot(self: &Arc<Self>) -> Result<(), Refused> {
         self.events.emit("vm", "booting");
         let mut state = lock(&self.state);
@@ -187,12 +211,18 @@ impl Vmm {
         console.line("standin-vmm: this is no guest");
         let mut nics = Vec::new();
         for (index, net) in config.net.iter().flatten().enumerate() {
-            let Some(name) = net.tap.clone() else { continue };
-            anyhow::ensure!(
-                !self.script.tap_open_fails,
-                "Open tap device failed (as scripted)"
-            );
-            let opened = tap::open(&name, net.num_queues / 2, net.host_mac.as_deref(), net.mtu)?;
+            let opened = match &net.tap {
+                None if net.files.is_empty() => continue,
+                None => tap::adopt(&net.files)?,
+                Some(name) => {
+                    anyhow::ensure!(
+                        !self.script.tap_open_fails,
+                        "Open tap device failed (as scripted)"
+                    );
+                    tap::open(name, net.num_queues / 2, net.host_mac.as_deref(), net.mtu)?
+                }
+            };
+            let name = opened.name.clone();
             let nic = Nic {
                 mac: net.mac.clone(),
                 mtu: self.script.offer_mtu.then_some(opened.mtu),

@@ -16,6 +16,16 @@ pub(crate) struct Attachment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
     Net(NetConfig),
+    /// The same on a macvtap, which is opened beforehand and handed over.
+    Macvtap(NetConfig, Macvtap),
+}
+
+/// A macvtap to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Macvtap {
+    pub(crate) interface: String,
+    pub(crate) index: u32,
+    pub(crate) queue_pairs: u16,
 }
 
 /// A DHCP and RA server of ours.

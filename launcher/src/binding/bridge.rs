@@ -24,7 +24,7 @@ use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name, port
 use super::explain::{Explanation, Hop, Migration};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
 use crate::resolv::Resolv;
-use crate::spec::{GuestSpec, Interface, NetworkSource};
+use crate::spec::{GuestSpec, Interface};
 
 /// The server's identifier and the source of its replies, as in KubeVirt. It is on no interface: a guest sends what is
 /// for it by its default route, and it is taken before the bridge whatever hardware address it is sent to.
@@ -115,13 +115,9 @@ fn server_v6(bridged: &Bridged) -> Ipv6Addr {
 /// What is asked about this interface.
 pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let pod = pod_interface(&interface.network);
-    let primary = matches!(
-        interface.network.source,
-        NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. }
-    );
     Explanation {
         interface: interface.name.clone(),
-        binding: "bridge",
+        binding: "bridge".into(),
         ip_from: format!(
             "whoever addressed {pod} (the CNI plugin); hawser hands it on by DHCP and DHCPv6, or leaves the guest to the \
              network's own server where {pod} has no address"
@@ -131,7 +127,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         ports: "all: every frame is the guest's".into(),
         mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
         queue_pairs: queue_pairs(guest),
-        migration: if primary {
+        migration: if interface.network.is_primary() {
             Migration::impossible("the guest has this pod's address, and the target's pod has another")
         } else {
             Migration::possible("the guest's address is of a network that does not end with the pod")

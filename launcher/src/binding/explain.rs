@@ -1,5 +1,6 @@
 //! The answer to "who gives the IP", as data and as text. Each binding gives its own.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use crate::spec::{Ports, Protocol};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explanation {
     pub(crate) interface: String,
-    pub(crate) binding: &'static str,
+    pub(crate) binding: Cow<'static, str>,
     pub(crate) pod_interface: String,
     /// What a packet for the guest passes, from the pod's network on.
     pub(crate) path: Vec<Hop>,

@@ -118,7 +118,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
-        binding: "masquerade",
+        binding: "masquerade".into(),
         ip_from: "hawser, by DHCP (IPv4), DHCPv6 and router advertisement (IPv6)".into(),
         guest_address: format!(
             "{v4_guest}/{} and {}/{}, of each family that the pod has an address of",

@@ -5,24 +5,23 @@ mod attachment;
 mod bridge;
 mod explain;
 mod masquerade;
+mod plugin;
 mod sidecar;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::Lease;
-use hawser_netsetup::{GuestNic, NetSpec, Nic, Owner};
-use sha2::{Digest, Sha256};
+use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 
 use crate::error::{ExitCode, Failure};
+use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, Network, NetworkSource};
+use crate::spec::{Binding, GuestSpec, Interface, Network};
 use crate::vmm::config::NetConfig;
 
-pub(crate) use attachment::{Attachment, Device, Server};
+pub(crate) use attachment::{Attachment, Device, Macvtap, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
-
-/// The pod network's interface, by the container runtimes' convention.
-const POD_INTERFACE: &str = "eth0";
+pub(crate) use plugin::cni_specs;
 
 /// What every interface of the guest wants from the pod's namespace.
 pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failure> {
@@ -30,12 +29,12 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
     let mut refusals = Vec::new();
     for interface in &guest.interfaces {
         let nic = match &interface.binding {
-            Binding::Masquerade => masquerade::nic(guest, interface),
-            Binding::Bridge => bridge::nic(guest, interface),
+            Binding::Masquerade => masquerade::nic(guest, interface).map(Some),
+            Binding::Bridge => bridge::nic(guest, interface).map(Some),
             Binding::Plugin { plugin, .. } if plugin.domain_attachment_type.is_none() => {
-                refusals.extend(sidecar::refusals(interface));
-                continue;
+                sidecar::nic(interface)
             }
+            Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
             // The manifest's own checks refuse these first.
             other => Err(vec![format!(
                 "{}: binding not supported: {other:?}",
@@ -43,7 +42,7 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
             )]),
         };
         match nic {
-            Ok(nic) => nics.push(nic),
+            Ok(nic) => nics.extend(nic),
             Err(reasons) => refusals.extend(reasons),
         }
     }
@@ -58,18 +57,27 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
     Err(Failure::new(ExitCode::Manifest, text))
 }
 
-/// Every interface with what the plan made of it, in the manifest's order.
-pub(crate) fn attachments(guest: &GuestSpec, nics: &[GuestNic], resolv: &Resolv) -> Vec<Attachment> {
+/// Every interface with what the plan made of it, or with the device that was found for it, in the manifest's order.
+pub(crate) fn attachments(
+    guest: &GuestSpec,
+    nics: &[GuestNic],
+    cni: &[CniNic],
+    resolv: &Resolv,
+) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
         if let Binding::Plugin { plugin, .. } = &interface.binding
             && plugin.domain_attachment_type.is_none()
         {
             return Some(sidecar::attachment(guest, interface));
         }
+        if let Some(nic) = cni.iter().find(|nic| nic.name == interface.name) {
+            return Some(plugin::attachment(nic));
+        }
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
         let lease = match interface.binding {
             Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
             Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
+            Binding::Plugin { .. } => None,
             _ => return None,
         };
         Some(over_tap(nic, lease))
@@ -88,13 +96,19 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
     }
 }
 
-/// Who gives the IP, and the rest of what is asked about an interface; from the manifest alone.
-pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
+/// Who gives the IP, and the rest of what is asked about an interface; from the manifest, and from the devices that were
+/// found where the pod could be looked into.
+pub(crate) fn explain(guest: &GuestSpec, cni: &[CniNic]) -> Vec<Explanation> {
     let answer = |interface: &Interface| match &interface.binding {
         Binding::Masquerade => Some(masquerade::explain(guest, interface)),
         Binding::Bridge => Some(bridge::explain(guest, interface)),
         Binding::Plugin { name, plugin } if plugin.domain_attachment_type.is_none() => {
             Some(sidecar::explain(interface, name, plugin))
+        }
+        Binding::Plugin { name, plugin } => {
+            let found = cni.iter().find(|nic| nic.name == interface.name);
+            let explanation = plugin::explain(guest, interface, name, plugin, found);
+            Some(sidecar::tuned(explanation, name, plugin))
         }
         _ => None,
     };
@@ -132,16 +146,11 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
     refusals
 }
 
-/// The pod's interface of a network: `eth0` for the primary one, else `pod` and the first 11 hex digits of the
-/// SHA-256 of the network's name, as KubeVirt tells Multus to call it.
+/// The pod's interface of a network: what the pod says, else what KubeVirt would have it called.
 fn pod_interface(network: &Network) -> String {
-    match &network.source {
-        NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. } => POD_INTERFACE.to_owned(),
-        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => {
-            let hash = Sha256::digest(network.name.as_bytes());
-            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("pod{}", hex.get(..11).unwrap_or(&hex))
-        }
+    match &network.pod_interface {
+        Some(name) => name.clone(),
+        None => conventional_name(network),
     }
 }
 
@@ -186,26 +195,5 @@ fn only_v6(ip: &IpAddr) -> Option<Ipv6Addr> {
     match ip {
         IpAddr::V6(ip) => Some(*ip),
         IpAddr::V4(_) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn interfaces_are_called_as_kubevirt_calls_them() {
-        let network = |name: &str, source| Network {
-            name: name.into(),
-            path: String::new(),
-            source,
-        };
-        let multus = |default| NetworkSource::Multus {
-            network_name: "ns/net".into(),
-            default,
-        };
-        // printf red | sha256sum
-        assert_eq!(pod_interface(&network("red", multus(false))), "podb1f51a511f1");
-        assert_eq!(pod_interface(&network("red", multus(true))), "eth0");
     }
 }

@@ -1,6 +1,7 @@
 //! A binding plugin with a sidecar and no attachment: hawser touches nothing in the pod for it and serves the guest
 //! nothing. The VM gets a NIC with a name and a MAC, and the sidecar says what is behind it (docs/hooks.md).
 
+use hawser_netsetup::Nic;
 use sha2::{Digest, Sha256};
 
 use super::explain::{Explanation, Hop, Migration};
@@ -8,9 +9,14 @@ use super::{Attachment, Device, pod_interface, refuse_unheeded};
 use crate::spec::{GuestSpec, Interface, Mac, Plugin};
 use crate::vmm::config::NetConfig;
 
-/// Fields of the manifest that nobody would heed.
-pub(super) fn refusals(interface: &Interface) -> Vec<String> {
-    refuse_unheeded(interface)
+/// Nothing of the pod's. Fields of the manifest that nobody would heed are refused.
+pub(super) fn nic(interface: &Interface) -> Result<Option<Nic>, Vec<String>> {
+    let refusals = refuse_unheeded(interface);
+    if refusals.is_empty() {
+        Ok(None)
+    } else {
+        Err(refusals)
+    }
 }
 
 /// The NIC, before the sidecar has seen it.
@@ -41,7 +47,7 @@ pub(super) fn explain(interface: &Interface, name: &str, plugin: &Plugin) -> Exp
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
-        binding: "plugin",
+        binding: format!("plugin {name}").into(),
         ip_from: decides.clone(),
         guest_address: decides.clone(),
         others_use: decides.clone(),
@@ -65,6 +71,16 @@ pub(super) fn explain(interface: &Interface, name: &str, plugin: &Plugin) -> Exp
     }
 }
 
+/// A NIC that hawser attaches may be tuned by a sidecar all the same.
+pub(super) fn tuned(mut explanation: Explanation, name: &str, plugin: &Plugin) -> Explanation {
+    if plugin.sidecar_image.is_some() {
+        explanation.cost.push_str(&format!(
+            "; the container of {name}'s sidecar, which decides on the NIC's MAC, queue size and offloads"
+        ));
+    }
+    explanation
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +102,9 @@ mod tests {
     fn the_nic_has_the_manifests_mac_or_one_of_its_own_that_stays() {
         let mac = |guest: &GuestSpec| {
             let attachment = attachment(guest, &guest.interfaces[0]);
-            let Device::Net(net) = attachment.device;
+            let Device::Net(net) = attachment.device else {
+                panic!("no NIC")
+            };
             serde_json::to_value(net).unwrap()
         };
         let given = mac(&guest(", macAddress: '02:00:00:00:00:07'"));
@@ -115,9 +133,9 @@ mod tests {
     #[test]
     fn who_gives_the_ip() {
         let guest = guest("");
-        let explanations = super::super::explain(&guest);
+        let explanations = super::super::explain(&guest, &[]);
         assert_eq!(explanations.len(), 1);
         assert_eq!(explanations[0].ip_from, "the sidecar of plugin proxy decides");
-        assert_eq!(explanations[0].binding, "plugin");
+        assert_eq!(explanations[0].binding, "plugin proxy");
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Hooked {
     pub(crate) name: String,
     /// Whether the manifest says what MAC the guest's NIC has.
     pub(crate) mac_is_given: bool,
+    /// Whether hawser has attached the NIC to a device, as the plugin's domainAttachmentType says.
+    pub(crate) attached: bool,
 }
 
 /// The plugins of this guest that have sidecars.
@@ -84,6 +86,7 @@ pub(crate) fn plugins(guest: &GuestSpec) -> Vec<Plugin> {
         let hooked = Hooked {
             name: interface.name.clone(),
             mac_is_given: interface.mac.is_some(),
+            attached: plugin.domain_attachment_type.is_some(),
         };
         match plugins.iter_mut().find(|plugin| plugin.name == *name) {
             Some(plugin) => plugin.interfaces.push(hooked),

@@ -45,7 +45,7 @@ pub(super) fn merge(ours: &Value, theirs: &Value, hooked: &Hooked) -> Result<Mer
     {
         let nic = Nic {
             path: &path,
-            attached: before.contains_key("tap"),
+            attached: hooked.attached,
             mac_is_given: hooked.mac_is_given,
             vcpus: ours
                 .pointer("/cpus/boot_vcpus")
@@ -153,7 +153,7 @@ fn named(path: &FieldPath) -> FieldPath {
 /// The NIC of the plugin, and what its fields are held against.
 struct Nic<'a> {
     path: &'a FieldPath,
-    /// hawser has made a TAP for it.
+    /// The device is not the sidecar's to choose.
     attached: bool,
     mac_is_given: bool,
     vcpus: u64,
@@ -191,7 +191,7 @@ impl Nic<'_> {
 
     /// Whether the sidecar may set this field to this.
     fn field(&self, key: &str, value: &Value) -> Result<(), String> {
-        const HAWSERS_TAP: &str = "hawser has attached this NIC to a TAP (domainAttachmentType)";
+        const HAWSERS: &str = "hawser has attached this NIC to a device (domainAttachmentType)";
         match key {
             "mac" if self.mac_is_given => Err("the manifest sets macAddress".to_owned()),
             "mac" => self.mac(value),
@@ -204,7 +204,7 @@ impl Nic<'_> {
                 _ => Err("expected true or false".to_owned()),
             },
             "vhost_user" | "vhost_socket" | "vhost_mode" | "tap" | "num_queues" | "mtu" if self.attached => {
-                Err(HAWSERS_TAP.to_owned())
+                Err(HAWSERS.to_owned())
             }
             "vhost_user" => match value {
                 Value::Bool(_) => Ok(()),

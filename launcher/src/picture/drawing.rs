@@ -4,15 +4,15 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use hawser_netsetup::{GuestNic, Plan};
+use hawser_netsetup::{CniNic, GuestNic, Plan};
 
 use crate::binding::{self, Attachment, Explanation};
 use crate::spec::GuestSpec;
 
-pub(super) fn dot(guest: &GuestSpec, plan: &Plan, attachments: &[Attachment]) -> String {
+pub(super) fn dot(guest: &GuestSpec, plan: &Plan, cni: &[CniNic], attachments: &[Attachment]) -> String {
     let mut nodes = BTreeSet::new();
     let mut edges = Vec::new();
-    for explanation in binding::explain(guest) {
+    for explanation in binding::explain(guest, cni) {
         let nic = plan.nics.iter().find(|nic| nic.name == explanation.interface);
         draw(&explanation, nic, &mut nodes, &mut edges);
         if let Some(nic) = nic {
@@ -144,7 +144,7 @@ mod tests {
             notes: Vec::new(),
             journal: hawser_netsetup::Journal::default(),
         };
-        insta::assert_snapshot!(dot(&guest, &plan, &[]));
+        insta::assert_snapshot!(dot(&guest, &plan, &[], &[]));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! Which of the two a file holds is seen by its shape.
 
 mod claims;
+mod names;
 mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use serde::Deserialize;
 use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress};
 
 pub(crate) use claims::{CLAIMS, claimed};
+pub(crate) use names::{conventional_name, named, possible_names};
 pub(crate) use resources::Resources;
 
 /// Where KubeVirt's pods have it.
@@ -52,6 +54,24 @@ pub(crate) enum Error {
         name: String,
         what: String,
     },
+    #[error("{field}: {path} tells of no such network of the pod's, only of {there}")]
+    NotThere {
+        field: String,
+        path: PathBuf,
+        there: String,
+    },
+    #[error("{field}: the pod has no interface {wanted}, only {there}")]
+    NoInterface {
+        field: String,
+        wanted: String,
+        there: String,
+    },
+    #[error("{field}: the pod's interface {interface} is that of the network {other} already")]
+    SameInterface {
+        field: String,
+        interface: String,
+        other: String,
+    },
     #[error("{variable}: {what}")]
     Variable { variable: String, what: String },
     #[error("{path}: {what}")]
@@ -71,11 +91,14 @@ pub(crate) struct PodNetwork {
     pub(crate) mtu: Option<u32>,
     /// The device behind it, where it is a PCI one.
     pub(crate) pci: Option<PciAddress>,
+    /// Multus': it is the pod's primary network.
+    pub(crate) default: bool,
 }
 
 /// The networks of the pod, in the order of the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodNetworks {
+    path: PathBuf,
     form: Form,
     list: Vec<PodNetwork>,
 }
@@ -125,6 +148,7 @@ impl PodNetworks {
         };
         let list = written.into_iter().map(|entry| entry.checked(path));
         Ok(Self {
+            path: path.to_owned(),
             form,
             list: list.collect::<Result<_, _>>()?,
         })
@@ -165,6 +189,9 @@ impl PodNetworks {
     fn is_of(&self, entry: &PodNetwork, network: &Network, namespace: &str) -> bool {
         match (self.form, &network.source) {
             (Form::KubeVirt, _) => entry.name == network.name,
+            // Its entry has whatever name its CNI configuration has.
+            (Form::Multus, NetworkSource::Pod { .. }) => entry.default,
+            (Form::Multus, NetworkSource::Multus { default, .. }) if *default != entry.default => false,
             (Form::Multus, NetworkSource::Multus { network_name, .. }) => {
                 let full = match network_name.contains('/') {
                     true => network_name.clone(),
@@ -174,8 +201,7 @@ impl PodNetworks {
                 let bare = full.split_once('/').map(|(_, name)| name);
                 entry.name == full || bare == Some(entry.name.as_str())
             }
-            // The pod network's entry has whatever name its CNI configuration has.
-            (Form::Multus, _) => false,
+            (Form::Multus, NetworkSource::ResourceClaim(_)) => false,
         }
     }
 }
@@ -207,6 +233,7 @@ struct Written {
     mac: Option<String>,
     mtu: Option<u32>,
     device: Option<DeviceInfo>,
+    default: bool,
 }
 
 impl Written {
@@ -233,12 +260,20 @@ impl Written {
                     .map_err(|form| fail(format!("pci-address {text:?}: {form}")))?,
             ),
         };
+        let interface = self.interface.clone().filter(|name| !name.is_empty());
+        if let Some(name) = interface
+            .as_deref()
+            .filter(|name| !names::is_interface_name(name))
+        {
+            return Err(fail(format!("interface {name:?}: no interface can be called so")));
+        }
         Ok(PodNetwork {
             name: self.name,
-            interface: self.interface.filter(|name| !name.is_empty()),
+            interface,
             mac,
             mtu: self.mtu.filter(|mtu| *mtu > 0),
             pci,
+            default: self.default,
         })
     }
 }
@@ -265,6 +300,8 @@ struct MultusEntry {
     mac: Option<String>,
     mtu: Option<u32>,
     device_info: Option<DeviceInfo>,
+    #[serde(default)]
+    default: bool,
 }
 
 /// The part of the Device Information Specification that tells the device.
@@ -287,6 +324,7 @@ impl KubeVirtEntry {
             mac: self.mac,
             mtu: self.mtu,
             device: self.device_info,
+            default: false,
         }
     }
 }
@@ -299,6 +337,7 @@ impl MultusEntry {
             mac: self.mac,
             mtu: self.mtu,
             device: self.device_info,
+            default: self.default,
         }
     }
 }

@@ -107,6 +107,22 @@ pub struct Network {
     /// Field path of the network, for messages of the later phases.
     pub path: String,
     pub source: NetworkSource,
+    /// Place among the pod's secondary networks, from 1, as Multus counts them to name their interfaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ordinal: Option<usize>,
+    /// The pod's interface on it, once the pod has been asked; by convention while it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_interface: Option<String>,
+}
+
+impl Network {
+    /// Whether it is the pod's own network, or the Multus default in its place.
+    pub fn is_primary(&self) -> bool {
+        matches!(
+            self.source,
+            NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. }
+        )
+    }
 }
 
 /// Where a network comes from.

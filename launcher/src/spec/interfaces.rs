@@ -85,6 +85,8 @@ fn default_interface() -> Interface {
             name: name.clone(),
             path: "spec.networks[0]".to_owned(),
             source,
+            ordinal: None,
+            pod_interface: None,
         },
         name,
         binding: Binding::Masquerade,

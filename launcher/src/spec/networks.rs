@@ -31,8 +31,11 @@ pub(crate) fn resolve(
     single_primary(networks, report);
     unmixed(networks, report);
     let mut by_name = BTreeMap::new();
+    let mut secondary = 0_usize;
     for (index, network) in networks.iter() {
         let path = path_of(index);
+        let is_secondary = network.multus.as_ref().is_some_and(|multus| !multus.default);
+        secondary = secondary.saturating_add(usize::from(is_secondary));
         if network.name.as_deref() == Some("") {
             report.refuse(path.key("name"), "required");
         }
@@ -42,6 +45,8 @@ pub(crate) fn resolve(
                 name: name.to_owned(),
                 path: path.to_string(),
                 source,
+                ordinal: is_secondary.then_some(secondary),
+                pod_interface: None,
             };
             by_name.entry(name.to_owned()).or_insert(network);
         }

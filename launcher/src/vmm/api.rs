@@ -1,5 +1,6 @@
 //! Typed requests to cloud-hypervisor's HTTP API on its Unix socket.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::net::UnixStream;
+
+use super::descriptors::WithDescriptors;
 
 /// An answer that takes longer will not come: the API has one thread, and the slowest request is a boot.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -77,6 +80,14 @@ impl Api {
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
     }
 
+    /// Adds a NIC to a VM that has not booted yet. `queues` are its device, one descriptor for each queue pair, where
+    /// the device has no name that it could be opened by.
+    pub(crate) async fn add_net(&self, nic: &Value, queues: Vec<OwnedFd>) -> Result<(), ApiError> {
+        let body = nic.to_string().into_bytes();
+        let exchange = self.exchange(Method::PUT, "vm.add-net", Some(body), queues);
+        within(PATIENCE, "vm.add-net", exchange).await.map(drop)
+    }
+
     pub(crate) async fn boot(&self) -> Result<(), ApiError> {
         self.request(Method::PUT, "vm.boot", None).await.map(drop)
     }
@@ -91,10 +102,12 @@ impl Api {
         request: &'static str,
         body: Option<Vec<u8>>,
     ) -> Result<Bytes, ApiError> {
-        match tokio::time::timeout(PATIENCE, self.exchange(method, request, body)).await {
-            Ok(result) => result,
-            Err(_) => Err(ApiError::Silent { request }),
-        }
+        within(
+            PATIENCE,
+            request,
+            self.exchange(method, request, body, Vec::new()),
+        )
+        .await
     }
 
     async fn exchange(
@@ -102,11 +115,13 @@ impl Api {
         method: Method,
         request: &'static str,
         body: Option<Vec<u8>>,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<Bytes, ApiError> {
         let http = |source| ApiError::Http { request, source };
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ApiError::Connect { request, source })?;
+        let stream = WithDescriptors::new(stream, descriptors);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         tokio::spawn(connection);
         let message = Request::builder()
@@ -135,6 +150,17 @@ impl Api {
             status: status.as_u16(),
             body: String::from_utf8_lossy(&body).escape_debug().take(2000).collect(),
         })
+    }
+}
+
+async fn within<T>(
+    patience: Duration,
+    request: &'static str,
+    exchange: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    match tokio::time::timeout(patience, exchange).await {
+        Ok(result) => result,
+        Err(_) => Err(ApiError::Silent { request }),
     }
 }
 

@@ -4,8 +4,9 @@
 
 use std::path::PathBuf;
 
-use hawser_netsetup::GuestNic;
+use hawser_netsetup::{CniDevice, CniNic, GuestNic};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::binding::{Attachment, Device};
 use crate::image::KernelFiles;
@@ -63,10 +64,11 @@ const QUEUE_SIZE: u16 = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NetConfig {
     id: String,
+    /// Absent for a device that is handed over as a descriptor.
     #[serde(skip_serializing_if = "Option::is_none")]
     tap: Option<String>,
     mac: String,
-    /// Travels in a live migration, so it is the same in every pod.
+    /// Travels in a live migration, so it is the same in every pod. Absent for a device that is not ours to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     host_mac: Option<String>,
     /// Receive and transmit queues together.
@@ -75,6 +77,10 @@ pub(crate) struct NetConfig {
 }
 
 impl NetConfig {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest is
     /// then told the TAP's own.
     pub(crate) fn tap(nic: &GuestNic) -> Self {
@@ -96,6 +102,18 @@ impl NetConfig {
             mac: mac.to_string(),
             host_mac: None,
             num_queues: 2,
+            queue_size: QUEUE_SIZE,
+        }
+    }
+
+    /// What a CNI plugin made: a TAP by name, which keeps its own MAC, or a macvtap by descriptors.
+    pub(crate) fn of_cni(nic: &CniNic) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: (nic.device == CniDevice::Tap).then(|| nic.interface.clone()),
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: None,
+            num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
         }
     }
@@ -125,11 +143,11 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
     let net: Vec<_> = attachments
         .iter()
         .map(|attachment| match &attachment.device {
-            Device::Net(net) => net.clone(),
+            Device::Net(net) | Device::Macvtap(net, _) => net.clone(),
         })
         .collect();
     let mut landlock_rules = Vec::new();
-    if !net.is_empty() {
+    if net.iter().any(|net| net.tap.is_some()) {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
         for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
             landlock_rules.push(LandlockConfig {
@@ -166,6 +184,22 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
         platform: (platform.serial_number.is_some() || platform.uuid.is_some()).then_some(platform),
         landlock_enable: true,
         landlock_rules,
+    }
+}
+
+/// Takes the NICs out that have to be added after `vm.create`, which takes no descriptors: those of the ids in
+/// `by_descriptor`, and for the guest to have its NICs in the manifest's order all that come after the first of them.
+pub(crate) fn take_late_nics(config: &mut Value, by_descriptor: &[String]) -> Vec<Value> {
+    let Some(Value::Array(nics)) = config.get_mut("net") else {
+        return Vec::new();
+    };
+    let is_late = |nic: &Value| {
+        let id = nic.get("id").and_then(Value::as_str);
+        id.is_some_and(|id| by_descriptor.iter().any(|late| late == id))
+    };
+    match nics.iter().position(is_late) {
+        Some(first) => nics.split_off(first),
+        None => Vec::new(),
     }
 }
 
@@ -229,6 +263,86 @@ spec:
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()]));
+    }
+
+    fn cni(name: &str, device: CniDevice) -> Attachment {
+        let nic = CniNic {
+            name: name.into(),
+            interface: format!("tap-{name}"),
+            device,
+            queue_pairs: 2,
+            guest_mac: [2, 0, 0, 0, 0, 3],
+            mtu: 1500,
+        };
+        let net = NetConfig::of_cni(&nic);
+        let device = match device {
+            CniDevice::Tap => Device::Net(net),
+            CniDevice::Macvtap { index } => Device::Macvtap(
+                net,
+                crate::binding::Macvtap {
+                    interface: nic.interface,
+                    index,
+                    queue_pairs: 2,
+                },
+            ),
+        };
+        Attachment { device, server: None }
+    }
+
+    #[test]
+    fn a_device_of_a_cni_plugin_keeps_its_mac_and_a_macvtap_has_no_name() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let config = vm_config(
+            &guest,
+            &files(),
+            &[
+                cni("red", CniDevice::Tap),
+                cni("blue", CniDevice::Macvtap { index: 4 }),
+            ],
+        );
+        insta::assert_json_snapshot!(config.net, @r#"
+        [
+          {
+            "id": "red",
+            "tap": "tap-red",
+            "mac": "02:00:00:00:00:03",
+            "num_queues": 4,
+            "queue_size": 256
+          },
+          {
+            "id": "blue",
+            "mac": "02:00:00:00:00:03",
+            "num_queues": 4,
+            "queue_size": 256
+          }
+        ]
+        "#);
+        assert_eq!(config.landlock_rules.len(), 2);
+        let config = vm_config(&guest, &files(), &[cni("blue", CniDevice::Macvtap { index: 4 })]);
+        assert_eq!(config.landlock_rules, []);
+    }
+
+    #[test]
+    fn nics_are_added_late_from_the_first_macvtap_on() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let macvtap = |name| cni(name, CniDevice::Macvtap { index: 4 });
+        let attachments = [
+            attachment(),
+            macvtap("blue"),
+            cni("red", CniDevice::Tap),
+            macvtap("last"),
+        ];
+        let config = vm_config(&guest, &files(), &attachments);
+        let ids = |nics: &[Value]| -> Vec<String> {
+            nics.iter()
+                .map(|nic| nic["id"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        let mut value = serde_json::to_value(&config).unwrap();
+        assert_eq!(take_late_nics(&mut value, &[]), [Value::Null; 0]);
+        let late = take_late_nics(&mut value, &["blue".into(), "last".into()]);
+        assert_eq!(ids(&late), ["blue", "red", "last"]);
+        assert_eq!(ids(value["net"].as_array().unwrap()), ["default"]);
     }
 
     #[test]

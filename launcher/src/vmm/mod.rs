@@ -2,5 +2,6 @@
 
 pub(crate) mod api;
 pub(crate) mod config;
+mod descriptors;
 pub(crate) mod events;
 pub(crate) mod process;

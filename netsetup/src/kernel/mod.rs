@@ -68,6 +68,17 @@ pub(crate) async fn read() -> Result<Observed, Error> {
     })
 }
 
+/// The names of all interfaces, without anything else about them. Needs no privilege and changes nothing.
+pub fn interface_names() -> Vec<String> {
+    let names = nix::net::if_::if_nameindex();
+    let names = names.map(|all| {
+        all.iter()
+            .map(|one| one.name().to_string_lossy().into_owned())
+            .collect()
+    });
+    names.unwrap_or_default()
+}
+
 /// See [`crate::find_routers`].
 pub(crate) async fn find_routers(link: &mut Link) -> Result<(), Error> {
     let found = Linux::open()?.netlink.find_routers(link).await;

@@ -118,6 +118,23 @@ impl<'a> Pod<'a> {
         &self.dir
     }
 
+    /// The pod's network namespace, for whoever enters it by path.
+    pub(crate) fn namespace(&self) -> PathBuf {
+        Path::new("/proc").join(&self.pid).join("ns/net")
+    }
+
+    /// A command line that is to be run in the pod's network namespace.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid, "-n"]);
+        command
+    }
+
+    /// Runs a command in the pod's network namespace; words are split at blanks.
+    pub(crate) fn run(&self, command: &str) -> Result<String> {
+        output(self.command().args(command.split(' ')))
+    }
+
     /// Writes the manifest that the launcher containers of this pod read.
     pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
         Ok(fs::write(
@@ -217,7 +234,7 @@ impl<'a> Pod<'a> {
 
     /// Runs `work` in a thread of its own that has entered the pod's network namespace.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.pid)).context("the pod is gone")?;
+        let namespace = File::open(self.namespace()).context("the pod is gone")?;
         thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -244,11 +261,7 @@ impl<'a> Pod<'a> {
             "sysctl -a --pattern ^net\\.ipv[46]\\.conf\\..*\\.(forwarding|accept_ra|route_localnet|arp_ignore|proxy_arp|rp_filter)$",
             "sysctl net.ipv4.ip_forward",
         ] {
-            let text = output(
-                Command::new("nsenter")
-                    .args(["-t", &self.pid, "-n"])
-                    .args(command.split(' ')),
-            )?;
+            let text = self.run(command)?;
             snapshot.push_str(&format!("# {command}\n"));
             for line in text.lines().map(without_lifetimes) {
                 snapshot.push_str(&line);

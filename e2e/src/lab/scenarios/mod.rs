@@ -5,6 +5,7 @@ mod bridge;
 mod image;
 mod lifecycle;
 mod masquerade;
+mod plugins;
 mod privileges;
 mod sidecar;
 mod vmi;
@@ -37,6 +38,18 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
+    },
+    Scenario {
+        name: "plugin_tap_a_macvtap",
+        run: plugins::macvtap,
+    },
+    Scenario {
+        name: "plugin_tap_by_a_cni_plugin",
+        run: plugins::cni_tap,
+    },
+    Scenario {
+        name: "plugin_managed_tap_and_the_networks_own_server",
+        run: plugins::managed_tap,
     },
     Scenario {
         name: "sigterm_shuts_the_guest_down",

@@ -29,6 +29,7 @@ fn hooked(name: &str, mac_is_given: bool) -> Hooked {
     Hooked {
         name: name.to_owned(),
         mac_is_given,
+        attached: name == "default",
     }
 }
 
@@ -312,7 +313,7 @@ fn a_nic_that_hawser_attached_keeps_its_tap() {
         assert_eq!(refusals.len(), 1, "{refusals:?}");
         assert!(
             refusals[0].starts_with(&format!("net[0].{key}: "))
-                && refusals[0].ends_with("hawser has attached this NIC to a TAP (domainAttachmentType)"),
+                && refusals[0].ends_with("hawser has attached this NIC to a device (domainAttachmentType)"),
             "{refusals:?}"
         );
     }

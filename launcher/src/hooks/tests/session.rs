@@ -14,6 +14,7 @@ fn plugin(name: &str, interfaces: &[&str]) -> Plugin {
     let hooked = |name: &&str| Hooked {
         name: (*name).to_owned(),
         mac_is_given: false,
+        attached: false,
     };
     Plugin {
         name: name.to_owned(),

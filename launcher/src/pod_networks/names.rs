@@ -1,0 +1,278 @@
+//! Which of the pod's interfaces is on which network.
+//!
+//! - What Multus' network-status says, where it was given.
+//! - Else by what KubeVirt tells Multus to call it: `eth0` on the primary network, `pod` and the first 11 hex digits of the
+//!   SHA-256 of the network's name on another.
+//! - Else, where there is none of that name, by what Multus calls it unless it is told: `net1` on the first secondary
+//!   network, and so on.
+
+use std::collections::BTreeMap;
+
+use hawser_netsetup::port_name;
+use sha2::{Digest, Sha256};
+
+use super::{Error, Form, PodNetworks};
+use crate::spec::{Binding, DomainAttachment, GuestSpec, Interface, Network, NetworkSource};
+
+/// The primary network's interface, by the container runtimes' convention.
+const PRIMARY: &str = "eth0";
+/// linux/if.h: IFNAMSIZ, without the end of the string.
+const LONGEST: usize = 15;
+
+/// The name that KubeVirt gives.
+pub(crate) fn conventional_name(network: &Network) -> String {
+    match &network.source {
+        NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. } => PRIMARY.to_owned(),
+        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => {
+            let hash = Sha256::digest(network.name.as_bytes());
+            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("pod{}", hex.get(..11).unwrap_or(&hex))
+        }
+    }
+}
+
+/// All that the pod's interface may be called, the likeliest first.
+pub(crate) fn possible_names(network: &Network) -> Vec<String> {
+    if let Some(known) = &network.pod_interface {
+        return vec![known.clone()];
+    }
+    let ordinal = network.ordinal.map(|place| format!("net{place}"));
+    [conventional_name(network)].into_iter().chain(ordinal).collect()
+}
+
+/// What linux/net/core/dev.c (`dev_valid_name`) takes.
+pub(super) fn is_interface_name(name: &str) -> bool {
+    let bad = |character: char| {
+        matches!(character, '/' | ':') || character.is_whitespace() || character.is_control()
+    };
+    !name.is_empty() && name.len() <= LONGEST && !matches!(name, "." | "..") && !name.contains(bad)
+}
+
+/// The guest with each network's interface known, as far as anybody says it. `there` are the pod's interfaces.
+///
+/// # Errors
+/// A network that the status does not tell of, or that no interface of the pod could be on; two networks that would have
+/// the same interface.
+pub(crate) fn named(
+    mut guest: GuestSpec,
+    status: Option<&PodNetworks>,
+    there: &[String],
+) -> Result<GuestSpec, Error> {
+    let mut by_status = BTreeMap::new();
+    if let Some(status) = status.filter(|status| status.form == Form::Multus) {
+        let found = status.of_guest(&guest, conventional_name);
+        for interface in guest
+            .interfaces
+            .iter()
+            .filter(|interface| is_over_an_interface(interface))
+        {
+            let network = &interface.network;
+            match found.get(&network.name).map(|entry| entry.interface.clone()) {
+                Some(Some(name)) => drop(by_status.insert(network.name.clone(), name)),
+                // A pod is on its primary network whether or not Multus says so.
+                None if network.ordinal.is_none() => {}
+                _ => {
+                    return Err(Error::NotThere {
+                        field: network.path.clone(),
+                        path: status.path.clone(),
+                        there: told(status),
+                    });
+                }
+            }
+        }
+    }
+    let mut taken: BTreeMap<String, String> = BTreeMap::new();
+    for interface in &mut guest.interfaces {
+        if !is_over_an_interface(interface) {
+            continue;
+        }
+        let is_tap = is_made_by_cni(interface);
+        let network = &mut interface.network;
+        match by_status.remove(&network.name) {
+            Some(name) => network.pod_interface = Some(name),
+            // The device of a CNI plugin is looked for by all of its possible names.
+            None if is_tap => continue,
+            None => network.pod_interface = by_convention(network, there)?,
+        }
+        let Some(name) = network.pod_interface.clone() else {
+            continue;
+        };
+        if let Some(other) = taken.insert(name.clone(), network.name.clone()) {
+            return Err(Error::SameInterface {
+                field: network.path.clone(),
+                interface: name,
+                other,
+            });
+        }
+    }
+    Ok(guest)
+}
+
+/// An interface that an earlier start bridged may for a moment have its name as a port only.
+fn by_convention(network: &Network, there: &[String]) -> Result<Option<String>, Error> {
+    let names = possible_names(network);
+    let is_there = |name: &&String| there.contains(name) || there.contains(&port_name(name));
+    match (names.iter().find(is_there), names.as_slice()) {
+        (Some(name), _) => Ok(Some(name.clone())),
+        // Who plans the wiring says so.
+        (None, [_]) => Ok(None),
+        (None, _) if there.is_empty() => Ok(None),
+        (None, _) => Err(Error::NoInterface {
+            field: network.path.clone(),
+            wanted: names.join(" or "),
+            there: there.join(", "),
+        }),
+    }
+}
+
+/// A VF has no interface in the pod while the guest has it.
+fn is_over_an_interface(interface: &Interface) -> bool {
+    match &interface.binding {
+        Binding::Masquerade | Binding::Bridge | Binding::Passt => true,
+        Binding::Sriov => false,
+        Binding::Plugin { plugin, .. } => plugin.domain_attachment_type.is_some(),
+    }
+}
+
+fn is_made_by_cni(interface: &Interface) -> bool {
+    matches!(&interface.binding, Binding::Plugin { plugin, .. } if plugin.domain_attachment_type == Some(DomainAttachment::Tap))
+}
+
+fn told(status: &PodNetworks) -> String {
+    let entries = status.list.iter().map(|entry| match &entry.interface {
+        Some(interface) => format!("{} ({interface})", entry.name),
+        None => format!("{} (without an interface)", entry.name),
+    });
+    let all: Vec<String> = entries.collect();
+    if all.is_empty() {
+        "none".to_owned()
+    } else {
+        all.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const MULTUS: &str = r#"[
+      {"name":"cbr0","interface":"eth0","default":true},
+      {"name":"default/red-net","interface":"ens7"},
+      {"name":"other/blue-net","interface":"net2"}]"#;
+
+    fn guest(red: &str) -> GuestSpec {
+        let manifest = format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: web}}, spec: {{domain: {{
+            memory: {{guest: 256Mi}}, firmware: {{kernelBoot: {{container: {{image: g, kernelPath: /k}}}}}}, devices: {{
+            interfaces: [{{name: default, masquerade: {{}}}}, {{name: blue, bridge: {{}}}}, {{name: red, {red}}}]}}}},
+            networks: [{{name: default, pod: {{}}}}, {{name: red, multus: {{networkName: red-net}}}},
+              {{name: blue, multus: {{networkName: other/blue-net}}}}]}}}}"
+        );
+        crate::spec::load(&manifest).unwrap().spec
+    }
+
+    fn names(status: Option<&str>, there: &[&str]) -> Result<Vec<String>, String> {
+        let status = status.map(|text| PodNetworks::parse(text, Path::new("/status")).unwrap());
+        let there: Vec<String> = there.iter().map(|&name| name.to_owned()).collect();
+        let guest = named(guest("bridge: {}"), status.as_ref(), &there).map_err(|error| error.to_string())?;
+        let mut all: Vec<_> = guest.interfaces.iter().map(|i| &i.network).collect();
+        all.sort_by_key(|network| network.path.clone());
+        Ok(all
+            .iter()
+            .map(|network| {
+                network
+                    .pod_interface
+                    .clone()
+                    .unwrap_or_else(|| conventional_name(network))
+            })
+            .collect())
+    }
+
+    #[test]
+    fn kubevirts_names_and_those_of_multus_itself() {
+        // printf red | sha256sum; printf blue | sha256sum
+        let (red, blue) = ("podb1f51a511f1", "pod16477688c0e");
+        let elsewhere = names(None, &[]).unwrap();
+        assert_eq!(elsewhere, ["eth0", red, blue]);
+        assert_eq!(
+            names(None, &["lo", "eth0", red, blue]).unwrap(),
+            ["eth0", red, blue]
+        );
+        assert_eq!(
+            names(None, &["lo", "eth0", "net1", "net2"]).unwrap(),
+            ["eth0", "net1", "net2"]
+        );
+        assert_eq!(
+            names(None, &["eth0", "net1", red, "net2"]).unwrap(),
+            ["eth0", red, "net2"]
+        );
+        // An earlier start was killed while it moved the interface.
+        assert_eq!(
+            names(None, &["eth0", "b1f51a511f1-nic", "net1", "net2"]).unwrap()[1],
+            red
+        );
+        assert_eq!(
+            names(None, &["eth0", "net1"]).unwrap_err(),
+            format!("spec.networks[2]: the pod has no interface {blue} or net2, only eth0, net1")
+        );
+    }
+
+    #[test]
+    fn the_status_comes_before_any_convention() {
+        let there = ["eth0", "net1", "net2", "podb1f51a511f1"];
+        assert_eq!(names(Some(MULTUS), &there).unwrap(), ["eth0", "ens7", "net2"]);
+        let primary = MULTUS.replace("\"eth0\"", "\"ovn-udn1\"");
+        assert_eq!(names(Some(&primary), &there).unwrap()[0], "ovn-udn1");
+        // Older than Multus' `default`, or a pod network that Multus does not tell of.
+        let without = MULTUS.replace("\"default\":true", "\"default\":false");
+        assert_eq!(names(Some(&without), &there).unwrap()[0], "eth0");
+        // KubeVirt's own form names no interface.
+        let info = r#"{"interfaces":[{"network":"red"}]}"#;
+        assert_eq!(names(Some(info), &there).unwrap()[1], "podb1f51a511f1");
+    }
+
+    #[test]
+    fn what_the_status_does_not_tell_of_and_what_cannot_be() {
+        assert_eq!(
+            names(Some(&MULTUS.replace("default/red-net", "elsewhere/red-net")), &[]).unwrap_err(),
+            "spec.networks[1]: /status tells of no such network of the pod's, only of cbr0 (eth0), elsewhere/red-net (ens7), \
+             other/blue-net (net2)"
+        );
+        let without = MULTUS.replace("\"interface\":\"ens7\"", "\"interface\":\"\"");
+        assert!(
+            names(Some(&without), &[])
+                .unwrap_err()
+                .contains("default/red-net (without an interface)")
+        );
+        assert!(names(Some("[]"), &[]).unwrap_err().ends_with("only of none"));
+        assert_eq!(
+            names(Some(&MULTUS.replace("ens7", "net2")), &[]).unwrap_err(),
+            "spec.networks[1]: the pod's interface net2 is that of the network blue already"
+        );
+        for name in ["a/b", "..", "sixteen-letters-", "a b", "a:b", "a\\u0007"] {
+            let text = MULTUS.replace("ens7", name);
+            let error = PodNetworks::parse(&text, Path::new("/status"))
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("/status: network default/red-net: interface "),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_vf_has_no_interface_to_be_found() {
+        let status =
+            PodNetworks::parse(&MULTUS.replace("default/red-net", "gone"), Path::new("/status")).unwrap();
+        let guest = named(guest("sriov: {}"), Some(&status), &["eth0".to_owned()]).unwrap();
+        assert!(
+            guest
+                .interfaces
+                .iter()
+                .any(|i| i.name == "red" && i.network.pod_interface.is_none())
+        );
+    }
+}
