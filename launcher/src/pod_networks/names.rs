@@ -264,6 +264,31 @@ mod tests {
     }
 
     #[test]
+    fn only_secondary_networks_are_counted_and_a_default_is_none() {
+        let manifest = "{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {name: web}, spec: {domain: {
+            memory: {guest: 256Mi}, firmware: {kernelBoot: {container: {image: g, kernelPath: /k}}}, devices: {
+            interfaces: [{name: main, bridge: {}}, {name: red, bridge: {}}]}},
+            networks: [{name: main, multus: {networkName: net, default: true}}, {name: red, multus: {networkName: net}}]}}";
+        let guest = || crate::spec::load(manifest).unwrap().spec;
+        let there = ["eth0".to_owned(), "net1".to_owned()];
+        let names = |guest: GuestSpec| -> Vec<Option<String>> {
+            guest
+                .interfaces
+                .iter()
+                .map(|i| i.network.pod_interface.clone())
+                .collect()
+        };
+        let expected = [Some("eth0".to_owned()), Some("net1".to_owned())];
+        assert_eq!(names(named(guest(), None, &there).unwrap()), expected);
+        // Both are of one NetworkAttachmentDefinition, and the order is not what tells them apart.
+        let status = r#"[{"name":"default/net","interface":"net1"},
+          {"name":"default/net","interface":"ens3","default":true}]"#;
+        let status = PodNetworks::parse(status, Path::new("/status")).unwrap();
+        let expected = [Some("ens3".to_owned()), Some("net1".to_owned())];
+        assert_eq!(names(named(guest(), Some(&status), &there).unwrap()), expected);
+    }
+
+    #[test]
     fn a_vf_has_no_interface_to_be_found() {
         let status =
             PodNetworks::parse(&MULTUS.replace("default/red-net", "gone"), Path::new("/status")).unwrap();

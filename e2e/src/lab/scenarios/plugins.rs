@@ -247,7 +247,7 @@ fn on_a_cni_tap(pod: &Pod<'_>) -> Result<()> {
     launcher.expect_exit(0, END)
 }
 
-/// A TAP that was open once has another queueing discipline and no carrier; both are the kernel's doing.
+/// A TAP that was open once has another queueing discipline, a multicast route and no carrier: the kernel's doing.
 fn without_carrier(snapshot: &str) -> String {
     let word = |word: &&str| !matches!(*word, "linkdown" | "dead");
     let line = |line: &str| {
@@ -257,7 +257,9 @@ fn without_carrier(snapshot: &str) -> String {
             .replace("NO-CARRIER,", "")
             .replace("qdisc noop state DOWN", "qdisc fq_codel state DOWN")
     };
-    snapshot.lines().map(|text| line(text) + "\n").collect()
+    let multicast = format!("multicast ff00::/8 dev {INTERFACE} ");
+    let lines = snapshot.lines().filter(|text| !text.contains(&multicast));
+    lines.map(|text| line(text) + "\n").collect()
 }
 
 pub(super) fn managed_tap(lab: &Lab) -> Result<()> {
