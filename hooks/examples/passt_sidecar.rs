@@ -152,7 +152,10 @@ impl Sidecar {
         const PATIENCE: Duration = Duration::from_secs(5);
         let socket = self.arguments.directory.join(file);
         // passt removes none that is left over, nor the second one that it makes for its own migration.
-        for left in [socket.clone(), self.arguments.directory.join(format!("{file}.repair"))] {
+        for left in [
+            socket.clone(),
+            self.arguments.directory.join(format!("{file}.repair")),
+        ] {
             let _ = std::fs::remove_file(left);
         }
         let mut child = Command::new(&self.arguments.passt)

@@ -37,6 +37,8 @@ enum Fault {
     Escape,
     /// Never answers Shutdown.
     Stay,
+    /// No fault: leaves the NIC its device and sets the size of its queues.
+    Tune,
 }
 
 impl FromStr for Fault {
@@ -53,6 +55,7 @@ impl FromStr for Fault {
             "lie" => Self::Lie,
             "escape" => Self::Escape,
             "stay" => Self::Stay,
+            "tune" => Self::Tune,
             other => bail!("no fault {other}"),
         })
     }
@@ -161,7 +164,9 @@ impl Sidecar {
             .find(|nic| nic.get("id").and_then(Value::as_str) == Some(&request.interface))
             .and_then(Value::as_object_mut)
             .context("no such NIC")?;
-        if let Some(tap) = &self.tap {
+        if self.fault == Fault::Tune {
+            nic.insert("queue_size".to_owned(), json!(512));
+        } else if let Some(tap) = &self.tap {
             nic.insert("tap".to_owned(), json!(tap));
         } else {
             let socket = if self.fault == Fault::Escape {

@@ -51,6 +51,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: lies,
     },
     Scenario {
+        name: "a NIC that hawser attached may be tuned, and keeps its device: exit code 4",
+        run: attached,
+    },
+    Scenario {
         name: "a farewell that is not answered is only logged",
         run: stays,
     },
@@ -206,12 +210,15 @@ fn stop_while_asking(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// hawser ends with 4, says all of `said`, and the pod is as before.
 fn refused(context: &Context, fault: Option<&str>, said: &[&str]) -> Result<()> {
-    let pod = pod(context)?;
+    refused_in(&pod(context)?, fault, said)
+}
+
+/// hawser ends with 4, says all of `said`, and the pod is as before.
+fn refused_in(pod: &Pod, fault: Option<&str>, said: &[&str]) -> Result<()> {
     let before = pod.netns.snapshot()?;
-    let sidecar = fault.map(|fault| sidecar(&pod, fault, None)).transpose()?;
-    let mut hawser = hawser(&pod, &["--hooks-timeout", "1"])?;
+    let sidecar = fault.map(|fault| sidecar(pod, fault, None)).transpose()?;
+    let mut hawser = hawser(pod, &["--hooks-timeout", "1"])?;
     let status = hawser.wait_exit(Duration::from_secs(20))?;
     expect_exit(status.code().unwrap_or(-1), 4, &hawser)?;
     let text = hawser.stderr();
@@ -219,7 +226,7 @@ fn refused(context: &Context, fault: Option<&str>, said: &[&str]) -> Result<()> 
         ensure!(text.contains(what), "no word of {what:?}:\n{text}");
     }
     drop(sidecar);
-    let left = processes(&pod)?;
+    let left = processes(pod)?;
     ensure!(left.is_empty(), "processes left behind: {left:?}");
     let changes = before.changes(&pod.netns.snapshot()?);
     ensure!(changes.is_empty(), "left behind: {changes:#?}");
@@ -262,6 +269,39 @@ fn lies(context: &Context) -> Result<()> {
         context,
         Some("escape"),
         &["net[0].vhost_socket: \"/etc/passwd\": not in the shared directory"],
+    )
+}
+
+/// The pod is wired while the sidecar is asked: what was done is taken back.
+fn attached(context: &Context) -> Result<()> {
+    let attached = |pod: &Pod| {
+        std::fs::write(
+            pod.path("bindings.yaml"),
+            format!("{NAME}: {{domainAttachmentType: managedTap, sidecarImage: registry.example/proxy}}\n"),
+        )
+    };
+    let tuned = pod(context)?;
+    attached(&tuned)?;
+    let before = tuned.netns.snapshot()?;
+    let _sidecar = sidecar(&tuned, "tune", None)?;
+    let mut hawser = hawser(&tuned, &[])?;
+    running(&hawser)?;
+    let info = created(&tuned)?;
+    let at = |pointer| info.pointer(pointer).cloned().unwrap_or_default();
+    ensure!(
+        at("/config/net/0/queue_size") == 512 && at("/config/net/0/tap") == "tap0",
+        "{info:#}"
+    );
+    stop(&mut hawser)?;
+    let changes = before.changes(&tuned.netns.snapshot()?);
+    ensure!(changes.is_empty(), "left behind: {changes:#?}");
+
+    let taken = pod(context)?;
+    attached(&taken)?;
+    refused_in(
+        &taken,
+        Some("none"),
+        &["net[0].vhost_user: true: hawser has attached this NIC to a device"],
     )
 }
 
