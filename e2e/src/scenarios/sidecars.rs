@@ -132,8 +132,8 @@ fn a_tap(context: &Context) -> Result<()> {
     pod.netns.ip(&format!(
         "tuntap add dev proxy0 mode tap user {VMM_UID} group {VMM_UID} vnet_hdr"
     ))?;
-    // Its link-local address would come and go with the carrier.
-    pod.netns.ip("link set proxy0 addrgenmode none")?;
+    // Its routes of IPv6 would come and go with the carrier.
+    pod.netns.set_sysctl("net.ipv6.conf.proxy0.disable_ipv6", "1")?;
     pod.netns.ip("address add 192.0.2.1/24 dev proxy0")?;
     pod.netns.ip("link set proxy0 up")?;
     pod.script(&Script {
@@ -283,6 +283,7 @@ fn attached(context: &Context) -> Result<()> {
     let tuned = pod(context)?;
     attached(&tuned)?;
     let before = tuned.netns.snapshot()?;
+    let _guest = Guest::new(&tuned)?;
     let _sidecar = sidecar(&tuned, "tune", None)?;
     let mut hawser = hawser(&tuned, &[])?;
     running(&hawser)?;
