@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::binding::{Attachment, ports_text};
 use crate::error::Failure;
+use crate::hooks;
 use crate::image::KernelFiles;
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, Mac};
@@ -61,6 +62,16 @@ impl Picture<'_> {
         }
         for nic in self.cni {
             let _ = writeln!(out, "\nNIC {}: {}", nic.name, cni_facts(nic));
+        }
+        for plugin in hooks::plugins(self.guest) {
+            for hooked in plugin.interfaces {
+                let name = &plugin.name;
+                let _ = writeln!(
+                    out,
+                    "\nNIC {}: completed by the sidecar of plugin {name}, which is not asked here",
+                    hooked.name
+                );
+            }
         }
         for note in self.plan.notes.iter().chain(&self.resolv.notes) {
             let _ = writeln!(out, "\nnote: {note}");

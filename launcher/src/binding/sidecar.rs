@@ -4,8 +4,8 @@
 use hawser_netsetup::Nic;
 use sha2::{Digest, Sha256};
 
-use super::explain::{Explanation, Hop, Migration};
-use super::{Attachment, Device, pod_interface, refuse_unheeded};
+use super::explain::{Explanation, Hop};
+use super::{Attachment, Device, plugin, pod_interface, refuse_unheeded};
 use crate::spec::{GuestSpec, Interface, Mac, Plugin};
 use crate::vmm::config::NetConfig;
 
@@ -45,6 +45,9 @@ fn own_mac(guest: &GuestSpec, interface: &Interface) -> Mac {
 pub(super) fn explain(interface: &Interface, name: &str, plugin: &Plugin) -> Explanation {
     let decides = format!("the sidecar of plugin {name} decides");
     let pod = pod_interface(&interface.network);
+    let mut privileges =
+        vec!["none for hawser; what the sidecar's container needs is the plugin's to say".to_owned()];
+    privileges.extend(plugin::asked_of_the_pod(interface, plugin));
     Explanation {
         interface: interface.name.clone(),
         binding: format!("plugin {name}").into(),
@@ -54,14 +57,12 @@ pub(super) fn explain(interface: &Interface, name: &str, plugin: &Plugin) -> Exp
         ports: decides.clone(),
         mtu: decides.clone(),
         queue_pairs: 1,
-        migration: match &plugin.migration {
-            Some(_) => Migration::possible(&format!("plugin {name} is registered with a migration method")),
-            None => Migration::impossible(&format!("plugin {name} is registered without a migration method")),
-        },
-        privileges: vec!["none for hawser; what the sidecar's container needs is the plugin's to say".into()],
+        migration: plugin::migration(name, plugin, None),
+        privileges,
         devices: vec!["/dev/kvm".into()],
         cost: format!(
-            "the container of {name}'s sidecar; the guest's memory is shared where its backend is vhost-user"
+            "the container of {name}'s sidecar; the guest's memory is shared where its backend is vhost-user{}",
+            plugin::overhead(plugin)
         ),
         path: vec![
             Hop::new(&pod, "as the sidecar has it"),
@@ -94,7 +95,12 @@ mod tests {
                  devices: {{interfaces: [{{name: red, binding: {{name: proxy}} {more}}}]}}}},
                networks: [{{name: red, multus: {{networkName: red}}}}]}}}}"
         );
-        let registry = plugins::parse("proxy: {sidecarImage: i, migration: {}}", "FILE").unwrap();
+        let registry = plugins::parse(
+            "proxy: {sidecarImage: i, migration: {}, networkAttachmentDefinition: net/proxy,
+               computeResourceOverhead: {requests: {memory: 50Mi}}}",
+            "FILE",
+        )
+        .unwrap();
         spec::load_with(&manifest, &registry).unwrap().spec
     }
 
@@ -137,5 +143,34 @@ mod tests {
         assert_eq!(explanations.len(), 1);
         assert_eq!(explanations[0].ip_from, "the sidecar of plugin proxy decides");
         assert_eq!(explanations[0].binding, "plugin proxy");
+        assert!(
+            explanations[0]
+                .privileges
+                .iter()
+                .any(|asked| asked.contains("net/proxy"))
+        );
+        assert!(
+            explanations[0]
+                .cost
+                .ends_with("; requests more by the pod: memory 50Mi")
+        );
+    }
+
+    #[test]
+    fn a_nic_that_hawser_attaches_is_explained_with_its_sidecar() {
+        let explanation = explain(&guest("").interfaces[0], "proxy", &registered(true));
+        let tuned_by = |sidecar| tuned(explanation.clone(), "proxy", &registered(sidecar)).cost;
+        assert!(tuned_by(true).ends_with("decides on the NIC's MAC, queue size and offloads"));
+        assert_eq!(tuned_by(false), explanation.cost);
+    }
+
+    fn registered(sidecar: bool) -> Plugin {
+        let image = if sidecar { "i" } else { "" };
+        let text = format!("proxy: {{domainAttachmentType: managedTap, sidecarImage: '{image}'}}");
+        plugins::parse(&text, "FILE")
+            .unwrap()
+            .find("proxy")
+            .unwrap()
+            .clone()
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::binding::{Attachment, Device};
+use crate::hooks;
 use crate::image::KernelFiles;
 use crate::spec::{GuestSpec, Mac};
 
@@ -147,7 +148,9 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
         })
         .collect();
     let mut landlock_rules = Vec::new();
-    if net.iter().any(|net| net.tap.is_some()) {
+    // A sidecar may yet give its NIC one.
+    let sidecars = !hooks::plugins(guest).is_empty();
+    if sidecars || net.iter().any(|net| net.tap.is_some()) {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
         for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
             landlock_rules.push(LandlockConfig {
@@ -343,6 +346,22 @@ spec:
         let late = take_late_nics(&mut value, &["blue".into(), "last".into()]);
         assert_eq!(ids(&late), ["blue", "red", "last"]);
         assert_eq!(ids(value["net"].as_array().unwrap()), ["default"]);
+    }
+
+    #[test]
+    fn a_nic_whose_backend_is_not_known_yet_may_come_to_have_a_tap() {
+        let registry = crate::plugins::parse("proxy: {sidecarImage: i}", "FILE").unwrap();
+        let manifest = MANIFEST.replace("masquerade: {}", "binding: {name: proxy}");
+        let guest = crate::spec::load_with(&manifest, &registry).unwrap().spec;
+        let sidecars = Attachment {
+            device: Device::Net(NetConfig::without_backend("default", Mac([2, 0, 0, 0, 0, 1]))),
+            server: None,
+        };
+        let rules = vm_config(&guest, &files(), &[sidecars]).landlock_rules;
+        assert!(
+            rules.iter().any(|rule| rule.path.ends_with("class/net")),
+            "cloud-hypervisor could not look for the TAP: {rules:?}"
+        );
     }
 
     #[test]
