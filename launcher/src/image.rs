@@ -25,13 +25,13 @@ pub(crate) struct KernelFiles {
 
 /// Finds the files that `spec.domain.firmware.kernelBoot` names.
 pub(crate) fn kernel_files(common: &Common, boot: &KernelBoot) -> Result<KernelFiles, Failure> {
-    const FIELD: &str = "spec.domain.firmware.kernelBoot.container";
+    let of = format!("{}.container", boot.path);
     let directory = directory(common, KERNEL_BOOT);
-    let file = |field: &str, path: &str| resolve(&directory, path, &format!("{FIELD}.{field}"));
+    let file = |field: &str, path: &str| resolve(&directory, path, &format!("{of}.{field}"));
     let Some(kernel) = &boot.kernel_path else {
         return Err(Failure::new(
             ExitCode::Manifest,
-            format!("{FIELD}.kernelPath: required: an initrd cannot boot without a kernel"),
+            format!("{of}.kernelPath: required: an initrd cannot boot without a kernel"),
         ));
     };
     Ok(KernelFiles {

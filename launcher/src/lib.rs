@@ -10,6 +10,7 @@ pub mod cli;
 mod doctor;
 mod error;
 mod hooks;
+mod hugepages;
 mod image;
 mod keeper;
 mod lifecycle;

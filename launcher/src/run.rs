@@ -24,7 +24,7 @@ use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::StateDir;
 use crate::supervisor::{self, Job};
 use crate::vmm::config::vm_config;
-use crate::{binding, doctor, hooks, keeper, privileges};
+use crate::{binding, doctor, hooks, hugepages, keeper, privileges};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -49,9 +49,10 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let Loaded { spec, manifest, .. } = load(&common.inputs)?;
+    let Loaded { spec, vmi, .. } = load(&common.inputs)?;
     let guest = named(spec, &common.pod, &interface_names())?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
+    hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -59,7 +60,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
         privileges::device(device, owner)?;
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
-    let hooks = hooks(common, &guest, manifest)?;
+    let hooks = hooks(common, &guest, vmi)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
     let Planned { plan, cni } = make_plan(&guest, &net)?;

@@ -31,7 +31,7 @@ pub(crate) struct Hooks {
     /// Absolute; the sidecars' containers share it.
     pub(crate) directory: PathBuf,
     pub(crate) deadlines: Deadlines,
-    /// The manifest.
+    /// The VirtualMachineInstance, as it was written.
     pub(crate) vmi: Value,
     /// In the order in which the manifest first names them; never empty.
     pub(crate) plugins: Vec<Plugin>,

@@ -33,6 +33,8 @@ pub struct GuestSpec {
     pub topology: CpuTopology,
     /// Guest memory in bytes, a multiple of [`GuestSpec::MEMORY_ALIGN`].
     pub memory: u64,
+    /// Bytes of a huge page that guest memory is made of; ordinary pages where there is none.
+    pub hugepage_size: Option<u64>,
     pub kernel_boot: KernelBoot,
     /// `spec.domain.firmware.uuid`, lower case with dashes.
     pub firmware_uuid: Option<String>,
@@ -65,6 +67,8 @@ pub struct CpuTopology {
 /// `spec.domain.firmware.kernelBoot`: the kernel comes from outside the guest's disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KernelBoot {
+    /// Field path, for messages of the later phases.
+    pub path: String,
     /// `container.image` as written; for messages only, the pod has it mounted already.
     pub image: String,
     /// Absolute, without `..`, inside the kernel-boot image.

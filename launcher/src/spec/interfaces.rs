@@ -50,7 +50,7 @@ pub(crate) fn resolve(
     if written.is_empty() && spec.networks.is_empty() {
         let attach = domain.devices.autoattach_pod_interface.unwrap_or(true);
         return Some(if attach {
-            vec![default_interface()]
+            vec![default_interface(report)]
         } else {
             Vec::new()
         });
@@ -72,7 +72,7 @@ pub(crate) fn path_of(index: usize) -> FieldPath {
     FieldPath::of("spec.domain.devices.interfaces").index(index)
 }
 
-fn default_interface() -> Interface {
+fn default_interface(report: &Report) -> Interface {
     let name = "default".to_owned();
     let source = NetworkSource::Pod {
         vm_network_cidr: None,
@@ -80,10 +80,10 @@ fn default_interface() -> Interface {
     };
     Interface {
         index: 0,
-        path: path_of(0).to_string(),
+        path: report.in_place(path_of(0)).to_string(),
         network: Network {
             name: name.clone(),
-            path: "spec.networks[0]".to_owned(),
+            path: report.in_place(networks::path_of(0)).to_string(),
             source,
             ordinal: None,
             pod_interface: None,
@@ -162,7 +162,7 @@ fn one(
     let dhcp_options = dhcp_options(interface.dhcp_options.as_ref(), &path.key("dhcpOptions"), report);
     Some(Interface {
         index,
-        path: path.to_string(),
+        path: report.in_place(path).to_string(),
         name: interface.name.clone()?,
         network: network?.clone(),
         binding: binding?,

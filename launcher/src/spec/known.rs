@@ -15,8 +15,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         "spec.domain",
         &[
             "machine",
-            "clock",
-            "features",
             "ioThreadsPolicy",
             "ioThreads",
             "chassis",
@@ -35,11 +33,13 @@ const KNOWN: &[(&str, &[&str])] = &[
             "realtime",
         ],
     ),
-    (
-        "spec.domain.memory",
-        &["hugepages", "maxGuest", "reservedOverhead"],
-    ),
+    ("spec.domain.memory", &["maxGuest", "reservedOverhead"]),
     ("spec.domain.firmware", &["bootloader", "acpi"]),
+    ("spec.domain.features", &["kvm"]),
+    ("spec.domain.features.hyperv", &["evmcs", "vendorid"]),
+    ("spec.domain.features.apic", &["endOfInterrupt"]),
+    ("spec.domain.clock", &["timezone"]),
+    ("spec.domain.clock.utc", &["offsetSeconds"]),
     (
         "spec.domain.devices",
         &[
@@ -64,6 +64,11 @@ const KNOWN: &[(&str, &[&str])] = &[
 
 /// Whether KubeVirt has the field `name` in the object at `kind`.
 pub(crate) fn is_known(kind: &str, name: &str) -> bool {
+    if matches!((kind, name), ("spec", "instancetype" | "preference")) {
+        return true;
+    }
+    // An instance in a template is one like any other.
+    let kind = kind.strip_prefix("spec.template.").unwrap_or(kind);
     KNOWN
         .iter()
         .any(|(object, fields)| *object == kind && fields.contains(&name))

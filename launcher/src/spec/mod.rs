@@ -4,7 +4,8 @@
 //! 2. `check` holds the tree against the JSON Schema that is made from the wire types, and takes out what does
 //!    not fit, so that the rest can go on.
 //! 3. The tree is read into the wire types (`wire`, `wire_net`), which cannot fail any more.
-//! 4. `resolve`, `interfaces`, `networks` and `ports` fill in defaults and apply KubeVirt's rules.
+//! 4. `template` takes the instance out of the kinds that have one as their template.
+//! 5. `resolve`, `interfaces`, `networks` and `ports` fill in defaults and apply KubeVirt's rules.
 //!
 //! Manifests are read once, before anything in the pod is touched, and every refusal of all these steps is
 //! reported in one go, by field path and in the order of the document.
@@ -20,10 +21,13 @@ mod ports;
 pub(crate) mod quantity;
 mod report;
 mod resolve;
+mod template;
 #[cfg(test)]
 mod tests;
 mod wire;
+mod wire_machine;
 mod wire_net;
+mod wire_template;
 
 pub use guest::{
     Binding, Claim, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model,
@@ -39,7 +43,10 @@ pub(crate) use wire::{Quantity, wire};
 
 pub use crate::plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
 
-use serde_json::Value;
+use schemars::SchemaGenerator;
+use serde_json::{Value, json};
+
+use template::Kind;
 
 use crate::plugins::Registry;
 
@@ -47,28 +54,28 @@ use crate::plugins::Registry;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub spec: GuestSpec,
-    /// The manifest as it was written, for those who are shown it.
-    pub manifest: Value,
+    /// The VirtualMachineInstance as it was written, for those who are shown it.
+    pub vmi: Value,
     /// What the user should know although nothing is refused, in the order of the document.
     pub warnings: Vec<Note>,
 }
 
-/// Reads a VirtualMachineInstance manifest, YAML or JSON, that names no binding plugins.
+/// Reads the manifest of a VirtualMachineInstance, or of something with a template of one, that names no binding
+/// plugins; YAML or JSON.
 pub fn load(text: &str) -> Result<Loaded, Refusals> {
     load_with(text, &Registry::default())
 }
 
-/// Reads a VirtualMachineInstance manifest whose binding plugins are those of `registry`.
+/// Reads such a manifest whose binding plugins are those of `registry`.
 pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
     let raw = parse(text).map_err(|error| Refusals::one("manifest", error))?;
-    if let Some(kind) = other_kind(&raw) {
-        return Err(kind);
-    }
+    let kind = Kind::of(&raw).ok_or_else(|| other_kind(&raw))?;
     let mut report = report::Report::default();
     let mut checked = raw.clone();
-    check::check(&schema(), &mut checked, &mut report);
-    let spec = match serde_json::from_value(checked) {
-        Ok(vmi) => resolve::resolve(&vmi, &raw, registry, &mut report),
+    check::check(&schema_of(kind), &mut checked, &mut report);
+    kind.announce(&mut report);
+    let spec = match serde_json::from_value(kind.instance(&checked)) {
+        Ok(vmi) => resolve::resolve(&vmi, &kind.instance(&raw), registry, &mut report),
         Err(error) => {
             // Unreachable as long as the check and the types agree; refused rather than trusted.
             report.refuse(report::FieldPath::of("manifest"), error.to_string());
@@ -79,36 +86,55 @@ pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refus
     match spec {
         Some(spec) => Ok(Loaded {
             spec,
-            manifest: raw,
+            vmi: whole(kind.instance(&raw)),
             warnings,
         }),
         None => Err(Refusals::one("manifest", "incomplete")),
     }
 }
 
+/// With the apiVersion and the kind that a template leaves out.
+fn whole(mut vmi: Value) -> Value {
+    if let Value::Object(fields) = &mut vmi {
+        for (field, value) in [
+            ("apiVersion", "kubevirt.io/v1"),
+            ("kind", "VirtualMachineInstance"),
+        ] {
+            fields.entry(field).or_insert_with(|| json!(value));
+        }
+    }
+    vmi
+}
+
 /// The JSON Schema of the manifests that are accepted, made from the wire types.
 pub fn schema() -> Value {
-    schemars::schema_for!(wire::VirtualMachineInstance).to_value()
+    let mut generator = SchemaGenerator::default();
+    let kinds = [
+        generator.subschema_for::<wire::VirtualMachineInstance>(),
+        generator.subschema_for::<wire_template::VirtualMachine>(),
+        generator.subschema_for::<wire_template::VirtualMachineInstanceReplicaSet>(),
+    ];
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Manifests that hawser accepts",
+        "oneOf": kinds,
+        "$defs": generator.take_definitions(true),
+    })
+}
+
+/// The part for one kind, so that a refusal tells of that one and not of the others.
+fn schema_of(kind: Kind) -> Value {
+    match kind {
+        Kind::Instance => schemars::schema_for!(wire::VirtualMachineInstance),
+        Kind::VirtualMachine => schemars::schema_for!(wire_template::VirtualMachine),
+        Kind::ReplicaSet => schemars::schema_for!(wire_template::VirtualMachineInstanceReplicaSet),
+    }
+    .to_value()
 }
 
 /// An object of another kind has other fields: naming each of them would hide the one thing that is wrong.
-fn other_kind(raw: &Value) -> Option<Refusals> {
-    let kind = raw.get("kind")?.as_str()?;
-    match kind {
-        "VirtualMachineInstance" => None,
-        "VirtualMachine" | "VirtualMachineInstanceReplicaSet" => {
-            let hint = "its spec.template is a VirtualMachineInstance without apiVersion and kind";
-            Some(Refusals::one(
-                "kind",
-                format!("{kind} is not supported yet by this version: {hint}"),
-            ))
-        }
-        other => {
-            let found = report::quoted(other);
-            Some(Refusals::one(
-                "kind",
-                format!("expected VirtualMachineInstance, found {found}"),
-            ))
-        }
-    }
+fn other_kind(raw: &Value) -> Refusals {
+    let found = raw.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let expected = "expected VirtualMachineInstance, VirtualMachine or VirtualMachineInstanceReplicaSet";
+    Refusals::one("kind", format!("{expected}, found {}", report::quoted(found)))
 }

@@ -43,7 +43,7 @@ pub(crate) fn resolve(
         if let (Some(name), Some(source)) = (given(&network.name), source) {
             let network = Network {
                 name: name.to_owned(),
-                path: path.to_string(),
+                path: report.in_place(path).to_string(),
                 source,
                 ordinal: is_secondary.then_some(secondary),
                 pod_interface: None,

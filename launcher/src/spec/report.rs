@@ -165,12 +165,30 @@ impl std::error::Error for Refusals {}
 /// Collects refusals and warnings while the manifest is looked through.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
+    in_template: bool,
     refused: Vec<(FieldPath, String)>,
     dropped: usize,
     notes: Vec<(FieldPath, String)>,
 }
 
 impl Report {
+    /// From here on, paths of an instance are those of one in `spec.template`.
+    pub(crate) fn enter_template(&mut self) {
+        self.in_template = true;
+    }
+
+    /// Where the field of an instance stands in the manifest. An instance in a template has its owner's name.
+    pub(crate) fn in_place(&self, path: FieldPath) -> FieldPath {
+        let owners = path.to_string() == "kind"
+            || matches!(path.kind().as_str(), "metadata.name" | "metadata.namespace");
+        if !self.in_template || owners {
+            return path;
+        }
+        let mut moved = FieldPath::of("spec.template");
+        moved.0.extend(path.0);
+        moved
+    }
+
     pub(crate) fn refuse(&mut self, path: FieldPath, message: impl Into<String>) {
         self.refuse_with(path, || message.into());
     }
@@ -178,7 +196,7 @@ impl Report {
     /// For messages that cost something to make; they are not made for what will not be kept.
     pub(crate) fn refuse_with(&mut self, path: FieldPath, message: impl FnOnce() -> String) {
         if self.refused.len() < KEPT {
-            self.refused.push((path, message()));
+            self.refused.push((self.in_place(path), message()));
         } else {
             self.dropped += 1;
         }
@@ -186,7 +204,7 @@ impl Report {
 
     pub(crate) fn note(&mut self, path: FieldPath, message: impl Into<String>) {
         if self.notes.len() < KEPT {
-            self.notes.push((path, message.into()));
+            self.notes.push((self.in_place(path), message.into()));
         }
     }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::guest::{CpuTopology, GuestSpec, KernelBoot};
 use super::report::{FieldPath, Report, quoted};
+use super::wire_machine::PageSize;
 use super::{interfaces, quantity, wire};
 use crate::plugins::Registry;
 
@@ -36,6 +37,7 @@ pub(crate) fn resolve(
     let topology = topology(domain, report);
     let memory = memory(domain, raw, report);
     let kernel_boot = kernel_boot(domain, raw, report);
+    note_hyperv(domain, report);
     let uuid = firmware_uuid(domain, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
 
@@ -56,6 +58,7 @@ pub(crate) fn resolve(
         vcpus: vcpus(topology)?,
         topology,
         memory: memory?,
+        hugepage_size: hugepage_size(domain, memory, report),
         kernel_boot: kernel_boot?,
         firmware_uuid: uuid,
         firmware_serial: domain
@@ -256,6 +259,36 @@ fn memory(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<u64
     Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
 }
 
+/// Guests do without: the enlightenments only make some things faster. cloud-hypervisor has one switch for its own set,
+/// with which no guest of ours has been seen to boot.
+fn note_hyperv(domain: &wire::Domain, report: &mut Report) {
+    if domain
+        .features
+        .as_ref()
+        .is_some_and(|features| features.hyperv.is_some())
+    {
+        let path = FieldPath::of("spec.domain.features.hyperv");
+        report.note(
+            path,
+            "not passed on: the guest finds KVM, without Hyper-V's enlightenments",
+        );
+    }
+}
+
+/// Rounding down would take memory away that the manifest names, so a size that is no whole number of pages is refused.
+fn hugepage_size(domain: &wire::Domain, memory: Option<u64>, report: &mut Report) -> Option<u64> {
+    let size = domain.memory.as_ref()?.hugepages.as_ref()?.page_size?;
+    let (bytes, name) = match size {
+        PageSize::TwoMebi => (2 << 20, "2Mi"),
+        PageSize::OneGibi => (1 << 30, "1Gi"),
+    };
+    if memory.is_some_and(|memory| memory % bytes != 0) {
+        let path = FieldPath::of("spec.domain.memory.hugepages.pageSize");
+        report.refuse(path, format!("guest memory is no multiple of {name}"));
+    }
+    Some(bytes)
+}
+
 fn kernel_boot(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<KernelBoot> {
     let path = FieldPath::of("spec.domain.firmware.kernelBoot");
     if raw
@@ -294,6 +327,7 @@ fn kernel_boot(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Optio
         report.refuse(path.key("kernelArgs"), "control characters are not allowed");
     }
     Some(KernelBoot {
+        path: report.in_place(path).to_string(),
         image: container.image.clone()?,
         kernel_path: kernel.and_then(|kernel| image_path(kernel, of.key("kernelPath"), report)),
         initrd_path: initrd.and_then(|initrd| image_path(initrd, of.key("initrdPath"), report)),

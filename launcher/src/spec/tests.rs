@@ -6,6 +6,7 @@ mod plugins;
 mod refused;
 mod refused_net;
 mod refused_vf;
+mod template;
 
 use serde_json::Value;
 

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
+use super::wire_machine::{Clock, Features, Hugepages};
 use super::wire_net::{Interface, Network, ResourceClaim};
 
 /// A field whose value cannot matter here.
@@ -226,6 +227,8 @@ wire! {
         #[serde(default)] resources: Resources,
         firmware: Option<Firmware>,
         #[serde(default)] devices: Devices,
+        features: Option<Features>,
+        clock: Option<Clock>,
     } accepted {}
 }
 
@@ -249,6 +252,7 @@ pub(crate) enum CpuModel {
 wire! {
     Memory {
         guest: Option<Quantity>,
+        hugepages: Option<Hugepages>,
     } accepted {}
 }
 

@@ -47,6 +47,11 @@ struct CpuTopology {
 struct MemoryConfig {
     /// Bytes.
     size: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    hugepages: bool,
+    /// Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hugepage_size: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -139,6 +144,11 @@ struct LandlockConfig {
     access: &'static str,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
 pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
     let net: Vec<_> = attachments
@@ -174,7 +184,11 @@ pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[A
                 packages: guest.topology.sockets,
             },
         },
-        memory: MemoryConfig { size: guest.memory },
+        memory: MemoryConfig {
+            size: guest.memory,
+            hugepages: guest.hugepage_size.is_some(),
+            hugepage_size: guest.hugepage_size,
+        },
         payload: PayloadConfig {
             kernel: files.kernel.clone(),
             initramfs: files.initrd.clone(),

@@ -4,6 +4,7 @@ mod bare;
 mod bridge;
 mod image;
 mod lifecycle;
+mod machine;
 mod masquerade;
 mod plugins;
 mod privileges;
@@ -70,6 +71,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "net_admin_only_and_proc_sys_read_only",
         run: privileges::net_admin_only,
+    },
+    Scenario {
+        name: "virtual_machine_with_huge_pages",
+        run: machine::hugepages,
     },
     Scenario {
         name: "setup_in_an_init_container",

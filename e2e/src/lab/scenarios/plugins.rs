@@ -249,13 +249,20 @@ fn on_a_cni_tap(pod: &Pod<'_>) -> Result<()> {
 
 /// A TAP that was open once has another queueing discipline, a multicast route and no carrier: the kernel's doing.
 fn without_carrier(snapshot: &str) -> String {
-    let word = |word: &&str| !matches!(*word, "linkdown" | "dead");
     let line = |line: &str| {
-        let words: Vec<&str> = line.split(' ').filter(word).collect();
+        let mut words = Vec::new();
+        let mut rest = line.split(' ');
+        while let Some(word) = rest.next() {
+            match word {
+                "linkdown" | "dead" => {}
+                "qdisc" | "state" => drop(rest.next()),
+                _ => words.push(word),
+            }
+        }
         words
             .join(" ")
             .replace("NO-CARRIER,", "")
-            .replace("qdisc noop state DOWN", "qdisc fq_codel state DOWN")
+            .replace(",LOWER_UP", "")
     };
     let multicast = format!("multicast ff00::/8 dev {INTERFACE} ");
     let lines = snapshot.lines().filter(|text| !text.contains(&multicast));

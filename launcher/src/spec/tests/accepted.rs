@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::{MINIMAL, accepted, load, parse, schema, with};
+use super::{MINIMAL, accepted, load, parse, with};
 use crate::spec::report::Report;
+use crate::spec::template::Kind;
 use crate::spec::*;
 
 const INTERFACE: &str = "/spec/domain/devices/interfaces/0";
@@ -16,9 +17,9 @@ fn the_minimal_manifest_in_full() {
         "name": "small", "namespace": "default", "uid": null, "istio": false,
         "hostname": "small", "subdomain": null,
         "vcpus": 1, "topology": {"sockets": 1, "cores": 1, "threads": 1},
-        "memory": 128 << 20,
+        "memory": 128 << 20, "hugepage_size": null,
         "kernel_boot": {
-            "image": "guests/small", "kernel_path": "/vmlinux", "initrd_path": "/initrd",
+            "path": "spec.domain.firmware.kernelBoot", "image": "guests/small", "kernel_path": "/vmlinux", "initrd_path": "/initrd",
             "kernel_args": "console=ttyS0",
         },
         "firmware_uuid": null, "firmware_serial": null,
@@ -252,7 +253,7 @@ fn the_schema_validates_what_is_accepted_and_nothing_else() {
     let problems = |text: &str| {
         let mut report = Report::default();
         let mut value = parse(text).unwrap();
-        check::check(&schema(), &mut value, &mut report);
+        check::check(&schema_of(Kind::Instance), &mut value, &mut report);
         report.finish(&value).map_err(|refusals| refusals.to_string())
     };
     assert_eq!(problems(MINIMAL), Ok(Vec::new()));
@@ -297,7 +298,49 @@ fn the_schema_validates_what_is_accepted_and_nothing_else() {
         }
     }
     let mut used = std::collections::BTreeSet::new();
-    keywords(&schema(), &mut used);
+    for kind in [Kind::Instance, Kind::VirtualMachine, Kind::ReplicaSet] {
+        keywords(&schema_of(kind), &mut used);
+    }
     used.retain(|keyword| !known.contains(&keyword.as_str()));
     assert!(used.is_empty(), "{used:?}");
+}
+
+#[test]
+fn the_published_schema_has_a_branch_for_each_kind() {
+    let schema = schema();
+    let branches = schema["oneOf"].as_array().unwrap();
+    for (branch, kind) in branches.iter().zip([
+        "VirtualMachineInstance",
+        "VirtualMachine",
+        "VirtualMachineInstanceReplicaSet",
+    ]) {
+        assert_eq!(branch["$ref"], format!("#/$defs/{kind}"));
+        assert_eq!(schema["$defs"][kind]["type"], "object", "{kind}");
+    }
+    assert_eq!(branches.len(), 3);
+}
+
+#[test]
+fn the_machine_that_the_guest_is_to_find() {
+    let Loaded { spec, warnings, .. } = accepted(&[
+        (
+            "/spec/domain/memory",
+            json!({"guest": "2Gi", "hugepages": {"pageSize": "1Gi"}}),
+        ),
+        (
+            "/spec/domain/features",
+            json!({"acpi": {}, "apic": {"enabled": true}, "hyperv": {"relaxed": {}, "spinlocks": {"spinlocks": 8191}},
+                "smm": {"enabled": false}}),
+        ),
+        (
+            "/spec/domain/clock",
+            json!({"utc": {}, "timer": {"hpet": {"present": false}, "rtc": {"tickPolicy": "catchup"}}}),
+        ),
+    ]);
+    assert_eq!(spec.hugepage_size, Some(1 << 30));
+    let texts: Vec<_> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        ["spec.domain.features.hyperv: not passed on: the guest finds KVM, without Hyper-V's enlightenments"]
+    );
 }

@@ -60,13 +60,8 @@ fn the_object_itself() {
     check(&[("/apiVersion", json!(null))], &["apiVersion: required"]);
     check(
         &[("/kind", json!("Pod"))],
-        &["kind: expected VirtualMachineInstance, found \"Pod\""],
-    );
-    check(
-        &[("/kind", json!("VirtualMachine"))],
         &[
-            "kind: VirtualMachine is not supported yet by this version: its spec.template is a \
-         VirtualMachineInstance without apiVersion and kind",
+            "kind: expected VirtualMachineInstance, VirtualMachine or VirtualMachineInstanceReplicaSet, found \"Pod\"",
         ],
     );
     check(&[("/spec", json!(null))], &["spec: required"]);
@@ -105,10 +100,6 @@ fn unsupported_and_unknown_fields() {
     check(
         &[("/spec/domain/cpu", json!({"dedicatedCpuPlacement": true}))],
         &["spec.domain.cpu.dedicatedCpuPlacement: not supported"],
-    );
-    check(
-        &[("/spec/domain/memory/hugepages", json!({"pageSize": "2Mi"}))],
-        &["spec.domain.memory.hugepages: not supported"],
     );
     check(
         &[("/spec/domain/firmware/bootloader", json!({"efi": {}}))],
@@ -218,4 +209,54 @@ fn cpu_memory_and_boot() {
             "spec.domain.firmware.kernelBoot.kernelArgs: only together with a kernelPath",
         ],
     );
+}
+
+#[test]
+fn the_machine() {
+    let refused = |pointer: &str, value: Value, expected: &str| {
+        check(&[(pointer, value)], &[&format!("spec.domain.{expected}")]);
+    };
+    refused(
+        "/spec/domain/memory/hugepages",
+        json!({"pageSize": "4Mi"}),
+        "memory.hugepages.pageSize: unsupported value \"4Mi\": expected \"2Mi\" or \"1Gi\"",
+    );
+    refused(
+        "/spec/domain/memory/hugepages",
+        json!({}),
+        "memory.hugepages.pageSize: required",
+    );
+    refused(
+        "/spec/domain/memory/hugepages",
+        json!({"pageSize": "1Gi"}),
+        "memory.hugepages.pageSize: guest memory is no multiple of 1Gi",
+    );
+    for (features, expected) in [
+        (
+            json!({"acpi": {"enabled": false}}),
+            "acpi.enabled: unsupported value false: expected true",
+        ),
+        (
+            json!({"apic": {"endOfInterrupt": true}}),
+            "apic.endOfInterrupt: not supported",
+        ),
+        (json!({"smm": {}}), "smm.enabled: required"),
+        (
+            json!({"smm": {"enabled": true}}),
+            "smm.enabled: unsupported value true: expected false",
+        ),
+        (json!({"hyperv": {"evmcs": {}}}), "hyperv.evmcs: not supported"),
+        (json!({"kvm": {"hidden": true}}), "kvm: not supported"),
+    ] {
+        refused("/spec/domain/features", features, &format!("features.{expected}"));
+    }
+    for (clock, expected) in [
+        (json!({"timezone": "Europe/Berlin"}), "timezone: not supported"),
+        (
+            json!({"utc": {"offsetSeconds": 60}}),
+            "utc.offsetSeconds: not supported",
+        ),
+    ] {
+        refused("/spec/domain/clock", clock, &format!("clock.{expected}"));
+    }
 }

@@ -1,0 +1,90 @@
+//! The machine that the guest is to find itself on, as written: memory pages, features, clock.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::wire::{Empty, Off, wire};
+
+wire! {
+    Hugepages {
+        #[schemars(required)] page_size: Option<PageSize>,
+    } accepted {}
+}
+
+/// The sizes that x86-64 has (Linux, Documentation/admin-guide/mm/hugetlbpage.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(crate) enum PageSize {
+    #[serde(rename = "2Mi")]
+    TwoMebi,
+    #[serde(rename = "1Gi")]
+    OneGibi,
+}
+
+/// A boolean that may only be true, for what every guest here has.
+#[derive(Debug, Default)]
+pub(crate) struct On;
+
+impl<'de> Deserialize<'de> for On {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bool::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl JsonSchema for On {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "On".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "boolean", "enum": [true] })
+    }
+}
+
+wire! {
+    Features {
+        acpi: Option<Always>,
+        apic: Option<Always>,
+        hyperv: Option<HyperV>,
+        smm: Option<Never>,
+        pvspinlock: Option<Never>,
+        hyperv_passthrough: Option<Never>,
+    } accepted {}
+}
+
+wire! {
+    /// An x86 guest of cloud-hypervisor has it.
+    Always {
+        enabled: Option<On>,
+    } accepted {}
+}
+
+wire! {
+    /// cloud-hypervisor has it not. KubeVirt's `enabled` is true where it is absent.
+    Never {
+        #[schemars(required)] enabled: Option<Off>,
+    } accepted {}
+}
+
+wire! {
+    /// Hints that a guest can do without. Those that pretend to be something (`evmcs`, `vendorid`) are no hints.
+    HyperV {} accepted {
+        relaxed, vapic, spinlocks, vpindex, runtime, synic, synictimer, reset, frequencies, reenlightenment, tlbflush,
+        ipi,
+    }
+}
+
+wire! {
+    Clock {
+        utc: Option<Empty>,
+        timer: Option<Timer>,
+    } accepted {}
+}
+
+wire! {
+    /// The guest's clocks are the TSC and kvmclock; what is said of the others cannot matter to it.
+    Timer {} accepted { hpet, kvm, pit, rtc, hyperv, }
+}
