@@ -11,6 +11,7 @@ use crate::process::output;
 pub(crate) struct Programs {
     pub(crate) hawser: PathBuf,
     pub(crate) standin: PathBuf,
+    pub(crate) sidecar: PathBuf,
     pub(crate) enter: PathBuf,
 }
 
@@ -26,8 +27,9 @@ impl Programs {
         }
         Ok(Self {
             hawser,
-            standin: build("standin-vmm")?,
-            enter: build("enter")?,
+            standin: build("hawser-e2e", "--bin", "standin-vmm")?,
+            sidecar: build("hawser-e2e", "--bin", "standin-sidecar")?,
+            enter: build("hawser-e2e", "--bin", "enter")?,
         })
     }
 }
@@ -48,9 +50,10 @@ pub(crate) fn install(package: &str) -> Result<()> {
     output(apt.args(["install", "-y", "--no-install-recommends", package])).map(drop)
 }
 
-pub(crate) fn build(binary: &str) -> Result<PathBuf> {
+/// Builds a program of the workspace; `kind` is `--bin` or `--example`.
+pub(crate) fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["build", "--quiet", "--package", "hawser-e2e", "--bin", binary];
+    let arguments = ["build", "--quiet", "--package", package, kind, name];
     let output = Command::new(cargo)
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
@@ -58,7 +61,7 @@ pub(crate) fn build(binary: &str) -> Result<PathBuf> {
         .output()
         .context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("cargo build of {binary}: {}", output.status);
+        bail!("cargo build of {name}: {}", output.status);
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     let mut executables = messages
@@ -67,5 +70,5 @@ pub(crate) fn build(binary: &str) -> Result<PathBuf> {
         .filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from));
     executables
         .next_back()
-        .with_context(|| format!("cargo built no {binary}"))
+        .with_context(|| format!("cargo built no {name}"))
 }

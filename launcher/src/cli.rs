@@ -73,6 +73,13 @@ pub struct Common {
         default_value = "/usr/share/cloudhv-efi-x86-64/CLOUDHV.fd"
     )]
     pub firmware: PathBuf,
+    /// The directory that the sidecars of binding plugins share with hawser, with the socket NAME.sock of each. By default
+    /// hooks below the state directory.
+    #[arg(long, value_name = "DIR")]
+    pub hooks_dir: Option<PathBuf>,
+    /// How long the sidecars of binding plugins may take to come up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub hooks_timeout: u64,
     /// Numeric user id that the guest's processes run as, when hawser itself runs as root.
     #[arg(long, value_name = "UID", default_value_t = 107, value_parser = clap::value_parser!(u32).range(1..))]
     pub uid: u32,

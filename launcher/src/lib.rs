@@ -11,6 +11,7 @@ pub mod cli;
 mod disks;
 mod doctor;
 mod error;
+mod hooks;
 mod hugepages;
 mod image;
 mod keeper;

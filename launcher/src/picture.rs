@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::binding::{self, Attachment, Found, ports_text};
 use crate::disks::{Drive, Make};
 use crate::error::Failure;
+use crate::hooks;
 use crate::image::Boot;
 use crate::passt;
 use crate::resolv::Resolv;
@@ -77,6 +78,16 @@ impl Picture<'_> {
             let _ = writeln!(out, "\nNIC {vf}");
             if let Some(address) = vf.guest_address {
                 let _ = writeln!(out, "  in the guest at {address}");
+            }
+        }
+        for plugin in hooks::plugins(self.guest) {
+            for hooked in plugin.interfaces {
+                let name = &plugin.name;
+                let _ = writeln!(
+                    out,
+                    "\nNIC {}: completed by the sidecar of plugin {name}, which is not asked here",
+                    hooked.name
+                );
             }
         }
         let bindings = binding::notes(guest);

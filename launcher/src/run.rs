@@ -15,6 +15,7 @@ use crate::binding::{self, Attachment, Device, Found, Functions, Macvtap, sriov}
 use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
 use crate::disks;
 use crate::error::{ExitCode, Failure};
+use crate::hooks::{Deadlines, Hooks};
 use crate::image;
 use crate::picture::Picture;
 use crate::plugins::{self, Registry};
@@ -24,7 +25,7 @@ use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::{StateDir, vmm_dir};
 use crate::supervisor::{self, Job, Passt};
 use crate::vmm::config::vm_config;
-use crate::{doctor, hugepages, keeper, passt, privileges, vfio};
+use crate::{doctor, hooks, hugepages, keeper, passt, privileges, vfio};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -40,7 +41,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain(&args),
         Command::Check(args) => {
             let guest = match &args.inputs.vmi {
-                Some(_) => Some(load(&args.inputs)?),
+                Some(_) => Some(load(&args.inputs)?.spec),
                 None => None,
             };
             doctor::check(&args, guest.as_ref())
@@ -57,7 +58,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 fn run(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = guest(&common.inputs, &common.pod, ANNOTATION)?;
+    let Loaded { spec, vmi, .. } = load(&common.inputs)?;
+    let guest = named(spec, &common.pod, &interface_names(), ANNOTATION)?;
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let owner = privileges::owner(common.uid)?;
@@ -75,6 +77,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
         }
     }
     let program = doctor::find_program(&common.cloud_hypervisor)?;
+    let hooks = hooks(common, &guest, vmi)?;
     let state = StateDir::open(&common.state_dir, owner)?;
 
     let Planned { plan, cni } = make_plan(&guest, &net)?;
@@ -87,6 +90,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let job = Job {
         owner,
         config: vm_config(&guest, &boot, &drives, &attachments),
+        hooks,
         descriptors: open_macvtaps(&attachments, owner)?,
         drives,
         servers: attachments
@@ -110,6 +114,31 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
         ExitCode::Success if !undone => ExitCode::Teardown,
         verdict => verdict,
     })
+}
+
+/// The sidecars that complete the VM's configuration; absent where no plugin has one.
+fn hooks(common: &Common, guest: &GuestSpec, vmi: serde_json::Value) -> Result<Option<Hooks>, Failure> {
+    let plugins = hooks::plugins(guest);
+    if plugins.is_empty() {
+        return Ok(None);
+    }
+    let directory = match &common.hooks_dir {
+        Some(directory) => directory.clone(),
+        None => common.state_dir.join("hooks"),
+    };
+    let directory = std::path::absolute(&directory).map_err(|error| {
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!("the hooks' directory {}", directory.display()),
+        )
+        .because(error)
+    })?;
+    Ok(Some(Hooks {
+        directory,
+        deadlines: Deadlines::starting_within(Duration::from_secs(common.hooks_timeout)),
+        vmi,
+        plugins,
+    }))
 }
 
 /// What is to be done in the pod, and what a CNI plugin has done there for the guest.
@@ -244,7 +273,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.inputs)?;
+    let guest = load(&args.inputs)?.spec;
     // Also where the pod is not, so that its interfaces are not looked for in vain.
     let here = named(guest.clone(), &args.pod, &interface_names(), Duration::ZERO);
     let guest = here.or_else(|_| named(guest, &args.pod, &[], Duration::ZERO))?;
@@ -263,7 +292,7 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 
 /// The guest of the manifest, with the interfaces that the pod has on its networks.
 fn guest(inputs: &Inputs, pod: &PodArgs, patience: Duration) -> Result<GuestSpec, Failure> {
-    named(load(inputs)?, pod, &interface_names(), patience)
+    named(load(inputs)?.spec, pod, &interface_names(), patience)
 }
 
 fn named(
@@ -283,7 +312,7 @@ fn named(
 }
 
 /// The manifest that the command line or the environment names, with the binding plugins that it names in turn.
-fn load(inputs: &Inputs) -> Result<GuestSpec, Failure> {
+fn load(inputs: &Inputs) -> Result<Loaded, Failure> {
     let registry = match &inputs.bindings {
         Some(path) => registry(path)?,
         None => Registry::default(),
@@ -296,13 +325,13 @@ fn load(inputs: &Inputs) -> Result<GuestSpec, Failure> {
             )
         })?,
     };
-    let Loaded { spec, warnings } = spec::load_with(&text, &registry).map_err(|refusals| {
+    let loaded = spec::load_with(&text, &registry).map_err(|refusals| {
         Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
     })?;
-    for warning in warnings {
+    for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(spec)
+    Ok(loaded)
 }
 
 fn registry(path: &Path) -> Result<Registry, Failure> {

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::binding::Server;
 use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
+use crate::hooks::{self, HookError, Hooks};
 use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::passt;
@@ -43,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) servers: Vec<Server>,
     pub(crate) passts: Vec<Passt>,
     pub(crate) config: VmConfig,
+    /// Those who complete `config`.
+    pub(crate) hooks: Option<Hooks>,
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
     pub(crate) drives: Vec<Drive>,
@@ -160,6 +163,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         servers,
         passts,
         config,
+        hooks,
         descriptors,
         directory,
         grace,
@@ -186,6 +190,15 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let (go, wired) = oneshot::channel();
     let mut go = Some((go, servers, passts));
     let (end_servers, ended) = watch::channel(());
+    // Sidecars are asked meanwhile.
+    let (config, sidecars) = match hooks {
+        None => (Config::Ready(config), None),
+        Some(hooks) => {
+            let (answer, defined) = oneshot::channel();
+            let sidecars = tokio::spawn(hooks::run(hooks, config, answer, ended.clone()));
+            (Config::Asked(defined), Some(sidecars))
+        }
+    };
     tokio::spawn(boot(api.clone(), config, descriptors, wired, send.clone()));
     let mut state = State::Starting;
     let mut events_open = true;
@@ -248,6 +261,10 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         }
     }
     drop(end_servers);
+    // They are told, and have a moment to answer.
+    if let Some(sidecars) = sidecars {
+        let _ = sidecars.await;
+    }
     // The last words of a guest matter most.
     if let Some(console) = console {
         let _ = tokio::task::spawn_blocking(move || console.join()).await;
@@ -264,8 +281,15 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
 
 enum Message {
     Lifecycle(Event),
-    /// The VMM that was found is not one to run a guest with.
+    /// The VMM that was found is not one to run a guest with, or a sidecar is not one to heed.
     Unfit(Failure),
+}
+
+/// What the VM is created with.
+enum Config {
+    Ready(Value),
+    /// When the sidecars have had their say.
+    Asked(oneshot::Receiver<Result<Value, HookError>>),
 }
 
 /// Starts every passt, and lets the guest boot when all of them serve.
@@ -300,7 +324,7 @@ async fn take_out(api: Api, nic: String) {
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
 async fn boot(
     api: Api,
-    mut config: Value,
+    config: Config,
     mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
     wired: oneshot::Receiver<()>,
     send: mpsc::Sender<Message>,
@@ -313,6 +337,17 @@ async fn boot(
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
         let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
+        let mut config = match config {
+            Config::Ready(config) => config,
+            Config::Asked(defined) => match defined.await {
+                Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
+                // The guest's end, which has come already, is the only reason for that.
+                Err(_) => {
+                    let why = "the sidecars were not asked to the end".to_owned();
+                    return Err(Message::Lifecycle(Event::ApiFailed(why)));
+                }
+            },
+        };
         let handed_over: Vec<_> = descriptors.keys().cloned().collect();
         let late = take_late_nics(&mut config, &handed_over);
         api.create(&config).await.map_err(failed)?;

@@ -13,6 +13,7 @@ use super::guest_image;
 use super::node_image::NodeImage;
 use super::process::output;
 use super::vmm;
+use crate::programs;
 
 const COLLECT: &str = include_str!("../../../images/launcher/collect");
 const NODE_INIT: &str = include_str!("../../../images/node/init");
@@ -45,6 +46,15 @@ pub(crate) fn fill(
             &payload.join("debian").join(debian_guest::FILE),
         )?;
     }
+    let sidecars = payload.join("sidecars");
+    copy(
+        &programs::build("hawser-hooks", "--example", "passt_sidecar")?,
+        &sidecars.join("passt_sidecar"),
+    )?;
+    copy(
+        &programs::build("hawser-e2e", "--bin", "standin-sidecar")?,
+        &sidecars.join("standin-sidecar"),
+    )?;
 
     // One directory for each stage of the Containerfile that is replaced, with that stage's /out.
     fs::write(payload.join("Containerfile"), CONTAINERFILE)?;

@@ -32,7 +32,7 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 const WAIT: Duration = Duration::from_secs(5);
 
 /// One request; the status and the body.
-fn request(socket: &Path, method: &str, name: &str, body: &str) -> Result<(u16, String)> {
+pub(super) fn request(socket: &Path, method: &str, name: &str, body: &str) -> Result<(u16, String)> {
     let mut stream = until("the API socket", WAIT, || Ok(UnixStream::connect(socket).ok()))?;
     stream.set_read_timeout(Some(WAIT))?;
     let length = body.len();

@@ -18,6 +18,7 @@ mod plugins;
 mod plugins_refused;
 mod privileges;
 mod running;
+mod sidecars;
 mod traffic;
 
 use std::path::PathBuf;
@@ -66,6 +67,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("plugins", plugins::SCENARIOS),
     ("plugins", plugins_refused::SCENARIOS),
     ("guard", guard::SCENARIOS),
+    ("sidecars", sidecars::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),

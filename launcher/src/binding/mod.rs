@@ -7,6 +7,7 @@ mod explain;
 mod masquerade;
 mod passt;
 mod plugin;
+mod sidecar;
 pub(crate) mod sriov;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,6 +37,9 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
         let nic = match &interface.binding {
             Binding::Masquerade => masquerade::nic(guest, interface).map(Some),
             Binding::Bridge => bridge::nic(guest, interface).map(Some),
+            Binding::Plugin { plugin, .. } if plugin.domain_attachment_type.is_none() => {
+                sidecar::nic(interface)
+            }
             Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
             Binding::Passt => passt::nic(guest, interface).map(Some),
             // Wants nothing from the namespace.
@@ -70,6 +74,11 @@ pub(crate) fn attachments(
     directory: &Path,
 ) -> Vec<Attachment> {
     let attach = |interface: &Interface| {
+        if let Binding::Plugin { plugin, .. } = &interface.binding
+            && plugin.domain_attachment_type.is_none()
+        {
+            return Some(sidecar::attachment(guest, interface));
+        }
         if let Some(nic) = found.cni.iter().find(|nic| nic.name == interface.name) {
             return Some(plugin::attachment(nic));
         }
@@ -146,9 +155,13 @@ pub(crate) fn explain(guest: &GuestSpec, cni: &[CniNic]) -> Vec<Explanation> {
     let answer = |interface: &Interface| match &interface.binding {
         Binding::Masquerade => masquerade::explain(guest, interface),
         Binding::Bridge => bridge::explain(guest, interface),
+        Binding::Plugin { name, plugin } if plugin.domain_attachment_type.is_none() => {
+            sidecar::explain(interface, name, plugin)
+        }
         Binding::Plugin { name, plugin } => {
             let found = cni.iter().find(|nic| nic.name == interface.name);
-            plugin::explain(guest, interface, name, plugin, found)
+            let explanation = plugin::explain(guest, interface, name, plugin, found);
+            sidecar::tuned(explanation, name, plugin)
         }
         Binding::Sriov => sriov::explain(interface),
         Binding::Passt => passt::explain(interface),

@@ -109,15 +109,7 @@ pub(super) fn explain(
     } else {
         privileges.push("none for this interface: its device is used as it is".to_owned());
     }
-    if let Some(definition) = &plugin.network_attachment_definition {
-        privileges.push(format!(
-            "the pod's annotation names the network {definition} for {} too",
-            interface.name
-        ));
-    }
-    if plugin.downward_api == Some(DownwardApi::DeviceInfo) {
-        privileges.push("the pod's network-info as a file (downwardAPI: device-info)".to_owned());
-    }
+    privileges.extend(asked_of_the_pod(interface, plugin));
     Explanation {
         interface: interface.name.clone(),
         binding: format!("plugin {name}").into(),
@@ -137,7 +129,22 @@ pub(super) fn explain(
     }
 }
 
-fn migration(name: &str, plugin: &Plugin, found: Option<&CniNic>) -> Migration {
+/// What whoever makes the pod has to add to it.
+pub(super) fn asked_of_the_pod(interface: &Interface, plugin: &Plugin) -> Vec<String> {
+    let mut asked = Vec::new();
+    if let Some(definition) = &plugin.network_attachment_definition {
+        asked.push(format!(
+            "the pod's annotation names the network {definition} for {} too",
+            interface.name
+        ));
+    }
+    if plugin.downward_api == Some(DownwardApi::DeviceInfo) {
+        asked.push("the pod's network-info as a file (downwardAPI: device-info)".to_owned());
+    }
+    asked
+}
+
+pub(super) fn migration(name: &str, plugin: &Plugin, found: Option<&CniNic>) -> Migration {
     const NO_DESCRIPTORS: &str =
         "a macvtap is given to cloud-hypervisor as a descriptor, and it takes none where it receives a guest";
     let Some(declared) = &plugin.migration else {
@@ -175,13 +182,19 @@ fn devices(found: Option<&CniNic>, managed: bool) -> Vec<String> {
 }
 
 fn cost(plugin: &Plugin, managed: bool, pod: &str) -> String {
-    let mut text = if managed {
+    let text = if managed {
         format!(
             "processes in the pod have no network by {pod}; the kernel only passes frames on; NET_ADMIN while it is wired"
         )
     } else {
         "nothing of hawser's is between the device and the guest".to_owned()
     };
+    text + &overhead(plugin)
+}
+
+/// Empty where the plugin is registered with none.
+pub(super) fn overhead(plugin: &Plugin) -> String {
+    let mut text = String::new();
     let spec::Overhead { requests, limits } = &plugin.compute_resource_overhead;
     for (what, quantities) in [("requests", requests), ("limits", limits)] {
         if quantities.is_empty() {

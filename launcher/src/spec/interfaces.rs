@@ -25,14 +25,6 @@ const BINDING_FIELDS: &[&str] = &[
     "macvtap",
 ];
 
-/// The bindings that this version can set up. The others are refused by name.
-fn is_implemented(binding: &Binding) -> bool {
-    match binding {
-        Binding::Masquerade | Binding::Bridge | Binding::Passt | Binding::Sriov => true,
-        Binding::Plugin { plugin, .. } => plugin.sidecar_image.is_none(),
-    }
-}
-
 /// The interfaces in the manifest's order.
 ///
 /// A VMI that names neither interfaces nor networks gets KubeVirt's default one on the pod network, unless
@@ -269,14 +261,6 @@ fn binding(
                 );
             }
             _ => {}
-        }
-        if !is_implemented(binding) {
-            let what = if matches!(binding, Binding::Plugin { .. }) {
-                "needs the sidecar of the plugin: "
-            } else {
-                ""
-            };
-            report.refuse(path.key(name), format!("{what}not supported yet by this version"));
         }
     }
     found.into_iter().next().map(|(_, binding)| binding)

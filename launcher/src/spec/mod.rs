@@ -64,6 +64,8 @@ use crate::plugins::Registry;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loaded {
     pub spec: GuestSpec,
+    /// The VirtualMachineInstance as it was written, for those who are shown it.
+    pub vmi: Value,
     /// What the user should know although nothing is refused, in the order of the document.
     pub warnings: Vec<Note>,
 }
@@ -92,9 +94,26 @@ pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refus
     };
     let warnings = report.finish(&raw)?;
     match spec {
-        Some(spec) => Ok(Loaded { spec, warnings }),
+        Some(spec) => Ok(Loaded {
+            spec,
+            vmi: whole(kind.instance(&raw)),
+            warnings,
+        }),
         None => Err(Refusals::one("manifest", "incomplete")),
     }
+}
+
+/// With the apiVersion and the kind that a template leaves out.
+fn whole(mut vmi: Value) -> Value {
+    if let Value::Object(fields) = &mut vmi {
+        for (field, value) in [
+            ("apiVersion", "kubevirt.io/v1"),
+            ("kind", "VirtualMachineInstance"),
+        ] {
+            fields.entry(field).or_insert_with(|| json!(value));
+        }
+    }
+    vmi
 }
 
 /// The JSON Schema of the manifests that are accepted, made from the wire types.

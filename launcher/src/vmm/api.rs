@@ -73,7 +73,7 @@ impl Api {
         serde_json::from_slice(&body).map_err(|error| nonsense(REQUEST, &error))
     }
 
-    /// `config` is a `VmConfig` of `config.rs`.
+    /// `config` is a `VmConfig` of `config.rs`, perhaps completed by sidecars.
     pub(crate) async fn create(&self, config: &Value) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.create";
         let body = config.to_string().into_bytes();

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::binding::{Attachment, Device};
 use crate::disks::Drive;
+use crate::hooks;
 use crate::image::Boot;
 use crate::spec::{GuestSpec, Mac, PciAddress};
 use crate::vfio::Access;
@@ -133,6 +134,20 @@ impl NetConfig {
         }
     }
 
+    /// A NIC whose backend somebody else is going to name: a binding plugin's sidecar.
+    pub(crate) fn without_backend(name: &str, mac: Mac) -> Self {
+        Self {
+            id: name.to_owned(),
+            tap: None,
+            mac: mac.to_string(),
+            host_mac: None,
+            vhost_user: false,
+            vhost_socket: None,
+            num_queues: 2,
+            queue_size: QUEUE_SIZE,
+        }
+    }
+
     /// What a CNI plugin made: a TAP by name, which keeps its own MAC, or a macvtap by descriptors.
     pub(crate) fn of_cni(nic: &CniNic) -> Self {
         Self {
@@ -219,7 +234,9 @@ pub(crate) fn vm_config(
         }
     }
     let mut landlock_rules = Vec::new();
-    if net.iter().any(|net| net.tap.is_some()) {
+    // A sidecar may yet give its NIC one.
+    let sidecars = !hooks::plugins(guest).is_empty();
+    if sidecars || net.iter().any(|net| net.tap.is_some()) {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
         for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
             landlock_rules.push(rule(path, "r"));
@@ -510,6 +527,23 @@ spec:
             config["landlock_rules"],
             serde_json::json!([]),
             "no TAP to look for"
+        );
+    }
+
+    #[test]
+    fn a_nic_whose_backend_is_not_known_yet_may_come_to_have_a_tap() {
+        let registry = crate::plugins::parse("proxy: {sidecarImage: i}", "FILE").unwrap();
+        let manifest = MANIFEST.replace("masquerade: {}", "binding: {name: proxy}");
+        let guest = crate::spec::load_with(&manifest, &registry).unwrap().spec;
+        let sidecars = Attachment {
+            device: Device::Net(NetConfig::without_backend("default", Mac([2, 0, 0, 0, 0, 1]))),
+            server: None,
+            passt: None,
+        };
+        let rules = vm_config(&guest, &kernel(), &[], &[sidecars]).landlock_rules;
+        assert!(
+            rules.iter().any(|rule| rule.path.ends_with("class/net")),
+            "cloud-hypervisor could not look for the TAP: {rules:?}"
         );
     }
 

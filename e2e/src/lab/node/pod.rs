@@ -114,6 +114,15 @@ impl<'a> Pod<'a> {
         self.dir.join("state")
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where its files are on the node.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The pod's network namespace, for whoever enters it by path.
     pub(crate) fn namespace(&self) -> PathBuf {
         Path::new("/proc").join(&self.pid).join("ns/net")

@@ -22,6 +22,9 @@ pub(crate) const NODE_IPV6: &str = "fd90::1";
 /// The guest's kernel and initramfs, on the node's own disk.
 pub(crate) const GUEST_IMAGE: &str = "/var/lib/lab/guest";
 
+/// Sidecars of binding plugins.
+pub(crate) const SIDECARS: &str = "/var/lib/lab/sidecars";
+
 pub(crate) fn podman() -> Command {
     let mut command = Command::new("podman");
     // Neither systemd nor journald runs here.
@@ -35,7 +38,9 @@ pub(crate) fn podman() -> Command {
 
 pub(crate) fn prepare(lab: &Lab) -> Result<()> {
     fs::create_dir_all("/var/lib/lab")?;
-    output(Command::new("cp").args(["-r", &format!("{PAYLOAD}/guest"), "/var/lib/lab/"]))?;
+    for files in ["guest", "sidecars"] {
+        output(Command::new("cp").args(["-r", &format!("{PAYLOAD}/{files}"), "/var/lib/lab/"]))?;
+    }
 
     lab.step("building the launcher's image from the Containerfile");
     build_launcher().context("cannot build the launcher's image")?;

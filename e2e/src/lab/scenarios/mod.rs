@@ -14,6 +14,7 @@ mod passt;
 mod plugins;
 mod privileges;
 mod secondary;
+mod sidecar;
 mod sriov;
 mod sriov_card;
 mod sriov_unfit;
@@ -159,6 +160,18 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "setup_in_an_init_container",
         run: privileges::init_container,
+    },
+    Scenario {
+        name: "sidecar_gives_a_vhost_user_nic",
+        run: sidecar::vhost_user,
+    },
+    Scenario {
+        name: "sidecar_killed_is_reported",
+        run: sidecar::killed,
+    },
+    Scenario {
+        name: "sidecar_that_lies_is_refused",
+        run: sidecar::lies,
     },
 ];
 

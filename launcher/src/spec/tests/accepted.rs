@@ -11,7 +11,7 @@ const INTERFACE: &str = "/spec/domain/devices/interfaces/0";
 
 #[test]
 fn the_minimal_manifest_in_full() {
-    let Loaded { spec, warnings } = load(MINIMAL).unwrap();
+    let Loaded { spec, warnings, .. } = load(MINIMAL).unwrap();
     assert_eq!(warnings, []);
     let expected = json!({
         "name": "small", "namespace": "default", "uid": null, "istio": false, "pod_bridge_may_migrate": false,
@@ -356,7 +356,7 @@ fn the_published_schema_has_a_branch_for_each_kind() {
 
 #[test]
 fn the_machine_that_the_guest_is_to_find() {
-    let Loaded { spec, warnings } = accepted(&[
+    let Loaded { spec, warnings, .. } = accepted(&[
         (
             "/spec/domain/memory",
             json!({"guest": "2Gi", "hugepages": {"pageSize": "1Gi"}}),

@@ -25,7 +25,7 @@ fn one(source: Value) -> Disk {
 #[test]
 fn the_shape_of_kubevirts_examples_boots_by_uefi_with_a_note() {
     let text = include_str!("../testdata/disks.yaml").replace("SECOND", "bridge");
-    let Loaded { spec, warnings } = load(&text).unwrap();
+    let Loaded { spec, warnings, .. } = load(&text).unwrap();
     let [note] = warnings.as_slice() else {
         panic!("{warnings:?}")
     };

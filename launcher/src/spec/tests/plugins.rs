@@ -48,17 +48,3 @@ fn a_plugin_that_nobody_registered() {
         assert_eq!(refused(&registry, binding), [expected]);
     }
 }
-
-#[test]
-fn a_plugin_with_a_sidecar_has_to_wait() {
-    let registry = plugins::parse(BINDINGS, "FILE").unwrap();
-    for name in ["proxy", "both"] {
-        assert_eq!(
-            refused(&registry, json!({"name": name})),
-            [
-                "spec.domain.devices.interfaces[0].binding: needs the sidecar of the plugin: not supported yet by this \
-                 version"
-            ]
-        );
-    }
-}
