@@ -318,7 +318,8 @@ fn nothing_that_the_pod_sends_is_on_the_wire() {
         let mut wire = End::open("eth0");
         pod.wire(&bridged()).await;
         for to in ["192.0.2.77:9", "[2001:db8::77]:9"] {
-            let error = std::net::TcpStream::connect(to).unwrap_err();
+            let wait = Duration::from_secs(5);
+            let error = std::net::TcpStream::connect_timeout(&to.parse().unwrap(), wait).unwrap_err();
             assert_eq!(
                 error.raw_os_error(),
                 Some(nix::libc::ENETUNREACH),
