@@ -211,13 +211,17 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         0..16_u32,
         proptest::collection::vec(any::<u8>(), 0..80),
     );
-    let message = message.prop_map(|(request, flags, payload)| {
+    let message = message.prop_map(|(request, flags, mut payload, is_ring)| {
+        // A ring's number is small or it is refused.
+        if is_ring && payload.len() >= 4 {
+            payload[1..4].fill(0);
+        }
         let mut message = Told::new(request, payload);
         message.flags = VERSION | flags << 2;
         message.bytes()
     });
     let junk = proptest::collection::vec(any::<u8>(), 0..40);
-    proptest::collection::vec(prop_oneof![9 => message, 1 => junk], 0..60).prop_map(|pieces| pieces.concat())
+    proptest::collection::vec(prop_oneof![9 => message, 1 => junk], 0..300).prop_map(|pieces| pieces.concat())
 }
 
 proptest! {
