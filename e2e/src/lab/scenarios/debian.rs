@@ -32,7 +32,6 @@ const STAGE: Duration = Duration::from_secs(240);
 const USER_DATA: &str = "#cloud-config
 resize_rootfs: false
 ssh_deletekeys: false
-ssh_genkeytypes: []
 runcmd:
   - |
     for try in $(seq 60); do
