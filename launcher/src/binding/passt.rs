@@ -124,8 +124,8 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
                 .into(),
         ],
         devices: vec!["/dev/kvm".into()],
-        cost: "a process of about 20 MiB and a copy of each byte in user space; guest memory is shared memory; a socket for \
-               each port that is forwarded, which without a list are some 75000 (docs/passt.md)"
+        cost: "a process of 17 MB and a copy of each byte in user space; guest memory is shared memory; a socket for \
+               each port that is forwarded, which without a list are some 75000 and 260 MB of the kernel's memory"
             .into(),
         path: vec![Hop::new(&pod, "sockets"), Hop::new("passt", "vhost-user")],
         pod_interface: pod,

@@ -11,11 +11,21 @@ const MAX_LINES: usize = 200;
 /// Lines that are kept to say why it ended.
 const LAST: usize = 5;
 
-/// Reads to the end. The last lines come back.
-pub(super) async fn follow(mut stderr: impl AsyncRead + Unpin, show: impl Fn(&str)) -> Vec<String> {
+/// Reads to the end. The last lines come back; of a process that came to serve, those since then: what it said at its start
+/// is not why it ended.
+pub(super) async fn follow(
+    mut stderr: impl AsyncRead + Unpin,
+    serves: impl Fn() -> bool,
+    show: impl Fn(&str),
+) -> Vec<String> {
     let mut lines = Lines::default();
+    let mut served = false;
     let mut chunk = [0; 1024];
     while let Ok(read @ 1..) = stderr.read(&mut chunk).await {
+        if !served && serves() {
+            served = true;
+            lines.last.clear();
+        }
         for byte in chunk.get(..read).unwrap_or_default() {
             if let Some(line) = lines.push(*byte) {
                 show(&line);
@@ -24,6 +34,9 @@ pub(super) async fn follow(mut stderr: impl AsyncRead + Unpin, show: impl Fn(&st
     }
     if let Some(line) = lines.finish() {
         show(&line);
+    }
+    if !served && serves() {
+        return Vec::new();
     }
     lines.last.into()
 }
@@ -85,7 +98,7 @@ mod tests {
 
     async fn shown(text: &[u8]) -> (Vec<String>, Vec<String>) {
         let all = Mutex::new(Vec::new());
-        let last = follow(text, |line| all.lock().unwrap().push(line.to_owned())).await;
+        let last = follow(text, || false, |line| all.lock().unwrap().push(line.to_owned())).await;
         (all.into_inner().unwrap(), last)
     }
 
@@ -94,6 +107,17 @@ mod tests {
         let (all, last) = shown(b"can't\n\n\x1b[31mred\n3\n4\n5\nsix").await;
         assert_eq!(all, ["can't", "\\u{1b}[31mred", "3", "4", "5", "six"]);
         assert_eq!(last, all[1..]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_was_said_before_it_served_is_not_why_it_ended() {
+        let asked = std::cell::Cell::new(0);
+        let later = || asked.replace(asked.get() + 1) > 0;
+        assert_eq!(follow(&b"warning\n"[..], later, |_| ()).await, [""; 0]);
+        asked.set(0);
+        let text = [b"warning\n".as_slice(), &b"x".repeat(1015), b"\nassertion\n"].concat();
+        let last = follow(text.as_slice(), later, |_| ()).await;
+        assert_eq!(last, ["assertion"]);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -4,6 +4,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -27,6 +29,7 @@ pub(super) struct Backend {
     child: Child,
     pub(super) channel: Channel,
     said: JoinHandle<Vec<String>>,
+    serves: Arc<AtomicBool>,
 }
 
 /// Why one does not.
@@ -115,15 +118,28 @@ pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, 
     drop(theirs);
     let stderr = child.stderr.take();
     let nic = command.nic.clone();
+    let serves = Arc::new(AtomicBool::new(false));
+    let serving = Arc::clone(&serves);
     let said = tokio::spawn(async move {
         match stderr {
-            Some(stderr) => output::follow(stderr, |line| tracing::info!("{nic}: passt: {line}")).await,
+            Some(stderr) => {
+                let serves = || serving.load(Ordering::Relaxed);
+                output::follow(stderr, serves, |line| tracing::info!("{nic}: passt: {line}")).await
+            }
             None => Vec::new(),
         }
     });
-    let mut backend = Backend { child, channel, said };
+    let mut backend = Backend {
+        child,
+        channel,
+        said,
+        serves,
+    };
     match tokio::time::timeout(START_PATIENCE, greet(&mut backend.channel)).await {
-        Ok(Ok(())) => Ok(backend),
+        Ok(Ok(())) => {
+            backend.serves.store(true, Ordering::Relaxed);
+            Ok(backend)
+        }
         Ok(Err(error)) => Err(backend.failed(error).await),
         Err(_) => Err(backend.failed(BackendError::Silent).await),
     }
@@ -136,6 +152,7 @@ impl Backend {
             mut child,
             channel,
             said,
+            ..
         } = self;
         // By its end of the connection one that is ending has closed, so what it leaves is its own verdict.
         let how = match (&error, tokio::time::timeout(END_PATIENCE, child.wait()).await) {
@@ -161,6 +178,7 @@ impl Backend {
             mut child,
             channel,
             said,
+            ..
         } = self;
         drop(channel);
         if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_err() {

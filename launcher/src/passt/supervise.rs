@@ -90,7 +90,7 @@ pub(crate) async fn supervise(
         };
         if let Err(why) = line.serve(first.take()).await {
             tracing::error!(
-                "{nic}: passt ended {MOST} times within {} s and is not started again: the NIC is down and is taken out of \
+                "{nic}: passt was started again {MOST} times within {} s and is given up: the NIC is down and is taken out of \
                  the guest: {why}",
                 WINDOW.as_secs(),
                 nic = command.nic

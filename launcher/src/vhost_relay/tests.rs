@@ -36,7 +36,8 @@ fn ring(memory: &File, bell: &File) -> [Message<Descriptor>; 5] {
 }
 
 async fn next(channel: &mut Channel) -> Message<Descriptor> {
-    channel.receive().await.unwrap().unwrap()
+    let received = tokio::time::timeout(Duration::from_secs(10), channel.receive()).await;
+    received.expect("no message").unwrap().unwrap()
 }
 
 fn reply(request: u32, payload: Vec<u8>) -> Message<Descriptor> {
