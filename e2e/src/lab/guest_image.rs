@@ -119,7 +119,11 @@ pub(crate) fn with_load(dir: &Path, node: &NodeImage) -> Result<()> {
         let content = fs::read(&path).with_context(|| path.display().to_string())?;
         archive.file(to, 0o755, &content);
     }
-    archive.file("bin/load", 0o755, &fs::read(build("hawser-e2e", "--bin", "load")?)?);
+    archive.file(
+        "bin/load",
+        0o755,
+        &fs::read(build("hawser-e2e", "--bin", "load")?)?,
+    );
     let mut image = fs::read(dir.join("initrd.img"))?;
     image.extend(archive.finish());
     Ok(fs::write(dir.join(INITRD), image)?)
