@@ -140,7 +140,7 @@ fn tell(orders: &mut Option<File>, order: u8) {
 }
 
 fn judge(status: WaitStatus) -> ExitCode {
-    const KNOWN: [ExitCode; 9] = [
+    const KNOWN: [ExitCode; 10] = [
         ExitCode::Success,
         ExitCode::Internal,
         ExitCode::Usage,
@@ -150,6 +150,7 @@ fn judge(status: WaitStatus) -> ExitCode {
         ExitCode::Vmm,
         ExitCode::Killed,
         ExitCode::Teardown,
+        ExitCode::HandOff,
     ];
     match status {
         WaitStatus::Exited(_, code) => KNOWN

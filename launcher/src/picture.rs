@@ -3,6 +3,7 @@
 mod drawing;
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use hawser_netsetup::{Bridged, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
@@ -21,6 +22,8 @@ pub(crate) struct Picture<'a> {
     /// Where a plan is made, the guest's image need not be.
     pub(crate) files: Result<KernelFiles, Failure>,
     pub(crate) resolv: &'a Resolv,
+    /// Where those of a live migration would be.
+    pub(crate) certificates: PathBuf,
 }
 
 impl Picture<'_> {
@@ -76,7 +79,7 @@ impl Picture<'_> {
             "guest": self.guest,
             "plan": self.plan,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
-            "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments)),
+            "vmConfig": self.files.as_ref().ok().map(|files| vm_config(self.guest, files, &self.attachments, &self.certificates)),
             "notes": self.resolv.notes,
         })
     }

@@ -1,30 +1,36 @@
 //! The straight line from a manifest to an exit code. Each phase takes the one before by value.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hawser_netsetup::{Journal, Linux, NetSpec, Nft, Owner, Plan, apply, find_routers, observe, undo};
 
-use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, PlanArgs};
+use crate::cli::{
+    Cli, Command, Common, ExplainArgs, ExplainFormat, Format, MigrateArgs, PlanArgs, RunArgs, SecurityArgs,
+};
+use crate::control::{self, Order};
 use crate::error::{ExitCode, Failure};
 use crate::image::{self, KernelFiles};
+use crate::migration::{self, Identity, Listener, Security};
 use crate::picture::Picture;
 use crate::resolv::{self, Resolv};
 use crate::spec::{self, GuestSpec, Loaded};
-use crate::state_dir::StateDir;
-use crate::supervisor::{self, Job};
+use crate::state_dir::{StateDir, vmm_dir};
+use crate::supervisor::{self, Job, Start};
 use crate::vmm::config::vm_config;
 use crate::{binding, doctor, keeper, privileges};
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Run(common) => run(&common),
+        Command::Run(args) => run(&args),
         Command::Setup(common) => setup(&common),
         Command::Plan(args) => plan(&args),
         Command::Explain(args) => explain(&args),
         Command::Check(args) => doctor::check(&args),
+        Command::Status(args) => control::status(&vmm_dir(&args.state_dir)),
+        Command::Migrate(args) => migrate(args),
         Command::Schema => {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
@@ -36,7 +42,9 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-fn run(common: &Common) -> Result<ExitCode, Failure> {
+fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let common = &args.common;
+    let start = start(args)?;
     let guest = load(common.vmi.as_deref())?;
     let files = image::kernel_files(common, &guest.kernel_boot)?;
     let owner = privileges::owner(common.uid)?;
@@ -51,7 +59,7 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let plan = make_plan(&net)?;
     let resolv = resolv::read();
     say(&resolv.notes);
-    let job = job(&guest, files, &plan, &resolv, owner, program, &state);
+    let job = job(&guest, files, &plan, &resolv, owner, program, &state, start);
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -65,19 +73,79 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Whether the guest boots here, or comes from elsewhere and who may bring it.
+fn start(args: &RunArgs) -> Result<Start, Failure> {
+    if !args.incoming {
+        return Ok(Start::Boot);
+    }
+    let security = match security(&args.security)? {
+        Some(directory) => Security::Tls(directory),
+        None => Security::Plain,
+    };
+    migration::check(&security, true).map_err(|error| {
+        Failure::new(ExitCode::PodUnfit, "certificates of the migration")
+            .because(error)
+            .remedy("mount a directory with ca-cert.pem, server-cert.pem and server-key.pem, readable for the guest's user, and name it with --tls-dir")
+    })?;
+    Ok(Start::Receive(Listener {
+        address: args.migration_listen,
+        security,
+    }))
+}
+
+/// The directory of the certificates; none if that was asked for in so many words.
+fn security(args: &SecurityArgs) -> Result<Option<PathBuf>, Failure> {
+    if args.tls_dir.is_none() && !args.insecure_plain_tcp {
+        return Err(Failure::new(ExitCode::Usage, "a migration without certificates").remedy(
+            "name their directory with --tls-dir; --insecure-plain-tcp does without, on a network that nobody else is on",
+        ));
+    }
+    Ok(args.tls_dir.clone())
+}
+
+fn migrate(args: MigrateArgs) -> Result<ExitCode, Failure> {
+    let order = match args.to {
+        None => None,
+        Some(to) => Some(Order {
+            tls_dir: security(&args.security)?,
+            to,
+            server_name: args.server_name,
+            downtime_ms: u64::try_from(args.downtime.as_millis()).unwrap_or(u64::MAX),
+            timeout_s: args.timeout.as_secs().max(1),
+            connections: args.connections,
+        }),
+    };
+    control::migrate(&vmm_dir(&args.state_dir), order)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is what one phase has come to")]
 fn job(
     guest: &GuestSpec,
     files: KernelFiles,
     plan: &Plan,
     resolv: &Resolv,
     owner: Owner,
-    program: std::path::PathBuf,
+    program: PathBuf,
     state: &StateDir,
+    start: Start,
 ) -> Job {
     let attachments = binding::attachments(guest, &plan.nics, resolv);
     Job {
         owner,
-        config: vm_config(guest, &files, &attachments),
+        config: vm_config(
+            guest,
+            &files,
+            &attachments,
+            &migration::tls_directory(&state.vmm_dir()),
+        ),
+        start,
+        identity: Identity {
+            namespace: guest.namespace.clone(),
+            name: guest.name.clone(),
+            uid: guest.uid.clone(),
+        },
+        nics: binding::describe(guest, &plan.nics, &attachments),
+        obstacles: migration::obstacles(guest),
         servers: attachments
             .into_iter()
             .filter_map(|attachment| attachment.server)
@@ -116,6 +184,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         attachments: binding::attachments(&guest, &plan.nics, &resolv),
         files: image::kernel_files(&args.common, &guest.kernel_boot),
         resolv: &resolv,
+        certificates: migration::tls_directory(&vmm_dir(&args.common.state_dir)),
     };
     match args.output {
         Format::Text => print!("{}", picture.text()),

@@ -92,10 +92,15 @@ impl StateDir {
         self.path.join("journal.json")
     }
 
-    /// The unprivileged half's: API socket and console log.
+    /// The unprivileged half's: sockets, status, console log.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
-        self.path.join("vmm")
+        vmm_dir(&self.path)
     }
+}
+
+/// For who has only the state directory's name: the launcher's clients in the same pod.
+pub(crate) fn vmm_dir(path: &Path) -> PathBuf {
+    path.join("vmm")
 }
 
 /// A keeper that was killed leaves a supervisor that holds the lock until it has followed: that is a matter of moments.

@@ -4,6 +4,7 @@
 //! the unprivileged one, no capability is left, and no_new_privs holds for it and for the VMM.
 
 mod console;
+mod drive;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -14,12 +15,16 @@ use hawser_netsetup::{Owner, open_tap};
 use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::drive::Drive;
 use crate::binding::Server;
-use crate::error::{ExitCode, Failure};
+use crate::control::{self, Board, Call};
+use crate::error::{ExitCode, Failure, chain};
 use crate::keeper::{GO, Orders, die_with};
-use crate::lifecycle::{Action, Event, Outcome, State};
+use crate::lifecycle::{Event, Outcome, State};
+use crate::migration::{self, Description, Identity, Incoming, NicDescription};
 use crate::privileges;
 use crate::vmm::api::Api;
 use crate::vmm::config::VmConfig;
@@ -42,6 +47,32 @@ pub(crate) struct Job {
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
     pub(crate) grace: Duration,
+    pub(crate) start: Start,
+    pub(crate) identity: Identity,
+    pub(crate) nics: Vec<NicDescription>,
+    /// Why the guest cannot migrate.
+    pub(crate) obstacles: Vec<String>,
+}
+
+/// Where the guest comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    Boot,
+    /// From another launcher, which comes to this address.
+    Receive(migration::Listener),
+}
+
+impl Job {
+    /// As the launchers compare it.
+    fn description(&self, vmm_version: String) -> Description {
+        Description {
+            identity: self.identity.clone(),
+            vmm_version,
+            nics: self.nics.clone(),
+            config: serde_json::to_value(&self.config).unwrap_or_default(),
+            obstacles: self.obstacles.clone(),
+        }
+    }
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
@@ -55,6 +86,9 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> ExitCode {
                     tracing::error!("the guest did not power off within its grace period: killed")
                 }
                 Outcome::Failed(why) => tracing::error!("the guest failed: {why}"),
+                Outcome::Migrated(to) => tracing::info!("migrated to {to}"),
+                Outcome::NotReceived(why) => tracing::error!("no guest was received: {why}"),
+                Outcome::HandedOver(why) => tracing::error!("no guest is left here: {why}"),
             }
             outcome.exit_code()
         }
@@ -75,6 +109,13 @@ fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failu
         .enable_all()
         .build()
         .map_err(internal("start the runtime"))?;
+    if let Some(to) = control::handed_over(&job.directory) {
+        let what = format!("the guest of this pod was given to {to}");
+        return Err(Failure::new(ExitCode::NotOurs, what).remedy(
+            "ask there; to start it here all the same, see that it runs nowhere and remove vmm/status.json in the state directory",
+        ));
+    }
+    migration::make_tls_directory(&job.directory).map_err(internal("make a directory for certificates"))?;
     runtime.block_on(async {
         let orders = pipe::Receiver::from_owned_fd(orders).map_err(internal("listen to the keeper"))?;
         let vmm = process::start(&job.program, &job.directory).map_err(|error| {
@@ -102,8 +143,8 @@ async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) 
         let result = match channel {
             Ok(channel) => serve(channel, lease.clone(), observer, cancel)
                 .await
-                .map_err(chain),
-            Err(error) => Err(chain(error)),
+                .map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
         };
         match result {
             Ok(()) => return,
@@ -116,80 +157,109 @@ async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) 
 /// Performs what the lifecycle decides.
 async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome, Failure> {
     let Vmm {
-        mut child,
+        child,
         api,
-        mut events,
+        events,
         console,
     } = vmm;
-    let Job {
-        servers,
-        config,
-        directory,
-        grace,
-        ..
-    } = job;
-    let console = console::pump(console, &directory);
+    let console = console::pump(console, &job.directory);
     let (send, mut receive) = mpsc::channel(16);
+    let (tell, mut told) = mpsc::channel(16);
+    let (arrive, mut arrivals) = mpsc::channel(64);
+    let unserved = |error: std::io::Error| {
+        Failure::new(ExitCode::PodUnfit, "control socket")
+            .because(error)
+            .remedy("the state directory must be writable, and its path short enough for a socket")
+    };
+    let calls = send.clone();
+    control::serve(&job.directory, move |call| {
+        let calls = calls.clone();
+        async move { drop(calls.send(Message::Call(call)).await) }
+    })
+    .map_err(unserved)?;
+    let (incoming, mut socket) = match job.start.clone() {
+        Start::Boot => (None, None),
+        Start::Receive(listener) => {
+            let address = listener.address;
+            let description = job.description(String::new());
+            let bound = Incoming::bind(listener, description, job.directory.clone(), arrive).await;
+            let (incoming, socket) = bound.map_err(|error| {
+                Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
+                    .because(error)
+                    .remedy("give --migration-listen an address of this pod and a port that nobody has")
+            })?;
+            (Some(incoming), Some(socket))
+        }
+    };
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
-    let mut go = Some((go, servers));
-    let (end_servers, ended) = watch::channel(());
+    let mut go = Some(go);
+    let config = incoming.is_none().then(|| job.config.clone());
     tokio::spawn(boot(api.clone(), config, wired, send.clone()));
-    let mut state = State::Starting;
+    let mut this = Drive {
+        child: Some(child),
+        api,
+        events,
+        state: State::Starting,
+        board: Board::new(&job.directory, job.identity.clone(), job.nics.clone()),
+        outgoing: None,
+        incoming,
+        servers: job.servers.clone(),
+        end_servers: watch::Sender::new(()),
+        vmm_version: String::new(),
+        exited: None,
+        job,
+        send,
+        tell,
+    };
     let mut events_open = true;
     let mut keeper_there = true;
     let mut unfit = None;
-    while !matches!(state, State::Ended(_)) {
+    while !matches!(this.state, State::Ended(_)) {
         let mut byte = [0];
-        let event = tokio::select! {
-            status = child.wait() => Event::VmmExited(how(status)),
+        tokio::select! {
+            how = ended(&mut this.child) => this.vmm_exited(how).await,
             Some(message) = receive.recv() => match message {
-                Message::Lifecycle(event) => event,
+                Message::Lifecycle(event) => this.apply(event),
+                Message::Answers(version) => {
+                    this.vmm_version = version;
+                    if let (Some(incoming), Some(socket)) = (&mut this.incoming, socket.take()) {
+                        incoming.open(socket, &this.vmm_version);
+                        this.board.state("receiving");
+                    }
+                }
+                Message::Call(call) => this.called(call).await,
                 Message::Unfit(failure) => {
                     let why = failure.to_string();
                     unfit = Some(failure);
-                    Event::ApiFailed(why)
+                    this.apply(Event::ApiFailed(why));
                 }
             },
+            Some(told) = told.recv() => this.told(told).await,
+            Some(arrival) = arrivals.recv() => this.arrived(arrival).await,
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
-                    // The servers are there before the guest's first frame.
-                    if let Some((go, servers)) = go.take() {
-                        for server in servers {
-                            tokio::spawn(serve_guest(server, ended.clone()));
+                    if let Some(go) = go.take() {
+                        // The servers are there before the guest's first frame; a guest that has yet to come is none of
+                        // theirs.
+                        if this.incoming.is_none() {
+                            this.serve();
                         }
                         // A boot that has failed already listens no more.
                         let _ = go.send(());
                     }
-                    continue;
+                } else {
+                    this.stop().await;
                 }
-                Event::Stop
             }
-            event = events.next(), if events_open => {
-                match event {
-                    Some(event) => tracing::debug!("cloud-hypervisor: {} {}", event.source.escape_debug(), event.event.escape_debug()),
-                    None => events_open = false,
-                }
-                continue;
-            }
-        };
-        let (next, actions) = state.on(event);
-        state = next;
-        for action in actions {
-            match action {
-                Action::PressPowerButton => {
-                    tracing::info!("pressing the guest's power button");
-                    tokio::spawn(press(api.clone(), send.clone()));
-                }
-                Action::ArmPress => later(PRESS_INTERVAL, Event::PressDue, &send),
-                Action::ArmGrace => later(grace, Event::GraceOver, &send),
-                // It may be gone already; its exit is then on its way to us.
-                Action::KillVmm => drop(child.start_kill()),
-            }
+            event = this.events.next(), if events_open => match event {
+                Some(event) => this.vmm_said(&event).await,
+                None => events_open = false,
+            },
         }
     }
-    drop(end_servers);
+    let state = this.end().await;
     // The last words of a guest matter most.
     if let Some(console) = console {
         let _ = tokio::task::spawn_blocking(move || console.join()).await;
@@ -204,35 +274,59 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     }
 }
 
+/// A VMM that has ended is waited for no more.
+async fn ended(child: &mut Option<Child>) -> Option<String> {
+    match child {
+        Some(running) => {
+            let how = how(running.wait().await);
+            *child = None;
+            how
+        }
+        None => std::future::pending().await,
+    }
+}
+
 enum Message {
     Lifecycle(Event),
+    /// The VMM answers, and says what it is.
+    Answers(String),
+    Call(Call),
     /// The VMM that was found is not one to run a guest with.
     Unfit(Failure),
 }
 
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
-async fn boot(api: Api, config: VmConfig, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
+/// Without a configuration there is nothing to tell: the guest comes with its own.
+async fn boot(api: Api, config: Option<VmConfig>, wired: oneshot::Receiver<()>, send: mpsc::Sender<Message>) {
     let attempt = async {
         let ping = api
             .ping()
             .await
-            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(error))))?;
+            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(&error))))?;
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
-        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
-        api.create(&config).await.map_err(failed)?;
+        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+        if let Some(config) = &config {
+            api.create(config).await.map_err(failed)?;
+        }
         if wired.await.is_err() {
             let why = "the keeper ended before the pod was wired".to_owned();
             return Err(Message::Lifecycle(Event::ApiFailed(why)));
         }
+        let _ = send.send(Message::Answers(ping.version)).await;
+        if config.is_none() {
+            return Ok(false);
+        }
         tracing::debug!("asking for vm.boot");
-        api.boot().await.map_err(failed)
+        api.boot().await.map_err(failed)?;
+        Ok(true)
     };
     let message = match attempt.await {
-        Ok(()) => {
+        Ok(true) => {
             tracing::info!("the guest is running");
             Message::Lifecycle(Event::Booted)
         }
+        Ok(false) => return,
         Err(message) => message,
     };
     // Nobody listens any more once the VMM is gone.
@@ -265,7 +359,7 @@ fn check_version(version: &str) -> Result<(), Failure> {
 
 async fn press(api: Api, send: mpsc::Sender<Message>) {
     if let Err(error) = api.power_button().await {
-        let why = chain(error);
+        let why = chain(&error);
         tracing::warn!("the power button could not be pressed: {why}");
         let _ = send.send(Message::Lifecycle(Event::ApiFailed(why))).await;
     }
@@ -286,17 +380,6 @@ fn how(status: std::io::Result<std::process::ExitStatus>) -> Option<String> {
         Ok(status) => Some(format!("cloud-hypervisor ended with {status}")),
         Err(error) => Some(format!("cloud-hypervisor cannot be waited for: {error}")),
     }
-}
-
-fn chain(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

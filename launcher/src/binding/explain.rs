@@ -27,6 +27,14 @@ pub(crate) struct Explanation {
     pub(crate) cost: String,
 }
 
+impl Explanation {
+    /// Why a guest with this interface cannot migrate, if it cannot.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        let Migration { possible, why } = &self.migration;
+        (!possible).then(|| format!("interface {} ({}): {why}", self.interface, self.binding))
+    }
+}
+
 /// An interface, a socket or a process on the way to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Hop {
@@ -44,8 +52,7 @@ impl Hop {
     }
 }
 
-/// Whether the binding lets a guest move to another pod. That this version of hawser moves none is another matter,
-/// and the text says so.
+/// Whether the binding lets a guest move to another pod: what `hawser migrate` goes by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Migration {
     possible: bool,
@@ -77,7 +84,7 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
         }
         let migration = &explanation.migration;
         let migrates = if migration.possible {
-            "yes, once hawser can migrate guests"
+            "yes"
         } else {
             "no"
         };

@@ -2,7 +2,7 @@
 //!
 //! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hawser_netsetup::GuestNic;
 use serde::Serialize;
@@ -104,14 +104,23 @@ struct LandlockConfig {
 }
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
-pub(crate) fn vm_config(guest: &GuestSpec, files: &KernelFiles, attachments: &[Attachment]) -> VmConfig {
+/// `certificates` is where those of a live migration will be.
+pub(crate) fn vm_config(
+    guest: &GuestSpec,
+    files: &KernelFiles,
+    attachments: &[Attachment],
+    certificates: &Path,
+) -> VmConfig {
     let net: Vec<_> = attachments
         .iter()
         .map(|attachment| match &attachment.device {
             Device::Net(net) => net.clone(),
         })
         .collect();
-    let mut landlock_rules = Vec::new();
+    let mut landlock_rules = vec![LandlockConfig {
+        path: certificates.to_owned(),
+        access: "r",
+    }];
     if !net.is_empty() {
         // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
         for path in ["/sys/class/net", "/sys/devices/virtual/net"] {
@@ -211,14 +220,14 @@ spec:
     #[test]
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()]));
+        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()], Path::new("/run/certificates")));
     }
 
     #[test]
     fn a_guest_without_a_nic_needs_no_sysfs() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        let config = vm_config(&guest, &files(), &[]);
-        assert!(config.net.is_empty() && config.landlock_rules.is_empty());
+        let config = vm_config(&guest, &files(), &[], Path::new("/run/certificates"));
+        assert!(config.net.is_empty() && config.landlock_rules.len() == 1);
         assert!(config.landlock_enable);
     }
 }
