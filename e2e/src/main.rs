@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo_tests;
+mod certificates;
 mod entry;
 mod guests;
 mod lab;

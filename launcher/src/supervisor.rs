@@ -221,7 +221,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
             how = ended(&mut this.child) => this.vmm_exited(how).await,
             Some(message) = receive.recv() => match message {
                 Message::Lifecycle(event) => this.apply(event),
-                Message::Answers(version) => {
+                Message::Wired(version) => {
                     this.vmm_version = version;
                     if let (Some(incoming), Some(socket)) = (&mut this.incoming, socket.take()) {
                         incoming.open(socket, &this.vmm_version);
@@ -288,8 +288,8 @@ async fn ended(child: &mut Option<Child>) -> Option<String> {
 
 enum Message {
     Lifecycle(Event),
-    /// The VMM answers, and says what it is.
-    Answers(String),
+    /// The pod is wired, and the VMM answers and says what it is.
+    Wired(String),
     Call(Call),
     /// The VMM that was found is not one to run a guest with.
     Unfit(Failure),
@@ -313,7 +313,7 @@ async fn boot(api: Api, config: Option<VmConfig>, wired: oneshot::Receiver<()>, 
             let why = "the keeper ended before the pod was wired".to_owned();
             return Err(Message::Lifecycle(Event::ApiFailed(why)));
         }
-        let _ = send.send(Message::Answers(ping.version)).await;
+        let _ = send.send(Message::Wired(ping.version)).await;
         if config.is_none() {
             return Ok(false);
         }

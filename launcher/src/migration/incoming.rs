@@ -91,6 +91,7 @@ impl Incoming {
     /// The pod is wired and the VMM is there: whoever comes is let in.
     pub(crate) fn open(&mut self, socket: TcpListener, vmm_version: &str) {
         self.own.vmm_version = vmm_version.to_owned();
+        tracing::info!("waiting for a guest at tcp:{}", self.listener.address);
         let (security, tell) = (self.listener.security.clone(), self.tell.clone());
         self.tasks.spawn(async move {
             let strangers = Arc::new(Semaphore::new(STRANGERS));

@@ -110,6 +110,23 @@ impl<'a> Pod<'a> {
 
     /// Starts a launcher container. `subcommand` is `run`, `setup` and so on.
     pub(crate) fn launch(&self, subcommand: &str, privileges: Privileges<'_>) -> Result<Launcher<'_>> {
+        self.launch_with(subcommand, privileges, &[])
+    }
+
+    /// A directory of this pod that its launchers see as /certificates.
+    pub(crate) fn certificates(&self) -> Result<PathBuf> {
+        let dir = self.dir.join("certificates");
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// With further options for the subcommand.
+    pub(crate) fn launch_with(
+        &self,
+        subcommand: &str,
+        privileges: Privileges<'_>,
+        options: &[&str],
+    ) -> Result<Launcher<'_>> {
         let container = format!("{}-{subcommand}", self.name);
         let mut run = podman();
         run.args([
@@ -146,6 +163,10 @@ impl<'a> Pod<'a> {
         ]);
         run.args(["--volume", &format!("{GUEST_IMAGE}:/guest:ro")]);
         run.args([
+            "--volume",
+            &format!("{}:/certificates:ro", self.certificates()?.display()),
+        ]);
+        run.args([
             LAUNCHER,
             subcommand,
             "--vmi",
@@ -154,7 +175,7 @@ impl<'a> Pod<'a> {
             "/run/hawser",
         ]);
         // `setup` starts no guest; that it takes the option nevertheless is a convenience for pod specs.
-        run.args(["--image", "kernel-boot=/guest"]);
+        run.args(["--image", "kernel-boot=/guest"]).args(options);
         let mut child = run
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -261,6 +282,27 @@ impl Launcher<'_> {
         output(podman().args(["kill", "--signal", signal, &self.container])).map(drop)
     }
 
+    /// A command in the launcher's container, as `kubectl exec` runs it; what it says goes to `Console`.
+    pub(crate) fn exec(&self, command: &[&str]) -> Result<Executed> {
+        let mut child = podman()
+            .args(["exec", &self.container])
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start podman exec")?;
+        let console = Console::default();
+        let log = Path::new(RESULTS).join(format!("{}-exec.log", self.container));
+        if let Some(stdout) = child.stdout.take() {
+            console.follow(stdout, &log, self.pod.lab.narrator())?;
+        }
+        if let Some(stderr) = child.stderr.take() {
+            console.follow(stderr, &log, self.pod.lab.narrator())?;
+        }
+        Ok(Executed { child, console })
+    }
+
     /// The exit code, when it ends by itself within `deadline`.
     pub(crate) fn exit_code(&mut self, deadline: Duration) -> Result<i32> {
         let end = Instant::now() + deadline;
@@ -297,4 +339,27 @@ fn code(status: ExitStatus) -> Result<i32> {
     status
         .code()
         .with_context(|| format!("podman was killed: {status}"))
+}
+
+/// A command in a launcher's container.
+#[derive(Debug)]
+pub(crate) struct Executed {
+    child: Child,
+    pub(crate) console: Console,
+}
+
+impl Executed {
+    /// Its exit code, when it ends within `deadline`.
+    pub(crate) fn exit_code(&mut self, deadline: Duration) -> Result<i32> {
+        self.console.wait_for_end(deadline)?;
+        code(self.child.wait()?)
+    }
+
+    pub(crate) fn expect_exit(&mut self, wanted: i32, deadline: Duration) -> Result<()> {
+        let found = self.exit_code(deadline)?;
+        if found != wanted {
+            bail!("it ended with {found}, not {wanted}: {}", self.console.last(6));
+        }
+        Ok(())
+    }
 }

@@ -5,6 +5,7 @@ mod bridge;
 mod image;
 mod lifecycle;
 mod masquerade;
+mod migration;
 mod privileges;
 mod vmi;
 
@@ -60,6 +61,18 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "setup_in_an_init_container",
         run: privileges::init_container,
+    },
+    Scenario {
+        name: "migration_masquerade_with_tls",
+        run: migration::masquerade_with_tls,
+    },
+    Scenario {
+        name: "migration_wrong_certificate_and_plain_tcp",
+        run: migration::wrong_certificate,
+    },
+    Scenario {
+        name: "migration_target_killed",
+        run: migration::target_killed,
     },
 ];
 
