@@ -12,6 +12,7 @@ mod faults;
 mod guard;
 mod input;
 mod lifecycle;
+mod migration;
 mod privileges;
 mod running;
 mod traffic;
@@ -62,4 +63,5 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("convergence", convergence::SCENARIOS),
+    ("migration", migration::SCENARIOS),
 ];

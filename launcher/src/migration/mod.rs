@@ -17,6 +17,9 @@ mod relay;
 mod source;
 mod target;
 
+#[cfg(test)]
+mod model;
+
 
 use crate::binding;
 use crate::spec::GuestSpec;

@@ -1,0 +1,460 @@
+//! Two launchers with the stand-in VMM, one guest: the hand-off, and every step of it with every fault.
+//!
+//! The pods are joined by a wire of their own and see their files at the same paths, as two pods of one template do.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::running::{expect_exit, processes};
+use crate::certificates::Authority;
+use crate::pods::{Pod, PodSpec, set, vmi};
+use crate::process::Process;
+use crate::report::Scenario;
+use crate::standin_script::{Fault, Script, Step};
+
+pub(super) const SCENARIOS: &[Scenario<Context>] = &[
+    Scenario {
+        name: "a guest moves, with TLS",
+        run: moves,
+    },
+    Scenario {
+        name: "a target that does not fit refuses with every reason and waits on",
+        run: refused,
+    },
+    Scenario {
+        name: "a wrong certificate, and plain TCP without a word for it",
+        run: strangers,
+    },
+    Scenario {
+        name: "the target's VMM fails or dies, at each step",
+        run: target_vmm,
+    },
+    Scenario {
+        name: "the source's VMM fails or dies, at each step",
+        run: source_vmm,
+    },
+    Scenario {
+        name: "the target's VMM hangs",
+        run: target_hangs,
+    },
+    Scenario {
+        name: "a launcher is killed, stopped, or cut off",
+        run: launchers,
+    },
+    Scenario {
+        name: "the hand-over cannot be noted",
+        run: no_note,
+    },
+];
+
+const SOON: Duration = Duration::from_secs(10);
+/// Beyond the longest that a launcher waits for a step.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Where each pod sees its files.
+const FILES: &str = "/srv";
+const TO: &str = "tcp:10.99.0.2:49152";
+const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
+
+/// In the order in which they are to be dropped.
+struct Pair {
+    source: Process,
+    target: Process,
+    from: Pod,
+    to: Pod,
+}
+
+/// A guest that moves slowly enough to be disturbed.
+fn slow() -> Script {
+    Script {
+        migration_rounds: 40,
+        migration_round_ms: 50,
+        ..quick()
+    }
+}
+
+fn quick() -> Script {
+    Script {
+        // Frames go nowhere: there is no guest port.
+        ports: [("none".to_owned(), "/none".into())].into(),
+        migration_rounds: 2,
+        migration_round_ms: 5,
+        ..Script::default()
+    }
+}
+
+fn at(step: Step, fault: Fault) -> Script {
+    Script {
+        migration_fault: Some((step, fault)),
+        ..quick()
+    }
+}
+
+fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
+    let mut entry = pod.entry();
+    entry.binds.push((pod.path(""), FILES.into()));
+    Process::spawn("hawser", &mut pod.command_as(&entry, &pod.path("hawser"), args)?)
+}
+
+fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
+    let mut args = vec![
+        "run",
+        "--vmi",
+        "-",
+        "--state-dir",
+        "/srv/state",
+        "--image",
+        "kernel-boot=/srv/image",
+        "--cloud-hypervisor",
+        "/srv/vmm/standin-vmm",
+    ];
+    args.extend(options);
+    let mut process = hawser(pod, &args)?;
+    let _ = process.feed(&vmi.to_string());
+    Ok(process)
+}
+
+fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
+    let mut args = vec!["migrate", "--state-dir", "/srv/state", "--to", TO];
+    args.extend(options);
+    hawser(pod, &args)
+}
+
+fn status(pod: &Pod) -> Result<Value> {
+    let mut asked = hawser(pod, &["status", "--state-dir", "/srv/state"])?;
+    let status = asked.wait_exit(SOON)?;
+    ensure!(status.success(), "hawser status: {}", asked.transcript());
+    Ok(serde_json::from_str(&asked.stdout())?)
+}
+
+impl Pair {
+    fn new(context: &Context, here: &Script, there: &Script) -> Result<Self> {
+        Self::with(context, here, there, &vmi(Value::Null))
+    }
+
+    fn with(context: &Context, here: &Script, there: &Script, theirs: &Value) -> Result<Self> {
+        let from = Pod::new(&context.programs, PodSpec::default())?;
+        let to = Pod::new(&context.programs, PodSpec::default())?;
+        from.netns
+            .ip(&format!("link add mig0 type veth peer name mig0 netns {}", to.netns.name()))?;
+        let authority = Authority::new("migration")?;
+        for (pod, address, script) in [(&from, "10.99.0.1", here), (&to, "10.99.0.2", there)] {
+            pod.netns.ip(&format!("address add {address}/24 dev mig0"))?;
+            pod.netns.ip("link set mig0 up")?;
+            pod.script(script)?;
+            certify(&authority, pod, address)?;
+        }
+        let source = run(&from, &vmi(Value::Null), &[])?;
+        let target = run(&to, theirs, &["--incoming", TLS[0], TLS[1]])?;
+        source.wait_for("the guest is running", 1, SOON)?;
+        target.wait_for("waiting for a guest", 1, SOON)?;
+        Ok(Self {
+            source,
+            target,
+            from,
+            to,
+        })
+    }
+
+    fn transcript(&self) -> String {
+        format!(
+            "source:\n{}target:\n{}",
+            self.source.transcript(),
+            self.target.transcript()
+        )
+    }
+
+    fn migrate(&self) -> Result<Process> {
+        migrate(&self.from, &TLS)
+    }
+
+    /// The guest goes on at the source, answers there, and ends well; the target has ended and left nothing.
+    fn stays(&mut self, mut moving: Process) -> Result<()> {
+        let code = moving.wait_exit(PATIENCE)?.code();
+        ensure!(code == Some(9), "hawser migrate ended with {code:?}:\n{}", moving.transcript());
+        ensure!(
+            moving.stderr().contains("stays here"),
+            "not said that it stays:\n{}",
+            moving.transcript()
+        );
+        ensure!(runs(&self.source), "it does not run at the source");
+        ensure!(status(&self.from)?["state"] == "running", "{}", status(&self.from)?);
+        self.target_has_gone(9)?;
+        self.source.signal(Signal::SIGTERM)?;
+        let code = self.source.wait_exit(SOON)?.code().unwrap_or(-1);
+        expect_exit(code, 0, &self.source)
+    }
+
+    fn target_has_gone(&mut self, wanted: i32) -> Result<()> {
+        let code = self.target.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+        expect_exit(code, wanted, &self.target)?;
+        let left = processes(&self.to)?;
+        ensure!(left.is_empty(), "left at the target: {left:?}");
+        let links = self.to.netns.ip("-o link")?;
+        ensure!(!links.contains("tap0"), "left at the target: {links}");
+        ensure!(!runs(&self.target), "the target's guest ran last");
+        Ok(())
+    }
+}
+
+fn certify(authority: &Authority, pod: &Pod, address: &str) -> Result<()> {
+    let directory = pod.path("certificates");
+    std::fs::create_dir_all(&directory)?;
+    authority.issue(&directory, &[address.parse::<IpAddr>()?])
+}
+
+/// What the stand-in said last of its guest, as long as its launcher lives.
+fn runs(launcher: &Process) -> bool {
+    let said = launcher.stdout();
+    let last = said
+        .lines()
+        .rfind(|line| line.contains("the guest runs") || line.contains("the guest is paused"));
+    last.is_some_and(|line| line.contains("runs")) && !launcher.has_ended()
+}
+
+fn explain<T>(pair: &Pair, what: &str, result: Result<T>) -> Result<T> {
+    result.with_context(|| format!("{what}\n{}", pair.transcript()))
+}
+
+fn moves(context: &Context) -> Result<()> {
+    let mut pair = Pair::new(context, &quick(), &quick())?;
+    ensure!(status(&pair.to)?["state"] == "receiving", "{}", status(&pair.to)?);
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
+    for step in ["preparing", "sending", "round 1", "fencing", "committed", "migrated"] {
+        ensure!(moving.stdout().contains(step), "no {step}:\n{}", moving.transcript());
+    }
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.source)?;
+    ensure!(pair.source.stderr().contains(&format!("migrated to {TO}")), "{}", pair.transcript());
+    let last = status(&pair.from)?;
+    ensure!(last["state"] == "migrated" && last["handedOverTo"] == TO, "{last}");
+    ensure!(processes(&pair.from)?.is_empty(), "left at the source");
+    ensure!(!pair.from.netns.ip("-o link")?.contains("tap0"), "left at the source");
+    ensure!(runs(&pair.target), "it does not run at the target");
+    ensure!(status(&pair.to)?["state"] == "running", "{}", status(&pair.to)?);
+    for pod in [&pair.from, &pair.to] {
+        let left = std::fs::read_dir(pod.path("state/vmm/migration-tls"))?.count();
+        ensure!(left == 0, "{left} certificates of the migration are left");
+    }
+
+    // The container is started again: the guest is not.
+    let mut again = run(&pair.from, &vmi(Value::Null), &[])?;
+    let code = again.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 5, &again)?;
+    ensure!(again.stderr().contains(TO), "{}", again.transcript());
+
+    pair.target.signal(Signal::SIGTERM)?;
+    let code = pair.target.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.target)
+}
+
+fn refused(context: &Context) -> Result<()> {
+    let mut other = vmi(Value::Null);
+    set(&mut other, "/metadata/name", json!("another"));
+    set(&mut other, "/spec/domain/memory/guest", json!("256Mi"));
+    set(&mut other, "/spec/domain/devices/interfaces/0/macAddress", json!("02:11:aa:33:44:56"));
+    let mut pair = Pair::with(context, &quick(), &quick(), &other)?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    for reason in ["ns/guest", "ns/another", "config.memory.size", "02:11:aa:33:44:56"] {
+        ensure!(moving.stderr().contains(reason), "no {reason}:\n{}", moving.transcript());
+    }
+    ensure!(runs(&pair.source), "it does not run at the source");
+    ensure!(status(&pair.to)?["state"] == "receiving", "{}", status(&pair.to)?);
+    // Nobody comes, and it is told to end: that is no failure.
+    pair.target.signal(Signal::SIGTERM)?;
+    pair.target_has_gone(0)
+}
+
+fn strangers(context: &Context) -> Result<()> {
+    let pair = Pair::new(context, &quick(), &quick())?;
+    let mut plain = migrate(&pair.from, &[])?;
+    let code = plain.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 2, &plain)?;
+    ensure!(plain.stderr().contains("--insecure-plain-tcp"), "{}", plain.transcript());
+    let mut unwanted = migrate(&pair.from, &["--insecure-plain-tcp"])?;
+    let code = unwanted.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &unwanted)?;
+    // Read anew for each connection: so is a wrong one.
+    certify(&Authority::new("stranger")?, &pair.from, "10.99.0.1")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(runs(&pair.source), "it does not run at the source");
+    ensure!(status(&pair.to)?["state"] == "receiving", "{}", status(&pair.to)?);
+    // And a target that is not the one it was sent to.
+    let authority = Authority::new("renewed")?;
+    certify(&authority, &pair.from, "10.99.0.1")?;
+    certify(&authority, &pair.to, "10.99.0.7")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    // Renewed on both sides, it works.
+    certify(&authority, &pair.to, "10.99.0.2")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "renewed", expect_exit(code, 0, &moving))
+}
+
+/// All cases at once, each with pods of its own.
+fn each<T: Send>(cases: Vec<(String, T)>, run: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    let failures = std::thread::scope(|scope| {
+        let running: Vec<_> = cases
+            .into_iter()
+            .map(|(name, case)| (name, scope.spawn(|| run(case))))
+            .collect();
+        running
+            .into_iter()
+            .filter_map(|(name, run)| match run.join() {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(format!("{name}: {error:#}")),
+                Err(_) => Some(format!("{name}: panicked")),
+            })
+            .collect::<Vec<_>>()
+    });
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", failures.join("\n"))
+}
+
+fn target_vmm(context: &Context) -> Result<()> {
+    let mut cases = Vec::new();
+    for step in [Step::Start, Step::Config, Step::Memory, Step::State, Step::Complete, Step::Completed] {
+        for fault in [Fault::Fail, Fault::Die] {
+            cases.push((format!("{step:?} {fault:?}"), (step, fault)));
+        }
+    }
+    each(cases, |(step, fault)| {
+        let mut pair = Pair::new(context, &quick(), &at(step, fault))?;
+        let moving = pair.migrate()?;
+        let result = if matches!(step, Step::Complete | Step::Completed) {
+            lost(&mut pair, moving)
+        } else {
+            pair.stays(moving)
+        };
+        explain(&pair, "", result)
+    })
+}
+
+/// After the commit the guest is the target's, and fails with it: it does not come back.
+fn lost(pair: &mut Pair, mut moving: Process) -> Result<()> {
+    let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &pair.source)?;
+    ensure!(
+        pair.source.stderr().contains("no guest is left here"),
+        "no last word: {}",
+        pair.source.transcript()
+    );
+    let code = pair.target.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &pair.target)
+}
+
+fn source_vmm(context: &Context) -> Result<()> {
+    let mut cases = Vec::new();
+    for step in [Step::Start, Step::Config, Step::Memory, Step::State, Step::Complete] {
+        for fault in [Fault::Fail, Fault::Die] {
+            cases.push((format!("{step:?} {fault:?}"), (step, fault)));
+        }
+    }
+    each(cases, |(step, fault)| {
+        let mut pair = Pair::new(context, &at(step, fault), &quick())?;
+        let mut moving = pair.migrate()?;
+        let result = match fault {
+            Fault::Die => (|| {
+                let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+                expect_exit(code, 9, &moving)?;
+                let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+                expect_exit(code, 6, &pair.source)?;
+                pair.target_has_gone(9)
+            })(),
+            _ => pair.stays(moving),
+        };
+        explain(&pair, "", result)
+    })
+}
+
+fn target_hangs(context: &Context) -> Result<()> {
+    // While the memory goes over, the guest runs; it is only held up for so long once it is paused.
+    let cases = vec![("State".to_owned(), Step::State)];
+    each(cases, |step| {
+        let mut pair = Pair::new(context, &quick(), &at(step, Fault::Hang))?;
+        let moving = pair.migrate()?;
+        let result = pair.stays(moving);
+        explain(&pair, "", result)
+    })
+}
+
+fn launchers(context: &Context) -> Result<()> {
+    let cases = ["source killed", "target killed", "target stopped", "source stopped", "cut", "cancelled"];
+    let cases = cases.map(|case| (case.to_owned(), case)).to_vec();
+    each(cases, |case| {
+        let mut pair = Pair::new(context, &slow(), &quick())?;
+        let moving = pair.migrate()?;
+        moving.wait_for("round 1 ", 1, SOON)?;
+        let result = disturb(&mut pair, moving, case);
+        explain(&pair, "", result)
+    })
+}
+
+fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
+    match case {
+        "source killed" => {
+            pair.source.signal(Signal::SIGKILL)?;
+            pair.target_has_gone(9)
+        }
+        "target killed" => {
+            pair.target.signal(Signal::SIGKILL)?;
+            let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+            expect_exit(code, 9, &moving)?;
+            ensure!(runs(&pair.source), "it does not run at the source");
+            pair.source.signal(Signal::SIGTERM)?;
+            let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+            expect_exit(code, 0, &pair.source)
+        }
+        "target stopped" => {
+            pair.target.signal(Signal::SIGTERM)?;
+            let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+            expect_exit(code, 9, &moving)?;
+            ensure!(runs(&pair.source), "it does not run at the source");
+            pair.target_has_gone(0)
+        }
+        "source stopped" => {
+            // The guest is to end: it does so here.
+            pair.source.signal(Signal::SIGTERM)?;
+            let code = pair.source.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+            expect_exit(code, 0, &pair.source)?;
+            pair.target_has_gone(9)
+        }
+        "cancelled" => {
+            let mut cancel = hawser(&pair.from, &["migrate", "--state-dir", "/srv/state", "--cancel"])?;
+            cancel.wait_exit(SOON)?;
+            pair.stays(moving)
+        }
+        _ => {
+            pair.to.netns.ip("link set mig0 down")?;
+            pair.stays(moving)
+        }
+    }
+}
+
+/// The note that keeps a second launcher from starting the guest is made before the guest is given away; where it cannot
+/// be, the guest is not.
+fn no_note(context: &Context) -> Result<()> {
+    let mut pair = Pair::new(context, &quick(), &quick())?;
+    let blocked = pair.from.path("state/vmm/handed-over.json.new");
+    std::fs::create_dir(Path::new(&blocked))?;
+    let moving = pair.migrate()?;
+    let result = pair.stays(moving);
+    explain(&pair, "", result)
+}
