@@ -226,7 +226,10 @@ mod tests {
         Cli::command().debug_assert();
         let parse = |line: &str| Cli::try_parse_from(line.split(' '));
         assert!(parse("hawser run --incoming --tls-dir /certs").is_ok());
-        assert!(parse("hawser run --migration-listen tcp:0.0.0.0:1").is_err(), "nobody comes");
+        assert!(
+            parse("hawser run --migration-listen tcp:0.0.0.0:1").is_err(),
+            "nobody comes"
+        );
         assert!(parse("hawser migrate --tls-dir /certs").is_err(), "where to");
         assert!(parse("hawser migrate --to tcp:h:1 --tls-dir /c --insecure-plain-tcp").is_err());
         assert!(parse("hawser migrate --cancel").is_ok());

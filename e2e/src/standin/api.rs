@@ -149,8 +149,17 @@ fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: &Request) -> Result<()> 
         }
         (
             _,
-            "vmm.ping" | "vm.info" | "vm.counters" | "vm.create" | "vm.boot" | "vm.power-button"
-            | "vm.send-migration" | "vm.receive-migration" | "vm.shutdown" | "vm.delete" | "vmm.shutdown",
+            "vmm.ping"
+            | "vm.info"
+            | "vm.counters"
+            | "vm.create"
+            | "vm.boot"
+            | "vm.power-button"
+            | "vm.send-migration"
+            | "vm.receive-migration"
+            | "vm.shutdown"
+            | "vm.delete"
+            | "vmm.shutdown",
         ) => Err(Refused {
             status: 400,
             chain: vec!["Bad Request".to_owned()],

@@ -76,10 +76,16 @@ fn refused(error: &anyhow::Error) -> Refused {
 
 fn certificates(directory: Option<&PathBuf>, side: &str) -> Result<()> {
     let Some(directory) = directory else { return Ok(()) };
-    for file in ["ca-cert.pem".to_owned(), format!("{side}-cert.pem"), format!("{side}-key.pem")] {
+    for file in [
+        "ca-cert.pem".to_owned(),
+        format!("{side}-cert.pem"),
+        format!("{side}-key.pem"),
+    ] {
         let path = directory.join(file);
         ensure!(
-            fs::read_to_string(&path).with_context(|| path.display().to_string())?.contains("-----BEGIN"),
+            fs::read_to_string(&path)
+                .with_context(|| path.display().to_string())?
+                .contains("-----BEGIN"),
             "{} is no PEM",
             path.display()
         );
@@ -122,7 +128,11 @@ impl Vmm {
             (&stream).write_all(payload.as_bytes())?;
             let mut answer = String::new();
             answers.read_line(&mut answer)?;
-            ensure!(answer.trim() == "ok", "{}: the target answers {answer:?}", step.word());
+            ensure!(
+                answer.trim() == "ok",
+                "{}: the target answers {answer:?}",
+                step.word()
+            );
             Ok(())
         };
         ask(Step::Start, "")?;
@@ -131,7 +141,8 @@ impl Vmm {
         let block = "x".repeat(64 << 10);
         for round in 0..self.script.migration_rounds {
             ask(Step::Memory, &block)?;
-            self.events.emit_with("vm", "migration-memory-iteration", "id", &round.to_string());
+            self.events
+                .emit_with("vm", "migration-memory-iteration", "id", &round.to_string());
             thread::sleep(Duration::from_millis(self.script.migration_round_ms));
         }
         self.events.emit("vm", "pausing");

@@ -83,11 +83,7 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
             out.push('\n');
         }
         let migration = &explanation.migration;
-        let migrates = if migration.possible {
-            "yes"
-        } else {
-            "no"
-        };
+        let migrates = if migration.possible { "yes" } else { "no" };
         let _ = writeln!(
             out,
             "interface {}: {} on {}",

@@ -21,9 +21,9 @@ fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io
     let mut line = serde_json::to_vec(request).map_err(|error| fail(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(fail)?;
-    Ok(BufReader::new(stream).lines().map(|line| {
-        line.and_then(|line| serde_json::from_str(&line).map_err(std::io::Error::other))
-    }))
+    Ok(BufReader::new(stream)
+        .lines()
+        .map(|line| line.and_then(|line| serde_json::from_str(&line).map_err(std::io::Error::other))))
 }
 
 /// Prints the status as JSON: the launcher's own, or the last one of a launcher that has ended.

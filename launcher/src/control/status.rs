@@ -84,7 +84,11 @@ impl Board {
     }
 
     pub(crate) fn migration(&mut self, direction: &str, address: &str, step: &str, why: Option<&str>) {
-        let same = self.status.migration.as_ref().is_some_and(|last| last.step == step);
+        let same = self
+            .status
+            .migration
+            .as_ref()
+            .is_some_and(|last| last.step == step);
         if same {
             return;
         }
@@ -201,7 +205,11 @@ mod tests {
         board.hand_over("tcp:b:1").unwrap();
         assert_eq!(handed_over(dir.path()).as_deref(), Some("tcp:b:1"));
         board.state("migrated");
-        assert_eq!(handed_over(dir.path()).as_deref(), Some("tcp:b:1"), "also in the last status");
+        assert_eq!(
+            handed_over(dir.path()).as_deref(),
+            Some("tcp:b:1"),
+            "also in the last status"
+        );
         assert_eq!(read(dir.path()).unwrap().state, "migrated");
     }
 

@@ -312,8 +312,19 @@ mod tests {
         assert_eq!(host("tcp:10.0.0.7:49152").unwrap(), "10.0.0.7");
         assert_eq!(host("tcp:[fd00::7]:49152").unwrap(), "fd00::7");
         assert_eq!(host("tcp:target.ns:1").unwrap(), "target.ns");
-        assert_eq!("tcp:[fd00::7]:9".parse::<Address>().unwrap().to_string(), "tcp:[fd00::7]:9");
-        for bad in ["10.0.0.7:1", "tcp:10.0.0.7", "tcp::1", "tcp:fd00::7:1", "tcp:h:0", "unix:/x", "tcp:h:x"] {
+        assert_eq!(
+            "tcp:[fd00::7]:9".parse::<Address>().unwrap().to_string(),
+            "tcp:[fd00::7]:9"
+        );
+        for bad in [
+            "10.0.0.7:1",
+            "tcp:10.0.0.7",
+            "tcp::1",
+            "tcp:fd00::7:1",
+            "tcp:h:0",
+            "unix:/x",
+            "tcp:h:x",
+        ] {
             assert!(host(bad).is_err(), "{bad}");
         }
         assert!(listen_address("tcp:0.0.0.0:49152").is_ok() && listen_address("tcp:[::]:49152").is_ok());

@@ -129,7 +129,10 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
     }
     for nic in target {
         if !source.iter().any(|other| other.name == nic.name) {
-            reasons.push(format!("interface {}: the source has none of this name", nic.name));
+            reasons.push(format!(
+                "interface {}: the source has none of this name",
+                nic.name
+            ));
         }
     }
 }
@@ -141,9 +144,12 @@ fn differences(path: &str, source: &Value, target: &Value, reasons: &mut Vec<Str
     }
     match (source, target) {
         (Value::Object(from), Value::Object(to)) => {
-            let keys = from.keys().chain(to.keys().filter(|key| !from.contains_key(*key)));
+            let keys = from
+                .keys()
+                .chain(to.keys().filter(|key| !from.contains_key(*key)));
             for key in keys {
-                let side = |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+                let side =
+                    |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
                 differences(&format!("{path}.{key}"), &side(from), &side(to), reasons);
             }
         }
@@ -189,11 +195,18 @@ mod tests {
 
     #[test]
     fn the_same_guest_in_the_same_kind_of_pod_may_go() {
-        assert_eq!(reasons(VERSION, &description(), &description()), Vec::<String>::new());
+        assert_eq!(
+            reasons(VERSION, &description(), &description()),
+            Vec::<String>::new()
+        );
         let mut next = description();
         next.vmm_version = "v54.1".into();
         assert_eq!(reasons(VERSION, &description(), &next), Vec::<String>::new());
-        assert_eq!(reasons(VERSION, &next, &description()).len(), 1, "never to an older one");
+        assert_eq!(
+            reasons(VERSION, &next, &description()).len(),
+            1,
+            "never to an older one"
+        );
     }
 
     #[test]
@@ -231,7 +244,10 @@ mod tests {
             "config.rules[0].p: 1",
             "config.more: null",
         ] {
-            assert!(all.iter().any(|reason| reason.contains(part)), "{part} in {all:#?}");
+            assert!(
+                all.iter().any(|reason| reason.contains(part)),
+                "{part} in {all:#?}"
+            );
         }
         assert_eq!(all.len(), 13, "{all:#?}");
     }

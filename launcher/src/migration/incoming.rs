@@ -14,9 +14,9 @@ use super::channel::{self, Security};
 use super::describe::{Description, reasons};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare};
+use super::one_time;
 use super::relay::{MEETING, Question, TargetRelay};
 use super::target::{Action, Ending, Event, State};
-use super::one_time;
 use crate::control::Board;
 use crate::error::chain;
 use crate::lifecycle::Outcome;
@@ -176,9 +176,12 @@ impl Incoming {
                 self.peer = Some(channel);
                 self.on(Event::Commit, None, api, board)
             }
-            Message::Abort { why } if self.peer == Some(channel) => {
-                self.on(Event::Abort(format!("the source keeps the guest: {why}")), None, api, board)
-            }
+            Message::Abort { why } if self.peer == Some(channel) => self.on(
+                Event::Abort(format!("the source keeps the guest: {why}")),
+                None,
+                api,
+                board,
+            ),
             _ => None,
         }
     }
@@ -188,7 +191,9 @@ impl Incoming {
         match (&self.listener.security, &prepare.credentials) {
             (Security::Tls(_), Some(credentials)) if self.state == State::Waiting => {
                 if let Err(error) = one_time::accept(&self.vmm_dir, credentials) {
-                    all.push(format!("the target cannot keep this migration's certificates: {error}"));
+                    all.push(format!(
+                        "the target cannot keep this migration's certificates: {error}"
+                    ));
                 }
             }
             (Security::Tls(_), None) => all.push("the source wants plain TCP, the target TLS".into()),
@@ -214,7 +219,13 @@ impl Incoming {
     }
 
     /// `from`: the channel that an answer goes to if it is not the source's.
-    pub(crate) fn on(&mut self, event: Event, from: Option<u32>, api: &Api, board: &mut Board) -> Option<End> {
+    pub(crate) fn on(
+        &mut self,
+        event: Event,
+        from: Option<u32>,
+        api: &Api,
+        board: &mut Board,
+    ) -> Option<End> {
         let had_ended = matches!(self.state, State::Ended(_));
         let before = self.state.name();
         let (state, actions) = std::mem::replace(&mut self.state, State::Waiting).on(event);
@@ -333,6 +344,8 @@ impl Incoming {
 #[derive(Debug)]
 pub(crate) enum End {
     /// The guest is ours. `stop`: and is to end.
-    Runs { stop: bool },
+    Runs {
+        stop: bool,
+    },
     Leave(Outcome),
 }

@@ -70,7 +70,9 @@ impl Link {
                 let heard = match timeout(SILENCE, message::read(&mut reading)).await {
                     Ok(Ok(Message::Alive)) => continue,
                     Ok(Ok(message)) => Heard::Said(message),
-                    Ok(Err(error)) => Heard::Lost(format!("the channel to the other launcher broke: {error}")),
+                    Ok(Err(error)) => {
+                        Heard::Lost(format!("the channel to the other launcher broke: {error}"))
+                    }
                     Err(_) => Heard::Lost(format!(
                         "the other launcher has said nothing for {} s",
                         SILENCE.as_secs()

@@ -25,21 +25,31 @@ pub(crate) enum Message {
     /// Source: take this guest. Nothing has moved.
     Prepare(Box<Prepare>),
     /// Target: no, for all these reasons.
-    Refused { reasons: Vec<String> },
+    Refused {
+        reasons: Vec<String>,
+    },
     /// Target: the pod is wired, the VMM listens.
     Prepared,
     /// Target: all of the guest is here and stands still; it will not run without `Commit`.
     Holding,
     /// Source: the guest is yours. It cannot run here any more. Said again over a new channel where the answer was lost.
-    Commit { id: String },
+    Commit {
+        id: String,
+    },
     /// Target: it runs.
     Running,
     /// Target: it was ours, and it has failed.
-    Lost { why: String },
+    Lost {
+        why: String,
+    },
     /// Source: it stays here; forget it.
-    Abort { why: String },
+    Abort {
+        why: String,
+    },
     /// Target: it will not run here, and never has. Only said before a `Commit` was heard.
-    Gone { why: String },
+    Gone {
+        why: String,
+    },
     Alive,
 }
 
@@ -72,7 +82,9 @@ impl std::fmt::Debug for ServerCredentials {
 pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {
     let length = from.read_u32().await?;
     if length > MOST {
-        return Err(invalid(format!("a message of {length} bytes; at most {MOST} are taken")));
+        return Err(invalid(format!(
+            "a message of {length} bytes; at most {MOST} are taken"
+        )));
     }
     let mut body = Vec::new();
     from.take(length.into()).read_to_end(&mut body).await?;
@@ -133,7 +145,13 @@ mod tests {
     fn too_long_too_short_and_nonsense_are_errors() {
         block_on(async {
             let long = (MOST + 1).to_be_bytes();
-            assert!(read(&mut long.as_slice()).await.unwrap_err().to_string().contains("at most"));
+            assert!(
+                read(&mut long.as_slice())
+                    .await
+                    .unwrap_err()
+                    .to_string()
+                    .contains("at most")
+            );
             let cut = [0, 0, 0, 9, b'{'];
             let error = read(&mut cut.as_slice()).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);

@@ -20,7 +20,6 @@ mod target;
 #[cfg(test)]
 mod model;
 
-
 use crate::binding;
 use crate::spec::GuestSpec;
 

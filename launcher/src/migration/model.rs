@@ -103,7 +103,12 @@ impl World {
         if self.here == Vmm::Paused {
             self.here = Vmm::Runs;
             self.failure_unheard = true;
-        } else if self.here == Vmm::Runs && matches!(self.source, source::State::Sending | source::State::Cancelling { .. }) {
+        } else if self.here == Vmm::Runs
+            && matches!(
+                self.source,
+                source::State::Sending | source::State::Cancelling { .. }
+            )
+        {
             self.failure_unheard = true;
         }
         if self.there == Vmm::Restored && !self.released {
@@ -196,7 +201,10 @@ impl World {
                 Word::Abort => Some(Tgt::Abort(Self::why())),
                 _ => None,
             };
-            add("to the target", event.map_or(world.clone(), |event| world.target_on(event)));
+            add(
+                "to the target",
+                event.map_or(world.clone(), |event| world.target_on(event)),
+            );
         }
         if let Some(word) = self.to_source.first().copied() {
             let mut world = here.clone();
@@ -209,7 +217,10 @@ impl World {
                 Word::Gone => Some(Src::Gone(Self::why())),
                 _ => None,
             };
-            add("to the source", event.map_or(world.clone(), |event| world.source_on(event)));
+            add(
+                "to the source",
+                event.map_or(world.clone(), |event| world.source_on(event)),
+            );
         }
         // The VMMs.
         if self.target == target::State::Opening && self.target_alive {
@@ -220,7 +231,11 @@ impl World {
             world.here = Vmm::Paused;
             add("paused", world);
         }
-        if self.memory && self.here == Vmm::Paused && self.there == Vmm::Empty && self.target == target::State::Receiving {
+        if self.memory
+            && self.here == Vmm::Paused
+            && self.there == Vmm::Empty
+            && self.target == target::State::Receiving
+        {
             let mut world = here.clone();
             world.there = Vmm::Restored;
             world.order = true;
@@ -244,7 +259,8 @@ impl World {
             add("doubt over", here.clone().source_on(Src::DoubtOver));
         }
         // The source in doubt comes back, if the target is there to be asked.
-        if !self.channel && self.source == source::State::Committed && self.source_alive && self.target_alive {
+        if !self.channel && self.source == source::State::Committed && self.source_alive && self.target_alive
+        {
             let mut world = here.clone();
             world.channel = true;
             world.to_target = vec![Word::Commit];
@@ -270,7 +286,9 @@ impl World {
             world.channel = false;
             world.to_source.clear();
             world.to_target.clear();
-            let world = world.source_on(Src::ChannelLost(Self::why())).target_on(Tgt::ChannelLost(Self::why()));
+            let world = world
+                .source_on(Src::ChannelLost(Self::why()))
+                .target_on(Tgt::ChannelLost(Self::why()));
             add("channel breaks", world);
         }
         if self.memory {
@@ -318,7 +336,10 @@ impl World {
             "the guest runs twice: {self:#?}"
         );
         if self.source.is_committed() && self.source_alive {
-            assert!(matches!(self.here, Vmm::Stopped | Vmm::Dead), "given away and not stopped: {self:#?}");
+            assert!(
+                matches!(self.here, Vmm::Stopped | Vmm::Dead),
+                "given away and not stopped: {self:#?}"
+            );
         }
     }
 
@@ -330,19 +351,28 @@ impl World {
         let target_ended = !self.target_alive || matches!(self.target, target::State::Ended(_));
         // A target that nobody asked for anything waits for the next source.
         let waits = self.target == target::State::Waiting;
-        assert!(source_ended && (target_ended || waits), "somebody waits for ever: {self:#?}");
+        assert!(
+            source_ended && (target_ended || waits),
+            "somebody waits for ever: {self:#?}"
+        );
         match &self.source {
             source::State::Ended(Left::StaysHere { .. }) if self.source_alive => {
                 assert!(runs_here, "it was to stay: {self:#?}");
             }
             source::State::Ended(Left::Migrated) if self.source_alive => {
                 // It may have failed there since, as any guest may; its own launcher says so.
-                assert!(runs_there || !self.target_alive || self.there == Vmm::Dead, "{self:#?}");
+                assert!(
+                    runs_there || !self.target_alive || self.there == Vmm::Dead,
+                    "{self:#?}"
+                );
             }
             _ => {}
         }
         if let target::State::Ended(Came::Runs { .. }) = &self.target {
-            assert!(runs_there || !self.target_alive || self.there == Vmm::Dead, "{self:#?}");
+            assert!(
+                runs_there || !self.target_alive || self.there == Vmm::Dead,
+                "{self:#?}"
+            );
         }
     }
 }
@@ -378,11 +408,7 @@ fn without_faults_the_guest_ends_up_there() {
     }
     // The way without a fault has one end.
     let mut world = World::new(0);
-    while let Some((_, next)) = world
-        .next()
-        .into_iter()
-        .find(|(what, _)| !what.ends_with("over"))
-    {
+    while let Some((_, next)) = world.next().into_iter().find(|(what, _)| !what.ends_with("over")) {
         world = next;
     }
     assert_eq!(world.source, source::State::Ended(Left::Migrated));
@@ -406,7 +432,10 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
             "doubt over",
             "hold over",
         ] {
-            assert!(steps.contains_key(step), "{step} was never tried with {faults} faults");
+            assert!(
+                steps.contains_key(step),
+                "{step} was never tried with {faults} faults"
+            );
         }
     }
 }

@@ -71,9 +71,7 @@ struct Made {
 fn make() -> Result<Made, rcgen::Error> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "one hand-off");
+    params.distinguished_name.push(DnType::CommonName, "one hand-off");
     let key = KeyPair::generate()?;
     let ca_cert = params.self_signed(&key)?.pem();
     let issuer = Issuer::new(params, key);

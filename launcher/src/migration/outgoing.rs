@@ -78,7 +78,10 @@ impl Outgoing {
     ) -> Result<Self, String> {
         let address: Address = order.to.parse()?;
         if !description.obstacles.is_empty() {
-            return Err(format!("this guest cannot migrate: {}", description.obstacles.join("; ")));
+            return Err(format!(
+                "this guest cannot migrate: {}",
+                description.obstacles.join("; ")
+            ));
         }
         let security = match &order.tls_dir {
             Some(directory) => Security::Tls(directory.clone()),
@@ -123,9 +126,9 @@ impl Outgoing {
     pub(crate) fn show(&self, board: &mut Board) {
         let why = match &self.state {
             State::Cancelling { why }
-            | State::Ended(
-                Ending::StaysHere { why } | Ending::LostThere { why } | Ending::InDoubt { why },
-            ) => Some(why.as_str()),
+            | State::Ended(Ending::StaysHere { why } | Ending::LostThere { why } | Ending::InDoubt { why }) => {
+                Some(why.as_str())
+            }
             _ => None,
         };
         board.migration("out", &self.address.to_string(), self.state.name(), why);
@@ -175,13 +178,17 @@ impl Outgoing {
             }
             Told::Heard(_, Heard::Said(message)) => match message {
                 Message::Prepared => Event::Prepared,
-                Message::Refused { reasons } => Event::Refused(format!("the target refuses: {}", reasons.join("; "))),
+                Message::Refused { reasons } => {
+                    Event::Refused(format!("the target refuses: {}", reasons.join("; ")))
+                }
                 Message::Holding => Event::Holding,
                 Message::Running => Event::Running,
                 Message::Lost { why } => Event::Lost(why),
                 Message::Gone { why } => Event::Gone(format!("the target gave up: {why}")),
                 // Not for a source.
-                Message::Prepare(_) | Message::Commit { .. } | Message::Abort { .. } | Message::Alive => return None,
+                Message::Prepare(_) | Message::Commit { .. } | Message::Abort { .. } | Message::Alive => {
+                    return None;
+                }
             },
         };
         self.on(event, hands).await
@@ -202,7 +209,10 @@ impl Outgoing {
                 None
             }
             "migration-memory-iteration" => {
-                let id = event.properties.as_ref().and_then(|properties| properties.get("id"));
+                let id = event
+                    .properties
+                    .as_ref()
+                    .and_then(|properties| properties.get("id"));
                 if let Some(round) = id.and_then(|id| id.as_str()).and_then(|id| id.parse().ok()) {
                     hands.board.round(round);
                     self.progress("sending", format!("round {round} over the guest's memory"));
@@ -276,7 +286,9 @@ impl Outgoing {
             Err(error) => Err(error),
         };
         if let Err(error) = started {
-            return Some(Event::TransferFailed(format!("the transfer cannot be prepared: {error}")));
+            return Some(Event::TransferFailed(format!(
+                "the transfer cannot be prepared: {error}"
+            )));
         }
         let how = SendMigration {
             destination_url: format!("tcp:{MEETING}"),
@@ -348,9 +360,9 @@ impl Outgoing {
         let to = self.address.to_string();
         match &self.state {
             State::Ended(Ending::Migrated) => Some(Outcome::Migrated(to)),
-            State::Ended(Ending::LostThere { why }) => {
-                Some(Outcome::HandedOver(format!("given to {to}, and failed there: {why}")))
-            }
+            State::Ended(Ending::LostThere { why }) => Some(Outcome::HandedOver(format!(
+                "given to {to}, and failed there: {why}"
+            ))),
             State::Ended(Ending::InDoubt { why }) => Some(Outcome::HandedOver(format!(
                 "given to {to}, where it runs if it runs at all: {why}"
             ))),
@@ -409,6 +421,9 @@ async fn stop(child: &Option<Child>) -> Result<(), String> {
         Ok(Ok(Ok(other))) => Err(format!("cloud-hypervisor was to stand still: {other:?}")),
         Ok(Ok(Err(errno))) => Err(format!("wait for cloud-hypervisor to stand still: {errno}")),
         Ok(Err(error)) => Err(format!("wait for cloud-hypervisor to stand still: {error}")),
-        Err(_) => Err(format!("cloud-hypervisor did not stand still within {} s", STOPPING.as_secs())),
+        Err(_) => Err(format!(
+            "cloud-hypervisor did not stand still within {} s",
+            STOPPING.as_secs()
+        )),
     }
 }

@@ -47,7 +47,8 @@ impl SourceRelay {
                     match channel::dial_memory(&address, &id).await {
                         Ok(mut theirs) => {
                             // An end in either direction is for the VMMs to judge.
-                            let _ = copy_bidirectional_with_sizes(&mut ours, &mut theirs, BUFFER, BUFFER).await;
+                            let _ =
+                                copy_bidirectional_with_sizes(&mut ours, &mut theirs, BUFFER, BUFFER).await;
                         }
                         Err(error) => {
                             tracing::warn!("the guest's memory: {}", crate::error::chain(&error));

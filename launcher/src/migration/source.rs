@@ -17,7 +17,9 @@ pub(crate) enum State {
     /// Given away. Whether the target runs it is not known yet.
     Committed,
     /// The transfer was cut; the VMM has yet to say that it has the guest back.
-    Cancelling { why: String },
+    Cancelling {
+        why: String,
+    },
     Ended(Ending),
 }
 
@@ -78,7 +80,9 @@ pub(crate) enum Action {
 
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
-        use Action::{ArmDoubt, AskAgain, CutTransfer, Fence, KillVmm, SendAbort, SendCommit, Transfer, Unfence};
+        use Action::{
+            ArmDoubt, AskAgain, CutTransfer, Fence, KillVmm, SendAbort, SendCommit, Transfer, Unfence,
+        };
         let stays = |why: String| State::Ended(Ending::StaysHere { why });
         match (self, event) {
             (ended @ State::Ended(_), _) => (ended, vec![]),

@@ -14,9 +14,13 @@ pub(crate) enum State {
     /// The guest's memory comes in.
     Receiving,
     /// All of it is here and stands still; the VMM's last instruction is held back.
-    Holding { stop: bool },
+    Holding {
+        stop: bool,
+    },
     /// It is ours, and is being resumed.
-    Resuming { stop: bool },
+    Resuming {
+        stop: bool,
+    },
     Ended(Ending),
 }
 
@@ -35,7 +39,9 @@ pub(crate) enum Ending {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The source asks, and this speaks against it.
-    Prepare { reasons: Vec<String> },
+    Prepare {
+        reasons: Vec<String>,
+    },
     /// The VMM listens.
     Listening,
     /// The VMM has restored the guest, and the source's order to run it has come and is held back.
@@ -79,9 +85,10 @@ impl State {
         match (self, event) {
             // The source has not heard it.
             (ended @ State::Ended(Ending::Runs { .. }), Event::Commit) => (ended, vec![SayRunning]),
-            (State::Ended(Ending::Lost { why }), Event::Commit) => {
-                (State::Ended(Ending::Lost { why: why.clone() }), vec![SayLost(why)])
-            }
+            (State::Ended(Ending::Lost { why }), Event::Commit) => (
+                State::Ended(Ending::Lost { why: why.clone() }),
+                vec![SayLost(why)],
+            ),
             (ended @ State::Ended(_), _) => (ended, vec![]),
 
             (State::Waiting, Event::Prepare { reasons }) if reasons.is_empty() => {
@@ -107,9 +114,10 @@ impl State {
                 State::Ended(Ending::Lost { why: why.clone() }),
                 vec![KillVmm, SayLost(why)],
             ),
-            (State::Waiting | State::Opening | State::Receiving | State::Holding { .. }, Event::VmmFailed(why)) => {
-                gone(why)
-            }
+            (
+                State::Waiting | State::Opening | State::Receiving | State::Holding { .. },
+                Event::VmmFailed(why),
+            ) => gone(why),
 
             (State::Opening | State::Receiving | State::Holding { .. }, Event::Abort(why)) => gone(why),
             (State::Opening | State::Receiving, Event::ChannelLost(why)) => gone(why),
@@ -117,9 +125,10 @@ impl State {
                 gone("the source did not say that the guest is ours, and did not come back".into())
             }
 
-            (State::Waiting | State::Opening | State::Receiving, Event::Stop) => {
-                (State::Ended(Ending::Stopped), vec![KillVmm, SayGone("the target was told to end".into())])
-            }
+            (State::Waiting | State::Opening | State::Receiving, Event::Stop) => (
+                State::Ended(Ending::Stopped),
+                vec![KillVmm, SayGone("the target was told to end".into())],
+            ),
             // The guest may be ours already. It is a matter of moments.
             (State::Holding { .. }, Event::Stop) => (State::Holding { stop: true }, vec![]),
             (State::Resuming { .. }, Event::Stop) => (State::Resuming { stop: true }, vec![]),

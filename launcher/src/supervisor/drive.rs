@@ -136,7 +136,9 @@ impl Drive {
             Request::Cancel if self.outgoing.is_none() => refuse("no migration is under way"),
             Request::Cancel => {
                 self.migrate(SourceEvent::Cancel("cancelled".into())).await;
-                refuse("the migration is cancelled, unless the guest was the target's already: see hawser status");
+                refuse(
+                    "the migration is cancelled, unless the guest was the target's already: see hawser status",
+                );
             }
             Request::Migrate(_) if self.outgoing.is_some() => refuse("a migration is under way already"),
             Request::Migrate(_) if self.state != State::Running => refuse("the guest is not running"),
@@ -167,7 +169,9 @@ impl Drive {
     }
 
     pub(super) async fn told(&mut self, told: Told) {
-        let Some(outgoing) = &mut self.outgoing else { return };
+        let Some(outgoing) = &mut self.outgoing else {
+            return;
+        };
         let mut hands = Hands {
             child: &mut self.child,
             events: &mut self.events,

@@ -220,7 +220,12 @@ spec:
     #[test]
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        insta::assert_json_snapshot!(vm_config(&guest, &files(), &[attachment()], Path::new("/run/certificates")));
+        insta::assert_json_snapshot!(vm_config(
+            &guest,
+            &files(),
+            &[attachment()],
+            Path::new("/run/certificates")
+        ));
     }
 
     #[test]

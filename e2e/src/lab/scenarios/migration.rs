@@ -27,7 +27,11 @@ fn manifest() -> Value {
         "/spec/domain/devices/interfaces/0/macAddress",
         json!("02:00:5e:00:53:07"),
     );
-    vmi::set(&mut manifest, "/metadata/uid", json!("4f2b0f5e-0000-4000-8000-000000000001"));
+    vmi::set(
+        &mut manifest,
+        "/metadata/uid",
+        json!("4f2b0f5e-0000-4000-8000-000000000001"),
+    );
     manifest
 }
 
@@ -65,7 +69,9 @@ fn url(pod: &Pod<'_>) -> String {
 fn status(launcher: &Launcher<'_>) -> Result<Value> {
     let mut asked = launcher.exec(&["hawser", "status"])?;
     asked.expect_exit(0, SERVE)?;
-    Ok(serde_json::from_str(&asked.console.last(1000).replace(" | ", "\n"))?)
+    Ok(serde_json::from_str(
+        &asked.console.last(1000).replace(" | ", "\n"),
+    )?)
 }
 
 /// How many cloud-hypervisors there are on the node.
@@ -102,13 +108,15 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
 
     let mut moving = source.exec(&migrate(&url(&to), &TLS))?;
     moving.expect_exit(0, TRANSFER)?;
-    moving.console.wait_for("migrated: the guest runs at tcp:", SERVE)?;
+    moving
+        .console
+        .wait_for("migrated: the guest runs at tcp:", SERVE)?;
     source.expect_exit(0, END)?;
     source.console.wait_for("migrated to tcp:", SERVE)?;
     ensure!(vmms()? == 1, "{} VMMs", vmms()?);
-    let last: Value = serde_json::from_str(&fs::read_to_string(
-        Path::new("/var/lib/lab/pods/mover-a/state/vmm/status.json"),
-    )?)?;
+    let last: Value = serde_json::from_str(&fs::read_to_string(Path::new(
+        "/var/lib/lab/pods/mover-a/state/vmm/status.json",
+    ))?)?;
     ensure!(
         last["state"] == "migrated" && last["handedOverTo"] == url(&to),
         "the source's last status: {last}"
@@ -123,15 +131,26 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
     }
     // Renewal is by unicast to the server that the guest knows; the new one answers as the same.
     guest::execute(address, "killall -USR1 udhcpc")?;
-    target.console.wait_for("DHCPACK 10.0.2.2", SERVE).context("renewal")?;
+    target
+        .console
+        .wait_for("DHCPACK 10.0.2.2", SERVE)
+        .context("renewal")?;
     target.console.wait_for("event renew", SERVE).context("renewal")?;
-    guest::execute(address, "(sleep 1; killall -USR2 udhcpc; sleep 2; killall -USR1 udhcpc) > /dev/null 2>&1 &")?;
+    guest::execute(
+        address,
+        "(sleep 1; killall -USR2 udhcpc; sleep 2; killall -USR1 udhcpc) > /dev/null 2>&1 &",
+    )?;
     target.console.wait_for("event bound", SERVE).context("release")?;
     guest::greet_within(address, PORT, SERVE).context("after the release")?;
     guest::execute(address, "(sleep 1; reboot -f) > /dev/null 2>&1 &")?;
-    target.console.wait_for("guest: init, Linux", BOOT).context("reboot")?;
+    target
+        .console
+        .wait_for("guest: init, Linux", BOOT)
+        .context("reboot")?;
     target.console.wait_for("guest: ready", BOOT).context("reboot")?;
-    target.console.wait_for("guest: ipv6-route eth0 default via fe80::", BOOT)?;
+    target
+        .console
+        .wait_for("guest: ipv6-route eth0 default via fe80::", BOOT)?;
     at_home_in(&to).context("after a reboot")?;
 
     // A container that is started again in the source's pod leaves the guest alone.
