@@ -132,6 +132,14 @@ fn status(pod: &Pod) -> Result<Value> {
     Ok(serde_json::from_str(&asked.stdout())?)
 }
 
+fn expect_state(status: &Value, wanted: &str) -> Result<()> {
+    ensure!(
+        status.get("state") == Some(&json!(wanted)),
+        "not {wanted}: {status}"
+    );
+    Ok(())
+}
+
 impl Pair {
     fn new(context: &Context, here: &Script, there: &Script) -> Result<Self> {
         Self::with(context, here, there, &vmi(Value::Null))
@@ -192,11 +200,7 @@ impl Pair {
         until("the guest runs at the source", SOON, || {
             Ok(runs(&self.source).then_some(()))
         })?;
-        ensure!(
-            status(&self.from)?["state"] == "running",
-            "{}",
-            status(&self.from)?
-        );
+        expect_state(&status(&self.from)?, "running")?;
         self.target_has_gone(9)?;
         self.source.signal(Signal::SIGTERM)?;
         let code = self.source.wait_exit(SOON)?.code().unwrap_or(-1);
@@ -236,7 +240,7 @@ fn explain<T>(pair: &Pair, what: &str, result: Result<T>) -> Result<T> {
 
 fn moves(context: &Context) -> Result<()> {
     let mut pair = Pair::new(context, &quick(), &quick())?;
-    ensure!(status(&pair.to)?["state"] == "receiving", "{}", status(&pair.to)?);
+    expect_state(&status(&pair.to)?, "receiving")?;
     let mut moving = pair.migrate()?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
@@ -262,17 +266,15 @@ fn moves(context: &Context) -> Result<()> {
         pair.transcript()
     );
     let last = status(&pair.from)?;
-    ensure!(
-        last["state"] == "migrated" && last["handedOverTo"] == TO,
-        "{last}"
-    );
+    expect_state(&last, "migrated")?;
+    ensure!(last.get("handedOverTo") == Some(&json!(TO)), "{last}");
     ensure!(processes(&pair.from)?.is_empty(), "left at the source");
     ensure!(
         !pair.from.netns.ip("-o link")?.contains("tap0"),
         "left at the source"
     );
     ensure!(runs(&pair.target), "it does not run at the target");
-    ensure!(status(&pair.to)?["state"] == "running", "{}", status(&pair.to)?);
+    expect_state(&status(&pair.to)?, "running")?;
     for pod in [&pair.from, &pair.to] {
         let left = std::fs::read_dir(pod.path("state/vmm/migration-tls"))?.count();
         ensure!(left == 0, "{left} certificates of the migration are left");
@@ -315,7 +317,7 @@ fn refused(context: &Context) -> Result<()> {
         );
     }
     ensure!(runs(&pair.source), "it does not run at the source");
-    ensure!(status(&pair.to)?["state"] == "receiving", "{}", status(&pair.to)?);
+    expect_state(&status(&pair.to)?, "receiving")?;
     // Nobody comes, and it is told to end: that is no failure.
     pair.target.signal(Signal::SIGTERM)?;
     pair.target_has_gone(0)
@@ -340,7 +342,7 @@ fn strangers(context: &Context) -> Result<()> {
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
     ensure!(runs(&pair.source), "it does not run at the source");
-    ensure!(status(&pair.to)?["state"] == "receiving", "{}", status(&pair.to)?);
+    expect_state(&status(&pair.to)?, "receiving")?;
     // And a target that is not the one it was sent to.
     let authority = Authority::new("renewed")?;
     certify(&authority, &pair.from, "10.99.0.1")?;

@@ -262,6 +262,6 @@ mod tests {
             text.contains("interface red: bridge on podb1f51a511f1\n"),
             "{text}"
         );
-        assert!(text.contains("can migrate  yes, once"), "{text}");
+        assert!(text.contains("can migrate  yes: "), "{text}");
     }
 }

@@ -44,11 +44,12 @@ impl Drive {
                 }
                 Action::ArmPress => later(PRESS_INTERVAL, Event::PressDue, &self.send),
                 Action::ArmGrace => later(self.job.grace, Event::GraceOver, &self.send),
-                Action::KillVmm => match &mut self.child {
-                    // It may be gone already; its exit is then on its way to us.
-                    Some(child) => drop(child.start_kill()),
-                    None => {}
-                },
+                Action::KillVmm => {
+                    if let Some(child) = &mut self.child {
+                        // It may be gone already; its exit is then on its way to us.
+                        let _ = child.start_kill();
+                    }
+                }
             }
         }
         // It had ended before it was known what for.
