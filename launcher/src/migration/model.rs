@@ -98,22 +98,15 @@ impl World {
     }
 
     fn cut_memory(&mut self) {
-        self.memory = false;
+        let sending = std::mem::take(&mut self.memory);
         self.order = false;
         if self.here == Vmm::Paused {
             self.here = Vmm::Runs;
             self.failure_unheard = true;
-        } else if self.here == Vmm::Runs
-            && matches!(
-                self.source,
-                source::State::Sending | source::State::Cancelling { .. }
-            )
-        {
+        } else if self.here == Vmm::Runs && sending {
             self.failure_unheard = true;
         }
-        if self.there == Vmm::Restored && !self.released {
-            // It stays paused without the order.
-        }
+        // What is restored at the target stays paused without the order.
     }
 
     fn source_on(mut self, event: Src) -> Self {
@@ -388,7 +381,10 @@ fn explore(faults: u8) -> (usize, BTreeMap<String, usize>) {
         }
         world.check();
         let next = world.next();
-        let goes_on = next.iter().any(|(_, after)| after.faults == world.faults);
+        // What changes nothing is no way on.
+        let goes_on = next
+            .iter()
+            .any(|(_, after)| after.faults == world.faults && *after != world);
         if !goes_on {
             world.check_end();
         }
