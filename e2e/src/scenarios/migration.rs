@@ -343,6 +343,19 @@ fn strangers(context: &Context) -> Result<()> {
     expect_exit(code, 9, &moving)?;
     ensure!(runs(&pair.source), "it does not run at the source");
     expect_state(&status(&pair.to)?, "receiving")?;
+    // One that trusts the target, and is not trusted by it.
+    std::fs::copy(
+        pair.to.path("certificates/ca-cert.pem"),
+        pair.from.path("certificates/ca-cert.pem"),
+    )?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(
+        pair.target.stderr().contains("was not let in: TLS"),
+        "{}",
+        pair.transcript()
+    );
     // And a target that is not the one it was sent to.
     let authority = Authority::new("renewed")?;
     certify(&authority, &pair.from, "10.99.0.1")?;

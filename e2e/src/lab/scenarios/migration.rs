@@ -17,7 +17,7 @@ use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
 /// For the guest's memory to go over, with everything emulated.
-const TRANSFER: Duration = Duration::from_secs(90);
+const TRANSFER: Duration = Duration::from_secs(240);
 const TLS: [&str; 2] = ["--tls-dir", "/certificates"];
 
 fn manifest() -> Value {
