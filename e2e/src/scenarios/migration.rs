@@ -476,6 +476,7 @@ fn target_hangs(context: &Context) -> Result<()> {
 
 fn launchers(context: &Context) -> Result<()> {
     let cases = [
+        "note gone",
         "source killed",
         "target killed",
         "target stopped",
@@ -523,6 +524,11 @@ fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
             let code = pair.source.wait_exit(PATIENCE)?.code().unwrap_or(-1);
             expect_exit(code, 0, &pair.source)?;
             pair.target_has_gone(9)
+        }
+        // At the fence, when the VMM stands still already: it is let go again.
+        "note gone" => {
+            std::fs::remove_file(pair.from.path("state/vmm/handed-over.json"))?;
+            pair.stays(moving)
         }
         "cancelled" => {
             let mut cancel = hawser(&pair.from, &["migrate", "--state-dir", "/srv/state", "--cancel"])?;

@@ -189,7 +189,7 @@ impl Incoming {
     fn judge(&self, prepare: &Prepare) -> Vec<String> {
         let mut all = reasons(prepare.version, &prepare.description, &self.own);
         match (&self.listener.security, &prepare.credentials) {
-            (Security::Tls(_), Some(credentials)) if self.state == State::Waiting => {
+            (Security::Tls(_), Some(credentials)) if all.is_empty() && self.state == State::Waiting => {
                 if let Err(error) = one_time::accept(&self.vmm_dir, credentials) {
                     all.push(format!(
                         "the target cannot keep this migration's certificates: {error}"
