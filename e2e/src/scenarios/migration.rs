@@ -3,10 +3,9 @@
 //! The pods are joined by a wire of their own and see their files at the same paths, as two pods of one template do.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -16,7 +15,7 @@ use crate::certificates::Authority;
 use crate::pods::{Pod, PodSpec, set, vmi};
 use crate::process::{Process, until};
 use crate::report::Scenario;
-use crate::standin_script::{Fault, Script, Step};
+use crate::standin_script::Script;
 
 pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
@@ -31,54 +30,25 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         name: "a wrong certificate, and plain TCP without a word for it",
         run: strangers,
     },
-    Scenario {
-        name: "the target's VMM fails or dies, at each step",
-        run: target_vmm,
-    },
-    Scenario {
-        name: "the source's VMM fails or dies, at each step",
-        run: source_vmm,
-    },
-    Scenario {
-        name: "the target's VMM hangs",
-        run: target_hangs,
-    },
-    Scenario {
-        name: "a launcher is killed, stopped, or cut off",
-        run: launchers,
-    },
-    Scenario {
-        name: "the hand-over cannot be noted",
-        run: no_note,
-    },
 ];
 
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Beyond the longest that a launcher waits for a step.
-const PATIENCE: Duration = Duration::from_secs(40);
+pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// Where each pod sees its files.
 const FILES: &str = "/srv";
 const TO: &str = "tcp:10.99.0.2:49152";
 const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
 
 /// In the order in which they are to be dropped.
-struct Pair {
-    source: Process,
-    target: Process,
-    from: Pod,
-    to: Pod,
+pub(super) struct Pair {
+    pub(super) source: Process,
+    pub(super) target: Process,
+    pub(super) from: Pod,
+    pub(super) to: Pod,
 }
 
-/// A guest that moves slowly enough to be disturbed.
-fn slow() -> Script {
-    Script {
-        migration_rounds: 40,
-        migration_round_ms: 50,
-        ..quick()
-    }
-}
-
-fn quick() -> Script {
+pub(super) fn quick() -> Script {
     Script {
         // Frames go nowhere: there is no guest port.
         ports: [("none".to_owned(), "/none".into())].into(),
@@ -88,14 +58,7 @@ fn quick() -> Script {
     }
 }
 
-fn at(step: Step, fault: Fault) -> Script {
-    Script {
-        migration_fault: Some((step, fault)),
-        ..quick()
-    }
-}
-
-fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
+pub(super) fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
     let mut entry = pod.entry();
     entry.binds.push((pod.path(""), FILES.into()));
     Process::spawn("hawser", &mut pod.command_as(&entry, &pod.path("hawser"), args)?)
@@ -141,7 +104,7 @@ fn expect_state(status: &Value, wanted: &str) -> Result<()> {
 }
 
 impl Pair {
-    fn new(context: &Context, here: &Script, there: &Script) -> Result<Self> {
+    pub(super) fn new(context: &Context, here: &Script, there: &Script) -> Result<Self> {
         Self::with(context, here, there, &vmi(Value::Null))
     }
 
@@ -179,12 +142,12 @@ impl Pair {
         )
     }
 
-    fn migrate(&self) -> Result<Process> {
+    pub(super) fn migrate(&self) -> Result<Process> {
         migrate(&self.from, &TLS)
     }
 
     /// The guest goes on at the source, answers there, and ends well; the target has ended and left nothing.
-    fn stays(&mut self, mut moving: Process) -> Result<()> {
+    pub(super) fn stays(&mut self, mut moving: Process) -> Result<()> {
         let code = moving.wait_exit(PATIENCE)?.code();
         ensure!(
             code == Some(9),
@@ -207,7 +170,7 @@ impl Pair {
         expect_exit(code, 0, &self.source)
     }
 
-    fn target_has_gone(&mut self, wanted: i32) -> Result<()> {
+    pub(super) fn target_has_gone(&mut self, wanted: i32) -> Result<()> {
         let code = self.target.wait_exit(PATIENCE)?.code().unwrap_or(-1);
         expect_exit(code, wanted, &self.target)?;
         let left = processes(&self.to)?;
@@ -226,7 +189,7 @@ fn certify(authority: &Authority, pod: &Pod, address: &str) -> Result<()> {
 }
 
 /// What the stand-in said last of its guest, as long as its launcher lives.
-fn runs(launcher: &Process) -> bool {
+pub(super) fn runs(launcher: &Process) -> bool {
     let said = launcher.stdout();
     let last = said
         .lines()
@@ -234,7 +197,7 @@ fn runs(launcher: &Process) -> bool {
     last.is_some_and(|line| line.contains("runs")) && !launcher.has_ended()
 }
 
-fn explain<T>(pair: &Pair, what: &str, result: Result<T>) -> Result<T> {
+pub(super) fn explain<T>(pair: &Pair, what: &str, result: Result<T>) -> Result<T> {
     result.with_context(|| format!("{what}\n{}", pair.transcript()))
 }
 
@@ -368,187 +331,4 @@ fn strangers(context: &Context) -> Result<()> {
     let mut moving = pair.migrate()?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     explain(&pair, "renewed", expect_exit(code, 0, &moving))
-}
-
-/// All cases at once, each with pods of its own.
-fn each<T: Send>(cases: Vec<(String, T)>, run: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
-    let failures = std::thread::scope(|scope| {
-        let running: Vec<_> = cases
-            .into_iter()
-            .map(|(name, case)| (name, scope.spawn(|| run(case))))
-            .collect();
-        running
-            .into_iter()
-            .filter_map(|(name, run)| match run.join() {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(format!("{name}: {error:#}")),
-                Err(_) => Some(format!("{name}: panicked")),
-            })
-            .collect::<Vec<_>>()
-    });
-    if failures.is_empty() {
-        return Ok(());
-    }
-    bail!("{}", failures.join("\n"))
-}
-
-fn target_vmm(context: &Context) -> Result<()> {
-    let mut cases = Vec::new();
-    for step in [
-        Step::Start,
-        Step::Config,
-        Step::Memory,
-        Step::State,
-        Step::Complete,
-        Step::Completed,
-    ] {
-        for fault in [Fault::Fail, Fault::Die] {
-            cases.push((format!("{step:?} {fault:?}"), (step, fault)));
-        }
-    }
-    each(cases, |(step, fault)| {
-        let mut pair = Pair::new(context, &quick(), &at(step, fault))?;
-        let moving = pair.migrate()?;
-        let result = if matches!(step, Step::Complete | Step::Completed) {
-            lost(&mut pair, moving)
-        } else {
-            pair.stays(moving)
-        };
-        explain(&pair, "", result)
-    })
-}
-
-/// After the commit the guest is the target's, and fails with it: it does not come back.
-fn lost(pair: &mut Pair, mut moving: Process) -> Result<()> {
-    let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
-    expect_exit(code, 9, &moving)?;
-    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
-    expect_exit(code, 9, &pair.source)?;
-    ensure!(
-        pair.source.stderr().contains("no guest is left here"),
-        "no last word: {}",
-        pair.source.transcript()
-    );
-    let code = pair.target.wait_exit(SOON)?.code().unwrap_or(-1);
-    expect_exit(code, 9, &pair.target)
-}
-
-fn source_vmm(context: &Context) -> Result<()> {
-    let mut cases = Vec::new();
-    for step in [
-        Step::Start,
-        Step::Config,
-        Step::Memory,
-        Step::State,
-        Step::Complete,
-    ] {
-        for fault in [Fault::Fail, Fault::Die] {
-            cases.push((format!("{step:?} {fault:?}"), (step, fault)));
-        }
-    }
-    each(cases, |(step, fault)| {
-        let mut pair = Pair::new(context, &at(step, fault), &quick())?;
-        let mut moving = pair.migrate()?;
-        let result = match fault {
-            Fault::Die => (|| {
-                let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
-                expect_exit(code, 9, &moving)?;
-                let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
-                expect_exit(code, 6, &pair.source)?;
-                pair.target_has_gone(9)
-            })(),
-            _ => pair.stays(moving),
-        };
-        explain(&pair, "", result)
-    })
-}
-
-fn target_hangs(context: &Context) -> Result<()> {
-    // While the memory goes over, the guest runs; it is only held up for so long once it is paused.
-    let cases = vec![("State".to_owned(), Step::State)];
-    each(cases, |step| {
-        let mut pair = Pair::new(context, &quick(), &at(step, Fault::Hang))?;
-        let moving = pair.migrate()?;
-        let result = pair.stays(moving);
-        explain(&pair, "", result)
-    })
-}
-
-fn launchers(context: &Context) -> Result<()> {
-    let cases = [
-        "note gone",
-        "source killed",
-        "target killed",
-        "target stopped",
-        "source stopped",
-        "cut",
-        "cancelled",
-    ];
-    let cases = cases.map(|case| (case.to_owned(), case)).to_vec();
-    each(cases, |case| {
-        let mut pair = Pair::new(context, &slow(), &quick())?;
-        let moving = pair.migrate()?;
-        moving.wait_for("round 1 ", 1, SOON)?;
-        let result = disturb(&mut pair, moving, case);
-        explain(&pair, "", result)
-    })
-}
-
-fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
-    match case {
-        "source killed" => {
-            pair.source.signal(Signal::SIGKILL)?;
-            pair.target_has_gone(9)
-        }
-        "target killed" => {
-            pair.target.signal(Signal::SIGKILL)?;
-            let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
-            expect_exit(code, 9, &moving)?;
-            until("the guest runs at the source", SOON, || {
-                Ok(runs(&pair.source).then_some(()))
-            })?;
-            pair.source.signal(Signal::SIGTERM)?;
-            let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
-            expect_exit(code, 0, &pair.source)
-        }
-        "target stopped" => {
-            pair.target.signal(Signal::SIGTERM)?;
-            let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
-            expect_exit(code, 9, &moving)?;
-            ensure!(runs(&pair.source), "it does not run at the source");
-            pair.target_has_gone(0)
-        }
-        "source stopped" => {
-            // The guest is to end: it does so here.
-            pair.source.signal(Signal::SIGTERM)?;
-            let code = pair.source.wait_exit(PATIENCE)?.code().unwrap_or(-1);
-            expect_exit(code, 0, &pair.source)?;
-            pair.target_has_gone(9)
-        }
-        // At the fence, when the VMM stands still already: it is let go again.
-        "note gone" => {
-            std::fs::remove_file(pair.from.path("state/vmm/handed-over.json"))?;
-            pair.stays(moving)
-        }
-        "cancelled" => {
-            let mut cancel = hawser(&pair.from, &["migrate", "--state-dir", "/srv/state", "--cancel"])?;
-            cancel.wait_exit(SOON)?;
-            pair.stays(moving)
-        }
-        _ => {
-            pair.to.netns.ip("link set mig0 down")?;
-            pair.stays(moving)
-        }
-    }
-}
-
-/// The note that keeps a second launcher from starting the guest is made before the guest is given away; where it cannot
-/// be, the guest is not.
-fn no_note(context: &Context) -> Result<()> {
-    let mut pair = Pair::new(context, &quick(), &quick())?;
-    let blocked = pair.from.path("state/vmm/handed-over.json.new");
-    std::fs::create_dir(Path::new(&blocked))?;
-    let moving = pair.migrate()?;
-    let result = pair.stays(moving);
-    explain(&pair, "", result)
 }

@@ -13,6 +13,7 @@ mod guard;
 mod input;
 mod lifecycle;
 mod migration;
+mod migration_faults;
 mod privileges;
 mod running;
 mod traffic;
@@ -64,4 +65,5 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("faults", faults::SCENARIOS),
     ("convergence", convergence::SCENARIOS),
     ("migration", migration::SCENARIOS),
+    ("migration", migration_faults::SCENARIOS),
 ];

@@ -8,6 +8,7 @@
 
 mod channel;
 mod describe;
+mod fence;
 mod incoming;
 mod link;
 mod message;

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::channel::{self, Address, Security, Stream};
 use super::describe::Description;
+use super::fence::{signal, stop};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare, VERSION};
 use super::one_time;
@@ -31,8 +30,6 @@ const PAUSE: Duration = Duration::from_secs(20);
 /// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
 const DOUBT: Duration = Duration::from_secs(60);
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
-/// For a process to stand still once it is told to: a matter of microseconds.
-const STOPPING: Duration = Duration::from_secs(5);
 
 /// What comes back from tasks.
 pub(crate) enum Told {
@@ -396,34 +393,5 @@ impl Outgoing {
         if let Some(link) = self.link {
             link.finish().await;
         }
-    }
-}
-
-fn signal(child: &Option<Child>, signal: Signal) -> Result<Pid, String> {
-    let pid = child
-        .as_ref()
-        .and_then(Child::id)
-        .and_then(|id| i32::try_from(id).ok())
-        .map(Pid::from_raw)
-        .ok_or("cloud-hypervisor has ended")?;
-    kill(pid, signal).map_err(|errno| format!("signal cloud-hypervisor: {errno}"))?;
-    Ok(pid)
-}
-
-/// Stops every thread of the VMM, and returns when they stand still. It is our child, so the kernel tells us.
-async fn stop(child: &Option<Child>) -> Result<(), String> {
-    let pid = signal(child, Signal::SIGSTOP)?;
-    // Looked at and left there: the status of an end is the runtime's to take.
-    let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    let waited = tokio::task::spawn_blocking(move || waitid(Id::Pid(pid), flags));
-    match tokio::time::timeout(STOPPING, waited).await {
-        Ok(Ok(Ok(WaitStatus::Stopped(..)))) => Ok(()),
-        Ok(Ok(Ok(other))) => Err(format!("cloud-hypervisor was to stand still: {other:?}")),
-        Ok(Ok(Err(errno))) => Err(format!("wait for cloud-hypervisor to stand still: {errno}")),
-        Ok(Err(error)) => Err(format!("wait for cloud-hypervisor to stand still: {error}")),
-        Err(_) => Err(format!(
-            "cloud-hypervisor did not stand still within {} s",
-            STOPPING.as_secs()
-        )),
     }
 }
