@@ -35,10 +35,11 @@ fn manifest() -> Value {
     manifest
 }
 
-/// Two pods on one network, and certificates for both.
-fn two_pods(lab: &Lab) -> Result<(Pod<'_>, Pod<'_>)> {
-    let source = Pod::create(lab, "mover-a", &[FORWARD_IPV6])?;
-    let target = Pod::create(lab, "mover-b", &[FORWARD_IPV6])?;
+/// Two pods on one network, and certificates for both. A pod of a name keeps its state, and with it the note that its
+/// guest was given away: so each scenario has a name of its own.
+fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>)> {
+    let source = Pod::create(lab, &format!("{name}-a"), &[FORWARD_IPV6])?;
+    let target = Pod::create(lab, &format!("{name}-b"), &[FORWARD_IPV6])?;
     let authority = Authority::new("migration")?;
     for pod in [&source, &target] {
         pod.set_manifest(&manifest())?;
@@ -105,7 +106,7 @@ fn at_home_in(pod: &Pod<'_>) -> Result<()> {
 
 /// Issue: masquerade's row. With TLS, and everything that has to work at once on the target.
 pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
-    let (from, to) = two_pods(lab)?;
+    let (from, to) = two_pods(lab, "mover")?;
     let before = to.snapshot()?;
     let mut source = from.launch("run", ROOT)?;
     wait_for_both_families(&source)?;
@@ -174,7 +175,7 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
 
 /// Nobody but a launcher of the same CA gets anything; plain TCP only on the user's word.
 pub(super) fn wrong_certificate(lab: &Lab) -> Result<()> {
-    let (from, to) = two_pods(lab)?;
+    let (from, to) = two_pods(lab, "stranger")?;
     let source = from.launch("run", ROOT)?;
     wait_for_both_families(&source)?;
     let target = wait_for_it(&to, &TLS)?;
@@ -194,7 +195,7 @@ pub(super) fn wrong_certificate(lab: &Lab) -> Result<()> {
 
 /// The target's launcher dies while the memory goes over: the guest goes on where it is, and can go elsewhere later.
 pub(super) fn target_killed(lab: &Lab) -> Result<()> {
-    let (from, to) = two_pods(lab)?;
+    let (from, to) = two_pods(lab, "killed")?;
     let mut source = from.launch("run", ROOT)?;
     wait_for_both_families(&source)?;
     let mut target = wait_for_it(&to, &TLS)?;
