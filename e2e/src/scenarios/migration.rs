@@ -27,6 +27,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: refused,
     },
     Scenario {
+        name: "a bridged NIC goes along off the pod network, and not on it",
+        run: bridged,
+    },
+    Scenario {
         name: "a wrong certificate, and plain TCP without a word for it",
         run: strangers,
     },
@@ -37,6 +41,8 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// Where each pod sees its files.
 const FILES: &str = "/srv";
+/// The interface of a network called red, as KubeVirt has it called.
+const RED: &str = "podb1f51a511f1";
 const TO: &str = "tcp:10.99.0.2:49152";
 const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
 
@@ -105,24 +111,34 @@ fn expect_state(status: &Value, wanted: &str) -> Result<()> {
 
 impl Pair {
     pub(super) fn new(context: &Context, here: &Script, there: &Script) -> Result<Self> {
-        Self::with(context, here, there, &vmi(Value::Null))
+        let guest = vmi(Value::Null);
+        Self::with(context, (here, &guest), (there, &guest))
     }
 
-    fn with(context: &Context, here: &Script, there: &Script, theirs: &Value) -> Result<Self> {
+    fn with(
+        context: &Context,
+        (here, ours): (&Script, &Value),
+        (there, theirs): (&Script, &Value),
+    ) -> Result<Self> {
         let from = Pod::new(&context.programs, PodSpec::default())?;
         let to = Pod::new(&context.programs, PodSpec::default())?;
-        from.netns.ip(&format!(
-            "link add mig0 type veth peer name mig0 netns {}",
-            to.netns.name()
-        ))?;
+        // The wire that the launchers meet on, and a network that a bridged guest may have in both pods.
+        for link in ["mig0", RED] {
+            from.netns.ip(&format!(
+                "link add {link} type veth peer name {link} netns {}",
+                to.netns.name()
+            ))?;
+        }
         let authority = Authority::new("migration")?;
         for (pod, address, script) in [(&from, "10.99.0.1", here), (&to, "10.99.0.2", there)] {
             pod.netns.ip(&format!("address add {address}/24 dev mig0"))?;
-            pod.netns.ip("link set mig0 up")?;
+            for link in ["mig0", RED] {
+                pod.netns.ip(&format!("link set {link} up"))?;
+            }
             pod.script(script)?;
             certify(&authority, pod, address)?;
         }
-        let source = run(&from, &vmi(Value::Null), &[])?;
+        let source = run(&from, ours, &[])?;
         let target = run(&to, theirs, &["--incoming", TLS[0], TLS[1]])?;
         source.wait_for("the guest is running", 1, SOON)?;
         target.wait_for("waiting for a guest", 1, SOON)?;
@@ -263,7 +279,7 @@ fn refused(context: &Context) -> Result<()> {
         "/spec/domain/devices/interfaces/0/macAddress",
         json!("02:11:aa:33:44:56"),
     );
-    let mut pair = Pair::with(context, &quick(), &quick(), &other)?;
+    let mut pair = Pair::with(context, (&quick(), &vmi(Value::Null)), (&quick(), &other))?;
     let mut moving = pair.migrate()?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
@@ -284,6 +300,53 @@ fn refused(context: &Context) -> Result<()> {
     // Nobody comes, and it is told to end: that is no failure.
     pair.target.signal(Signal::SIGTERM)?;
     pair.target_has_gone(0)
+}
+
+fn bridged(context: &Context) -> Result<()> {
+    let mut two = vmi(Value::Null);
+    set(
+        &mut two,
+        "/spec/domain/devices/interfaces",
+        json!([
+            {"name": "default", "masquerade": {}, "macAddress": "02:11:aa:33:44:55"},
+            {"name": "red", "bridge": {}, "macAddress": "02:11:aa:33:44:66"},
+        ]),
+    );
+    set(
+        &mut two,
+        "/spec/networks",
+        json!([{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}]),
+    );
+    let mut pair = Pair::with(context, (&quick(), &two), (&quick(), &two))?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "two NICs", expect_exit(code, 0, &moving))?;
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.source)?;
+    ensure!(runs(&pair.target), "it does not run at the target");
+
+    let mut one = vmi(Value::Null);
+    set(
+        &mut one,
+        "/spec/domain/devices/interfaces",
+        json!([{"name": "default", "bridge": {}}]),
+    );
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    pod.script(&quick())?;
+    let source = run(&pod, &one, &[])?;
+    source.wait_for("the guest is running", 1, SOON)?;
+    let mut moving = migrate(&pod, &["--insecure-plain-tcp"])?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(
+        moving
+            .stderr()
+            .contains("interface default (bridge): the guest has this pod's address"),
+        "{}",
+        moving.transcript()
+    );
+    ensure!(runs(&source), "it does not run at the source");
+    Ok(())
 }
 
 fn strangers(context: &Context) -> Result<()> {

@@ -13,8 +13,8 @@
 //!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. Otherwise
 //!   nothing that a guest reads could name it: there is then no IPv6 default route, and hawser says so.
 //! - Who gives the IP: whoever gave the pod its own (the CNI plugin); hawser hands it on. Others use the same address.
-//! - Migration: not on the pod network, because the target's pod has another address. On a secondary network nothing of
-//!   the binding stands in the way.
+//! - Migration: not on the pod network, because the target's pod has another address. On a secondary network it
+//!   goes where both pods are told the same of it: no address, or, with persistent address management, the same one.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
