@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo_tests;
+mod certificates;
 mod cni;
 mod cni_tap;
 mod entry;

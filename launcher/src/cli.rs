@@ -1,6 +1,8 @@
 //! The command line. What it says is only carried over here; `run` acts on it.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -11,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     version,
     after_help = "Exit codes: 0 guest shut down; 1 internal error; 2 usage; 3 manifest refused; 4 pod unfit; \
                   5 namespace in a state hawser will not touch; 6 VMM or guest failed; 7 guest killed after its \
-                  grace period; 8 teardown incomplete.\nHAWSER_LOG sets what is logged to stderr: error, warn, \
+                  grace period; 8 teardown incomplete; 9 a live migration failed.\nHAWSER_LOG sets what is logged to stderr: error, warn, \
                   info (default), debug."
 )]
 pub struct Cli {
@@ -22,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Wire the pod, serve the guest its addresses, run it until it ends, take the wiring down.
-    Run(Common),
+    Run(RunArgs),
     /// Only wire the pod, for an init container that holds NET_ADMIN; `run` then finds it done.
     Setup(Common),
     /// Say what `run` would do here. Changes nothing and needs no privilege.
@@ -31,6 +33,10 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Say whether this pod is fit to run a guest, with a remedy for each thing that is not.
     Check(CheckArgs),
+    /// Print the state of this pod's launcher as JSON; of one that has ended, its last.
+    Status(StatusArgs),
+    /// Have this pod's guest go on in another pod, where hawser run --incoming waits. Ends when it runs there or stays.
+    Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.
     Schema,
     /// Print the version.
@@ -108,6 +114,73 @@ pub struct PodArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub common: Common,
+    /// Boot nothing: wait for the guest to come from another launcher by live migration.
+    #[arg(long)]
+    pub incoming: bool,
+    /// Where that launcher finds this one. Port 49152 is kept out of every guest's reach.
+    #[arg(
+        long,
+        value_name = "tcp:ADDRESS:PORT",
+        default_value = "tcp:0.0.0.0:49152",
+        requires = "incoming",
+        value_parser = listen_address
+    )]
+    pub migration_listen: SocketAddr,
+    #[command(flatten)]
+    pub security: SecurityArgs,
+}
+
+/// Who may send or receive a guest.
+#[derive(Debug, Args)]
+pub struct SecurityArgs {
+    /// Certificates of a live migration: ca-cert.pem, and client-cert.pem and client-key.pem for a source,
+    /// server-cert.pem and server-key.pem for a target. Read anew for each connection.
+    #[arg(long, value_name = "DIR")]
+    pub tls_dir: Option<PathBuf>,
+    /// Migrate without certificates and encryption: whoever reaches the port can take or plant a guest, and whoever sees
+    /// the network reads its memory.
+    #[arg(long, conflicts_with = "tls_dir")]
+    pub insecure_plain_tcp: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The running launcher's.
+    #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
+    pub state_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// The running launcher's.
+    #[arg(long, value_name = "DIR", default_value = "/run/hawser")]
+    pub state_dir: PathBuf,
+    /// The target.
+    #[arg(long, value_name = "tcp:HOST:PORT", required_unless_present = "cancel")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    /// Whom the target's certificate is for, if not HOST.
+    #[arg(long, value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// How long the guest may stand still: the transfer goes on until the rest fits into that.
+    #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
+    pub downtime: Duration,
+    /// Give up if that is not so by then, in whole seconds.
+    #[arg(long, value_name = "TIME", default_value = "3600s", value_parser = duration)]
+    pub timeout: Duration,
+    /// TCP connections for the guest's memory.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub connections: u32,
+    /// Give up the migration that is under way. A guest that is the target's already stays there.
+    #[arg(long, conflicts_with = "to")]
+    pub cancel: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct PlanArgs {
     #[command(flatten)]
     pub common: Common,
@@ -161,5 +234,52 @@ fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, dir)) if !name.is_empty() && !dir.is_empty() => Ok((name.to_owned(), PathBuf::from(dir))),
         _ => Err("expected NAME=PATH".to_owned()),
+    }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    crate::migration::listen_address(text)
+}
+
+/// A number with ms or s.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a number above 0 with its unit, ms or s: 300ms, 60s".to_owned();
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, Duration::from_millis(1)),
+        None => (text.strip_suffix('s').ok_or_else(wrong)?, Duration::from_secs(1)),
+    };
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    if number == 0 {
+        return Err(wrong());
+    }
+    Ok(unit.saturating_mul(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(duration("60s"), Ok(Duration::from_secs(60)));
+        for bad in ["300", "0s", "-1s", "1m", "s", "1.5s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("hawser run --incoming --tls-dir /certs").is_ok());
+        assert!(
+            parse("hawser run --migration-listen tcp:0.0.0.0:1").is_err(),
+            "nobody comes"
+        );
+        assert!(parse("hawser migrate --tls-dir /certs").is_err(), "where to");
+        assert!(parse("hawser migrate --to tcp:h:1 --tls-dir /c --insecure-plain-tcp").is_err());
+        assert!(parse("hawser migrate --cancel").is_ok());
     }
 }

@@ -25,6 +25,9 @@ pub enum ExitCode {
     Killed = 7,
     /// All went well until what was done could not be taken back.
     Teardown = 8,
+    /// A live migration left this side without a guest: the target did not get it, or the source gave it away and does
+    /// not know that it runs.
+    HandOff = 9,
 }
 
 impl ExitCode {
@@ -125,6 +128,18 @@ impl fmt::Display for Failure {
             None => Ok(()),
         }
     }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 impl From<hawser_netsetup::Error> for Failure {

@@ -3,11 +3,13 @@
 //! The line is straight; `run` is that line as code. `spec` turns the manifest into a validated guest, `binding`
 //! says what each NIC wants from the pod, from the VMM and from DHCP, `disks` finds its disks, `hawser-netsetup` compares that with the
 //! namespace and wires it, `keeper` splits the process in two, and in the unprivileged half `supervisor` serves
-//! addresses, starts the VMM and drives its `lifecycle` to an exit code. What was done is then taken back.
+//! addresses, starts the VMM and drives its `lifecycle` to an exit code. What was done is then taken back. A guest may
+//! come from another launcher or go to one (`migration`); `control` is how a running launcher is asked.
 
 mod beneath;
 mod binding;
 pub mod cli;
+mod control;
 mod disks;
 mod doctor;
 mod error;
@@ -16,6 +18,7 @@ mod hugepages;
 mod image;
 mod keeper;
 mod lifecycle;
+mod migration;
 mod passt;
 mod picture;
 mod plugins;

@@ -31,6 +31,12 @@ pub(crate) enum Outcome {
     Killed,
     /// The VMM failed, or could not be told what to do.
     Failed(String),
+    /// The guest goes on at this address, and no longer here.
+    Migrated(String),
+    /// A guest was to come, and did not.
+    NotReceived(String),
+    /// The guest was given away, and nothing says that it runs.
+    HandedOver(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +46,8 @@ pub(crate) enum Event {
     ApiFailed(String),
     /// Somebody wants the guest to end.
     Stop,
+    /// There is no guest here any more, or there will be none: a live migration has come to this.
+    Leave(Outcome),
     /// Time for the next press of the power button.
     PressDue,
     GraceOver,
@@ -64,6 +72,10 @@ impl State {
             (ended @ State::Ended(_), _) => (ended, vec![]),
             (State::Killing(outcome), Event::VmmExited(_)) => (State::Ended(outcome), vec![]),
             (killing @ State::Killing(_), _) => (killing, vec![]),
+
+            (State::Starting | State::Running | State::Stopping { .. }, Event::Leave(outcome)) => {
+                (State::Killing(outcome), vec![KillVmm])
+            }
 
             (State::Starting, Event::Booted) => (State::Running, vec![]),
             // A guest that never ran has nothing to lose.
@@ -103,7 +115,9 @@ impl State {
 impl Outcome {
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Outcome::ShutDown | Outcome::NeverStarted => ExitCode::Success,
+            // A container that ends well is not started again where the restart policy is OnFailure.
+            Outcome::ShutDown | Outcome::NeverStarted | Outcome::Migrated(_) => ExitCode::Success,
+            Outcome::NotReceived(_) | Outcome::HandedOver(_) => ExitCode::HandOff,
             Outcome::Killed => ExitCode::Killed,
             Outcome::Failed(_) => ExitCode::Vmm,
         }
@@ -182,6 +196,26 @@ mod tests {
         assert_eq!(state, State::Running);
     }
 
+    #[test]
+    fn a_guest_that_left_is_no_failure_and_one_that_did_not_come_is() {
+        let left = Outcome::Migrated("tcp:b:49152".into());
+        let (state, actions) = run([
+            Event::Booted,
+            Event::Leave(left.clone()),
+            Event::VmmExited(Some("signal 9".into())),
+        ]);
+        assert_eq!(state, State::Ended(left.clone()));
+        assert_eq!(actions, [Action::KillVmm]);
+        assert_eq!(left.exit_code(), ExitCode::Success);
+        let (state, _) = run([
+            Event::Leave(Outcome::NotReceived("no".into())),
+            Event::VmmExited(None),
+        ]);
+        assert_eq!(state, State::Ended(Outcome::NotReceived("no".into())));
+        assert_eq!(Outcome::NotReceived(String::new()).exit_code(), ExitCode::HandOff);
+        assert_eq!(Outcome::HandedOver(String::new()).exit_code(), ExitCode::HandOff);
+    }
+
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             Just(Event::Booted),
@@ -189,6 +223,7 @@ mod tests {
             Just(Event::Stop),
             Just(Event::PressDue),
             Just(Event::GraceOver),
+            Just(Event::Leave(Outcome::Migrated("tcp:b:49152".into()))),
             Just(Event::VmmExited(None)),
             Just(Event::VmmExited(Some("exit code 1".into()))),
         ]

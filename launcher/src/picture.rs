@@ -3,6 +3,7 @@
 mod drawing;
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
@@ -28,6 +29,8 @@ pub(crate) struct Picture<'a> {
     pub(crate) boot: Result<Boot, Failure>,
     pub(crate) drives: Result<Vec<Drive>, Failure>,
     pub(crate) resolv: &'a Resolv,
+    /// Where those of a live migration would be.
+    pub(crate) certificates: PathBuf,
 }
 
 impl Picture<'_> {
@@ -120,7 +123,7 @@ impl Picture<'_> {
             "plan": self.plan,
             "cni": self.found.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
-            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments)),
+            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments, &self.certificates)),
             "passt": self.passts().collect::<Vec<_>>(),
             "functions": self.found.functions.vfs,
             "notes": binding::notes(self.guest).iter().chain(&self.resolv.notes).chain(&self.notes).collect::<Vec<_>>(),

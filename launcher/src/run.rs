@@ -12,18 +12,23 @@ use hawser_netsetup::{
 };
 
 use crate::binding::{self, Attachment, Device, Found, Functions, Macvtap, sriov};
-use crate::cli::{Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, PlanArgs, PodArgs};
+use crate::cli::{
+    Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, MigrateArgs, PlanArgs, PodArgs,
+    RunArgs, SecurityArgs,
+};
+use crate::control::{self, Order};
 use crate::disks;
 use crate::error::{ExitCode, Failure};
 use crate::hooks::{Deadlines, Hooks};
 use crate::image;
+use crate::migration::{self, Identity, Listener, Security};
 use crate::picture::Picture;
 use crate::plugins::{self, Registry};
 use crate::pod_networks::{self, PodNetworks};
 use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::{StateDir, vmm_dir};
-use crate::supervisor::{self, Job, Passt};
+use crate::supervisor::{self, Job, Passt, Start};
 use crate::vmm::config::vm_config;
 use crate::{doctor, hooks, hugepages, keeper, passt, privileges, vfio};
 
@@ -35,7 +40,7 @@ const ANNOTATION: Duration = Duration::from_secs(90);
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Run(common) => run(&common),
+        Command::Run(args) => run(&args),
         Command::Setup(common) => setup(&common),
         Command::Plan(args) => plan(&args),
         Command::Explain(args) => explain(&args),
@@ -46,6 +51,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             };
             doctor::check(&args, guest.as_ref())
         }
+        Command::Status(args) => control::status(&vmm_dir(&args.state_dir)),
+        Command::Migrate(args) => migrate(args),
         Command::Schema => {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
@@ -57,11 +64,21 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
-fn run(common: &Common) -> Result<ExitCode, Failure> {
+fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let common = &args.common;
+    let start = start(args)?;
     let Loaded { spec, vmi, .. } = load(&common.inputs)?;
     let guest = named(spec, &common.pod, &interface_names(), ANNOTATION)?;
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
+    let obstacles = migration::obstacles(&guest);
+    if args.incoming && !obstacles.is_empty() {
+        let reasons = obstacles.join("\n  ");
+        return Err(Failure::new(
+            ExitCode::Manifest,
+            format!("this guest cannot come by migration\n  {reasons}"),
+        ));
+    }
     let owner = privileges::owner(common.uid)?;
     let drives = privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
     let net = binding::net_spec(&guest, owner)?;
@@ -89,7 +106,21 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
     let passts = find_passt(&attachments)?;
     let job = Job {
         owner,
-        config: vm_config(&guest, &boot, &drives, &attachments),
+        config: vm_config(
+            &guest,
+            &boot,
+            &drives,
+            &attachments,
+            &migration::tls_directory(&state.vmm_dir()),
+        ),
+        start,
+        identity: Identity {
+            namespace: guest.namespace.clone(),
+            name: guest.name.clone(),
+            uid: guest.uid.clone(),
+        },
+        nics: binding::describe(&guest, &plan.nics, &attachments),
+        obstacles,
         hooks,
         descriptors: open_macvtaps(&attachments, owner)?,
         drives,
@@ -114,6 +145,51 @@ fn run(common: &Common) -> Result<ExitCode, Failure> {
         ExitCode::Success if !undone => ExitCode::Teardown,
         verdict => verdict,
     })
+}
+
+/// Whether the guest boots here, or comes from elsewhere and who may bring it.
+fn start(args: &RunArgs) -> Result<Start, Failure> {
+    if !args.incoming {
+        return Ok(Start::Boot);
+    }
+    let security = match security(&args.security)? {
+        Some(directory) => Security::Tls(directory),
+        None => Security::Plain,
+    };
+    migration::check(&security, true).map_err(|error| {
+        Failure::new(ExitCode::PodUnfit, "certificates of the migration")
+            .because(error)
+            .remedy("mount a directory with ca-cert.pem, server-cert.pem and server-key.pem, readable for the guest's user, and name it with --tls-dir")
+    })?;
+    Ok(Start::Receive(Listener {
+        address: args.migration_listen,
+        security,
+    }))
+}
+
+/// The directory of the certificates; none if that was asked for in so many words.
+fn security(args: &SecurityArgs) -> Result<Option<PathBuf>, Failure> {
+    if args.tls_dir.is_none() && !args.insecure_plain_tcp {
+        return Err(Failure::new(ExitCode::Usage, "a migration without certificates").remedy(
+            "name their directory with --tls-dir; --insecure-plain-tcp does without, on a network that nobody else is on",
+        ));
+    }
+    Ok(args.tls_dir.clone())
+}
+
+fn migrate(args: MigrateArgs) -> Result<ExitCode, Failure> {
+    let order = match args.to {
+        None => None,
+        Some(to) => Some(Order {
+            tls_dir: security(&args.security)?,
+            to,
+            server_name: args.server_name,
+            downtime_ms: u64::try_from(args.downtime.as_millis()).unwrap_or(u64::MAX),
+            timeout_s: args.timeout.as_secs().max(1),
+            connections: args.connections,
+        }),
+    };
+    control::migrate(&vmm_dir(&args.state_dir), order)
 }
 
 /// The sidecars that complete the VM's configuration; absent where no plugin has one.
@@ -263,6 +339,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         boot: image::boot(&args.common, &guest),
         drives: disks::find(&args.common, &guest, &vmm_dir(&args.common.state_dir)),
         resolv: &resolv,
+        certificates: migration::tls_directory(&vmm_dir(&args.common.state_dir)),
     };
     match args.output {
         Format::Text => print!("{}", picture.text()),

@@ -92,7 +92,7 @@ impl StateDir {
         self.path.join("journal.json")
     }
 
-    /// The unprivileged half's: API socket, console log, and the disks that are made for the guest.
+    /// The unprivileged half's: sockets, status, console log, and the disks that are made for the guest.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
         vmm_dir(&self.path)
     }

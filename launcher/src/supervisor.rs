@@ -4,6 +4,7 @@
 //! the unprivileged one, no capability is left, and no_new_privs holds for it and for the VMM.
 
 mod console;
+mod drive;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -16,14 +17,19 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
+use self::drive::Drive;
 use crate::binding::Server;
-use crate::disks::{self, Drive};
-use crate::error::{ExitCode, Failure};
+use crate::control::{self, Board, Call};
+use crate::disks::{self, Drive as Disk};
+use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError, Hooks};
 use crate::keeper::{GO, Orders, die_with};
-use crate::lifecycle::{Action, Event, Outcome, State};
+use crate::lifecycle::{Event, Outcome, State};
+use crate::migration::{self, Description, Identity, Incoming, NicDescription};
 use crate::passt;
 use crate::privileges;
 use crate::vmm::api::Api;
@@ -48,13 +54,18 @@ pub(crate) struct Job {
     pub(crate) hooks: Option<Hooks>,
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
-    pub(crate) drives: Vec<Drive>,
+    pub(crate) drives: Vec<Disk>,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
     pub(crate) grace: Duration,
     /// Devices that the VMM opens besides those that every guest needs.
     pub(crate) nodes: Vec<PathBuf>,
+    pub(crate) start: Start,
+    pub(crate) identity: Identity,
+    pub(crate) nics: Vec<NicDescription>,
+    /// Why the guest cannot migrate.
+    pub(crate) obstacles: Vec<String>,
 }
 
 /// A passt to be kept running behind a NIC.
@@ -62,6 +73,27 @@ pub(crate) struct Job {
 pub(crate) struct Passt {
     pub(crate) program: PathBuf,
     pub(crate) command: passt::Command,
+}
+
+/// Where the guest comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    Boot,
+    /// From another launcher, which comes to this address.
+    Receive(migration::Listener),
+}
+
+impl Job {
+    /// As the launchers compare it.
+    fn description(&self, vmm_version: String) -> Description {
+        Description {
+            identity: self.identity.clone(),
+            vmm_version,
+            nics: self.nics.clone(),
+            config: serde_json::to_value(&self.config).unwrap_or_default(),
+            obstacles: self.obstacles.clone(),
+        }
+    }
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
@@ -75,6 +107,9 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> ExitCode {
                     tracing::error!("the guest did not power off within its grace period: killed")
                 }
                 Outcome::Failed(why) => tracing::error!("the guest failed: {why}"),
+                Outcome::Migrated(to) => tracing::info!("migrated to {to}"),
+                Outcome::NotReceived(why) => tracing::error!("no guest was received: {why}"),
+                Outcome::HandedOver(why) => tracing::error!("no guest is left here: {why}"),
             }
             outcome.exit_code()
         }
@@ -91,6 +126,12 @@ fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failu
     };
     privileges::drop_all(job.owner, &job.nodes)?;
     die_with(keeper).map_err(|errno| internal("follow the keeper")(errno.into()))?;
+    if let Some(to) = control::handed_over(&job.directory) {
+        let what = format!("the guest of this pod was given to {to}");
+        return Err(Failure::new(ExitCode::NotOurs, what).remedy(
+            "ask there; to start it here all the same, see that it runs nowhere and remove vmm/status.json in the state directory",
+        ));
+    }
     disks::make(&job.directory, &job.drives)?;
     let directory = job.directory.clone();
     let outcome = run_vmm(job, orders);
@@ -113,6 +154,7 @@ fn run_vmm(mut job: Job, orders: Orders) -> Result<Outcome, Failure> {
         .enable_all()
         .build()
         .map_err(internal("start the runtime"))?;
+    migration::make_tls_directory(&job.directory).map_err(internal("make a directory for certificates"))?;
     runtime.block_on(async {
         let orders = pipe::Receiver::from_owned_fd(orders).map_err(internal("listen to the keeper"))?;
         let vmm = process::start(&job.program, &job.directory).map_err(|error| {
@@ -140,8 +182,8 @@ async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) 
         let result = match channel {
             Ok(channel) => serve(channel, lease.clone(), observer, cancel)
                 .await
-                .map_err(chain),
-            Err(error) => Err(chain(error)),
+                .map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
         };
         match result {
             Ok(()) => return,
@@ -154,27 +196,16 @@ async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) 
 /// Performs what the lifecycle decides.
 async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome, Failure> {
     let Vmm {
-        mut child,
+        child,
         api,
-        mut events,
+        events,
         console,
     } = vmm;
-    let Job {
-        servers,
-        passts,
-        config,
-        hooks,
-        descriptors,
-        directory,
-        grace,
-        ..
-    } = job;
-    let config = serde_json::to_value(config)
-        .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
+    let mut job = job;
     // Before the VMM is told of them.
-    let passts = passts
+    let passts = std::mem::take(&mut job.passts)
         .into_iter()
-        .map(|passt| Ok((passt, passt::Frontend::listen(&directory)?)))
+        .map(|passt| Ok((passt, passt::Frontend::listen(&job.directory)?)))
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(|error| {
             Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
@@ -184,83 +215,115 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                 )
         })?;
     let (lost, mut given_up) = mpsc::channel(1);
-    let console = console::pump(console, &directory);
+    let console = console::pump(console, &job.directory);
     let (send, mut receive) = mpsc::channel(16);
-    // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
-    let (go, wired) = oneshot::channel();
-    let mut go = Some((go, servers, passts));
-    let (end_servers, ended) = watch::channel(());
-    // Sidecars are asked meanwhile.
-    let (config, sidecars) = match hooks {
-        None => (Config::Ready(config), None),
-        Some(hooks) => {
-            let (answer, defined) = oneshot::channel();
-            let sidecars = tokio::spawn(hooks::run(hooks, config, answer, ended.clone()));
-            (Config::Asked(defined), Some(sidecars))
+    let (tell, mut told) = mpsc::channel(16);
+    let (arrive, mut arrivals) = mpsc::channel(64);
+    let unserved = |error: std::io::Error| {
+        Failure::new(ExitCode::PodUnfit, "control socket")
+            .because(error)
+            .remedy("the state directory must be writable, and its path short enough for a socket")
+    };
+    let calls = send.clone();
+    control::serve(&job.directory, move |call| {
+        let calls = calls.clone();
+        async move { drop(calls.send(Message::Call(call)).await) }
+    })
+    .map_err(unserved)?;
+    let (incoming, mut socket) = match job.start.clone() {
+        Start::Boot => (None, None),
+        Start::Receive(listener) => {
+            let address = listener.address;
+            let description = job.description(String::new());
+            let bound = Incoming::bind(listener, description, job.directory.clone(), arrive).await;
+            let (incoming, socket) = bound.map_err(|error| {
+                Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
+                    .because(error)
+                    .remedy("give --migration-listen an address of this pod and a port that nobody has")
+            })?;
+            (Some(incoming), Some(socket))
         }
     };
+    // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
+    let (go, wired) = oneshot::channel();
+    let mut go = Some((go, passts));
+    let end_servers = watch::Sender::new(());
+    let (config, sidecars) = match incoming {
+        // The guest comes with its own.
+        Some(_) => (None, None),
+        None => {
+            let (config, sidecars) = ask_sidecars(&mut job, &end_servers)?;
+            (Some(config), sidecars)
+        }
+    };
+    let descriptors = std::mem::take(&mut job.descriptors);
     tokio::spawn(boot(api.clone(), config, descriptors, wired, send.clone()));
-    let mut state = State::Starting;
+    let mut this = Drive {
+        child: Some(child),
+        api,
+        events,
+        state: State::Starting,
+        board: Board::new(&job.directory, job.identity.clone(), job.nics.clone()),
+        outgoing: None,
+        incoming,
+        servers: job.servers.clone(),
+        end_servers,
+        vmm_version: String::new(),
+        exited: None,
+        job,
+        send,
+        tell,
+    };
     let mut events_open = true;
     let mut keeper_there = true;
     let mut unfit = None;
-    while !matches!(state, State::Ended(_)) {
+    while !matches!(this.state, State::Ended(_)) {
         let mut byte = [0];
-        let event = tokio::select! {
-            status = child.wait() => Event::VmmExited(how(status)),
+        tokio::select! {
+            how = ended(&mut this.child) => this.vmm_exited(how).await,
             Some(message) = receive.recv() => match message {
-                Message::Lifecycle(event) => event,
+                Message::Lifecycle(event) => this.apply(event),
+                Message::Wired(version) => {
+                    this.vmm_version = version;
+                    if let (Some(incoming), Some(socket)) = (&mut this.incoming, socket.take()) {
+                        incoming.open(socket, &this.vmm_version);
+                        this.board.state("receiving");
+                    }
+                }
+                Message::Call(call) => this.called(call).await,
                 Message::Unfit(failure) => {
                     let why = failure.to_string();
                     unfit = Some(failure);
-                    Event::ApiFailed(why)
+                    this.apply(Event::ApiFailed(why));
                 }
             },
+            Some(told) = told.recv() => this.told(told).await,
+            Some(arrival) = arrivals.recv() => this.arrived(arrival).await,
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
-                    // The servers are there before the guest's first frame.
-                    if let Some((go, servers, passts)) = go.take() {
-                        for server in servers {
-                            tokio::spawn(serve_guest(server, ended.clone()));
+                    if let Some((go, passts)) = go.take() {
+                        // The servers are there before the guest's first frame; a guest that has yet to come is none of
+                        // theirs.
+                        if this.incoming.is_none() {
+                            this.serve();
                         }
-                        tokio::spawn(begin(passts, lost.clone(), go, send.clone()));
+                        tokio::spawn(begin(passts, lost.clone(), go, this.send.clone()));
                     }
-                    continue;
+                } else {
+                    this.stop().await;
                 }
-                Event::Stop
             }
             Some(passt::Report { nic }) = given_up.recv() => {
-                tokio::spawn(take_out(api.clone(), nic));
-                continue;
+                tokio::spawn(take_out(this.api.clone(), nic));
             }
-            event = events.next(), if events_open => {
-                match event {
-                    Some(event) if event.event == "device-removed" => {
-                        tracing::warn!("a device that did not work any more has left the guest");
-                    }
-                    Some(event) => tracing::debug!("cloud-hypervisor: {} {}", event.source.escape_debug(), event.event.escape_debug()),
-                    None => events_open = false,
-                }
-                continue;
-            }
-        };
-        let (next, actions) = state.on(event);
-        state = next;
-        for action in actions {
-            match action {
-                Action::PressPowerButton => {
-                    tracing::info!("pressing the guest's power button");
-                    tokio::spawn(press(api.clone(), send.clone()));
-                }
-                Action::ArmPress => later(PRESS_INTERVAL, Event::PressDue, &send),
-                Action::ArmGrace => later(grace, Event::GraceOver, &send),
-                // It may be gone already; its exit is then on its way to us.
-                Action::KillVmm => drop(child.start_kill()),
-            }
+            event = this.events.next(), if events_open => match event {
+                Some(event) => this.vmm_said(&event).await,
+                None => events_open = false,
+            },
         }
     }
-    drop(end_servers);
+    let state = this.end().await;
     // They are told, and have a moment to answer.
     if let Some(sidecars) = sidecars {
         let _ = sidecars.await;
@@ -279,8 +342,23 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     }
 }
 
+/// A VMM that has ended is waited for no more.
+async fn ended(child: &mut Option<Child>) -> Option<String> {
+    match child {
+        Some(running) => {
+            let how = how(running.wait().await);
+            *child = None;
+            how
+        }
+        None => std::future::pending().await,
+    }
+}
+
 enum Message {
     Lifecycle(Event),
+    /// The pod is wired, and the VMM answers and says what it is.
+    Wired(String),
+    Call(Call),
     /// The VMM that was found is not one to run a guest with, or a sidecar is not one to heed.
     Unfit(Failure),
 }
@@ -290,6 +368,52 @@ enum Config {
     Ready(Value),
     /// When the sidecars have had their say.
     Asked(oneshot::Receiver<Result<Value, HookError>>),
+}
+
+/// What the VM is to be created with; where sidecars have a say in it, they are asked while the VMM comes up.
+fn ask_sidecars(
+    job: &mut Job,
+    ended: &watch::Sender<()>,
+) -> Result<(Config, Option<JoinHandle<()>>), Failure> {
+    let config = serde_json::to_value(&job.config)
+        .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
+    Ok(match job.hooks.take() {
+        None => (Config::Ready(config), None),
+        Some(hooks) => {
+            let (answer, defined) = oneshot::channel();
+            let sidecars = tokio::spawn(hooks::run(hooks, config, answer, ended.subscribe()));
+            (Config::Asked(defined), Some(sidecars))
+        }
+    })
+}
+
+/// Tells the VMM what the guest is.
+async fn create(
+    api: &Api,
+    config: Config,
+    descriptors: &mut BTreeMap<String, Vec<OwnedFd>>,
+) -> Result<(), Message> {
+    let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+    let mut config = match config {
+        Config::Ready(config) => config,
+        Config::Asked(defined) => match defined.await {
+            Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
+            // The guest's end, which has come already, is the only reason for that.
+            Err(_) => {
+                let why = "the sidecars were not asked to the end".to_owned();
+                return Err(Message::Lifecycle(Event::ApiFailed(why)));
+            }
+        },
+    };
+    let handed_over: Vec<_> = descriptors.keys().cloned().collect();
+    let late = take_late_nics(&mut config, &handed_over);
+    api.create(&config).await.map_err(failed)?;
+    for nic in late {
+        let id = nic.get("id").and_then(Value::as_str).unwrap_or_default();
+        let queues = descriptors.remove(id).unwrap_or_default();
+        api.add_net(&nic, queues).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Starts every passt, and lets the guest boot when all of them serve.
@@ -316,15 +440,16 @@ async fn take_out(api: Api, nic: String) {
     if let Err(error) = api.remove_device(&nic).await {
         tracing::error!(
             "{nic}: the NIC is down and could not be taken out: {}",
-            chain(error)
+            chain(&error)
         );
     }
 }
 
 /// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
+/// Without a configuration there is nothing to tell: the guest comes with its own.
 async fn boot(
     api: Api,
-    config: Config,
+    config: Option<Config>,
     mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
     wired: oneshot::Receiver<()>,
     send: mpsc::Sender<Message>,
@@ -333,41 +458,32 @@ async fn boot(
         let ping = api
             .ping()
             .await
-            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(error))))?;
+            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(&error))))?;
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
         check_version(&ping.version).map_err(Message::Unfit)?;
-        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(error)));
-        let mut config = match config {
-            Config::Ready(config) => config,
-            Config::Asked(defined) => match defined.await {
-                Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
-                // The guest's end, which has come already, is the only reason for that.
-                Err(_) => {
-                    let why = "the sidecars were not asked to the end".to_owned();
-                    return Err(Message::Lifecycle(Event::ApiFailed(why)));
-                }
-            },
-        };
-        let handed_over: Vec<_> = descriptors.keys().cloned().collect();
-        let late = take_late_nics(&mut config, &handed_over);
-        api.create(&config).await.map_err(failed)?;
-        for nic in late {
-            let id = nic.get("id").and_then(Value::as_str).unwrap_or_default();
-            let queues = descriptors.remove(id).unwrap_or_default();
-            api.add_net(&nic, queues).await.map_err(failed)?;
+        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+        let boots = config.is_some();
+        if let Some(config) = config {
+            create(&api, config, &mut descriptors).await?;
         }
         if wired.await.is_err() {
             let why = "the keeper ended before the pod was wired".to_owned();
             return Err(Message::Lifecycle(Event::ApiFailed(why)));
         }
+        let _ = send.send(Message::Wired(ping.version)).await;
+        if !boots {
+            return Ok(false);
+        }
         tracing::debug!("asking for vm.boot");
-        api.boot().await.map_err(failed)
+        api.boot().await.map_err(failed)?;
+        Ok(true)
     };
     let message = match attempt.await {
-        Ok(()) => {
+        Ok(true) => {
             tracing::info!("the guest is running");
             Message::Lifecycle(Event::Booted)
         }
+        Ok(false) => return,
         Err(message) => message,
     };
     // Nobody listens any more once the VMM is gone.
@@ -400,7 +516,7 @@ fn check_version(version: &str) -> Result<(), Failure> {
 
 async fn press(api: Api, send: mpsc::Sender<Message>) {
     if let Err(error) = api.power_button().await {
-        let why = chain(error);
+        let why = chain(&error);
         tracing::warn!("the power button could not be pressed: {why}");
         let _ = send.send(Message::Lifecycle(Event::ApiFailed(why))).await;
     }
@@ -421,17 +537,6 @@ fn how(status: std::io::Result<std::process::ExitStatus>) -> Option<String> {
         Ok(status) => Some(format!("cloud-hypervisor ended with {status}")),
         Err(error) => Some(format!("cloud-hypervisor cannot be waited for: {error}")),
     }
-}
-
-pub(crate) fn chain(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ mod faults;
 mod guard;
 mod input;
 mod lifecycle;
+mod migration;
+mod migration_faults;
 mod plugins;
 mod plugins_refused;
 mod privileges;
@@ -72,4 +74,6 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("convergence", convergence::SCENARIOS),
+    ("migration", migration::SCENARIOS),
+    ("migration", migration_faults::SCENARIOS),
 ];

@@ -169,6 +169,8 @@ fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: Request) -> Result<()> {
         ("PUT", "vm.create") => vmm.create(&request.body).map(|()| None),
         ("PUT", "vm.add-net") => vmm.add_net(&request.body, request.files).map(|()| None),
         ("PUT", "vm.boot") => vmm.boot().map(|()| None),
+        ("PUT", "vm.send-migration") => vmm.send_migration(&request.body).map(|()| None),
+        ("PUT", "vm.receive-migration") => vmm.receive_migration(&request.body).map(|()| None),
         ("PUT", "vm.power-button") => vmm.power_button().map(|()| None),
         ("PUT", "vm.shutdown") => vmm.shutdown().map(|()| None),
         ("PUT", "vm.delete") => {
@@ -181,8 +183,18 @@ fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: Request) -> Result<()> {
         }
         (
             _,
-            "vmm.ping" | "vm.info" | "vm.counters" | "vm.create" | "vm.add-net" | "vm.boot"
-            | "vm.power-button" | "vm.shutdown" | "vm.delete" | "vmm.shutdown",
+            "vmm.ping"
+            | "vm.info"
+            | "vm.counters"
+            | "vm.create"
+            | "vm.add-net"
+            | "vm.boot"
+            | "vm.power-button"
+            | "vm.send-migration"
+            | "vm.receive-migration"
+            | "vm.shutdown"
+            | "vm.delete"
+            | "vmm.shutdown",
         ) => Err(Refused {
             status: 400,
             chain: vec!["Bad Request".to_owned()],

@@ -6,6 +6,7 @@
 pub(crate) mod api;
 pub(crate) mod config;
 pub(crate) mod faults;
+pub(crate) mod migrate;
 pub(crate) mod port;
 pub(crate) mod pump;
 pub(crate) mod script;

@@ -35,6 +35,32 @@ pub(crate) struct Script {
     pub(crate) stamps: Option<PathBuf>,
     /// Fail to open the TAP.
     pub(crate) tap_open_fails: bool,
+    /// Rounds over the guest's memory before it is paused, and how long each takes.
+    pub(crate) migration_rounds: u32,
+    pub(crate) migration_round_ms: u64,
+    /// At which step of a live migration what goes wrong: a source before it takes the step, a target on it.
+    pub(crate) migration_fault: Option<(Step, Fault)>,
+}
+
+/// Steps of a live migration as the VMMs take them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Step {
+    Start,
+    Config,
+    Memory,
+    State,
+    Complete,
+    /// The target's guest runs, and the source has been told.
+    Completed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Fault {
+    Hang,
+    Fail,
+    Die,
 }
 
 /// When the API socket comes up.

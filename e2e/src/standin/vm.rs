@@ -49,12 +49,21 @@ impl Events {
     }
 
     pub(crate) fn emit(&self, source: &str, event: &str) {
+        self.put(source, event, Value::Null);
+    }
+
+    /// With a property.
+    pub(crate) fn emit_with(&self, source: &str, event: &str, key: &str, value: &str) {
+        self.put(source, event, json!({ key: value }));
+    }
+
+    fn put(&self, source: &str, event: &str, properties: Value) {
         let timestamp = self.start.elapsed();
         let event = json!({
             "timestamp": {"secs": timestamp.as_secs(), "nanos": timestamp.subsec_nanos()},
             "source": source,
             "event": event,
-            "properties": null,
+            "properties": properties,
         });
         self.write(&format!("{event:#}\n\n"));
     }
@@ -76,19 +85,19 @@ impl Events {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]
-struct State {
-    config: Option<VmConfig>,
-    running: Option<Running>,
+pub(super) struct State {
+    pub(super) config: Option<VmConfig>,
+    pub(super) running: Option<Running>,
 }
 
 /// Dropping it stops the pumps: they see the hang-up.
 #[derive(Debug)]
-struct Running {
+pub(super) struct Running {
     nics: Vec<RunningNic>,
 }
 
@@ -113,8 +122,8 @@ impl Drop for RunningNic {
 #[derive(Debug)]
 pub(crate) struct Vmm {
     pub(crate) script: Arc<Script>,
-    events: Events,
-    state: Mutex<State>,
+    pub(super) events: Events,
+    pub(super) state: Mutex<State>,
 }
 
 impl Vmm {
@@ -198,7 +207,7 @@ impl Vmm {
         Ok(())
     }
 
-    fn start(self: &Arc<Self>, config: &VmConfig) -> anyhow::Result<Running> {
+    pub(super) fn start(self: &Arc<Self>, config: &VmConfig) -> anyhow::Result<Running> {
         if let Some(payload) = &config.payload {
             for path in [&payload.kernel, &payload.firmware, &payload.initramfs]
                 .into_iter()
@@ -209,6 +218,7 @@ impl Vmm {
         }
         let console = Arc::new(Output::of(config)?);
         console.line("standin-vmm: this is no guest");
+        console.line("standin-vmm: the guest runs");
         let mut nics = Vec::new();
         for (index, net) in config.net.iter().flatten().enumerate() {
             let opened = match &net.tap {

@@ -28,6 +28,14 @@ pub(crate) struct Explanation {
     pub(crate) cost: String,
 }
 
+impl Explanation {
+    /// Why a guest with this interface cannot migrate, if it cannot.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        let Migration { possible, why } = &self.migration;
+        (!possible).then(|| format!("interface {} ({}): {why}", self.interface, self.binding))
+    }
+}
+
 /// An interface, a socket or a process on the way to the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Hop {
@@ -45,8 +53,7 @@ impl Hop {
     }
 }
 
-/// Whether the binding lets a guest move to another pod. That this version of hawser moves none is another matter,
-/// and the text says so.
+/// Whether the binding lets a guest move to another pod: what `hawser migrate` goes by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Migration {
     possible: bool,
@@ -59,6 +66,13 @@ impl Migration {
             possible: true,
             why: why.to_owned(),
         }
+    }
+
+    /// The binding lets it; this version of hawser does not do it.
+    pub(super) fn not_yet(why: &str) -> Self {
+        Self::impossible(&format!(
+            "not by this version of hawser, though the binding would let it: {why}"
+        ))
     }
 
     pub(super) fn impossible(why: &str) -> Self {
@@ -77,11 +91,7 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
             out.push('\n');
         }
         let migration = &explanation.migration;
-        let migrates = if migration.possible {
-            "yes, once hawser can migrate guests"
-        } else {
-            "no"
-        };
+        let migrates = if migration.possible { "yes" } else { "no" };
         let _ = writeln!(
             out,
             "interface {}: {} on {}",

@@ -17,10 +17,11 @@ use hawser_dhcp::Lease;
 use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 
 use crate::error::{ExitCode, Failure};
+use crate::migration::NicDescription;
 use crate::passt::Frontend;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, Network};
+use crate::spec::{Binding, GuestSpec, Interface, Mac, Network};
 use crate::vfio::Access;
 use crate::vmm::config::NetConfig;
 
@@ -130,6 +131,38 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
         }),
         passt: None,
     }
+}
+
+/// Each NIC as two launchers compare it, and as `hawser status` tells it.
+pub(crate) fn describe(
+    guest: &GuestSpec,
+    nics: &[GuestNic],
+    attachments: &[Attachment],
+) -> Vec<NicDescription> {
+    let explanations = explain(guest, &[]);
+    let describe = |nic: &GuestNic| {
+        let binding = explanations.iter().find(|known| known.interface == nic.name);
+        let served = attachments
+            .iter()
+            .filter_map(|attachment| attachment.server.as_ref())
+            .find(|server| server.tap == nic.server_tap);
+        let v4 = served.and_then(|server| server.lease.v4.as_ref());
+        let v6 = served.and_then(|server| server.lease.v6.as_ref());
+        NicDescription {
+            name: nic.name.clone(),
+            binding: binding.map_or("", |known| &known.binding).to_owned(),
+            tap: nic.tap.clone(),
+            mac: Mac(nic.guest_mac).to_string(),
+            mtu: nic.mtu,
+            queue_pairs: nic.queue_pairs,
+            addresses: v4
+                .map(|v4| format!("{}/{}", v4.address, v4.prefix_len))
+                .into_iter()
+                .chain(v6.map(|v6| v6.address.to_string()))
+                .collect(),
+        }
+    };
+    nics.iter().map(describe).collect()
 }
 
 /// What the user should know of the bindings although nothing is wrong, one line each.

@@ -113,7 +113,7 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         },
         mtu: format!("that of {pod}, by DHCP option 26 and router advertisement (passt's own default would be 65520)"),
         queue_pairs: 1,
-        migration: Migration::possible(
+        migration: Migration::not_yet(
             "if the target's passt is given the source's addresses; open connections are lost, and others then use the \
              target pod's address",
         ),
@@ -214,7 +214,7 @@ mod tests {
             "IP given by  passt",
             "ports        TCP 80\n",
             "queue pairs  1\n",
-            "can migrate  yes, once",
+            "can migrate  no: not by this version of hawser",
             "privileges   no capability",
             "devices      /dev/kvm\n",
         ] {

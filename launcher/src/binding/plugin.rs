@@ -160,14 +160,14 @@ pub(super) fn migration(name: &str, plugin: &Plugin, found: Option<&CniNic>) -> 
         (Some(DomainAttachment::Tap), Some(CniDevice::Macvtap { .. })) => {
             Migration::impossible(NO_DESCRIPTORS)
         }
-        (Some(DomainAttachment::Tap), Some(CniDevice::Tap)) => Migration::possible(&format!(
+        (Some(DomainAttachment::Tap), Some(CniDevice::Tap)) => Migration::not_yet(&format!(
             "{refreshed}; the target's pod needs a TAP of the same name and the same MAC"
         )),
-        (Some(DomainAttachment::Tap), None) => Migration::possible(&format!(
+        (Some(DomainAttachment::Tap), None) => Migration::not_yet(&format!(
             "{refreshed}; only where the CNI plugin makes a TAP, of the same name and the same MAC in both pods, and not where \
              it makes a macvtap: {NO_DESCRIPTORS}"
         )),
-        _ => Migration::possible(refreshed),
+        _ => Migration::not_yet(refreshed),
     }
 }
 
@@ -328,7 +328,7 @@ wire: {domainAttachmentType: managedTap, migration: {}}
         let said = text(&[]);
         for line in [
             "interface default: plugin device on eth0\n",
-            "can migrate  yes, once hawser can migrate guests: the plugin declares it, with the guest's link going down",
+            "can migrate  no: not by this version of hawser, though the binding would let it: the plugin declares it, with the guest's link going down",
             "and not where it makes a macvtap",
             "names the network net/device for default too",
             "downwardAPI: device-info",

@@ -33,10 +33,10 @@ impl Pod {
         let guest = crate::spec::load(&manifest).unwrap().spec;
         let state = self.0.path().to_str().unwrap();
         let line = ["hawser", "run", "--state-dir", state];
-        let Command::Run(common) = Cli::try_parse_from(line.iter().chain(options)).unwrap().command else {
+        let Command::Run(args) = Cli::try_parse_from(line.iter().chain(options)).unwrap().command else {
             panic!()
         };
-        let mut drives = find(&common, &guest, &self.0.path().join("vmm"))?;
+        let mut drives = find(&args.common, &guest, &self.0.path().join("vmm"))?;
         assert_eq!(drives.len(), 1);
         Ok(drives.remove(0))
     }

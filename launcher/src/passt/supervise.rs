@@ -119,7 +119,7 @@ impl Line<'_> {
             Some(backend) => backend,
             None => match start(self.program, self.command).await {
                 Ok(backend) => backend,
-                Err(error) => self.replace(crate::supervisor::chain(error)).await?,
+                Err(error) => self.replace(crate::error::chain(&error)).await?,
             },
         };
         loop {
@@ -138,7 +138,7 @@ impl Line<'_> {
                 }
                 End::Backend(error) => {
                     let why = backend.failed(error).await;
-                    backend = self.replace(crate::supervisor::chain(why)).await?;
+                    backend = self.replace(crate::error::chain(&why)).await?;
                     tracing::info!(
                         "{}: a fresh passt serves the guest: new connections work",
                         self.command.nic
@@ -162,13 +162,13 @@ impl Line<'_> {
             let mut backend = match start(self.program, self.command).await {
                 Ok(backend) => backend,
                 Err(error) => {
-                    why = crate::supervisor::chain(error);
+                    why = crate::error::chain(&error);
                     continue;
                 }
             };
             match self.session.resume(&mut backend.channel).await {
                 Ok(()) => return Ok(backend),
-                Err(error) => why = crate::supervisor::chain(backend.failed(error).await),
+                Err(error) => why = crate::error::chain(&backend.failed(error).await),
             }
         }
     }

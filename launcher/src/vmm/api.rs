@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
@@ -53,6 +53,25 @@ pub(crate) struct Ping {
     pub(crate) version: String,
     #[serde(default)]
     pub(crate) build_version: String,
+}
+
+/// Body of `vm.send-migration`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct SendMigration {
+    pub(crate) destination_url: String,
+    pub(crate) downtime_ms: u64,
+    pub(crate) timeout_s: u64,
+    pub(crate) connections: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_dir: Option<PathBuf>,
+}
+
+/// Body of `vm.receive-migration`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ReceiveMigration {
+    pub(crate) receiver_url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,6 +121,22 @@ impl Api {
         let body = serde_json::to_vec(&serde_json::json!({ "id": id }))
             .map_err(|error| nonsense(REQUEST, &error))?;
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
+    }
+
+    /// Answered at once; how it goes comes as events.
+    pub(crate) async fn send_migration(&self, how: &SendMigration) -> Result<(), ApiError> {
+        const REQUEST: &str = "vm.send-migration";
+        let body = serde_json::to_vec(how).map_err(|error| nonsense(REQUEST, &error))?;
+        self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
+    }
+
+    /// Answered when it is over, however long that takes; the API is deaf until then.
+    pub(crate) async fn receive_migration(&self, how: &ReceiveMigration) -> Result<(), ApiError> {
+        const REQUEST: &str = "vm.receive-migration";
+        let body = serde_json::to_vec(how).map_err(|error| nonsense(REQUEST, &error))?;
+        self.exchange(Method::PUT, REQUEST, Some(body), Vec::new())
+            .await
+            .map(drop)
     }
 
     async fn request(

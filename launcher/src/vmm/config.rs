@@ -219,11 +219,13 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
+/// `certificates` is where those of a live migration will be.
 pub(crate) fn vm_config(
     guest: &GuestSpec,
     boot: &Boot,
     drives: &[Drive],
     attachments: &[Attachment],
+    certificates: &Path,
 ) -> VmConfig {
     let mut net = Vec::new();
     let mut devices = Vec::new();
@@ -244,6 +246,7 @@ pub(crate) fn vm_config(
     }
     landlock_rules.extend(vfio_rules(&devices));
     landlock_rules.extend(disks::landlock(drives));
+    landlock_rules.push(rule(certificates, "r"));
     let segments = devices.iter().filter_map(|device| device.pci_segment).max();
     let platform = PlatformConfig {
         serial_number: guest.firmware_serial.clone(),
@@ -411,6 +414,10 @@ spec:
         }
     }
 
+    fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[Attachment]) -> VmConfig {
+        super::vm_config(guest, boot, drives, attachments, Path::new("/run/certificates"))
+    }
+
     #[test]
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
@@ -474,14 +481,14 @@ spec:
           }
         ]
         "#);
-        assert_eq!(config.landlock_rules.len(), 2);
+        assert_eq!(config.landlock_rules.len(), 3);
         let config = vm_config(
             &guest,
             &kernel(),
             &[],
             &[cni("blue", CniDevice::Macvtap { index: 4 })],
         );
-        assert_eq!(config.landlock_rules, []);
+        assert_eq!(config.landlock_rules.len(), 1);
     }
 
     #[test]
@@ -524,8 +531,8 @@ spec:
                 "vhost_socket": "/run/hawser/vmm/passt.sock", "num_queues": 8, "queue_size": 256})
         );
         assert_eq!(
-            config["landlock_rules"],
-            serde_json::json!([]),
+            config["landlock_rules"].as_array().unwrap().len(),
+            1,
             "no TAP to look for"
         );
     }
@@ -551,7 +558,7 @@ spec:
     fn a_guest_without_a_nic_needs_no_sysfs() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         let config = vm_config(&guest, &kernel(), &[], &[]);
-        assert!(config.net.is_empty() && config.landlock_rules.is_empty());
+        assert!(config.net.is_empty() && config.landlock_rules.len() == 1);
         assert!(config.landlock_enable);
     }
 

@@ -1,7 +1,8 @@
 //! cloud-hypervisor's event stream: JSON objects separated by blank lines.
 //!
 //! The stream is what the VMM says of itself and of the guest. It is advisory: what ends the guest is the end of the
-//! process. So junk in it is skipped, and its memory is bounded.
+//! process. So junk in it is skipped, and its memory is bounded. A live migration asks more of it: where the order of an
+//! event and of something else matters, [`Events::pending`] takes what has been written up to now.
 
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
@@ -10,11 +11,14 @@ use tokio::net::unix::pipe;
 /// Far more than an event takes.
 const MAX_EVENT: usize = 64 << 10;
 
-/// One event; what else it carries is not used.
+/// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct VmmEvent {
     pub(crate) source: String,
     pub(crate) event: String,
+    /// Different for each event; its values are text.
+    #[serde(default)]
+    pub(crate) properties: Option<serde_json::Value>,
 }
 
 #[derive(Debug)]
@@ -44,6 +48,21 @@ impl Events {
             }
             self.splitter.feed(chunk.get(..read).unwrap_or_default());
         }
+    }
+}
+
+impl Events {
+    /// Everything that the VMM has written so far, without waiting. Read from the kernel itself: what the runtime knows of
+    /// the pipe may be a moment old.
+    pub(crate) fn pending(&mut self) -> Vec<VmmEvent> {
+        let mut chunk = [0; 4096];
+        // The end and an error are for `next` to find.
+        while let Ok(read) = nix::unistd::read(&self.pipe, &mut chunk)
+            && read > 0
+        {
+            self.splitter.feed(chunk.get(..read).unwrap_or_default());
+        }
+        std::iter::from_fn(|| self.splitter.take()).collect()
     }
 }
 
@@ -103,6 +122,31 @@ mod tests {
             }
             assert_eq!(seen, ["booting", "booted"], "in pieces of {size}");
         }
+    }
+
+    #[test]
+    fn what_is_pending_is_there_without_waiting() {
+        use std::io::Write;
+        use std::os::fd::OwnedFd;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let mut events = Events::new(pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).unwrap());
+            assert!(events.pending().is_empty());
+            let event = "{\"source\":\"vm\",\"event\":\"restored\",\"properties\":{\"id\":\"3\"}}\n\n";
+            writer.write_all(event.as_bytes()).unwrap();
+            writer.write_all(event.as_bytes()).unwrap();
+            let seen = events.pending();
+            assert_eq!(seen.len(), 2);
+            assert_eq!(seen[0].properties.as_ref().unwrap()["id"], "3");
+            writer.write_all(event.as_bytes()).unwrap();
+            assert_eq!(events.next().await.unwrap().event, "restored");
+            drop(writer);
+            assert!(events.pending().is_empty() && events.next().await.is_none());
+        });
     }
 
     #[test]

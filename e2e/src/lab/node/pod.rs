@@ -178,6 +178,13 @@ impl<'a> Pod<'a> {
         self.launch_with(subcommand, privileges, &extra)
     }
 
+    /// A directory of this pod that its launchers see as /certificates.
+    pub(crate) fn certificates(&self) -> Result<PathBuf> {
+        let dir = self.dir.join("certificates");
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
     pub(crate) fn launch_with(
         &self,
         subcommand: &str,
@@ -220,6 +227,10 @@ impl<'a> Pod<'a> {
         ]);
         run.args(["--volume", &format!("{GUEST_IMAGE}:/guest:ro")]);
         run.args(&extra.podman);
+        run.args([
+            "--volume",
+            &format!("{}:/certificates:ro", self.certificates()?.display()),
+        ]);
         run.args([
             LAUNCHER,
             subcommand,
@@ -364,6 +375,27 @@ impl Launcher<'_> {
         output(podman().args(["kill", "--signal", signal, &self.container])).map(drop)
     }
 
+    /// A command in the launcher's container, as `kubectl exec` runs it; what it says goes to `Console`.
+    pub(crate) fn exec(&self, command: &[&str]) -> Result<Executed> {
+        let mut child = podman()
+            .args(["exec", &self.container])
+            .args(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start podman exec")?;
+        let console = Console::default();
+        let log = Path::new(RESULTS).join(format!("{}-exec.log", self.container));
+        if let Some(stdout) = child.stdout.take() {
+            console.follow(stdout, &log, self.pod.lab.narrator())?;
+        }
+        if let Some(stderr) = child.stderr.take() {
+            console.follow(stderr, &log, self.pod.lab.narrator())?;
+        }
+        Ok(Executed { child, console })
+    }
+
     /// The exit code, when it ends by itself within `deadline`.
     pub(crate) fn exit_code(&mut self, deadline: Duration) -> Result<i32> {
         let end = Instant::now() + deadline;
@@ -400,4 +432,27 @@ fn code(status: ExitStatus) -> Result<i32> {
     status
         .code()
         .with_context(|| format!("podman was killed: {status}"))
+}
+
+/// A command in a launcher's container.
+#[derive(Debug)]
+pub(crate) struct Executed {
+    child: Child,
+    pub(crate) console: Console,
+}
+
+impl Executed {
+    /// Its exit code, when it ends within `deadline`.
+    pub(crate) fn exit_code(&mut self, deadline: Duration) -> Result<i32> {
+        self.console.wait_for_end(deadline)?;
+        code(self.child.wait()?)
+    }
+
+    pub(crate) fn expect_exit(&mut self, wanted: i32, deadline: Duration) -> Result<()> {
+        let found = self.exit_code(deadline)?;
+        if found != wanted {
+            bail!("it ended with {found}, not {wanted}: {}", self.console.last(6));
+        }
+        Ok(())
+    }
 }

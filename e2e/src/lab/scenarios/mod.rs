@@ -10,6 +10,7 @@ mod leases;
 mod lifecycle;
 mod machine;
 mod masquerade;
+mod migration;
 mod passt;
 mod plugins;
 mod privileges;
@@ -172,6 +173,18 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "sidecar_that_lies_is_refused",
         run: sidecar::lies,
+    },
+    Scenario {
+        name: "migration_masquerade_with_tls",
+        run: migration::masquerade_with_tls,
+    },
+    Scenario {
+        name: "migration_wrong_certificate_and_plain_tcp",
+        run: migration::wrong_certificate,
+    },
+    Scenario {
+        name: "migration_target_killed",
+        run: migration::target_killed,
     },
 ];
 

@@ -1,0 +1,54 @@
+//! Certificates as an operator would issue them, made on the fly.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Result;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+/// A CA that signs for sources and targets.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: String,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        })
+    }
+
+    /// Writes all that either side needs, for whoever is reached at `addresses`.
+    pub(crate) fn issue(&self, directory: &Path, addresses: &[IpAddr]) -> Result<()> {
+        let names: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+        put(directory, "ca-cert.pem", &self.certificate)?;
+        for (who, usage) in [
+            ("client", ExtendedKeyUsagePurpose::ClientAuth),
+            ("server", ExtendedKeyUsagePurpose::ServerAuth),
+        ] {
+            let mut params = CertificateParams::new(names.clone())?;
+            params.extended_key_usages.push(usage);
+            let key = KeyPair::generate()?;
+            let certificate = params.signed_by(&key, &self.issuer)?;
+            put(directory, &format!("{who}-cert.pem"), &certificate.pem())?;
+            put(directory, &format!("{who}-key.pem"), &key.serialize_pem())?;
+        }
+        Ok(())
+    }
+}
+
+/// Readable for the launcher's user, as a volume with `fsGroup` is.
+fn put(directory: &Path, name: &str, text: &str) -> Result<()> {
+    let path = directory.join(name);
+    fs::write(&path, text)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o644))?)
+}

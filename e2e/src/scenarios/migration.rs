@@ -1,0 +1,397 @@
+//! Two launchers with the stand-in VMM, one guest: the hand-off, and every step of it with every fault.
+//!
+//! The pods are joined by a wire of their own and see their files at the same paths, as two pods of one template do.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::running::{expect_exit, processes};
+use crate::certificates::Authority;
+use crate::pods::{Pod, PodSpec, set, vmi};
+use crate::process::{Process, until};
+use crate::report::Scenario;
+use crate::standin_script::Script;
+
+pub(super) const SCENARIOS: &[Scenario<Context>] = &[
+    Scenario {
+        name: "a guest moves, with TLS",
+        run: moves,
+    },
+    Scenario {
+        name: "a target that does not fit refuses with every reason and waits on",
+        run: refused,
+    },
+    Scenario {
+        name: "a bridged NIC goes along off the pod network, and not on it",
+        run: bridged,
+    },
+    Scenario {
+        name: "a wrong certificate, and plain TCP without a word for it",
+        run: strangers,
+    },
+];
+
+pub(super) const SOON: Duration = Duration::from_secs(10);
+/// Beyond the longest that a launcher waits for a step.
+pub(super) const PATIENCE: Duration = Duration::from_secs(40);
+/// Where each pod sees its files.
+const FILES: &str = "/srv";
+/// The interface of a network called red, as KubeVirt has it called.
+const RED: &str = "podb1f51a511f1";
+const TO: &str = "tcp:10.99.0.2:49152";
+const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
+
+/// In the order in which they are to be dropped.
+pub(super) struct Pair {
+    pub(super) source: Process,
+    pub(super) target: Process,
+    pub(super) from: Pod,
+    pub(super) to: Pod,
+}
+
+pub(super) fn quick() -> Script {
+    Script {
+        // Frames go nowhere: there is no guest port.
+        ports: [("none".to_owned(), "/none".into())].into(),
+        migration_rounds: 2,
+        migration_round_ms: 5,
+        ..Script::default()
+    }
+}
+
+pub(super) fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
+    let mut entry = pod.entry();
+    entry.binds.push((pod.path(""), FILES.into()));
+    Process::spawn("hawser", &mut pod.command_as(&entry, &pod.path("hawser"), args)?)
+}
+
+fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
+    let mut args = vec![
+        "run",
+        "--vmi",
+        "-",
+        "--state-dir",
+        "/srv/state",
+        "--image",
+        "kernel-boot=/srv/image",
+        "--cloud-hypervisor",
+        "/srv/vmm/standin-vmm",
+    ];
+    args.extend(options);
+    let mut process = hawser(pod, &args)?;
+    let _ = process.feed(&vmi.to_string());
+    Ok(process)
+}
+
+fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
+    let mut args = vec!["migrate", "--state-dir", "/srv/state", "--to", TO];
+    args.extend(options);
+    hawser(pod, &args)
+}
+
+fn status(pod: &Pod) -> Result<Value> {
+    let mut asked = hawser(pod, &["status", "--state-dir", "/srv/state"])?;
+    let status = asked.wait_exit(SOON)?;
+    ensure!(status.success(), "hawser status: {}", asked.transcript());
+    Ok(serde_json::from_str(&asked.stdout())?)
+}
+
+fn expect_state(status: &Value, wanted: &str) -> Result<()> {
+    ensure!(
+        status.get("state") == Some(&json!(wanted)),
+        "not {wanted}: {status}"
+    );
+    Ok(())
+}
+
+impl Pair {
+    pub(super) fn new(context: &Context, here: &Script, there: &Script) -> Result<Self> {
+        let guest = vmi(Value::Null);
+        Self::with(context, (here, &guest), (there, &guest))
+    }
+
+    fn with(
+        context: &Context,
+        (here, ours): (&Script, &Value),
+        (there, theirs): (&Script, &Value),
+    ) -> Result<Self> {
+        let from = Pod::new(&context.programs, PodSpec::default())?;
+        let to = Pod::new(&context.programs, PodSpec::default())?;
+        // The wire that the launchers meet on, and a network that a bridged guest may have in both pods.
+        for link in ["mig0", RED] {
+            from.netns.ip(&format!(
+                "link add {link} type veth peer name {link} netns {}",
+                to.netns.name()
+            ))?;
+        }
+        let authority = Authority::new("migration")?;
+        for (pod, address, script) in [(&from, "10.99.0.1", here), (&to, "10.99.0.2", there)] {
+            pod.netns.ip(&format!("address add {address}/24 dev mig0"))?;
+            for link in ["mig0", RED] {
+                pod.netns.ip(&format!("link set {link} up"))?;
+            }
+            pod.script(script)?;
+            certify(&authority, pod, address)?;
+        }
+        let source = run(&from, ours, &[])?;
+        let target = run(&to, theirs, &["--incoming", TLS[0], TLS[1]])?;
+        source.wait_for("the guest is running", 1, SOON)?;
+        target.wait_for("waiting for a guest", 1, SOON)?;
+        Ok(Self {
+            source,
+            target,
+            from,
+            to,
+        })
+    }
+
+    fn transcript(&self) -> String {
+        format!(
+            "source:\n{}target:\n{}",
+            self.source.transcript(),
+            self.target.transcript()
+        )
+    }
+
+    pub(super) fn migrate(&self) -> Result<Process> {
+        migrate(&self.from, &TLS)
+    }
+
+    /// The guest goes on at the source, answers there, and ends well; the target has ended and left nothing.
+    pub(super) fn stays(&mut self, mut moving: Process) -> Result<()> {
+        let code = moving.wait_exit(PATIENCE)?.code();
+        ensure!(
+            code == Some(9),
+            "hawser migrate ended with {code:?}:\n{}",
+            moving.transcript()
+        );
+        ensure!(
+            moving.stderr().contains("stays here"),
+            "not said that it stays:\n{}",
+            moving.transcript()
+        );
+        // The VMM resumes it in its own time.
+        until("the guest runs at the source", SOON, || {
+            Ok(runs(&self.source).then_some(()))
+        })?;
+        expect_state(&status(&self.from)?, "running")?;
+        self.target_has_gone(9)?;
+        self.source.signal(Signal::SIGTERM)?;
+        let code = self.source.wait_exit(SOON)?.code().unwrap_or(-1);
+        expect_exit(code, 0, &self.source)
+    }
+
+    pub(super) fn target_has_gone(&mut self, wanted: i32) -> Result<()> {
+        let code = self.target.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+        expect_exit(code, wanted, &self.target)?;
+        let left = processes(&self.to)?;
+        ensure!(left.is_empty(), "left at the target: {left:?}");
+        let links = self.to.netns.ip("-o link")?;
+        ensure!(!links.contains("tap0"), "left at the target: {links}");
+        ensure!(!runs(&self.target), "the target's guest ran last");
+        Ok(())
+    }
+}
+
+fn certify(authority: &Authority, pod: &Pod, address: &str) -> Result<()> {
+    let directory = pod.path("certificates");
+    std::fs::create_dir_all(&directory)?;
+    authority.issue(&directory, &[address.parse::<IpAddr>()?])
+}
+
+/// What the stand-in said last of its guest, as long as its launcher lives.
+pub(super) fn runs(launcher: &Process) -> bool {
+    let said = launcher.stdout();
+    let last = said
+        .lines()
+        .rfind(|line| line.contains("the guest runs") || line.contains("the guest is paused"));
+    last.is_some_and(|line| line.contains("runs")) && !launcher.has_ended()
+}
+
+pub(super) fn explain<T>(pair: &Pair, what: &str, result: Result<T>) -> Result<T> {
+    result.with_context(|| format!("{what}\n{}", pair.transcript()))
+}
+
+fn moves(context: &Context) -> Result<()> {
+    let mut pair = Pair::new(context, &quick(), &quick())?;
+    expect_state(&status(&pair.to)?, "receiving")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
+    for step in [
+        "preparing",
+        "sending",
+        "round 1",
+        "fencing",
+        "committed",
+        "migrated",
+    ] {
+        ensure!(
+            moving.stdout().contains(step),
+            "no {step}:\n{}",
+            moving.transcript()
+        );
+    }
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.source)?;
+    ensure!(
+        pair.source.stderr().contains(&format!("migrated to {TO}")),
+        "{}",
+        pair.transcript()
+    );
+    let last = status(&pair.from)?;
+    expect_state(&last, "migrated")?;
+    ensure!(last.get("handedOverTo") == Some(&json!(TO)), "{last}");
+    ensure!(processes(&pair.from)?.is_empty(), "left at the source");
+    ensure!(
+        !pair.from.netns.ip("-o link")?.contains("tap0"),
+        "left at the source"
+    );
+    ensure!(runs(&pair.target), "it does not run at the target");
+    expect_state(&status(&pair.to)?, "running")?;
+    for pod in [&pair.from, &pair.to] {
+        let left = std::fs::read_dir(pod.path("state/vmm/migration-tls"))?.count();
+        ensure!(left == 0, "{left} certificates of the migration are left");
+    }
+
+    // The container is started again: the guest is not.
+    let mut again = run(&pair.from, &vmi(Value::Null), &[])?;
+    let code = again.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 5, &again)?;
+    ensure!(again.stderr().contains(TO), "{}", again.transcript());
+
+    pair.target.signal(Signal::SIGTERM)?;
+    let code = pair.target.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.target)
+}
+
+fn refused(context: &Context) -> Result<()> {
+    let mut other = vmi(Value::Null);
+    set(&mut other, "/metadata/name", json!("another"));
+    set(&mut other, "/spec/domain/memory/guest", json!("256Mi"));
+    set(
+        &mut other,
+        "/spec/domain/devices/interfaces/0/macAddress",
+        json!("02:11:aa:33:44:56"),
+    );
+    let mut pair = Pair::with(context, (&quick(), &vmi(Value::Null)), (&quick(), &other))?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    for reason in [
+        "ns/guest",
+        "ns/another",
+        "config.memory.size",
+        "02:11:aa:33:44:56",
+    ] {
+        ensure!(
+            moving.stderr().contains(reason),
+            "no {reason}:\n{}",
+            moving.transcript()
+        );
+    }
+    ensure!(runs(&pair.source), "it does not run at the source");
+    expect_state(&status(&pair.to)?, "receiving")?;
+    // Nobody comes, and it is told to end: that is no failure.
+    pair.target.signal(Signal::SIGTERM)?;
+    pair.target_has_gone(0)
+}
+
+fn bridged(context: &Context) -> Result<()> {
+    let mut two = vmi(Value::Null);
+    set(
+        &mut two,
+        "/spec/domain/devices/interfaces",
+        json!([
+            {"name": "default", "masquerade": {}, "macAddress": "02:11:aa:33:44:55"},
+            {"name": "red", "bridge": {}, "macAddress": "02:11:aa:33:44:66"},
+        ]),
+    );
+    set(
+        &mut two,
+        "/spec/networks",
+        json!([{"name": "default", "pod": {}}, {"name": "red", "multus": {"networkName": "red"}}]),
+    );
+    let mut pair = Pair::with(context, (&quick(), &two), (&quick(), &two))?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "two NICs", expect_exit(code, 0, &moving))?;
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.source)?;
+    ensure!(runs(&pair.target), "it does not run at the target");
+
+    let mut one = vmi(Value::Null);
+    set(
+        &mut one,
+        "/spec/domain/devices/interfaces",
+        json!([{"name": "default", "bridge": {}}]),
+    );
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    pod.script(&quick())?;
+    let source = run(&pod, &one, &[])?;
+    source.wait_for("the guest is running", 1, SOON)?;
+    let mut moving = migrate(&pod, &["--insecure-plain-tcp"])?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(
+        moving
+            .stderr()
+            .contains("interface default (bridge): the guest has this pod's address"),
+        "{}",
+        moving.transcript()
+    );
+    ensure!(runs(&source), "it does not run at the source");
+    Ok(())
+}
+
+fn strangers(context: &Context) -> Result<()> {
+    let pair = Pair::new(context, &quick(), &quick())?;
+    let mut plain = migrate(&pair.from, &[])?;
+    let code = plain.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 2, &plain)?;
+    ensure!(
+        plain.stderr().contains("--insecure-plain-tcp"),
+        "{}",
+        plain.transcript()
+    );
+    let mut unwanted = migrate(&pair.from, &["--insecure-plain-tcp"])?;
+    let code = unwanted.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &unwanted)?;
+    // Read anew for each connection: so is a wrong one.
+    certify(&Authority::new("stranger")?, &pair.from, "10.99.0.1")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(runs(&pair.source), "it does not run at the source");
+    expect_state(&status(&pair.to)?, "receiving")?;
+    // One that trusts the target, and is not trusted by it.
+    std::fs::copy(
+        pair.to.path("certificates/ca-cert.pem"),
+        pair.from.path("certificates/ca-cert.pem"),
+    )?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(
+        pair.target.stderr().contains("was not let in: TLS"),
+        "{}",
+        pair.transcript()
+    );
+    // And a target that is not the one it was sent to.
+    let authority = Authority::new("renewed")?;
+    certify(&authority, &pair.from, "10.99.0.1")?;
+    certify(&authority, &pair.to, "10.99.0.7")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    // Renewed on both sides, it works.
+    certify(&authority, &pair.to, "10.99.0.2")?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "renewed", expect_exit(code, 0, &moving))
+}

@@ -1,0 +1,246 @@
+//! Live migration between two stand-ins: the steps and events of the real one, in its order, without a guest's memory.
+//!
+//! The bytes on the wire are the stand-in's own, one word a line and an answer to each. What is as in the real VMM:
+//! requests and answers alternate; the target emits `restored` before it answers `state`, and runs its guest on
+//! `complete` before it answers that; a source whose connection breaks resumes its guest, and says `migration-failed`
+//! first. What is not: TLS. The certificates are only looked at.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, process, thread};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::config::VmConfig;
+use super::script::{Fault, Step};
+use super::vm::{Refused, Vmm, lock};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Send {
+    destination_url: String,
+    #[serde(rename = "downtime_ms")]
+    _downtime_ms: u64,
+    #[serde(rename = "timeout_s")]
+    _timeout_s: u64,
+    #[serde(rename = "connections")]
+    _connections: u32,
+    #[serde(default)]
+    tls_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Receive {
+    receiver_url: String,
+    #[serde(default)]
+    tls_dir: Option<PathBuf>,
+}
+
+impl Step {
+    const ALL: [Self; 6] = [
+        Self::Start,
+        Self::Config,
+        Self::Memory,
+        Self::State,
+        Self::Complete,
+        Self::Completed,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Config => "config",
+            Self::Memory => "memory",
+            Self::State => "state",
+            Self::Complete => "complete",
+            Self::Completed => "completed",
+        }
+    }
+
+    fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| step.word() == word)
+    }
+}
+
+fn refused(error: &anyhow::Error) -> Refused {
+    Refused {
+        status: 500,
+        chain: vec!["Error from API".to_owned(), format!("{error:#}")],
+    }
+}
+
+fn certificates(directory: Option<&PathBuf>, side: &str) -> Result<()> {
+    let Some(directory) = directory else { return Ok(()) };
+    for file in [
+        "ca-cert.pem".to_owned(),
+        format!("{side}-cert.pem"),
+        format!("{side}-key.pem"),
+    ] {
+        let path = directory.join(file);
+        ensure!(
+            fs::read_to_string(&path)
+                .with_context(|| path.display().to_string())?
+                .contains("-----BEGIN"),
+            "{} is no PEM",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+impl Vmm {
+    pub(crate) fn send_migration(self: &Arc<Self>, body: &str) -> Result<(), Refused> {
+        let how: Send = serde_json::from_str(body).map_err(|error| refused(&error.into()))?;
+        certificates(how.tls_dir.as_ref(), "client").map_err(|error| refused(&error))?;
+        if lock(&self.state).running.is_none() {
+            return Err(refused(&anyhow::anyhow!("VM is not running")));
+        }
+        let vmm = self.clone();
+        thread::spawn(move || {
+            vmm.events.emit("vm", "migration-started");
+            match vmm.send(&how) {
+                Ok(()) => {
+                    vmm.events.emit("vm", "migration-finished");
+                    vmm.exit_as_guest_shutdown();
+                }
+                Err(error) => {
+                    eprintln!("standin-vmm: migration: {error:#}");
+                    vmm.events.emit("vm", "migration-failed");
+                    vmm.resume_here();
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn send(&self, how: &Send) -> Result<()> {
+        let address = how.destination_url.strip_prefix("tcp:").context("not TCP")?;
+        let stream = TcpStream::connect(address)?;
+        let mut answers = BufReader::new(stream.try_clone()?);
+        let mut ask = |step: Step, payload: &str| -> Result<()> {
+            self.fault(step)?;
+            writeln!(&stream, "{} {}", step.word(), payload.len())?;
+            (&stream).write_all(payload.as_bytes())?;
+            let mut answer = String::new();
+            answers.read_line(&mut answer)?;
+            ensure!(
+                answer.trim() == "ok",
+                "{}: the target answers {answer:?}",
+                step.word()
+            );
+            Ok(())
+        };
+        ask(Step::Start, "")?;
+        let config = serde_json::to_string(&lock(&self.state).config)?;
+        ask(Step::Config, &config)?;
+        let block = "x".repeat(64 << 10);
+        for round in 0..self.script.migration_rounds {
+            ask(Step::Memory, &block)?;
+            self.events
+                .emit_with("vm", "migration-memory-iteration", "id", &round.to_string());
+            thread::sleep(Duration::from_millis(self.script.migration_round_ms));
+        }
+        self.events.emit("vm", "pausing");
+        lock(&self.state).running = None;
+        println!("standin-vmm: the guest is paused");
+        self.events.emit("vm", "paused");
+        ask(Step::Memory, &block)?;
+        ask(Step::State, "{}")?;
+        ask(Step::Complete, "")
+    }
+
+    fn resume_here(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        if state.running.is_some() {
+            return;
+        }
+        self.events.emit("vm", "resuming");
+        if let Some(config) = state.config.clone() {
+            match self.start(&config) {
+                Ok(running) => state.running = Some(running),
+                Err(error) => {
+                    eprintln!("standin-vmm: resume: {error:#}");
+                    process::exit(1);
+                }
+            }
+        }
+        self.events.emit("vm", "resumed");
+    }
+
+    /// Blocks until it is over, as the real one does.
+    pub(crate) fn receive_migration(self: &Arc<Self>, body: &str) -> Result<(), Refused> {
+        let result = serde_json::from_str::<Receive>(body)
+            .map_err(anyhow::Error::from)
+            .and_then(|how| self.receive(&how));
+        match result {
+            Ok(()) => {
+                self.events.emit("vm", "migration-receive-finished");
+                Ok(())
+            }
+            Err(error) => {
+                self.events.emit("vm", "migration-receive-failed");
+                Err(refused(&error))
+            }
+        }
+    }
+
+    fn receive(self: &Arc<Self>, how: &Receive) -> Result<()> {
+        certificates(how.tls_dir.as_ref(), "server")?;
+        let address = how.receiver_url.strip_prefix("tcp:").context("not TCP")?;
+        let listener = TcpListener::bind(address)?;
+        self.events.emit("vm", "migration-receive-ready");
+        let (stream, _) = listener.accept()?;
+        self.events.emit("vm", "migration-receive-started");
+        let mut requests = BufReader::new(stream.try_clone()?);
+        let mut config: Option<VmConfig> = None;
+        loop {
+            let mut line = String::new();
+            requests.read_line(&mut line)?;
+            let (word, length) = line.trim().split_once(' ').context("the source is gone")?;
+            let step = Step::named(word).with_context(|| format!("no step: {word}"))?;
+            let mut payload = vec![0; length.parse()?];
+            requests.read_exact(&mut payload)?;
+            self.fault(step)?;
+            match step {
+                Step::Config => config = serde_json::from_slice(&payload)?,
+                Step::State => {
+                    self.events.emit("vm", "restoring");
+                    self.events.emit("vm", "restored");
+                }
+                Step::Complete => {
+                    let config = config.take().context("complete without a configuration")?;
+                    self.events.emit("vm", "resuming");
+                    let mut state = lock(&self.state);
+                    state.running = Some(self.start(&config)?);
+                    state.config = Some(config);
+                    self.events.emit("vm", "resumed");
+                }
+                Step::Start | Step::Memory | Step::Completed => {}
+            }
+            (&stream).write_all(b"ok\n")?;
+            if step == Step::Complete {
+                self.fault(Step::Completed)?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// What is to go wrong at this step.
+    fn fault(&self, step: Step) -> Result<()> {
+        match self.script.migration_fault {
+            Some((at, fault)) if at == step => match fault {
+                Fault::Hang => loop {
+                    thread::park();
+                },
+                Fault::Fail => bail!("{} fails, as scripted", step.word()),
+                Fault::Die => process::exit(3),
+            },
+            _ => Ok(()),
+        }
+    }
+}

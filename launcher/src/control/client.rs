@@ -1,0 +1,67 @@
+//! `hawser status` and `hawser migrate`: they ask the launcher of this pod, and print what it answers.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::{Answer, Order, Request, status as last};
+use crate::error::{ExitCode, Failure};
+
+fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io::Result<Answer>>, Failure> {
+    let path = super::path(vmm_dir);
+    let fail = |error: std::io::Error| {
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!("no launcher answers at {}", path.display()),
+        )
+        .because(error)
+        .remedy("run this in the container of a running hawser run, with the same --state-dir, as root or as its user")
+    };
+    let mut stream = UnixStream::connect(&path).map_err(fail)?;
+    let mut line = serde_json::to_vec(request).map_err(|error| fail(error.into()))?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(fail)?;
+    Ok(BufReader::new(stream)
+        .lines()
+        .map(|line| line.and_then(|line| serde_json::from_str(&line).map_err(std::io::Error::other))))
+}
+
+/// Prints the status as JSON: the launcher's own, or the last one of a launcher that has ended.
+pub(crate) fn status(vmm_dir: &Path) -> Result<ExitCode, Failure> {
+    let answered = ask(vmm_dir, &Request::Status).and_then(|mut answers| match answers.next() {
+        Some(Ok(Answer::Status(status))) => Ok(*status),
+        _ => Err(Failure::new(ExitCode::Internal, "the launcher did not answer")),
+    });
+    let status = match answered {
+        Ok(status) => status,
+        Err(failure) => last::read(vmm_dir).map_err(|_| failure)?,
+    };
+    let text = serde_json::to_string_pretty(&status)
+        .map_err(|error| Failure::new(ExitCode::Internal, "the status").because(error))?;
+    println!("{text}");
+    Ok(ExitCode::Success)
+}
+
+/// Has the guest moved, and prints how it goes, a line each step.
+pub(crate) fn migrate(vmm_dir: &Path, order: Option<Order>) -> Result<ExitCode, Failure> {
+    let request = order.map_or(Request::Cancel, Request::Migrate);
+    for answer in ask(vmm_dir, &request)? {
+        match answer {
+            Ok(Answer::Progress { step, text }) => println!("{step}: {text}"),
+            Ok(Answer::Ended { migrated: true, text }) => {
+                println!("migrated: {text}");
+                return Ok(ExitCode::Success);
+            }
+            Ok(Answer::Ended { text, .. }) => return Err(Failure::new(ExitCode::HandOff, text)),
+            Ok(Answer::Status(_)) => {}
+            Err(error) => {
+                return Err(Failure::new(ExitCode::HandOff, "the launcher's answer").because(error));
+            }
+        }
+    }
+    Err(Failure::new(
+        ExitCode::HandOff,
+        "the launcher ended without saying what became of the migration",
+    )
+    .remedy("ask hawser status in this container, or at the target"))
+}

@@ -1,0 +1,176 @@
+//! The control socket: `control.sock` in the VMM's directory, for `hawser status` and `hawser migrate` in the same pod.
+//!
+//! Who asks is known from the kernel (SO_PEERCRED), not from what is said: root, or the user that the launcher runs as.
+//! One line of JSON asks; the answers are lines of JSON, the last of which ends the connection. The supervisor is only
+//! sent what was asked: nothing here decides anything.
+
+mod client;
+mod status;
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+pub(crate) use client::{migrate, status};
+pub(crate) use status::{Board, Status, handed_over};
+
+/// Bytes of a request's line.
+const MOST: u64 = 16 << 10;
+/// For that line to come.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    Status,
+    Migrate(Order),
+    Cancel,
+}
+
+/// `hawser migrate`'s command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Order {
+    /// tcp:HOST:PORT
+    pub(crate) to: String,
+    /// Absent for plain TCP.
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// Whom the target's certificate is for, if not HOST.
+    pub(crate) server_name: Option<String>,
+    pub(crate) downtime_ms: u64,
+    pub(crate) timeout_s: u64,
+    pub(crate) connections: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    Status(Box<Status>),
+    Progress {
+        step: String,
+        text: String,
+    },
+    /// The last line.
+    Ended {
+        /// The guest runs at the target.
+        migrated: bool,
+        text: String,
+    },
+}
+
+/// A question, and where its answers go; the line ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request: Request,
+    pub(crate) answers: mpsc::UnboundedSender<Answer>,
+}
+
+pub(crate) fn path(vmm_dir: &Path) -> PathBuf {
+    vmm_dir.join("control.sock")
+}
+
+/// Serves the socket until the runtime ends; each question goes to `tell`.
+pub(crate) fn serve<F, T>(vmm_dir: &Path, tell: F) -> io::Result<()>
+where
+    F: Fn(Call) -> T + Clone + Send + 'static,
+    T: Future<Output = ()> + Send,
+{
+    let path = path(vmm_dir);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    // Root without DAC_OVERRIDE is one among others; the directory keeps strangers out, and the credentials do.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                if let Err(error) = answer(stream, tell).await {
+                    tracing::debug!("control socket: {error}");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer<F, T>(stream: UnixStream, tell: F) -> io::Result<()>
+where
+    F: Fn(Call) -> T,
+    T: Future<Output = ()>,
+{
+    let uid = stream.peer_cred()?.uid();
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        tracing::warn!("user {uid} was not let at the control socket");
+        return Ok(());
+    }
+    let (reading, mut writing) = stream.into_split();
+    let mut line = String::new();
+    let mut bounded = BufReader::new(reading.take(MOST));
+    tokio::time::timeout(PATIENCE, bounded.read_line(&mut line)).await??;
+    let (answers, mut come) = mpsc::unbounded_channel();
+    match serde_json::from_str(&line) {
+        Ok(request) => tell(Call { request, answers }).await,
+        Err(error) => {
+            let text = format!("not understood: {error}");
+            let _ = answers.send(Answer::Ended {
+                migrated: false,
+                text,
+            });
+            drop(answers);
+        }
+    }
+    while let Some(answer) = come.recv().await {
+        let mut line = serde_json::to_vec(&answer).map_err(io::Error::other)?;
+        line.push(b'\n');
+        writing.write_all(&line).await?;
+    }
+    writing.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            serve(dir.path(), |call: Call| async move {
+                let text = format!("{:?}", call.request);
+                let _ = call.answers.send(Answer::Ended {
+                    migrated: false,
+                    text,
+                });
+            })
+            .unwrap();
+            let mut stream = UnixStream::connect(path(dir.path())).await.unwrap();
+            // One that was refused may have closed by now.
+            let _ = stream.write_all(text.as_bytes()).await;
+            let mut answer = String::new();
+            let _ = stream.read_to_string(&mut answer).await;
+            answer
+        })
+    }
+
+    #[test]
+    fn a_line_is_a_question_and_junk_is_told_so() {
+        assert!(ask("{\"ask\":\"status\"}\n").contains("Status"));
+        assert!(ask("{\"ask\":\"fetch\"}\n").contains("not understood"));
+        assert!(ask("{\"ask\":\"migrate\",\"to\":\"x\"}\n").contains("not understood"));
+        let endless = "x".repeat(MOST as usize + 10);
+        // The answer to one that goes on after that may be lost with the connection.
+        assert!(!ask(&endless).contains("Status"));
+    }
+}

@@ -1,0 +1,333 @@
+//! How the launchers reach each other: one TCP port, TLS with certificates on both sides.
+//!
+//! A connection says first what it is for, in one line: the control channel, which then speaks TLS, or one of the
+//! memory's, which is cloud-hypervisor's own from there on ([`super::relay`]) and names the hand-off it belongs to.
+//!
+//! The certificates are read anew for every connection, because Kubernetes renews them in place. The files are called
+//! as cloud-hypervisor calls them. Each side accepts what the CA has signed; the source also wants the target's
+//! certificate to be for the host that it was sent to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// For a connection and its handshake.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+const CONTROL: &str = "HAWSER CONTROL";
+const MEMORY: &str = "HAWSER MEMORY ";
+/// Of a first line, with its end.
+const MOST: usize = 80;
+
+/// Where the certificates are, or that there are none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Security {
+    Tls(PathBuf),
+    /// Only on the user's word.
+    Plain,
+}
+
+/// `tcp:HOST:PORT`, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChannelError {
+    #[error("{what}: no answer within {} s", PATIENCE.as_secs())]
+    Slow { what: &'static str },
+    #[error("connect to {address}")]
+    Connect {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path}")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    #[error("certificates in {directory}")]
+    Certificates {
+        directory: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("the CA in {directory} verifies nobody: {why}")]
+    Verifier { directory: PathBuf, why: String },
+    #[error("{0} is no name that a certificate could have")]
+    Name(String),
+    #[error("TLS")]
+    Tls(#[source] io::Error),
+    #[error("the first line")]
+    Preface(#[source] io::Error),
+}
+
+/// Either kind of channel.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?}: expected tcp:HOST:PORT (an IPv6 address in brackets)");
+        let (host, port) = text
+            .strip_prefix("tcp:")
+            .and_then(|rest| rest.rsplit_once(':'))
+            .ok_or_else(wrong)?;
+        let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match inner {
+            Some(inner) => inner,
+            None if host.contains(':') => return Err(wrong()),
+            None => host,
+        };
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        if host.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "tcp:[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "tcp:{}:{}", self.host, self.port)
+        }
+    }
+}
+
+async fn in_time<T>(
+    what: &'static str,
+    work: impl Future<Output = Result<T, ChannelError>>,
+) -> Result<T, ChannelError> {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(result) => result,
+        Err(_) => Err(ChannelError::Slow { what }),
+    }
+}
+
+/// To the target's port, with the first line said.
+async fn dial(address: &Address, preface: &str) -> Result<TcpStream, ChannelError> {
+    in_time("connect", async {
+        let connect = |source| ChannelError::Connect {
+            address: address.to_string(),
+            source,
+        };
+        let mut stream = TcpStream::connect((address.host.as_str(), address.port))
+            .await
+            .map_err(connect)?;
+        stream.set_nodelay(true).map_err(connect)?;
+        let line = format!("{preface}\n");
+        stream
+            .write_all(line.as_bytes())
+            .await
+            .map_err(ChannelError::Preface)?;
+        Ok(stream)
+    })
+    .await
+}
+
+/// One of the memory's connections.
+pub(crate) async fn dial_memory(address: &Address, id: &str) -> Result<TcpStream, ChannelError> {
+    dial(address, &format!("{MEMORY}{id}")).await
+}
+
+/// The source's end of the control channel. `name` is whom the target's certificate has to be for.
+pub(crate) async fn connect(
+    address: &Address,
+    name: &str,
+    security: &Security,
+) -> Result<Box<dyn Stream>, ChannelError> {
+    let Security::Tls(directory) = security else {
+        return Ok(Box::new(dial(address, CONTROL).await?));
+    };
+    let config = client_config(directory)?;
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| ChannelError::Name(name.to_owned()))?;
+    let stream = dial(address, CONTROL).await?;
+    in_time("TLS", async {
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .map_err(ChannelError::Tls)?;
+        Ok(Box::new(stream) as Box<dyn Stream>)
+    })
+    .await
+}
+
+/// What has come to the target's port.
+pub(crate) enum Incoming {
+    Control(Box<dyn Stream>),
+    Memory { id: String, stream: TcpStream },
+}
+
+/// Reads the first line, and makes it a channel if that is what it is.
+pub(crate) async fn accept(mut stream: TcpStream, security: &Security) -> Result<Incoming, ChannelError> {
+    in_time("the peer", async {
+        stream.set_nodelay(true).map_err(ChannelError::Preface)?;
+        let line = first_line(&mut stream).await.map_err(ChannelError::Preface)?;
+        if let Some(id) = line.strip_prefix(MEMORY) {
+            let id = id.to_owned();
+            return Ok(Incoming::Memory { id, stream });
+        }
+        if line != CONTROL {
+            let why = io::Error::new(io::ErrorKind::InvalidData, "not a launcher's");
+            return Err(ChannelError::Preface(why));
+        }
+        let Security::Tls(directory) = security else {
+            return Ok(Incoming::Control(Box::new(stream)));
+        };
+        let stream = TlsAcceptor::from(Arc::new(server_config(directory)?))
+            .accept(stream)
+            .await
+            .map_err(ChannelError::Tls)?;
+        Ok(Incoming::Control(Box::new(stream)))
+    })
+    .await
+}
+
+/// Byte by byte, so that nothing of what follows is taken.
+async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
+    let mut line = Vec::new();
+    while line.len() < MOST {
+        match stream.read_u8().await? {
+            b'\n' => {
+                return String::from_utf8(line)
+                    .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text"));
+            }
+            byte => line.push(byte),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "no end"))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ChannelError> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|source| ChannelError::File {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn key(path: &Path) -> Result<PrivateKeyDer<'static>, ChannelError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|source| ChannelError::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn roots(directory: &Path) -> Result<RootCertStore, ChannelError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&directory.join("ca-cert.pem"))? {
+        roots.add(certificate).map_err(|source| bad(directory, source))?;
+    }
+    Ok(roots)
+}
+
+fn bad(directory: &Path, source: rustls::Error) -> ChannelError {
+    ChannelError::Certificates {
+        directory: directory.to_owned(),
+        source,
+    }
+}
+
+fn client_config(directory: &Path) -> Result<ClientConfig, ChannelError> {
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|source| bad(directory, source))?
+        .with_root_certificates(roots(directory)?)
+        .with_client_auth_cert(
+            certificates(&directory.join("client-cert.pem"))?,
+            key(&directory.join("client-key.pem"))?,
+        )
+        .map_err(|source| bad(directory, source))
+}
+
+fn server_config(directory: &Path) -> Result<ServerConfig, ChannelError> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(directory)?), Arc::clone(&provider))
+            .build()
+            .map_err(|error| ChannelError::Verifier {
+                directory: directory.to_owned(),
+                why: error.to_string(),
+            })?;
+    ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|source| bad(directory, source))?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            certificates(&directory.join("server-cert.pem"))?,
+            key(&directory.join("server-key.pem"))?,
+        )
+        .map_err(|source| bad(directory, source))
+}
+
+/// Whether all that a side needs is there and fits together, before anything is started with it.
+pub(crate) fn check(security: &Security, serves: bool) -> Result<(), ChannelError> {
+    match security {
+        Security::Plain => Ok(()),
+        Security::Tls(directory) if serves => server_config(directory).map(drop),
+        Security::Tls(directory) => client_config(directory).map(drop),
+    }
+}
+
+/// What the target listens at.
+pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.strip_prefix("tcp:").unwrap_or_default();
+    address
+        .parse()
+        .ok()
+        .filter(|address: &SocketAddr| address.port() != 0)
+        .ok_or_else(|| format!("{text:?}: expected tcp:ADDRESS:PORT (an IPv6 address in brackets)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_users_write_them() {
+        let host = |text: &str| text.parse::<Address>().map(|address| address.host);
+        assert_eq!(host("tcp:10.0.0.7:49152").unwrap(), "10.0.0.7");
+        assert_eq!(host("tcp:[fd00::7]:49152").unwrap(), "fd00::7");
+        assert_eq!(host("tcp:target.ns:1").unwrap(), "target.ns");
+        assert_eq!(
+            "tcp:[fd00::7]:9".parse::<Address>().unwrap().to_string(),
+            "tcp:[fd00::7]:9"
+        );
+        for bad in [
+            "10.0.0.7:1",
+            "tcp:10.0.0.7",
+            "tcp::1",
+            "tcp:fd00::7:1",
+            "tcp:h:0",
+            "unix:/x",
+            "tcp:h:x",
+        ] {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+        assert!(listen_address("tcp:0.0.0.0:49152").is_ok() && listen_address("tcp:[::]:49152").is_ok());
+        assert!(listen_address("tcp:localhost:49152").is_err() && listen_address("0.0.0.0:1").is_err());
+    }
+}

@@ -1,0 +1,263 @@
+//! What the two sides compare before anything moves, and every reason against it at once.
+//!
+//! Both launchers have the manifest and have planned their pods. The source's VM configuration is what the target's VMM
+//! will act on, with its paths, TAP names and MACs; so the target compares it, field by field, with the one that it would
+//! have made itself. What is not in there (whose VM it is, what the guest was told by DHCP) is compared beside it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::message::VERSION;
+
+/// One launcher's guest, as it is in its pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Description {
+    pub(crate) identity: Identity,
+    /// cloud-hypervisor's own words.
+    pub(crate) vmm_version: String,
+    pub(crate) nics: Vec<NicDescription>,
+    /// Body of `vm.create`.
+    pub(crate) config: Value,
+    /// Why the guest cannot leave its pod; from the manifest.
+    pub(crate) obstacles: Vec<String>,
+}
+
+/// Whose VM it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NicDescription {
+    pub(crate) name: String,
+    pub(crate) binding: String,
+    pub(crate) tap: String,
+    pub(crate) mac: String,
+    /// Bytes.
+    pub(crate) mtu: u32,
+    pub(crate) queue_pairs: u16,
+    /// What the guest was told of its own addresses, with their prefix lengths.
+    pub(crate) addresses: Vec<String>,
+}
+
+impl Identity {
+    fn text(&self) -> String {
+        let uid = self.uid.as_deref().unwrap_or("no uid");
+        format!("{}/{} ({uid})", self.namespace, self.name)
+    }
+}
+
+/// Everything that speaks against giving the source's guest to this target.
+pub(crate) fn reasons(version: u32, source: &Description, target: &Description) -> Vec<String> {
+    if version != VERSION {
+        return vec![format!(
+            "the launchers do not speak the same version of the hand-off: {version} at the source, {VERSION} at the target"
+        )];
+    }
+    let mut reasons: Vec<String> = source.obstacles.clone();
+    if source.identity != target.identity {
+        reasons.push(format!(
+            "metadata: the source runs {}, the target waits for {}",
+            source.identity.text(),
+            target.identity.text()
+        ));
+    }
+    if let Some(reason) = versions(&source.vmm_version, &target.vmm_version) {
+        reasons.push(reason);
+    }
+    nics(&source.nics, &target.nics, &mut reasons);
+    differences("config", &source.config, &target.config, &mut reasons);
+    reasons
+}
+
+/// cloud-hypervisor takes a guest from its own release or the one before.
+fn versions(source: &str, target: &str) -> Option<String> {
+    let major = |text: &str| -> Option<u32> {
+        let text = text.trim_start_matches('v');
+        text.split('.').next()?.parse().ok()
+    };
+    let fits = match (major(source), major(target)) {
+        (Some(from), Some(to)) => to == from || Some(to) == from.checked_add(1),
+        _ => source == target,
+    };
+    (!fits).then(|| {
+        format!(
+            "cloud-hypervisor is {source} at the source and {target} at the target: the target's has to be the same \
+             release or the next"
+        )
+    })
+}
+
+fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<String>) {
+    for theirs in source {
+        let name = &theirs.name;
+        let Some(ours) = target.iter().find(|nic| nic.name == *name) else {
+            reasons.push(format!("interface {name}: the target has none of this name"));
+            continue;
+        };
+        let mut compare = |what: &str, source: String, target: String, remedy: &str| {
+            if source != target {
+                reasons.push(format!(
+                    "interface {name}: {what} {source} at the source, {target} at the target{remedy}"
+                ));
+            }
+        };
+        compare("binding", theirs.binding.clone(), ours.binding.clone(), "");
+        compare("TAP", theirs.tap.clone(), ours.tap.clone(), "");
+        compare(
+            "MAC",
+            theirs.mac.clone(),
+            ours.mac.clone(),
+            ": give the target's manifest the source's as macAddress",
+        );
+        compare("MTU", theirs.mtu.to_string(), ours.mtu.to_string(), "");
+        compare(
+            "queue pairs",
+            theirs.queue_pairs.to_string(),
+            ours.queue_pairs.to_string(),
+            "",
+        );
+        compare(
+            "guest's addresses",
+            theirs.addresses.join(" "),
+            ours.addresses.join(" "),
+            "",
+        );
+    }
+    for nic in target {
+        if !source.iter().any(|other| other.name == nic.name) {
+            reasons.push(format!(
+                "interface {}: the source has none of this name",
+                nic.name
+            ));
+        }
+    }
+}
+
+/// Each leaf that is not the same, by its path. The NICs have been compared by name.
+fn differences(path: &str, source: &Value, target: &Value, reasons: &mut Vec<String>) {
+    if path == "config.net" {
+        return;
+    }
+    match (source, target) {
+        (Value::Object(from), Value::Object(to)) => {
+            let keys = from
+                .keys()
+                .chain(to.keys().filter(|key| !from.contains_key(*key)));
+            for key in keys {
+                let side =
+                    |object: &serde_json::Map<String, Value>| object.get(key).cloned().unwrap_or_default();
+                differences(&format!("{path}.{key}"), &side(from), &side(to), reasons);
+            }
+        }
+        (Value::Array(from), Value::Array(to)) if from.len() == to.len() => {
+            for (index, (from, to)) in from.iter().zip(to).enumerate() {
+                differences(&format!("{path}[{index}]"), from, to, reasons);
+            }
+        }
+        (from, to) if from != to => {
+            reasons.push(format!("{path}: {from} at the source, {to} at the target"));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn description() -> Description {
+        Description {
+            identity: Identity {
+                namespace: "ns".into(),
+                name: "web".into(),
+                uid: Some("u1".into()),
+            },
+            vmm_version: "v53.0".into(),
+            nics: vec![NicDescription {
+                name: "default".into(),
+                binding: "masquerade".into(),
+                tap: "tap0".into(),
+                mac: "02:00:00:00:00:07".into(),
+                mtu: 1450,
+                queue_pairs: 1,
+                addresses: vec!["10.0.2.2/24".into(), "fd10:0:2::2".into()],
+            }],
+            config: json!({"cpus": {"boot_vcpus": 1}, "memory": {"size": 1024}, "net": [{"mac": "x"}], "rules": [{"p": 1}]}),
+            obstacles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_same_guest_in_the_same_kind_of_pod_may_go() {
+        assert_eq!(
+            reasons(VERSION, &description(), &description()),
+            Vec::<String>::new()
+        );
+        let mut next = description();
+        next.vmm_version = "v54.1".into();
+        assert_eq!(reasons(VERSION, &description(), &next), Vec::<String>::new());
+        assert_eq!(
+            reasons(VERSION, &next, &description()).len(),
+            1,
+            "never to an older one"
+        );
+    }
+
+    #[test]
+    fn every_reason_is_told_at_once() {
+        let mut other = description();
+        other.identity.uid = Some("u2".into());
+        other.vmm_version = "v52.0".into();
+        let nic = &mut other.nics[0];
+        nic.binding = "bridge".into();
+        nic.tap = "tap1".into();
+        nic.mac = "02:00:00:00:00:08".into();
+        nic.mtu = 1500;
+        nic.queue_pairs = 2;
+        nic.addresses.pop();
+        other.nics.push(NicDescription {
+            name: "red".into(),
+            ..other.nics[0].clone()
+        });
+        other.config = json!({"cpus": {"boot_vcpus": 2}, "memory": {"size": 1024}, "net": [], "rules": [{"p": 2}], "more": 1});
+        let mut source = description();
+        source.obstacles.push("interface default: no".into());
+        let all = reasons(VERSION, &source, &other);
+        for part in [
+            "interface default: no",
+            "ns/web (u1)",
+            "v53.0 at the source and v52.0",
+            "binding masquerade",
+            "TAP tap0",
+            "MAC 02:00:00:00:00:07",
+            "MTU 1450",
+            "queue pairs 1",
+            "fd10:0:2::2",
+            "interface red: the source has none",
+            "config.cpus.boot_vcpus: 1",
+            "config.rules[0].p: 1",
+            "config.more: null",
+        ] {
+            assert!(
+                all.iter().any(|reason| reason.contains(part)),
+                "{part} in {all:#?}"
+            );
+        }
+        assert_eq!(all.len(), 13, "{all:#?}");
+    }
+
+    #[test]
+    fn a_launcher_of_another_version_is_told_so_and_nothing_else() {
+        let mut other = description();
+        other.nics.clear();
+        let all = reasons(VERSION + 1, &description(), &other);
+        assert_eq!(all.len(), 1);
+        assert!(all[0].contains("version"), "{all:?}");
+    }
+}

@@ -1,0 +1,351 @@
+//! The target at work: performs what [`super::target`] decides.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::channel::{self, Security};
+use super::describe::{Description, reasons};
+use super::link::{Heard, Link};
+use super::message::{Message, Prepare};
+use super::one_time;
+use super::relay::{MEETING, Question, TargetRelay};
+use super::target::{Action, Ending, Event, State};
+use crate::control::Board;
+use crate::error::chain;
+use crate::lifecycle::Outcome;
+use crate::vmm::api::{Api, ReceiveMigration};
+use crate::vmm::events::VmmEvent;
+
+/// How long the guest is held for a source that has gone silent. Longer than the source asks.
+const HOLD: Duration = Duration::from_secs(90);
+/// Connections that have not said yet who they are.
+const STRANGERS: usize = 16;
+
+/// What a target listens at, and with which certificates.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+    pub(crate) security: Security,
+}
+
+/// What comes back from tasks.
+pub(crate) enum Arrival {
+    Connection(channel::Incoming),
+    Heard(u32, Heard),
+    Question(Question),
+    Event(Event),
+}
+
+/// A target, from before anybody comes until well after the guest is here.
+pub(crate) struct Incoming {
+    state: State,
+    listener: Listener,
+    own: Description,
+    vmm_dir: PathBuf,
+    links: BTreeMap<u32, Link>,
+    channels: u32,
+    /// The source's channel, and the hand-off's name.
+    peer: Option<u32>,
+    id: Option<String>,
+    credentials: bool,
+    relay: Option<TargetRelay>,
+    restored: bool,
+    tasks: JoinSet<()>,
+    tell: mpsc::Sender<Arrival>,
+}
+
+impl Incoming {
+    /// Listens. Connections wait until [`Self::open`].
+    pub(crate) async fn bind(
+        listener: Listener,
+        own: Description,
+        vmm_dir: PathBuf,
+        tell: mpsc::Sender<Arrival>,
+    ) -> std::io::Result<(Self, TcpListener)> {
+        let socket = TcpListener::bind(listener.address).await?;
+        let this = Self {
+            state: State::Waiting,
+            listener,
+            own,
+            vmm_dir,
+            links: BTreeMap::new(),
+            channels: 0,
+            peer: None,
+            id: None,
+            credentials: false,
+            relay: None,
+            restored: false,
+            tasks: JoinSet::new(),
+            tell,
+        };
+        Ok((this, socket))
+    }
+
+    /// The pod is wired and the VMM is there: whoever comes is let in.
+    pub(crate) fn open(&mut self, socket: TcpListener, vmm_version: &str) {
+        self.own.vmm_version = vmm_version.to_owned();
+        tracing::info!("waiting for a guest at tcp:{}", self.listener.address);
+        let (security, tell) = (self.listener.security.clone(), self.tell.clone());
+        self.tasks.spawn(async move {
+            let strangers = Arc::new(Semaphore::new(STRANGERS));
+            let mut greeting = JoinSet::new();
+            while let Ok((stream, from)) = socket.accept().await {
+                while greeting.try_join_next().is_some() {}
+                let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+                    continue;
+                };
+                let (security, tell) = (security.clone(), tell.clone());
+                greeting.spawn(async move {
+                    match channel::accept(stream, &security).await {
+                        Ok(incoming) => drop(tell.send(Arrival::Connection(incoming)).await),
+                        Err(error) => tracing::warn!("migration: {from} was not let in: {}", chain(&error)),
+                    }
+                    drop(permit);
+                });
+            }
+        });
+    }
+
+    pub(crate) fn show(&self, board: &mut Board) {
+        let why = match &self.state {
+            State::Ended(Ending::Gone { why } | Ending::Lost { why }) => Some(why.as_str()),
+            _ => None,
+        };
+        let address = format!("tcp:{}", self.listener.address);
+        board.migration("in", &address, self.state.name(), why);
+        tracing::info!("migration: {}", self.state.name());
+    }
+
+    pub(crate) fn arrived(&mut self, arrival: Arrival, api: &Api, board: &mut Board) -> Option<End> {
+        match arrival {
+            Arrival::Event(event) => self.on(event, None, api, board),
+            Arrival::Question(question) => {
+                // The supervisor has read all events up to now before it passed this on.
+                let _ = question.send(self.restored);
+                None
+            }
+            Arrival::Connection(channel::Incoming::Control(stream)) => {
+                self.channels = self.channels.wrapping_add(1);
+                let (channel, tell) = (self.channels, self.tell.clone());
+                let link = Link::start(stream, move |heard| {
+                    let tell = tell.clone();
+                    async move { drop(tell.send(Arrival::Heard(channel, heard)).await) }
+                });
+                self.links.insert(channel, link);
+                None
+            }
+            Arrival::Connection(channel::Incoming::Memory { id, stream }) => {
+                match &mut self.relay {
+                    Some(relay) if self.id.as_ref() == Some(&id) => relay.add(stream),
+                    _ => tracing::warn!("migration: a connection for the memory of no hand-off was closed"),
+                }
+                None
+            }
+            Arrival::Heard(channel, Heard::Lost(why)) => {
+                self.links.remove(&channel);
+                if self.peer != Some(channel) {
+                    return None;
+                }
+                self.peer = None;
+                self.on(Event::ChannelLost(why), None, api, board)
+            }
+            Arrival::Heard(channel, Heard::Said(message)) => self.said(channel, message, api, board),
+        }
+    }
+
+    fn said(&mut self, channel: u32, message: Message, api: &Api, board: &mut Board) -> Option<End> {
+        match message {
+            Message::Prepare(prepare) => {
+                let reasons = self.judge(&prepare);
+                if reasons.is_empty() && self.state == State::Waiting {
+                    self.peer = Some(channel);
+                    self.id = Some(prepare.id.clone());
+                    self.credentials = prepare.credentials.is_some();
+                }
+                self.on(Event::Prepare { reasons }, Some(channel), api, board)
+            }
+            // Whoever knows the name is the source, over whatever channel.
+            Message::Commit { id } if self.id.as_ref() == Some(&id) => {
+                self.peer = Some(channel);
+                self.on(Event::Commit, None, api, board)
+            }
+            Message::Abort { why } if self.peer == Some(channel) => self.on(
+                Event::Abort(format!("the source keeps the guest: {why}")),
+                None,
+                api,
+                board,
+            ),
+            _ => None,
+        }
+    }
+
+    fn judge(&self, prepare: &Prepare) -> Vec<String> {
+        let mut all = reasons(prepare.version, &prepare.description, &self.own);
+        match (&self.listener.security, &prepare.credentials) {
+            (Security::Tls(_), Some(credentials)) if all.is_empty() && self.state == State::Waiting => {
+                if let Err(error) = one_time::accept(&self.vmm_dir, credentials) {
+                    all.push(format!(
+                        "the target cannot keep this migration's certificates: {error}"
+                    ));
+                }
+            }
+            (Security::Tls(_), None) => all.push("the source wants plain TCP, the target TLS".into()),
+            (Security::Plain, Some(_)) => all.push("the source wants TLS, the target plain TCP".into()),
+            _ => {}
+        }
+        all
+    }
+
+    /// What cloud-hypervisor says of itself. `restored` counts from here on.
+    pub(crate) fn vmm(&mut self, event: &VmmEvent, api: &Api, board: &mut Board) -> Option<End> {
+        let event = match event.event.as_str() {
+            "restored" => {
+                self.restored = true;
+                return None;
+            }
+            "migration-receive-ready" => Event::Listening,
+            "migration-receive-finished" => Event::Resumed,
+            "migration-receive-failed" => Event::VmmFailed("cloud-hypervisor's transfer failed".into()),
+            _ => return None,
+        };
+        self.on(event, None, api, board)
+    }
+
+    /// `from`: the channel that an answer goes to if it is not the source's.
+    pub(crate) fn on(
+        &mut self,
+        event: Event,
+        from: Option<u32>,
+        api: &Api,
+        board: &mut Board,
+    ) -> Option<End> {
+        let had_ended = matches!(self.state, State::Ended(_));
+        let before = self.state.name();
+        let (state, actions) = std::mem::replace(&mut self.state, State::Waiting).on(event);
+        self.state = state;
+        if self.state.name() != before {
+            self.show(board);
+        }
+        for action in actions {
+            self.perform(action, from, api);
+        }
+        if had_ended {
+            return None;
+        }
+        match &self.state {
+            State::Ended(Ending::Runs { stop }) => Some(End::Runs { stop: *stop }),
+            State::Ended(Ending::Gone { why }) => Some(End::Leave(Outcome::NotReceived(why.clone()))),
+            State::Ended(Ending::Stopped) => Some(End::Leave(Outcome::NeverStarted)),
+            State::Ended(Ending::Lost { why }) => Some(End::Leave(Outcome::HandedOver(format!(
+                "given to this launcher, and failed: {why}"
+            )))),
+            _ => None,
+        }
+    }
+
+    fn perform(&mut self, action: Action, from: Option<u32>, api: &Api) {
+        match action {
+            Action::Refuse(reasons) => {
+                for reason in &reasons {
+                    tracing::warn!("migration: refused: {reason}");
+                }
+                if let Some(link) = from.and_then(|from| self.links.get(&from)) {
+                    link.say(Message::Refused { reasons });
+                }
+            }
+            Action::Receive => self.receive(api),
+            Action::SayPrepared => self.say(Message::Prepared),
+            Action::SayHolding => self.say(Message::Holding),
+            Action::ArmHold => {
+                let tell = self.tell.clone();
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(HOLD).await;
+                    let _ = tell.send(Arrival::Event(Event::HoldOver)).await;
+                });
+            }
+            Action::Release => {
+                if let Some(relay) = &self.relay {
+                    relay.release();
+                }
+            }
+            Action::SayRunning => {
+                self.say(Message::Running);
+                one_time::clear(&self.vmm_dir);
+            }
+            Action::SayLost(why) => self.say(Message::Lost { why }),
+            Action::SayGone(why) => {
+                self.relay = None;
+                self.say(Message::Gone { why });
+            }
+            // The end has it done.
+            Action::KillVmm => {}
+        }
+    }
+
+    fn say(&self, message: Message) {
+        if let Some(link) = self.peer.and_then(|peer| self.links.get(&peer)) {
+            link.say(message);
+        }
+    }
+
+    fn receive(&mut self, api: &Api) {
+        let (asking, mut questions) = mpsc::channel(1);
+        let (holding, mut held) = mpsc::channel(1);
+        self.relay = Some(TargetRelay::new(asking, holding));
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            while let Some(question) = questions.recv().await {
+                let _ = tell.send(Arrival::Question(question)).await;
+            }
+        });
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            while let Some(()) = held.recv().await {
+                let _ = tell.send(Arrival::Event(Event::Restored)).await;
+            }
+        });
+        let how = ReceiveMigration {
+            receiver_url: format!("tcp:{MEETING}"),
+            tls_dir: self.credentials.then(|| one_time::directory(&self.vmm_dir)),
+        };
+        let (api, tell) = (api.clone(), self.tell.clone());
+        self.tasks.spawn(async move {
+            let event = match api.receive_migration(&how).await {
+                // Also where the event was lost.
+                Ok(()) => Event::Resumed,
+                Err(error) => Event::VmmFailed(chain(&error)),
+            };
+            let _ = tell.send(Arrival::Event(event)).await;
+        });
+    }
+
+    /// The guest is neither here nor gone.
+    pub(crate) fn is_open(&self) -> bool {
+        !matches!(self.state, State::Ended(_))
+    }
+
+    /// The last words.
+    pub(crate) async fn finish(self) {
+        one_time::clear(&self.vmm_dir);
+        for link in self.links.into_values() {
+            link.finish().await;
+        }
+    }
+}
+
+/// What a target has come to.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The guest is ours. `stop`: and is to end.
+    Runs {
+        stop: bool,
+    },
+    Leave(Outcome),
+}

@@ -1,0 +1,50 @@
+//! Live migration: two launchers, one guest, never two of it.
+//!
+//! The source's [`source`] and the target's [`target`] are pure machines; [`outgoing`] and [`incoming`] perform what
+//! they decide. Prepare: the target compares everything ([`describe`]) and refuses with every reason, or has its VMM
+//! listen. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
+//! its last instruction is held back. Fence: the source stops its VMM and notes that the guest is given away. Commit:
+//! the source says so, and only then may the target run it. docs/migration.md draws it.
+
+mod channel;
+mod describe;
+mod fence;
+mod incoming;
+mod link;
+mod message;
+mod one_time;
+mod outgoing;
+mod relay;
+mod source;
+mod target;
+
+#[cfg(test)]
+mod model;
+
+use crate::binding;
+use crate::spec::GuestSpec;
+
+pub(crate) use channel::{Security, check, listen_address};
+pub(crate) use describe::{Description, Identity, NicDescription};
+pub(crate) use incoming::{Arrival, End, Incoming, Listener};
+pub(crate) use one_time::{directory as tls_directory, make_directory as make_tls_directory};
+pub(crate) use outgoing::{Hands, Outgoing, Told};
+pub(crate) use source::Event as SourceEvent;
+pub(crate) use target::Event as TargetEvent;
+
+/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface, and
+/// the disks, which nobody takes along.
+pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
+    let interfaces = binding::explain(guest, &[]);
+    let disks = guest.disks.iter().map(|disk| {
+        format!(
+            "disk {}: disks do not migrate by this version of hawser",
+            disk.name
+        )
+    });
+    interfaces
+        .iter()
+        .filter_map(binding::Explanation::obstacle)
+        .chain(disks)
+        .collect()
+}

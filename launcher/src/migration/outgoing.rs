@@ -1,0 +1,397 @@
+//! The source at work: performs what [`super::source`] decides.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::process::Child;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::channel::{self, Address, Security, Stream};
+use super::describe::Description;
+use super::fence::{signal, stop};
+use super::link::{Heard, Link};
+use super::message::{Message, Prepare, VERSION};
+use super::one_time;
+use super::relay::{MEETING, SourceRelay};
+use super::source::{Action, Ending, Event, State};
+use crate::control::{Answer, Board, Order};
+use crate::error::chain;
+use crate::lifecycle::Outcome;
+use crate::vmm::api::{Api, SendMigration};
+use crate::vmm::events::{Events, VmmEvent};
+
+/// For the target to compare, and to have its VMM listen.
+const PREPARE: Duration = Duration::from_secs(30);
+/// Beyond the transfer's own limit, for a VMM that hangs in a dead connection and does not look at it.
+const OVERTIME: Duration = Duration::from_secs(30);
+/// The longest that a guest stands still for the sake of a migration before it runs here again.
+const PAUSE: Duration = Duration::from_secs(20);
+/// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
+const DOUBT: Duration = Duration::from_secs(60);
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
+
+/// What comes back from tasks.
+pub(crate) enum Told {
+    Connected(Box<dyn Stream>),
+    /// The number tells a channel from the one before.
+    Heard(u32, Heard),
+    Event(Event),
+}
+
+/// What the supervisor lends for a moment.
+pub(crate) struct Hands<'a> {
+    pub(crate) child: &'a mut Option<Child>,
+    pub(crate) events: &'a mut Events,
+    pub(crate) api: &'a Api,
+    pub(crate) board: &'a mut Board,
+}
+
+/// A hand-off under way. Dropped, its connections close and its timers end.
+pub(crate) struct Outgoing {
+    state: State,
+    address: Address,
+    name: String,
+    security: Security,
+    order: Order,
+    prepare: Prepare,
+    vmm_dir: std::path::PathBuf,
+    link: Option<Link>,
+    channels: u32,
+    relay: Option<SourceRelay>,
+    tasks: JoinSet<()>,
+    answers: mpsc::UnboundedSender<Answer>,
+    tell: mpsc::Sender<Told>,
+}
+
+impl Outgoing {
+    /// Starts to connect. The error is for whoever asked.
+    pub(crate) fn start(
+        order: Order,
+        description: Description,
+        vmm_dir: std::path::PathBuf,
+        answers: mpsc::UnboundedSender<Answer>,
+        tell: mpsc::Sender<Told>,
+    ) -> Result<Self, String> {
+        let address: Address = order.to.parse()?;
+        if !description.obstacles.is_empty() {
+            return Err(format!(
+                "this guest cannot migrate: {}",
+                description.obstacles.join("; ")
+            ));
+        }
+        let security = match &order.tls_dir {
+            Some(directory) => Security::Tls(directory.clone()),
+            None => Security::Plain,
+        };
+        channel::check(&security, false).map_err(|error| chain(&error))?;
+        let made = |error: std::io::Error| format!("certificates for this migration: {error}");
+        let credentials = match security {
+            Security::Tls(_) => Some(one_time::issue(&vmm_dir).map_err(made)?),
+            Security::Plain => None,
+        };
+        let mut this = Self {
+            state: State::Preparing,
+            name: order.server_name.clone().unwrap_or_else(|| address.host.clone()),
+            address,
+            security,
+            prepare: Prepare {
+                version: VERSION,
+                id: one_time::fresh_id().map_err(made)?,
+                description,
+                credentials,
+            },
+            order,
+            vmm_dir,
+            link: None,
+            channels: 0,
+            relay: None,
+            tasks: JoinSet::new(),
+            answers,
+            tell,
+        };
+        this.connect(Duration::ZERO);
+        this.later(PREPARE, Event::PrepareOver);
+        Ok(this)
+    }
+
+    pub(crate) fn is_committed(&self) -> bool {
+        self.state.is_committed()
+    }
+
+    /// Says where it is, on the board and to whoever asked.
+    pub(crate) fn show(&self, board: &mut Board) {
+        let why = match &self.state {
+            State::Cancelling { why }
+            | State::Ended(Ending::StaysHere { why } | Ending::LostThere { why } | Ending::InDoubt { why }) => {
+                Some(why.as_str())
+            }
+            _ => None,
+        };
+        board.migration("out", &self.address.to_string(), self.state.name(), why);
+        let text = match &self.state {
+            State::Preparing => format!("asking {}", self.address),
+            State::Sending => "the target is ready; the guest's memory goes over".into(),
+            State::Fencing => "the target holds the guest; stopping it here".into(),
+            State::Committed => "the guest is the target's".into(),
+            State::Cancelling { why } => why.clone(),
+            State::Ended(_) => return,
+        };
+        self.progress(self.state.name(), text);
+    }
+
+    fn progress(&self, step: &str, text: String) {
+        tracing::info!("migration: {step}: {text}");
+        // Whoever asked may have gone; the guest moves all the same.
+        let _ = self.answers.send(Answer::Progress {
+            step: step.into(),
+            text,
+        });
+    }
+
+    pub(crate) async fn told(&mut self, told: Told, hands: &mut Hands<'_>) -> Option<Outcome> {
+        let event = match told {
+            Told::Event(event) => event,
+            Told::Connected(stream) => {
+                self.channels = self.channels.wrapping_add(1);
+                let (channel, tell) = (self.channels, self.tell.clone());
+                let link = Link::start(stream, move |heard| {
+                    let tell = tell.clone();
+                    async move { drop(tell.send(Told::Heard(channel, heard)).await) }
+                });
+                match &self.state {
+                    State::Preparing => link.say(Message::Prepare(Box::new(self.prepare.clone()))),
+                    State::Committed => link.say(self.commit()),
+                    _ => {}
+                }
+                self.link = Some(link);
+                return None;
+            }
+            // Of a channel that has been given up already.
+            Told::Heard(channel, _) if channel != self.channels => return None,
+            Told::Heard(_, Heard::Lost(why)) => {
+                self.link = None;
+                Event::ChannelLost(why)
+            }
+            Told::Heard(_, Heard::Said(message)) => match message {
+                Message::Prepared => Event::Prepared,
+                Message::Refused { reasons } => {
+                    Event::Refused(format!("the target refuses: {}", reasons.join("; ")))
+                }
+                Message::Holding => Event::Holding,
+                Message::Running => Event::Running,
+                Message::Lost { why } => Event::Lost(why),
+                Message::Gone { why } => Event::Gone(format!("the target gave up: {why}")),
+                // Not for a source.
+                Message::Prepare(_) | Message::Commit { .. } | Message::Abort { .. } | Message::Alive => {
+                    return None;
+                }
+            },
+        };
+        self.on(event, hands).await
+    }
+
+    /// What cloud-hypervisor says of itself.
+    pub(crate) async fn vmm(&mut self, event: &VmmEvent, hands: &mut Hands<'_>) -> Option<Outcome> {
+        match event.event.as_str() {
+            "migration-failed" => {
+                let why = "cloud-hypervisor's transfer failed; its log says why".to_owned();
+                self.on(Event::TransferFailed(why), hands).await
+            }
+            "migration-finished" => self.on(Event::TransferFinished, hands).await,
+            "paused" => {
+                let why = format!("the target did not take the guest within {} s", PAUSE.as_secs());
+                self.later(PAUSE, Event::Cancel(why));
+                self.progress("sending", "the guest is paused, its last memory goes over".into());
+                None
+            }
+            "migration-memory-iteration" => {
+                let id = event
+                    .properties
+                    .as_ref()
+                    .and_then(|properties| properties.get("id"));
+                if let Some(round) = id.and_then(|id| id.as_str()).and_then(|id| id.parse().ok()) {
+                    hands.board.round(round);
+                    self.progress("sending", format!("round {round} over the guest's memory"));
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the event to its end, through every action that it leads to.
+    pub(crate) async fn on(&mut self, event: Event, hands: &mut Hands<'_>) -> Option<Outcome> {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            let before = self.state.name();
+            let (state, actions) = std::mem::replace(&mut self.state, State::Preparing).on(event);
+            self.state = state;
+            if self.state.name() != before {
+                self.show(hands.board);
+            }
+            for action in actions {
+                if let Some(event) = self.perform(action, hands).await {
+                    next = Some(event);
+                }
+            }
+        }
+        self.outcome()
+    }
+
+    async fn perform(&mut self, action: Action, hands: &mut Hands<'_>) -> Option<Event> {
+        match action {
+            Action::Transfer => return self.transfer(hands).await,
+            Action::CutTransfer => self.relay = None,
+            Action::Fence => return Some(self.fence(hands).await),
+            Action::Unfence => {
+                hands.board.take_back();
+                if let Err(why) = signal(hands.child, Signal::SIGCONT) {
+                    tracing::error!("cloud-hypervisor stands still and cannot be let go: {why}");
+                }
+            }
+            Action::SendCommit => match &self.link {
+                Some(link) => link.say(self.commit()),
+                None => self.connect(Duration::ZERO),
+            },
+            Action::SendAbort(why) => {
+                if let Some(link) = &self.link {
+                    link.say(Message::Abort { why });
+                }
+            }
+            Action::AskAgain => self.connect(BETWEEN_QUESTIONS),
+            Action::ArmDoubt => self.later(DOUBT, Event::DoubtOver),
+            // The outcome has it done.
+            Action::KillVmm => {}
+        }
+        None
+    }
+
+    fn commit(&self) -> Message {
+        Message::Commit {
+            id: self.prepare.id.clone(),
+        }
+    }
+
+    async fn transfer(&mut self, hands: &mut Hands<'_>) -> Option<Event> {
+        let to = self.address.to_string();
+        let started = match SourceRelay::start(self.address.clone(), self.prepare.id.clone()).await {
+            Ok(relay) => {
+                self.relay = Some(relay);
+                hands.board.prepare_hand_over(&to)
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            return Some(Event::TransferFailed(format!(
+                "the transfer cannot be prepared: {error}"
+            )));
+        }
+        let how = SendMigration {
+            destination_url: format!("tcp:{MEETING}"),
+            downtime_ms: self.order.downtime_ms,
+            timeout_s: self.order.timeout_s,
+            connections: self.order.connections,
+            tls_dir: matches!(self.security, Security::Tls(_)).then(|| one_time::directory(&self.vmm_dir)),
+        };
+        let (api, tell) = (hands.api.clone(), self.tell.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = api.send_migration(&how).await {
+                let _ = tell.send(Told::Event(Event::TransferFailed(chain(&error)))).await;
+            }
+        });
+        let limit = Duration::from_secs(self.order.timeout_s).saturating_add(OVERTIME);
+        self.later(
+            limit,
+            Event::Cancel(format!("the transfer was not over within {} s", limit.as_secs())),
+        );
+        None
+    }
+
+    /// Stops the VMM, looks whether it had given up before, and notes that the guest is given away.
+    async fn fence(&mut self, hands: &mut Hands<'_>) -> Event {
+        if let Err(why) = stop(hands.child).await {
+            return Event::CannotFence(why);
+        }
+        // It stands still, so this is all that it has said.
+        let said = hands.events.pending();
+        let has_said = |what: &[&str]| said.iter().any(|event| what.contains(&event.event.as_str()));
+        if has_said(&["migration-finished"]) {
+            return Event::TransferFinished;
+        }
+        if has_said(&["migration-failed", "resuming"]) {
+            return Event::Fenced { failed: true };
+        }
+        match hands.board.hand_over(&self.address.to_string()) {
+            Ok(()) => Event::Fenced { failed: false },
+            Err(error) => Event::CannotFence(format!("the hand-over cannot be noted: {error}")),
+        }
+    }
+
+    fn connect(&mut self, after: Duration) {
+        self.link = None;
+        // Whatever the last channel still has to say is of no interest.
+        self.channels = self.channels.wrapping_add(1);
+        let (address, name, security) = (self.address.clone(), self.name.clone(), self.security.clone());
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            let told = match channel::connect(&address, &name, &security).await {
+                Ok(stream) => Told::Connected(stream),
+                Err(error) => Told::Event(Event::ChannelLost(chain(&error))),
+            };
+            let _ = tell.send(told).await;
+        });
+    }
+
+    fn later(&mut self, after: Duration, event: Event) {
+        let tell = self.tell.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            let _ = tell.send(Told::Event(event)).await;
+        });
+    }
+
+    /// What it has come to; the guest staying is none.
+    fn outcome(&self) -> Option<Outcome> {
+        let to = self.address.to_string();
+        match &self.state {
+            State::Ended(Ending::Migrated) => Some(Outcome::Migrated(to)),
+            State::Ended(Ending::LostThere { why }) => Some(Outcome::HandedOver(format!(
+                "given to {to}, and failed there: {why}"
+            ))),
+            State::Ended(Ending::InDoubt { why }) => Some(Outcome::HandedOver(format!(
+                "given to {to}, where it runs if it runs at all: {why}"
+            ))),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended(_))
+    }
+
+    /// The last words, to the target and to whoever asked.
+    pub(crate) async fn finish(self, board: &mut Board) {
+        let text = match &self.state {
+            State::Ended(Ending::StaysHere { why }) => {
+                board.take_back();
+                tracing::warn!("migration: the guest stays here: {why}");
+                format!("the guest stays here: {why}")
+            }
+            State::Ended(Ending::Migrated) => format!("the guest runs at {}", self.address),
+            _ => match self.outcome() {
+                Some(Outcome::HandedOver(text)) => text,
+                _ => "the launcher ended".to_owned(),
+            },
+        };
+        one_time::clear(&self.vmm_dir);
+        let _ = self.answers.send(Answer::Ended {
+            migrated: matches!(self.state, State::Ended(Ending::Migrated)),
+            text,
+        });
+        if let Some(link) = self.link {
+            link.finish().await;
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The source's half of a hand-off as a pure machine: `(State, Event) -> (State, Vec<Action>)`.
+//!
+//! The guest runs here until [`Action::SendCommit`], which is the one commit point. It is taken only after
+//! [`Action::Fence`]: the VMM is stopped as a whole (SIGSTOP), with the guest paused inside, and had by then not said
+//! that it failed. So whatever it would do when its connection breaks, it does not do it. From there no event leads
+//! back to a guest that runs here. Before, every event that is not the next step does.
+
+/// Where the hand-off is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The target is asked; nothing has moved.
+    Preparing,
+    /// The VMM sends. Towards the end it pauses the guest.
+    Sending,
+    /// The target holds all of it; our VMM is being stopped.
+    Fencing,
+    /// Given away. Whether the target runs it is not known yet.
+    Committed,
+    /// The transfer was cut; the VMM has yet to say that it has the guest back.
+    Cancelling {
+        why: String,
+    },
+    Ended(Ending),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The guest runs here, as if nothing had been.
+    StaysHere { why: String },
+    /// It runs there.
+    Migrated,
+    /// It was given away, and failed there.
+    LostThere { why: String },
+    /// It was given away, and the target does not answer. It runs there or nowhere.
+    InDoubt { why: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Prepared,
+    /// The target takes too long to be ready.
+    PrepareOver,
+    Refused(String),
+    Holding,
+    /// The VMM stands still. `failed`: before that it had said that its transfer failed.
+    Fenced {
+        failed: bool,
+    },
+    CannotFence(String),
+    /// The VMM has given up and has the guest again.
+    TransferFailed(String),
+    /// The VMM has given the guest away and ends.
+    TransferFinished,
+    Running,
+    Lost(String),
+    /// The target says that it has no guest and had none.
+    Gone(String),
+    ChannelLost(String),
+    /// Somebody wants the guest to stay, or something took too long.
+    Cancel(String),
+    /// The target was asked long enough.
+    DoubtOver,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Have the VMM send.
+    Transfer,
+    /// Close the memory's connections: the VMM fails, and resumes the guest.
+    CutTransfer,
+    Fence,
+    Unfence,
+    SendCommit,
+    SendAbort(String),
+    /// Connect again and say `Commit` again.
+    AskAgain,
+    ArmDoubt,
+    KillVmm,
+}
+
+impl State {
+    pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
+        use Action::{
+            ArmDoubt, AskAgain, CutTransfer, Fence, KillVmm, SendAbort, SendCommit, Transfer, Unfence,
+        };
+        let stays = |why: String| State::Ended(Ending::StaysHere { why });
+        match (self, event) {
+            (ended @ State::Ended(_), _) => (ended, vec![]),
+
+            (State::Preparing, Event::Prepared) => (State::Sending, vec![Transfer]),
+            (State::Preparing, Event::PrepareOver) => {
+                let why = "the target was not ready in time".to_owned();
+                (stays(why.clone()), vec![SendAbort(why)])
+            }
+            (
+                State::Preparing,
+                Event::Refused(why)
+                | Event::Gone(why)
+                | Event::ChannelLost(why)
+                | Event::Cancel(why)
+                | Event::Lost(why)
+                | Event::TransferFailed(why),
+            ) => (stays(why.clone()), vec![SendAbort(why)]),
+
+            (State::Sending, Event::Holding) => (State::Fencing, vec![Fence]),
+            (State::Sending, Event::TransferFailed(why)) => {
+                (stays(why.clone()), vec![CutTransfer, SendAbort(why)])
+            }
+            (
+                State::Sending,
+                Event::ChannelLost(why)
+                | Event::Cancel(why)
+                | Event::Gone(why)
+                | Event::Refused(why)
+                | Event::Lost(why),
+            ) => (
+                State::Cancelling { why: why.clone() },
+                vec![CutTransfer, SendAbort(why)],
+            ),
+
+            (State::Fencing, Event::Fenced { failed: false }) => {
+                (State::Committed, vec![SendCommit, ArmDoubt])
+            }
+            (State::Fencing, Event::Fenced { failed: true }) => {
+                let why = "the transfer failed at its very end".to_owned();
+                (stays(why.clone()), vec![CutTransfer, Unfence, SendAbort(why)])
+            }
+            (State::Fencing, Event::TransferFailed(why)) => {
+                (stays(why.clone()), vec![CutTransfer, Unfence, SendAbort(why)])
+            }
+            (
+                State::Fencing,
+                Event::CannotFence(why)
+                | Event::Cancel(why)
+                | Event::ChannelLost(why)
+                | Event::Gone(why)
+                | Event::Lost(why),
+            ) => (
+                State::Cancelling { why: why.clone() },
+                vec![CutTransfer, Unfence, SendAbort(why)],
+            ),
+
+            (State::Committed, Event::Running) => (State::Ended(Ending::Migrated), vec![KillVmm]),
+            (State::Committed, Event::Lost(why) | Event::Gone(why)) => {
+                (State::Ended(Ending::LostThere { why }), vec![KillVmm])
+            }
+            (State::Committed, Event::ChannelLost(_)) => (State::Committed, vec![AskAgain]),
+            (State::Committed, Event::DoubtOver) => {
+                let why = "the target has not answered since the guest was given to it".to_owned();
+                (State::Ended(Ending::InDoubt { why }), vec![KillVmm])
+            }
+
+            (State::Cancelling { why }, Event::TransferFailed(_)) => (stays(why), vec![]),
+
+            // A VMM that gave the guest away though its last word was held back on the way: it has ended, and there is
+            // nothing here to go back to.
+            (State::Sending | State::Fencing | State::Cancelling { .. }, Event::TransferFinished) => {
+                let why = "cloud-hypervisor gave the guest away before the commit".to_owned();
+                (State::Ended(Ending::LostThere { why }), vec![KillVmm])
+            }
+
+            // Too late, twice, or not for this step.
+            (state, _) => (state, vec![]),
+        }
+    }
+
+    /// Whether the guest has been given away for good.
+    pub(crate) fn is_committed(&self) -> bool {
+        match self {
+            State::Committed => true,
+            State::Ended(ending) => !matches!(ending, Ending::StaysHere { .. }),
+            _ => false,
+        }
+    }
+
+    /// As `hawser status` calls it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            State::Preparing => "preparing",
+            State::Sending => "sending",
+            State::Fencing => "fencing",
+            State::Committed => "committed",
+            State::Cancelling { .. } => "cancelling",
+            State::Ended(Ending::StaysHere { .. }) => "failed",
+            State::Ended(Ending::Migrated) => "migrated",
+            State::Ended(Ending::LostThere { .. }) => "lost",
+            State::Ended(Ending::InDoubt { .. }) => "in-doubt",
+        }
+    }
+}

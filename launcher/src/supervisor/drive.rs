@@ -1,0 +1,257 @@
+//! The supervisor's state while it drives: what happened becomes an event of the guest's life, or first one of a live
+//! migration's, whose end then is.
+
+use tokio::process::Child;
+use tokio::sync::{mpsc, watch};
+
+use super::{Job, Message, PRESS_INTERVAL, later, press, serve_guest};
+use crate::binding::Server;
+use crate::control::{Answer, Board, Call, Order, Request};
+use crate::lifecycle::{Action, Event, Outcome, State};
+use crate::migration::{Arrival, End, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told};
+use crate::vmm::api::Api;
+use crate::vmm::events::{Events, VmmEvent};
+
+pub(super) struct Drive {
+    pub(super) child: Option<Child>,
+    pub(super) api: Api,
+    pub(super) events: Events,
+    pub(super) state: State,
+    pub(super) board: Board,
+    pub(super) outgoing: Option<Outgoing>,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) servers: Vec<Server>,
+    pub(super) end_servers: watch::Sender<()>,
+    pub(super) vmm_version: String,
+    /// How the VMM ended, while what that means is not known yet.
+    pub(super) exited: Option<Option<String>>,
+    pub(super) job: Job,
+    pub(super) send: mpsc::Sender<Message>,
+    pub(super) tell: mpsc::Sender<Told>,
+}
+
+impl Drive {
+    /// Takes an event of the guest's life to its end.
+    pub(super) fn apply(&mut self, event: Event) {
+        let leaves = matches!(event, Event::Leave(_));
+        let (state, actions) = std::mem::replace(&mut self.state, State::Starting).on(event);
+        self.state = state;
+        for action in actions {
+            match action {
+                Action::PressPowerButton => {
+                    tracing::info!("pressing the guest's power button");
+                    tokio::spawn(press(self.api.clone(), self.send.clone()));
+                }
+                Action::ArmPress => later(PRESS_INTERVAL, Event::PressDue, &self.send),
+                Action::ArmGrace => later(self.job.grace, Event::GraceOver, &self.send),
+                Action::KillVmm => {
+                    if let Some(child) = &mut self.child {
+                        // It may be gone already; its exit is then on its way to us.
+                        let _ = child.start_kill();
+                    }
+                }
+            }
+        }
+        // It had ended before it was known what for.
+        if leaves && let Some(how) = self.exited.take() {
+            self.apply(Event::VmmExited(how));
+        }
+        match &self.state {
+            State::Running => self.board.state("running"),
+            State::Stopping { .. } => self.board.state("stopping"),
+            State::Starting | State::Killing(_) | State::Ended(_) => {}
+        }
+    }
+
+    pub(super) fn serve(&mut self) {
+        for server in self.servers.drain(..) {
+            tokio::spawn(serve_guest(server, self.end_servers.subscribe()));
+        }
+    }
+
+    /// Somebody wants the guest to end.
+    pub(super) async fn stop(&mut self) {
+        if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.is_open()) {
+            let end = incoming.on(TargetEvent::Stop, None, &self.api, &mut self.board);
+            return self.received(end);
+        }
+        match &self.outgoing {
+            // It is not ours to end any more.
+            Some(outgoing) if outgoing.is_committed() => return,
+            Some(_) => {
+                let why = "the guest is to shut down".to_owned();
+                self.migrate(SourceEvent::Cancel(why)).await;
+            }
+            None => {}
+        }
+        self.apply(Event::Stop);
+    }
+
+    pub(super) async fn vmm_exited(&mut self, how: Option<String>) {
+        if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.is_open()) {
+            let why = how.clone().unwrap_or_else(|| "cloud-hypervisor ended".into());
+            self.exited = Some(how);
+            let end = incoming.on(TargetEvent::VmmFailed(why), None, &self.api, &mut self.board);
+            return self.received(end);
+        }
+        match &self.outgoing {
+            // The guest is not in it any more. What has become of it is about to be known.
+            Some(outgoing) if outgoing.is_committed() => self.exited = Some(how),
+            _ => self.apply(Event::VmmExited(how)),
+        }
+    }
+
+    pub(super) async fn vmm_said(&mut self, event: &VmmEvent) {
+        tracing::debug!(
+            "cloud-hypervisor: {} {}",
+            event.source.escape_debug(),
+            event.event.escape_debug()
+        );
+        if event.event == "device-removed" {
+            tracing::warn!("a device that did not work any more has left the guest");
+        }
+        if let Some(incoming) = &mut self.incoming {
+            let end = incoming.vmm(event, &self.api, &mut self.board);
+            self.received(end);
+        }
+        if let Some(outgoing) = &mut self.outgoing {
+            let mut hands = Hands {
+                child: &mut self.child,
+                events: &mut self.events,
+                api: &self.api,
+                board: &mut self.board,
+            };
+            let outcome = outgoing.vmm(event, &mut hands).await;
+            self.migrated(outcome).await;
+        }
+    }
+
+    pub(super) async fn called(&mut self, Call { request, answers }: Call) {
+        let refuse = |text: &str| {
+            let _ = answers.send(Answer::Ended {
+                migrated: false,
+                text: text.to_owned(),
+            });
+        };
+        match request {
+            Request::Status => {
+                let _ = answers.send(Answer::Status(Box::new(self.board.status.clone())));
+            }
+            Request::Cancel if self.outgoing.is_none() => refuse("no migration is under way"),
+            Request::Cancel => {
+                self.migrate(SourceEvent::Cancel("cancelled".into())).await;
+                refuse(
+                    "the migration is cancelled, unless the guest was the target's already: see hawser status",
+                );
+            }
+            Request::Migrate(_) if self.outgoing.is_some() => refuse("a migration is under way already"),
+            Request::Migrate(_) if self.state != State::Running => refuse("the guest is not running"),
+            Request::Migrate(order) => self.begin(order, answers),
+        }
+    }
+
+    fn begin(&mut self, order: Order, answers: mpsc::UnboundedSender<Answer>) {
+        let description = self.job.description(self.vmm_version.clone());
+        let directory = self.job.directory.clone();
+        match Outgoing::start(order, description, directory, answers.clone(), self.tell.clone()) {
+            Ok(outgoing) => {
+                self.board.status.migration = None;
+                outgoing.show(&mut self.board);
+                self.outgoing = Some(outgoing);
+            }
+            Err(text) => {
+                let _ = answers.send(Answer::Ended {
+                    migrated: false,
+                    text,
+                });
+            }
+        }
+    }
+
+    async fn migrate(&mut self, event: SourceEvent) {
+        self.told(Told::Event(event)).await;
+    }
+
+    pub(super) async fn told(&mut self, told: Told) {
+        let Some(outgoing) = &mut self.outgoing else {
+            return;
+        };
+        let mut hands = Hands {
+            child: &mut self.child,
+            events: &mut self.events,
+            api: &self.api,
+            board: &mut self.board,
+        };
+        let outcome = outgoing.told(told, &mut hands).await;
+        self.migrated(outcome).await;
+    }
+
+    /// After each event of a hand-off of ours.
+    async fn migrated(&mut self, outcome: Option<Outcome>) {
+        if let Some(outgoing) = self.outgoing.take_if(|outgoing| outgoing.has_ended()) {
+            if let Some(outcome) = outcome {
+                self.apply(Event::Leave(outcome));
+            }
+            outgoing.finish(&mut self.board).await;
+        }
+    }
+
+    pub(super) async fn arrived(&mut self, arrival: Arrival) {
+        if matches!(arrival, Arrival::Question(_)) {
+            for event in self.events.pending() {
+                self.vmm_said(&event).await;
+            }
+        }
+        if let Some(incoming) = &mut self.incoming {
+            let end = incoming.arrived(arrival, &self.api, &mut self.board);
+            self.received(end);
+        }
+    }
+
+    /// After each event of a hand-off to us.
+    fn received(&mut self, end: Option<End>) {
+        match end {
+            Some(End::Runs { stop }) => {
+                tracing::info!("the guest is running");
+                self.serve();
+                self.apply(Event::Booted);
+                if stop {
+                    self.apply(Event::Stop);
+                }
+            }
+            Some(End::Leave(outcome)) => self.apply(Event::Leave(outcome)),
+            None => {}
+        }
+    }
+
+    /// The last words; and how it ended.
+    pub(super) async fn end(self) -> State {
+        let Self {
+            state,
+            mut board,
+            outgoing,
+            incoming,
+            end_servers,
+            ..
+        } = self;
+        drop(end_servers);
+        if let Some(outgoing) = outgoing {
+            outgoing.finish(&mut board).await;
+        }
+        if let Some(incoming) = incoming {
+            incoming.finish().await;
+        }
+        if let State::Ended(outcome) = &state {
+            board.state(match outcome {
+                Outcome::ShutDown => "shut-down",
+                Outcome::NeverStarted => "never-started",
+                Outcome::Killed => "killed",
+                Outcome::Failed(_) => "failed",
+                Outcome::Migrated(_) => "migrated",
+                Outcome::NotReceived(_) => "not-received",
+                Outcome::HandedOver(_) => "handed-over",
+            });
+        }
+        state
+    }
+}
