@@ -140,7 +140,7 @@ impl Line<'_> {
                     let why = backend.failed(error).await;
                     backend = self.replace(crate::error::chain(&why)).await?;
                     tracing::info!(
-                        "{}: a fresh passt serves the guest: new connections work",
+                        "{}: a fresh passt serves the guest: new connections work, those from outside once the guest has sent a frame",
                         self.command.nic
                     );
                 }

@@ -200,6 +200,7 @@ pub(super) fn killed_released_rebooted(lab: &Lab) -> Result<()> {
     let mut launcher = pod.launch("run", ROOT)?;
     wait_for_the_pods_addresses(&pod, &launcher)?;
     greet_both(&pod)?;
+    keep_sending(&pod)?;
 
     let first = pod.process("passt")?;
     kill(first)?;
@@ -237,6 +238,7 @@ pub(super) fn killed_released_rebooted(lab: &Lab) -> Result<()> {
         .console
         .wait_for_nth(&[&format!("guest: ipv6 eth0 {} ", pod.ipv6)], 2, BOOT)?;
     greet_both(&pod).context("after a reboot")?;
+    keep_sending(&pod)?;
     kill(pod.process("passt")?)?;
     launcher
         .console
@@ -244,6 +246,13 @@ pub(super) fn killed_released_rebooted(lab: &Lab) -> Result<()> {
     greet_both(&pod).context("killed after a reboot")?;
     launcher.signal("TERM")?;
     launcher.expect_exit(0, END)
+}
+
+/// A fresh passt learns the guest's hardware address from its next frame, and reaches it from then on; one that never said
+/// anything would not be reached from outside.
+fn keep_sending(pod: &Pod<'_>) -> Result<()> {
+    let forever = format!("(while :; do ping -c 1 -W 1 {NODE_IPV4}; sleep 1; done) > /dev/null 2>&1 &");
+    guest::execute(pod.ipv4.into(), &forever).map(drop)
 }
 
 /// One that dies again and again is given up: the guest loses the NIC and goes on.
