@@ -25,8 +25,8 @@ pub(super) fn masquerade_and_bridge(lab: &Lab) -> Result<()> {
     let ipam = json!({
         "type": "host-local",
         "ranges": [
-            [{"subnet": "10.91.0.0/24", "rangeStart": "10.91.0.5", "rangeEnd": "10.91.0.5"}],
-            [{"subnet": "fd91::/64", "rangeStart": "fd91::5", "rangeEnd": "fd91::5"}],
+            [{"subnet": "10.94.0.0/24", "rangeStart": "10.94.0.5", "rangeEnd": "10.94.0.5"}],
+            [{"subnet": "fd94::/64", "rangeStart": "fd94::5", "rangeEnd": "fd94::5"}],
         ],
     });
     let network = Network {
@@ -57,17 +57,17 @@ pub(super) fn masquerade_and_bridge(lab: &Lab) -> Result<()> {
     wait_for_both_families(&launcher)?;
     let told = launcher
         .console
-        .wait_for("guest: ipv4 eth1 10.91.0.5/24 via none ", BOOT)?;
+        .wait_for("guest: ipv4 eth1 10.94.0.5/24 via none ", BOOT)?;
     ensure!(told.contains(&format!("mtu {MTU}")), "{told}");
-    launcher.console.wait_for("guest: ipv6 eth1 fd91::5 ", BOOT)?;
+    launcher.console.wait_for("guest: ipv6 eth1 fd94::5 ", BOOT)?;
 
-    let second: [IpAddr; 2] = ["10.91.0.5".parse()?, "fd91::5".parse()?];
+    let second: [IpAddr; 2] = ["10.94.0.5".parse()?, "fd94::5".parse()?];
     for address in pod.addresses().into_iter().chain(second) {
         guest::greet_within(address, PORT, SERVE).with_context(|| format!("at {address}"))?;
     }
     reach_out(&pod, pod.ipv4.into(), NODE_IPV4.parse()?)?;
     reach_out(&pod, pod.ipv6.into(), NODE_IPV6.parse()?)?;
-    for (gateway, own) in [("10.91.0.1", "10.91.0.5"), ("fd91::1", "fd91::5")] {
+    for (gateway, own) in [("10.94.0.1", "10.94.0.5"), ("fd94::1", "fd94::5")] {
         let server = WhoAmI::listen(gateway.parse()?)?;
         let host = if gateway.contains(':') {
             format!("[{gateway}]")
