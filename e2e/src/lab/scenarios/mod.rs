@@ -119,10 +119,6 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: disks::every_source,
     },
     Scenario {
-        name: debian::NAME,
-        run: debian::boots_by_uefi,
-    },
-    Scenario {
         name: "plugin_tap_a_macvtap",
         run: plugins::macvtap,
     },
@@ -188,8 +184,12 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     },
 ];
 
-/// What the payload has a full Debian for.
-pub(crate) const NEED_DEBIAN: &[&str] = &[debian::NAME];
+/// Run only when it is named: QEMU 10.0 itself ends (an assertion of its emulated interrupts, `bql_locked`) while
+/// firmware runs in the machine that this node emulates. Its image is made, and part of the payload, only then.
+pub(crate) const DEBIAN: &Scenario<Lab> = &Scenario {
+    name: debian::NAME,
+    run: debian::boots_by_uefi,
+};
 
 /// Shown by `cargo e2e demo`.
 pub(crate) const DEMO: &Scenario<Lab> = &Scenario {
@@ -205,6 +205,6 @@ pub(crate) const BENCH: &Scenario<Lab> = &Scenario {
 
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
     ALL.iter()
-        .chain([DEMO, BENCH])
+        .chain([DEMO, BENCH, DEBIAN])
         .find(|scenario| scenario.name == name)
 }
