@@ -33,7 +33,7 @@ pub enum ExitCode {
 impl ExitCode {
     /// The one that a process ended with.
     pub(crate) fn of(code: i32) -> Option<Self> {
-        const ALL: [ExitCode; 9] = [
+        const ALL: [ExitCode; 10] = [
             ExitCode::Success,
             ExitCode::Internal,
             ExitCode::Usage,
@@ -43,6 +43,7 @@ impl ExitCode {
             ExitCode::Vmm,
             ExitCode::Killed,
             ExitCode::Teardown,
+            ExitCode::HandOff,
         ];
         ALL.into_iter().find(|known| *known as i32 == code)
     }

@@ -28,4 +28,5 @@ mod scenarios;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
+pub(crate) use debian::install_machine_packages;
 pub(crate) use run::{bench, demo, run, setup, shell, why_no_real_guests};
