@@ -7,6 +7,8 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -184,7 +186,7 @@ pub(super) fn macvtap(lab: &Lab) -> Result<()> {
     outside.serve("up1")?;
     let device = format!("/dev/tap{index}");
     nix::unistd::chown(device.as_str(), Some(107.into()), Some(107.into())).context(device.clone())?;
-    let before = pod.snapshot()?;
+    let before = settled(&pod)?;
 
     pod.set_manifest(&manifest("macvtap", "device"))?;
     let mut launcher = launch(&pod, UNPRIVILEGED, Some(&device))?;
@@ -247,7 +249,21 @@ fn on_a_cni_tap(pod: &Pod<'_>) -> Result<()> {
     launcher.expect_exit(0, END)
 }
 
-/// A TAP that was open once has another queueing discipline, a multicast route and no carrier: the kernel's doing.
+/// The namespace once every link-local address is known to be unique, which the kernel finds out in its own time.
+fn settled(pod: &Pod<'_>) -> Result<String> {
+    let end = Instant::now() + SERVE;
+    loop {
+        let snapshot = pod.snapshot()?;
+        if !snapshot.contains(" tentative") {
+            return Ok(snapshot);
+        }
+        ensure!(Instant::now() < end, "addresses stay tentative: {snapshot}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A TAP that was open once has another queueing discipline, its last user's vnet_hdr, a multicast route and no carrier: the
+/// kernel's doing.
 fn without_carrier(snapshot: &str) -> String {
     let line = |line: &str| {
         let mut words = Vec::new();
@@ -255,7 +271,7 @@ fn without_carrier(snapshot: &str) -> String {
         while let Some(word) = rest.next() {
             match word {
                 "linkdown" | "dead" => {}
-                "qdisc" | "state" => drop(rest.next()),
+                "qdisc" | "state" | "vnet_hdr" => drop(rest.next()),
                 _ => words.push(word),
             }
         }
@@ -280,7 +296,7 @@ pub(super) fn managed_tap(lab: &Lab) -> Result<()> {
     outside.ip("link set up0 up")?;
     pod.run(&format!("ip link set {INTERFACE} up"))?;
     outside.serve("up0")?;
-    let before = pod.snapshot()?;
+    let before = settled(&pod)?;
 
     pod.set_manifest(&manifest("managedtap", "wire"))?;
     let mut first = launch(&pod, ROOT, None)?;
