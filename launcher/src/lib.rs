@@ -16,6 +16,7 @@ mod error;
 mod hooks;
 mod hugepages;
 mod image;
+mod inputs;
 mod keeper;
 mod lifecycle;
 mod migration;

@@ -1,7 +1,6 @@
 //! The straight line from a manifest to an exit code. Each phase takes the one before by value.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,8 +12,7 @@ use hawser_netsetup::{
 
 use crate::binding::{self, Attachment, Device, Found, Functions, Macvtap, sriov};
 use crate::cli::{
-    Cli, Command, Common, ExplainArgs, ExplainFormat, Format, Inputs, MigrateArgs, PlanArgs, PodArgs,
-    RunArgs, SecurityArgs,
+    Cli, Command, Common, ExplainArgs, ExplainFormat, Format, MigrateArgs, PlanArgs, RunArgs, SecurityArgs,
 };
 use crate::control::{self, Order};
 use crate::disks;
@@ -23,14 +21,12 @@ use crate::hooks::{Deadlines, Hooks};
 use crate::image;
 use crate::migration::{self, Identity, Listener, Security};
 use crate::picture::Picture;
-use crate::plugins::{self, Registry};
-use crate::pod_networks::{self, PodNetworks};
 use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::{StateDir, vmm_dir};
 use crate::supervisor::{self, Job, Passt, Start};
 use crate::vmm::config::vm_config;
-use crate::{doctor, hooks, hugepages, keeper, passt, privileges, vfio};
+use crate::{doctor, hooks, hugepages, inputs, keeper, passt, privileges, vfio};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -46,7 +42,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain(&args),
         Command::Check(args) => {
             let guest = match &args.inputs.vmi {
-                Some(_) => Some(load(&args.inputs)?.spec),
+                Some(_) => Some(inputs::load(&args.inputs)?.spec),
                 None => None,
             };
             doctor::check(&args, guest.as_ref())
@@ -67,8 +63,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let common = &args.common;
     let start = start(args)?;
-    let Loaded { spec, vmi, .. } = load(&common.inputs)?;
-    let guest = named(spec, &common.pod, &interface_names(), ANNOTATION)?;
+    let Loaded { spec, vmi, .. } = inputs::load(&common.inputs)?;
+    let guest = inputs::named(spec, &common.pod, &interface_names(), ANNOTATION)?;
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let obstacles = migration::obstacles(&guest);
@@ -293,7 +289,7 @@ fn find_passt(attachments: &[Attachment]) -> Result<Vec<Passt>, Failure> {
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {
-    let guest = guest(&common.inputs, &common.pod, ANNOTATION)?;
+    let guest = inputs::guest(&common.inputs, &common.pod, ANNOTATION)?;
     let owner = privileges::owner(common.uid)?;
     let net = binding::net_spec(&guest, owner)?;
     let nft = begin_wiring()?;
@@ -307,7 +303,7 @@ fn setup(common: &Common) -> Result<ExitCode, Failure> {
 }
 
 fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
-    let guest = guest(&args.common.inputs, &args.common.pod, Duration::ZERO)?;
+    let guest = inputs::guest(&args.common.inputs, &args.common.pod, Duration::ZERO)?;
     // A plan needs no privilege, so it also shows what root would do to those who are not.
     let owner = privileges::owner(args.common.uid).unwrap_or(Owner {
         uid: args.common.uid,
@@ -350,10 +346,10 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
 }
 
 fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let guest = load(&args.inputs)?.spec;
+    let guest = inputs::load(&args.inputs)?.spec;
     // Also where the pod is not, so that its interfaces are not looked for in vain.
-    let here = named(guest.clone(), &args.pod, &interface_names(), Duration::ZERO);
-    let guest = here.or_else(|_| named(guest, &args.pod, &[], Duration::ZERO))?;
+    let here = inputs::named(guest.clone(), &args.pod, &interface_names(), Duration::ZERO);
+    let guest = here.or_else(|_| inputs::named(guest, &args.pod, &[], Duration::ZERO))?;
     let owner = privileges::owner(KUBEVIRTS_UID).unwrap_or(Owner {
         uid: KUBEVIRTS_UID,
         gid: KUBEVIRTS_UID,
@@ -365,80 +361,6 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
     }
     Ok(ExitCode::Success)
-}
-
-/// The guest of the manifest, with the interfaces that the pod has on its networks.
-fn guest(inputs: &Inputs, pod: &PodArgs, patience: Duration) -> Result<GuestSpec, Failure> {
-    named(load(inputs)?.spec, pod, &interface_names(), patience)
-}
-
-fn named(
-    guest: GuestSpec,
-    pod: &PodArgs,
-    there: &[String],
-    patience: Duration,
-) -> Result<GuestSpec, Failure> {
-    let unfit = |error| {
-        Failure::new(ExitCode::PodUnfit, "the pod's networks").because(error).remedy(
-        "attach the pod to each network of the manifest, and give what Multus writes of them (the annotation \
-         k8s.v1.cni.cncf.io/network-status, as a file of the downward API) with --network-status",
-    )
-    };
-    let networks = PodNetworks::await_file(pod.network_status.as_deref(), patience).map_err(unfit)?;
-    pod_networks::named(guest, networks.as_ref(), there).map_err(unfit)
-}
-
-/// The manifest that the command line or the environment names, with the binding plugins that it names in turn.
-fn load(inputs: &Inputs) -> Result<Loaded, Failure> {
-    let registry = match &inputs.bindings {
-        Some(path) => registry(path)?,
-        None => Registry::default(),
-    };
-    let text = match &inputs.vmi {
-        Some(path) => read("the manifest", path)?,
-        None => std::env::var("STANDALONE_VMI").map_err(|_| {
-            Failure::new(ExitCode::Usage, "no manifest").remedy(
-                "name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON",
-            )
-        })?,
-    };
-    let loaded = spec::load_with(&text, &registry).map_err(|refusals| {
-        Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
-    })?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(loaded)
-}
-
-fn registry(path: &Path) -> Result<Registry, Failure> {
-    let text = read("the binding plugins", path)?;
-    let file = path.display().to_string();
-    plugins::parse(&text, &file).map_err(|refusals| {
-        Failure::new(
-            ExitCode::Manifest,
-            format!("the binding plugins of {file} are refused\n{refusals}"),
-        )
-    })
-}
-
-/// One byte more than is accepted is read at most, so that the check for the size has something to refuse.
-fn read(what: &str, path: &Path) -> Result<String, Failure> {
-    let fail = |error: std::io::Error| {
-        Failure::new(ExitCode::Manifest, format!("read {what} {}", path.display())).because(error)
-    };
-    let mut text = String::new();
-    let most = spec::MAX_BYTES as u64 + 1;
-    let read = if path == Path::new("-") {
-        std::io::stdin().take(most).read_to_string(&mut text)
-    } else {
-        std::fs::File::open(path)
-            .map_err(fail)?
-            .take(most)
-            .read_to_string(&mut text)
-    };
-    read.map_err(fail)?;
-    Ok(text)
 }
 
 /// Makes the capability effective where it is held, since what can be done decides what is planned, and starts the tool

@@ -128,6 +128,30 @@ impl JsonSchema for Off {
     }
 }
 
+/// A boolean that may only be true, for what every guest here has.
+#[derive(Debug, Default)]
+pub(crate) struct On;
+
+impl<'de> Deserialize<'de> for On {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        bool::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl JsonSchema for On {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "On".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "boolean", "enum": [true] })
+    }
+}
+
 /// An object that has no fields of its own, such as `masquerade: {}`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

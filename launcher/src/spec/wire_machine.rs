@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::wire::{Empty, Off, wire};
+use super::wire::{Empty, Off, On, wire};
 
 wire! {
     Hugepages {
@@ -18,30 +18,6 @@ pub(crate) enum PageSize {
     TwoMebi,
     #[serde(rename = "1Gi")]
     OneGibi,
-}
-
-/// A boolean that may only be true, for what every guest here has.
-#[derive(Debug, Default)]
-pub(crate) struct On;
-
-impl<'de> Deserialize<'de> for On {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        bool::deserialize(deserializer).map(|_| Self)
-    }
-}
-
-impl JsonSchema for On {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "On".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "boolean", "enum": [true] })
-    }
 }
 
 wire! {

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::wire::{Accepted, List, Off, Quantity, wire};
+use super::wire::{Accepted, List, Off, On, Quantity, wire};
 
 wire! {
     Disk {
@@ -91,30 +91,6 @@ wire! {
     MatchVolume {
         enabled: Option<On>,
     } accepted {}
-}
-
-/// A boolean that may only be true.
-#[derive(Debug, Default)]
-pub(crate) struct On;
-
-impl<'de> Deserialize<'de> for On {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        bool::deserialize(deserializer).map(|_| Self)
-    }
-}
-
-impl JsonSchema for On {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "On".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "boolean", "enum": [true] })
-    }
 }
 
 wire! {
