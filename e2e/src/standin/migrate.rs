@@ -124,8 +124,9 @@ impl Vmm {
         let mut answers = BufReader::new(stream.try_clone()?);
         let mut ask = |step: Step, payload: &str| -> Result<()> {
             self.fault(step)?;
-            writeln!(&stream, "{} {}", step.word(), payload.len())?;
-            (&stream).write_all(payload.as_bytes())?;
+            // In one piece, as cloud-hypervisor writes its instructions: a source that is stopped has sent all of it or none.
+            let instruction = format!("{} {}\n{payload}", step.word(), payload.len());
+            (&stream).write_all(instruction.as_bytes())?;
             let mut answer = String::new();
             answers.read_line(&mut answer)?;
             ensure!(
