@@ -193,6 +193,9 @@ fn bridged(context: &Context, arrange: Arrange) -> Result<()> {
                     .contains(&format!("{POD4}/")),
                 "no {POD4}"
             );
+            // The client's script sets the address first.
+            let routes = running.guest.netns.ip("-4 route show")?;
+            ensure!(routes.contains("default via "), "routes: {routes}");
             has6(running)?;
             let routes = running.guest.default6()?;
             ensure!(routes.contains("via fe80:"), "default route: {routes}");
