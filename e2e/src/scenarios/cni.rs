@@ -309,6 +309,8 @@ fn by_dhcp(context: &Context, vmi: &Value) -> Result<()> {
     eventually(&running, &clients, || {
         let has = running.guest.netns.ip("-4 -o address show dev eth0")?;
         ensure!(has.contains("inet "), "no address");
+        let routes = running.guest.netns.ip("-4 route show")?;
+        ensure!(routes.contains("default via "), "routes: {routes}");
         Ok(())
     })?;
     drop(clients);
