@@ -6,6 +6,7 @@
 //! without it was left by a start that did not finish and is gone through again.
 
 mod bridge;
+mod down;
 mod masquerade;
 mod passt;
 
@@ -82,7 +83,12 @@ pub struct FamilyPlan<N, A> {
 impl GuestNic {
     /// Whether the guest is told anything by DHCP and router advertisement of ours.
     pub fn is_served(&self) -> bool {
-        self.has_tap() && self.bridge.as_ref().is_none_or(Bridged::is_served)
+        self.has_tap() && !self.is_down() && self.bridge.as_ref().is_none_or(Bridged::is_served)
+    }
+
+    /// Whether it leads nowhere.
+    pub fn is_down(&self) -> bool {
+        self.has_tap() && self.bridge.is_none() && self.v4.is_none() && self.v6.is_none()
     }
 
     /// Whether its frames come and go by a TAP.
@@ -113,6 +119,7 @@ impl Plan {
                 Wiring::Masquerade(masquerade) => masquerade::guest_nic(nic, masquerade, observed, notes)?,
                 Wiring::Bridge | Wiring::ManagedTap => bridge::guest_nic(nic, observed, notes)?,
                 Wiring::Passt(passt) => passt::guest_nic(nic, passt, spec.owner, observed, notes)?,
+                Wiring::Down => down::guest_nic(nic, observed)?,
             });
         }
         let wanted = plan.wanted(spec, observed);
@@ -238,7 +245,7 @@ fn tap_step(nic: &GuestNic, owner: Owner, guests: bool, observed: &Observed) -> 
         },
         mtu: nic.mtu,
         alias: format!("{SIGNATURE}{} unfinished", nic.name),
-        gateway: guests && nic.bridge.is_none(),
+        gateway: guests && nic.bridge.is_none() && !nic.is_down(),
         bridge: nic
             .bridge
             .as_ref()

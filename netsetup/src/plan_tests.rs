@@ -430,6 +430,31 @@ fn gateway_is_the_first_address_and_guest_the_second() {
 }
 
 #[test]
+fn a_link_that_is_down_has_a_tap_and_a_rule_that_drops_everything() {
+    let mut spec = spec();
+    spec.nics[0].wiring = Wiring::Down;
+    let plan = Plan::new(&spec, &pod()).unwrap();
+    let said: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "make the TAP tap0 (owner 107:107, MTU 1450): the guest's, whose link is down",
+            "replace the nftables tables inet hawser and netdev hawser",
+            "mark tap0 as finished",
+        ]
+    );
+    assert_eq!(count(&spec, "chain"), 1, "{}", ruleset_text(&spec));
+    assert_eq!(count(&spec, "rule"), 1, "{}", ruleset_text(&spec));
+    assert!(ruleset_text(&spec).contains(r#""chain":"from-tap0","expr":[{"drop":null}]"#));
+    spec.nics[0].guest_mac = None;
+    let plan = Plan::new(&spec, &pod()).unwrap();
+    assert_eq!(Some(plan.nics[0].guest_mac), eth0(&mut pod()).mac);
+    let mut bare = pod();
+    bare.links.truncate(1);
+    assert!(matches!(Plan::new(&spec, &bare), Err(Error::Unfit { .. })));
+}
+
+#[test]
 fn what_someone_changed_since_is_put_right() {
     let mut done = model::Model::new(pod());
     done.apply(&Plan::new(&spec(), &done.observed).unwrap());

@@ -33,7 +33,10 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     let mut objects = Objects::default();
     objects.create_table(NfFamily::NetDev);
     objects.create_table(NfFamily::INet);
-    if nics.iter().any(|nic| nic.bridge.is_none() && nic.has_tap()) {
+    if nics
+        .iter()
+        .any(|nic| nic.bridge.is_none() && nic.has_tap() && !nic.is_down())
+    {
         objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
         objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
         objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
@@ -47,6 +50,11 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
         if let Some(bridged) = &nic.bridge {
             bridge::keep_apart(&mut objects, nic, bridged);
         }
+    }
+    for nic in nics.iter().filter(|nic| nic.is_down()) {
+        let chain = format!("from-{}", nic.tap);
+        objects.device_chain(&chain, &nic.tap);
+        objects.rule(NfFamily::NetDev, &chain, vec![DROP]);
     }
     for nic in nics.iter().filter(|nic| nic.is_served()) {
         match &nic.bridge {

@@ -64,6 +64,8 @@ pub enum Wiring {
     ManagedTap,
     /// passt serves the guest by the pod's own sockets; the interface is not touched.
     Passt(Passt),
+    /// The link is down: the guest has the NIC, and no frame passes.
+    Down,
 }
 
 /// What passt needs of the namespace.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::spec::Owner;
+use crate::spec::{GATEWAY_MAC, Owner};
 
 /// One change of the namespace. Performing a step twice is the same as performing it once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,6 +94,7 @@ impl fmt::Display for Step {
                 match &tap.bridge {
                     Some(bridge) => write!(f, "the guest's port of {bridge}"),
                     None if tap.gateway => f.write_str("gateway of the guest"),
+                    None if tap.mac == GATEWAY_MAC => f.write_str("the guest's, whose link is down"),
                     None => f.write_str("frames of the DHCP and RA server"),
                 }
             }

@@ -171,7 +171,7 @@ fn bounds(range: &str) -> Option<(u32, u32)> {
 pub(super) fn steps(spec: &NetSpec, observed: &Observed) -> Vec<Step> {
     let wanted = spec.nics.iter().filter_map(|nic| match &nic.wiring {
         Wiring::Passt(passt) => Some(passt),
-        Wiring::Masquerade(_) | Wiring::Bridge | Wiring::ManagedTap => None,
+        Wiring::Masquerade(_) | Wiring::Bridge | Wiring::ManagedTap | Wiring::Down => None,
     });
     let mut steps = Vec::new();
     for passt in wanted {

@@ -214,10 +214,14 @@ prop_compose! {
         queue_pairs in 1_u16..=8,
         guest_mac: Option<[u8; 6]>,
         id in prop::sample::select(&[0_u32, 107][..]),
+        down in prop::bool::weighted(0.2),
     ) -> NetSpec {
         let mut spec = spec();
         let (v4, v6) = (v4.parse().unwrap(), v6.parse().unwrap());
         *masquerade(&mut spec) = Masquerade { v4, v6, v6_required, ports, istio };
+        if down {
+            spec.nics[0].wiring = Wiring::Down;
+        }
         spec.nics[0].queue_pairs = queue_pairs;
         spec.nics[0].guest_mac = guest_mac;
         spec.owner = Owner { uid: id, gid: id };

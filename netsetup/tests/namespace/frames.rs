@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, SlicedPacket};
-use hawser_netsetup::{PortRange, Ports, Protocol, open_tap};
+use hawser_netsetup::{PortRange, Ports, Protocol, Wiring, open_tap};
 
 use crate::pod::{GUEST_MAC, Pod, difference, everything, in_pod, json, masquerade, run, spec, sysctl};
 
@@ -461,5 +461,54 @@ fn a_default_route_learnt_by_advertisement_stays() {
         pod.wire(&spec()).await;
         pod.undo(&journal).await;
         assert_eq!(difference(&before, &without_age(everything())), [""; 0]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn nothing_passes_a_link_that_is_down() {
+    in_pod(async |pod| {
+        let pod = pod.with_eth0_as_tap();
+        let mut spec = spec();
+        spec.nics[0].wiring = Wiring::Down;
+        // Another NIC of the same guest may have the namespace route.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let mut wire = End::open("eth0");
+        run("ip neigh replace 192.0.2.77 lladdr 02:00:00:00:00:99 dev eth0");
+        let before = run("ip -details address show dev eth0");
+        let (plan, journal) = pod.wire(&spec).await;
+        assert!(plan.nics[0].is_down() && !plan.nics[0].is_served());
+        let mut guest = End::open("tap0");
+        for tap in ["eth0", "tap0"] {
+            wait_for_carrier(tap);
+        }
+        wire.drain();
+        guest.write(&udp(
+            (GUEST_MAC, GUEST_V4, 5),
+            (GATEWAY_MAC, OTHER_V4, 7),
+            b"to the network",
+        ));
+        guest.write(&udp(
+            (GUEST_MAC, GUEST_V4, 68),
+            ([0xff; 6], [255; 4], 67),
+            b"discover",
+        ));
+        wire.write(&udp(
+            (OTHER_MAC, OTHER_V4, 7),
+            (POD_MAC, GUEST_V4, 5),
+            b"to the guest",
+        ));
+        // What became of the frames before it is there when the pod's refusal of this one is.
+        wire.write(&syn(80));
+        let mut out = vec![wire.expect(&[])];
+        out.extend(wire.drain());
+        let leaked = out.iter().filter(|frame| frame.ends_with(b"to the network"));
+        assert_eq!(leaked.count(), 0, "{out:?}");
+        assert_eq!(guest.drain(), [[0_u8; 0]; 0]);
+        assert_eq!(
+            run("ip -details address show dev eth0").lines().count(),
+            before.lines().count()
+        );
+        pod.undo(&journal).await;
     });
 }
