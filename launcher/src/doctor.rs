@@ -12,7 +12,7 @@ use crate::binding::sriov;
 use crate::cli::CheckArgs;
 use crate::error::{ExitCode, Failure};
 use crate::spec::GuestSpec;
-use crate::{passt, privileges, vfio};
+use crate::{cpus, passt, privileges, vfio};
 
 enum Finding {
     Good(String),
@@ -52,6 +52,10 @@ pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitC
     findings.extend(namespace());
     if let Some(guest) = guest {
         findings.extend(functions(args, guest, as_user));
+        findings.extend(match cpus::pin(guest) {
+            Ok(pinning) => pinning.map(|pinning| Finding::Good(pinning.to_string())),
+            Err(failure) => Some(Finding::Bad(failure)),
+        });
     }
 
     let mut fit = true;

@@ -10,6 +10,7 @@ mod beneath;
 mod binding;
 pub mod cli;
 mod control;
+mod cpus;
 mod disks;
 mod doctor;
 mod error;

@@ -9,6 +9,7 @@ use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
 use crate::binding::{self, Attachment, Found, ports_text};
+use crate::cpus::Pinning;
 use crate::disks::{Drive, Make};
 use crate::error::Failure;
 use crate::hooks;
@@ -27,6 +28,8 @@ pub(crate) struct Picture<'a> {
     pub(crate) notes: Vec<String>,
     /// Where a plan is made, the guest's image need not be.
     pub(crate) boot: Result<Boot, Failure>,
+    /// Nor has what makes a plan to run where the guest will.
+    pub(crate) pinning: Result<Option<Pinning>, Failure>,
     pub(crate) drives: Result<Vec<Drive>, Failure>,
     pub(crate) resolv: &'a Resolv,
     /// Where those of a live migration would be.
@@ -45,6 +48,11 @@ impl Picture<'_> {
             guest.vcpus,
             guest.memory >> 20
         );
+        match &self.pinning {
+            Ok(Some(pinning)) => drop(writeln!(out, "{pinning}")),
+            Ok(None) => {}
+            Err(failure) => drop(writeln!(out, "{}", not_here("CPUs of its own are", failure))),
+        }
         let line = match &self.boot {
             Ok(Boot::Kernel(files)) => format!("kernel {}", files.kernel.display()),
             Ok(Boot::Firmware(path)) => format!("UEFI firmware {}", path.display()),
@@ -62,6 +70,7 @@ impl Picture<'_> {
         }
         for nic in &self.plan.nics {
             let how = match (&nic.bridge, &nic.passt) {
+                _ if nic.is_down() => "a link that is down, beside",
                 (Some(_), _) => "bridge in place of",
                 (None, Some(_)) => "passt beside",
                 (None, None) => "masquerade behind",
@@ -123,7 +132,7 @@ impl Picture<'_> {
             "plan": self.plan,
             "cni": self.found.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
-            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments, &self.certificates)),
+            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments, &self.certificates).pinned(self.pinning.as_ref().ok().and_then(Option::as_ref))),
             "passt": self.passts().collect::<Vec<_>>(),
             "functions": self.found.functions.vfs,
             "notes": binding::notes(self.guest).iter().chain(&self.resolv.notes).chain(&self.notes).collect::<Vec<_>>(),
@@ -161,7 +170,9 @@ fn disk_fact(drive: &Drive) -> String {
             write!(line, "{}, to be made, {size} bytes", drive.path.display())
         }
         (None, Some(Make::Empty(size))) => write!(line, "empty, {size} bytes, gone at the end"),
-        (None, Some(Make::Image(_))) => write!(line, "made from the manifest or the volume's files"),
+        (None, Some(Make::Image(_) | Make::Seed(_))) => {
+            write!(line, "made from the manifest or the volume's files")
+        }
         (None, None) => write!(line, "{}", drive.path.display()),
     };
     if drive.readonly {
@@ -181,6 +192,10 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
         nic.mtu,
         nic.queue_pairs
     )];
+    if nic.is_down() {
+        lines.push("no frame passes, in or out".into());
+        return lines;
+    }
     if let Some(v4) = &nic.v4 {
         lines.push(format!(
             "IPv4 {} by DHCP, gateway {}; others use {}",

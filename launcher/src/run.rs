@@ -26,7 +26,7 @@ use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::{StateDir, vmm_dir};
 use crate::supervisor::{self, Job, Passt, Start};
 use crate::vmm::config::vm_config;
-use crate::{doctor, hooks, hugepages, inputs, keeper, passt, privileges, vfio};
+use crate::{cpus, doctor, hooks, hugepages, inputs, keeper, passt, privileges, vfio};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -67,6 +67,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let guest = inputs::named(spec, &common.pod, &interface_names(), ANNOTATION)?;
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
+    let pinning = cpus::pin(&guest)?;
     let obstacles = migration::obstacles(&guest);
     if args.incoming && !obstacles.is_empty() {
         let reasons = obstacles.join("\n  ");
@@ -76,7 +77,8 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         ));
     }
     let owner = privileges::owner(common.uid)?;
-    let drives = privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
+    let mut drives =
+        privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
     let net = binding::net_spec(&guest, owner)?;
     let (functions, nodes) = functions(&guest, common, owner)?;
     let nft = if net.nics.is_empty() {
@@ -99,6 +101,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     say(&binding::notes(&guest));
     let found = Found { cni, functions };
     let attachments = binding::attachments(&guest, &plan.nics, &found, &resolv, &state.vmm_dir());
+    disks::tell(&mut drives, &binding::tagged(&guest, &attachments));
     let passts = find_passt(&attachments)?;
     let job = Job {
         owner,
@@ -108,7 +111,8 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             &drives,
             &attachments,
             &migration::tls_directory(&state.vmm_dir()),
-        ),
+        )
+        .pinned(pinning.as_ref()),
         start,
         identity: Identity {
             namespace: guest.namespace.clone(),
@@ -130,6 +134,9 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         grace: Duration::from_secs(guest.termination_grace_period_seconds),
         nodes,
     };
+    if let Some(pinning) = &pinning {
+        pinning.keep_off()?;
+    }
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
@@ -333,6 +340,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         ),
         notes,
         boot: image::boot(&args.common, &guest),
+        pinning: cpus::pin(&guest),
         drives: disks::find(&args.common, &guest, &vmm_dir(&args.common.state_dir)),
         resolv: &resolv,
         certificates: migration::tls_directory(&vmm_dir(&args.common.state_dir)),

@@ -43,7 +43,13 @@ fn guests() -> Vec<(Value, GuestSpec)> {
         let volumes = pod["spec"]["volumes"].as_array().unwrap();
         let volume = volumes.iter().find(|volume| volume["name"] == "vmi").unwrap();
         let map = named(&maps, volume["configMap"]["name"].as_str().unwrap());
-        let loaded = spec::load(map["data"]["vmi.yaml"].as_str().unwrap()).unwrap();
+        let manifest = map["data"]["vmi.yaml"].as_str().unwrap();
+        let loaded = spec::load(manifest).unwrap();
+        // Editors go by the schema.
+        let schema = jsonschema::validator_for(&spec::schema()).unwrap();
+        if let Err(error) = schema.validate(&spec::parse(manifest).unwrap()) {
+            panic!("{}: {error}", error.instance_path());
+        }
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
         (pod, loaded.spec)
     };

@@ -3,6 +3,7 @@
 use hawser_dhcp::Lease;
 
 use crate::passt;
+use crate::spec::PciAddress;
 use crate::vmm::config::{DeviceConfig, NetConfig};
 
 /// One interface of the guest, joined to the pod. In the manifest's order, which is the guest's.
@@ -23,6 +24,43 @@ pub(crate) enum Device {
     Macvtap(NetConfig, Macvtap),
     /// A function of the node's own PCI.
     Vfio(DeviceConfig),
+}
+
+impl Device {
+    /// The interface's.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Net(net) | Self::Macvtap(net, _) => net.id(),
+            Self::Vfio(device) => device.id(),
+        }
+    }
+
+    pub(crate) fn is_function(&self) -> bool {
+        matches!(self, Self::Vfio(_))
+    }
+
+    /// Of a virtio NIC.
+    pub(crate) fn mac(&self) -> Option<&str> {
+        match self {
+            Self::Net(net) | Self::Macvtap(net, _) => Some(net.mac()),
+            Self::Vfio(_) => None,
+        }
+    }
+
+    /// Where it is in the guest, if the VMM is told that.
+    pub(crate) fn place(&self) -> Option<PciAddress> {
+        match self {
+            Self::Net(net) | Self::Macvtap(net, _) => net.place(),
+            Self::Vfio(device) => device.place(),
+        }
+    }
+
+    pub(crate) fn put(&mut self, address: PciAddress) {
+        match self {
+            Self::Net(net) | Self::Macvtap(net, _) => net.put(address),
+            Self::Vfio(device) => device.put(address),
+        }
+    }
 }
 
 /// A macvtap to be opened.

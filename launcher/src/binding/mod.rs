@@ -3,9 +3,11 @@
 
 mod attachment;
 mod bridge;
+mod down;
 mod explain;
 mod masquerade;
 mod passt;
+mod place;
 mod plugin;
 mod sidecar;
 pub(crate) mod sriov;
@@ -21,12 +23,13 @@ use crate::migration::NicDescription;
 use crate::passt::Frontend;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, Mac, Network};
+use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac, Network};
 use crate::vfio::Access;
 use crate::vmm::config::NetConfig;
 
 pub(crate) use attachment::{Attachment, Device, Macvtap, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
+pub(crate) use place::{TaggedDevice, tagged};
 pub(crate) use plugin::cni_specs;
 pub(crate) use sriov::Vf;
 
@@ -36,6 +39,7 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
     let mut refusals = Vec::new();
     for interface in &guest.interfaces {
         let nic = match &interface.binding {
+            _ if interface.state == LinkState::Down => down::nic(guest, interface).map(Some),
             Binding::Masquerade => masquerade::nic(guest, interface).map(Some),
             Binding::Bridge => bridge::nic(guest, interface).map(Some),
             Binding::Plugin { plugin, .. } if plugin.domain_attachment_type.is_none() => {
@@ -44,7 +48,7 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
             Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
             Binding::Passt => passt::nic(guest, interface).map(Some),
             // Wants nothing from the namespace.
-            Binding::Sriov => match sriov::refusals(guest, interface) {
+            Binding::Sriov => match sriov::refusals(interface) {
                 refusals if refusals.is_empty() => Ok(None),
                 refusals => Err(refusals),
             },
@@ -88,6 +92,9 @@ pub(crate) fn attachments(
             return Some(sriov::attachment(vf, found.functions.access));
         }
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
+        if nic.is_down() {
+            return Some(over_tap(nic, None));
+        }
         let lease = match interface.binding {
             Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
             Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
@@ -103,7 +110,9 @@ pub(crate) fn attachments(
         };
         Some(over_tap(nic, lease))
     };
-    guest.interfaces.iter().filter_map(attach).collect()
+    let mut attachments: Vec<_> = guest.interfaces.iter().filter_map(attach).collect();
+    place::place(guest, &mut attachments);
+    attachments
 }
 
 /// What the pod has for the interfaces that are not wired here.
@@ -170,7 +179,7 @@ pub(crate) fn notes(guest: &GuestSpec) -> Vec<String> {
     let passts = guest
         .interfaces
         .iter()
-        .filter(|interface| interface.binding == Binding::Passt);
+        .filter(|interface| interface.binding == Binding::Passt && interface.state == LinkState::Up);
     passts
         .flat_map(|interface| passt::notes(guest, interface))
         .collect()
@@ -178,7 +187,9 @@ pub(crate) fn notes(guest: &GuestSpec) -> Vec<String> {
 
 /// Whether any NIC's frames come by a TAP.
 pub(crate) fn needs_tap(guest: &GuestSpec) -> bool {
-    let tap = |interface: &Interface| !matches!(interface.binding, Binding::Passt | Binding::Sriov);
+    let tap = |interface: &Interface| {
+        interface.state == LinkState::Down || !matches!(interface.binding, Binding::Passt | Binding::Sriov)
+    };
     guest.interfaces.iter().any(tap)
 }
 
@@ -186,6 +197,7 @@ pub(crate) fn needs_tap(guest: &GuestSpec) -> bool {
 /// found where the pod could be looked into.
 pub(crate) fn explain(guest: &GuestSpec, cni: &[CniNic]) -> Vec<Explanation> {
     let answer = |interface: &Interface| match &interface.binding {
+        _ if interface.state == LinkState::Down => down::explain(guest, interface),
         Binding::Masquerade => masquerade::explain(guest, interface),
         Binding::Bridge => bridge::explain(guest, interface),
         Binding::Plugin { name, plugin } if plugin.domain_attachment_type.is_none() => {
@@ -220,15 +232,8 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
             "{path}.acpiIndex: not supported: cloud-hypervisor gives NICs no ACPI index"
         ));
     }
-    if interface.pci_address.is_some() {
-        refusals.push(format!(
-            "{path}.pciAddress: not supported by this version of hawser"
-        ));
-    }
-    if interface.state != crate::spec::LinkState::Up {
-        refusals.push(format!(
-            "{path}.state: only up is supported by this version of hawser"
-        ));
+    if let Some(problem) = interface.pci_address.and_then(place::misplaced) {
+        refusals.push(format!("{path}.pciAddress: {problem}"));
     }
     refusals
 }

@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_nobody_would_heed_is_refused() {
-        let guest = guest(", acpiIndex: 3, pciAddress: '0000:00:03.0', state: down");
+        let guest = guest(", acpiIndex: 3, pciAddress: '0000:01:03.0', state: down");
         let refusals = super::super::net_spec(&guest, hawser_netsetup::Owner { uid: 107, gid: 107 })
             .unwrap_err()
             .to_string();

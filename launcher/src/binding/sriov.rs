@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::explain::{Explanation, Hop, Migration};
+use super::place::misplaced;
 use super::{Attachment, Device, pod_interface};
 use crate::cli::PodArgs;
 use crate::error::{ExitCode, Failure};
@@ -24,11 +25,6 @@ use crate::pod_networks::{self, PodNetworks, Resources};
 use crate::spec::{Binding, Claim, DhcpOptions, GuestSpec, Interface, Mac, NetworkSource, PciAddress};
 use crate::vfio::Access;
 use crate::vmm::config::DeviceConfig;
-
-/// Slots of segment 0 that cloud-hypervisor fills itself besides the host bridge in slot 0: the entropy device.
-const OWN_DEVICES: usize = 1;
-/// cloud-hypervisor's most.
-const SEGMENTS: u16 = 96;
 
 /// Which function an interface of the guest has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,7 +51,7 @@ impl fmt::Display for Vf {
 }
 
 /// What of this interface cannot be heeded.
-pub(super) fn refusals(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
+pub(super) fn refusals(interface: &Interface) -> Vec<String> {
     let path = &interface.path;
     let mut refusals = Vec::new();
     if interface.acpi_index.is_some() {
@@ -73,31 +69,10 @@ pub(super) fn refusals(guest: &GuestSpec, interface: &Interface) -> Vec<String> 
             "{path}.dhcpOptions: not possible on SR-IOV: the VF's network has its own server, or none"
         ));
     }
-    if let Some(problem) = interface.pci_address.and_then(|wanted| misplaced(guest, wanted)) {
+    if let Some(problem) = interface.pci_address.and_then(misplaced) {
         refusals.push(format!("{path}.pciAddress: {problem}"));
     }
     refusals
-}
-
-/// Why the guest's PCI has no such place.
-fn misplaced(guest: &GuestSpec, wanted: PciAddress) -> Option<String> {
-    if wanted.bus != 0 || wanted.function != 0 {
-        return Some(format!(
-            "cloud-hypervisor has bus 00 and function 0 alone, found {wanted}"
-        ));
-    }
-    if wanted.domain >= SEGMENTS {
-        return Some(format!("cloud-hypervisor has domains up to {:04x}", SEGMENTS - 1));
-    }
-    let placed = |interface: &&Interface| interface.pci_address.is_none();
-    let own = match wanted.domain {
-        // They are given the first free slots, before the functions.
-        0 => OWN_DEVICES + guest.interfaces.iter().filter(placed).count(),
-        _ => 0,
-    };
-    (usize::from(wanted.slot) <= own).then(|| {
-        format!("slots 00 to {own:02x} of its domain are taken by other devices: choose one up to 1f, found {wanted}")
-    })
 }
 
 /// Which function each SR-IOV interface has, and what the user should know of it. `patience` is for a status file that is

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::fat::{self, Files};
-use super::{DIRECTORY, Drive, ImageType, Make, files, qcow2, seed};
+use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, qcow2, seed};
 use crate::beneath::{self, Beneath, Links};
 use crate::cli::Common;
 use crate::error::{ExitCode, Failure};
 use crate::image;
-use crate::spec::{CloudInit, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
+use crate::spec::{CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
 
 const SECTOR: u64 = 512;
 /// A claim's file, by KubeVirt's convention.
@@ -153,9 +153,14 @@ fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path) -> Result<Driv
             Ok(drive(image, ImageType::Raw, Some(Make::Empty(*capacity))))
         }
         VolumeSource::CloudInit(cloud_init) => {
-            let (label, files) = seed_files(cloud_init, guest, place)?;
-            let bytes = fat::image(&label, &files)?;
-            Ok(drive(image, ImageType::Raw, Some(Make::Image(bytes))))
+            let seed = Seed::new(cloud_init.source, seed_files(cloud_init, guest, place)?);
+            // Whatever it is told later, this is when its names are found fit.
+            let bytes = seed.image()?;
+            let make = match cloud_init.source {
+                CloudInitSource::ConfigDrive => Make::Seed(seed),
+                CloudInitSource::NoCloud => Make::Image(bytes),
+            };
+            Ok(drive(image, ImageType::Raw, Some(make)))
         }
         VolumeSource::Files { optional, label } => {
             let files = match files::all(place) {

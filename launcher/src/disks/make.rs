@@ -50,6 +50,7 @@ fn write(path: &Path, make: &Make) -> io::Result<()> {
         .open(path)?;
     match make {
         Make::Image(bytes) => file.write_all(bytes),
+        Make::Seed(seed) => file.write_all(&seed.image().map_err(io::Error::other)?),
         // Without its blocks: a disk takes the room that its guest uses.
         Make::Empty(size) | Make::Lasting(size) => file.set_len(*size),
     }

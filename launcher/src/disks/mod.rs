@@ -21,8 +21,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::binding::TaggedDevice;
+
 pub(crate) use find::find;
 pub(crate) use make::{clear, make};
+pub(crate) use seed::Seed;
 
 /// Below the unprivileged half's directory.
 pub(crate) const DIRECTORY: &str = "disks";
@@ -61,11 +64,22 @@ pub(crate) struct Drive {
     pub(crate) make: Option<Make>,
 }
 
+/// Has the guest told of the NICs that its manifest tags, where cloud-init has a place for it.
+pub(crate) fn tell(drives: &mut [Drive], devices: &[TaggedDevice]) {
+    for drive in drives {
+        if let Some(Make::Seed(seed)) = &mut drive.make {
+            seed.tell(devices);
+        }
+    }
+}
+
 /// A file to make.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Make {
     /// These bytes, gone at the end.
     Image(Vec<u8>),
+    /// What cloud-init is told, of which the devices come later; gone at the end.
+    Seed(Seed),
     /// This many bytes, all zero, gone at the end.
     Empty(u64),
     /// The same, but the file stays.
@@ -77,6 +91,7 @@ impl std::fmt::Debug for Make {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Image(bytes) => write!(f, "Image({} bytes)", bytes.len()),
+            Self::Seed(_) => f.write_str("Seed"),
             Self::Empty(size) => write!(f, "Empty({size})"),
             Self::Lasting(size) => write!(f, "Lasting({size})"),
         }

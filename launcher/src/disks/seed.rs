@@ -1,10 +1,44 @@
 //! The disk by which cloud-init in the guest learns what it is to do: the data sources NoCloud and ConfigDrive, as KubeVirt
 //! fills them.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::fat::Files;
+use super::fat::{self, Files};
+use crate::binding::TaggedDevice;
 use crate::spec::{CloudInitSource, GuestSpec, VolumeLabel};
+
+const CONFIG_DRIVE_META: &str = "openstack/latest/meta_data.json";
+
+/// Such a disk, before it is written.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Seed {
+    source: CloudInitSource,
+    label: VolumeLabel,
+    files: Files,
+}
+
+impl Seed {
+    pub(crate) fn new(source: CloudInitSource, (label, files): (VolumeLabel, Files)) -> Self {
+        Self { source, label, files }
+    }
+
+    pub(crate) fn image(&self) -> Result<Vec<u8>, fat::Problem> {
+        fat::image(&self.label, &self.files)
+    }
+
+    /// As in KubeVirt, only ConfigDrive has a place for it.
+    pub(crate) fn tell(&mut self, devices: &[TaggedDevice]) {
+        if devices.is_empty() || self.source != CloudInitSource::ConfigDrive {
+            return;
+        }
+        if let Some(meta) = self.files.get_mut(CONFIG_DRIVE_META)
+            && let Ok(Value::Object(mut data)) = serde_json::from_slice(meta)
+        {
+            data.insert("devices".to_owned(), json!(devices));
+            *meta = Value::Object(data).to_string().into_bytes();
+        }
+    }
+}
 
 /// cloud-init finds the disk by its label, and the files by their names.
 pub(crate) fn seed(
@@ -17,7 +51,7 @@ pub(crate) fn seed(
         CloudInitSource::NoCloud => (VolumeLabel::NO_CLOUD, "meta-data", "user-data", "network-config"),
         CloudInitSource::ConfigDrive => (
             VolumeLabel::CONFIG_DRIVE,
-            "openstack/latest/meta_data.json",
+            CONFIG_DRIVE_META,
             "openstack/latest/user_data",
             "openstack/latest/network_data.json",
         ),
@@ -115,5 +149,33 @@ mod tests {
         );
         assert_eq!(text(&files, "openstack/latest/user_data"), "u");
         assert_eq!(text(&files, "openstack/latest/network_data.json"), "{}");
+    }
+
+    #[test]
+    fn tagged_devices_are_told_where_there_is_a_place_for_it() {
+        let devices = || {
+            vec![TaggedDevice::of_nic(
+                "0000:00:04.0",
+                Some("02:00:00:00:00:01"),
+                "red",
+            )]
+        };
+        for (source, meta, told) in [
+            (CloudInitSource::ConfigDrive, CONFIG_DRIVE_META, true),
+            (CloudInitSource::NoCloud, "meta-data", false),
+        ] {
+            let guest = crate::spec::load(MANIFEST).unwrap().spec;
+            let mut seed = Seed::new(source, super::seed(source, &guest, Vec::new(), None));
+            let before = seed.clone();
+            seed.tell(&[]);
+            assert!(seed == before, "nothing to tell");
+            seed.tell(&devices());
+            let data: Value = serde_json::from_slice(&seed.files[meta]).unwrap();
+            let expected = json!([{"type": "nic", "bus": "pci", "address": "0000:00:04.0", "mac": "02:00:00:00:00:01",
+                "tags": ["red"]}]);
+            assert_eq!(data.get("devices"), told.then_some(&expected));
+            let image = seed.image().unwrap();
+            assert_eq!(image.windows(12).any(|bytes| bytes == b"0000:00:04.0"), told);
+        }
     }
 }

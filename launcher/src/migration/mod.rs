@@ -33,7 +33,7 @@ pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
 /// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface, and
-/// the disks, which nobody takes along.
+/// the disks and CPUs, which nobody takes along.
 pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
     let interfaces = binding::explain(guest, &[]);
     let disks = guest.disks.iter().map(|disk| {
@@ -42,9 +42,14 @@ pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
             disk.name
         )
     });
+    let pinned = guest.dedicated_cpus.map(|_| {
+        "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and goes along as it is"
+            .to_owned()
+    });
     interfaces
         .iter()
         .filter_map(binding::Explanation::obstacle)
         .chain(disks)
+        .chain(pinned)
         .collect()
 }

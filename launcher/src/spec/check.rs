@@ -198,8 +198,8 @@ fn format_range(format: &str) -> Option<(i128, i128)> {
 
 /// Why a name is not accepted, with the accepted one that was probably meant.
 fn unknown(name: &str, path: &FieldPath, properties: Option<&Map<String, Value>>) -> String {
-    if known::is_known(&path.kind(), name) {
-        return "not supported".to_owned();
+    if let Some(refusal) = known::refusal(&path.kind(), name) {
+        return refusal;
     }
     let accepted = properties.into_iter().flat_map(Map::keys);
     let closest = accepted

@@ -35,6 +35,9 @@ pub struct GuestSpec {
     /// Virtual CPUs: sockets x cores x threads.
     pub vcpus: u32,
     pub topology: CpuTopology,
+    /// Every vCPU has a CPU of the pod's to itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedicated_cpus: Option<DedicatedCpus>,
     /// Guest memory in bytes, a multiple of [`GuestSpec::MEMORY_ALIGN`].
     pub memory: u64,
     /// Bytes of a huge page that guest memory is made of; ordinary pages where there is none.
@@ -71,6 +74,13 @@ pub struct CpuTopology {
     pub sockets: u32,
     pub cores: u32,
     pub threads: u32,
+}
+
+/// `spec.domain.cpu.dedicatedCpuPlacement`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DedicatedCpus {
+    /// `isolateEmulatorThread`: what is not a vCPU has one more.
+    pub isolate_emulator: bool,
 }
 
 /// `spec.domain.firmware.kernelBoot`: the kernel comes from outside the guest's disks.
@@ -223,7 +233,7 @@ pub enum LinkState {
     #[default]
     Up,
     Down,
-    /// The NIC is being unplugged: the guest gets none.
+    /// The NIC is unplugged. No interface of a guest has this: it is left out.
     Absent,
 }
 

@@ -37,8 +37,12 @@ pub(crate) fn resolve(
     registry: &Registry,
     report: &mut Report,
 ) -> Option<Vec<Interface>> {
-    let networks = networks::resolve(&spec.networks, &spec.resource_claims, raw, report);
     let written = &domain.devices.interfaces;
+    let absent = |name: &str| {
+        let mut named = written.iter().filter(|(_, one)| given(&one.name) == Some(name));
+        named.any(|(_, one)| one.state == Some(wire_net::State::Absent))
+    };
+    let networks = networks::resolve(&spec.networks, &spec.resource_claims, &absent, raw, report);
     if written.is_empty() && spec.networks.is_empty() {
         let attach = domain.devices.autoattach_pod_interface.unwrap_or(true);
         return Some(if attach {
@@ -53,6 +57,11 @@ pub(crate) fn resolve(
     let mut list = Vec::new();
     for (index, interface) in written.iter() {
         match one(index, interface, &networks, raw, registry, &mut seen, report) {
+            // As in KubeVirt: its pod is not on the network, and its guest has no NIC there.
+            Some(interface) if interface.state == LinkState::Absent => {
+                let note = "the guest gets no such NIC, and the pod need not be on its network";
+                report.note(path_of(index).key("state"), note);
+            }
             Some(interface) => list.push(interface),
             None => complete = false,
         }
@@ -318,6 +327,10 @@ fn state(
         Some(wire_net::State::Absent) if default => {
             report.refuse(path, "absent is not possible on the default network");
         }
+        Some(wire_net::State::Down) => report.note(
+            path,
+            "no frame passes, in or out; the guest sees a link that is up, since cloud-hypervisor can show it no other",
+        ),
         _ => {}
     }
     match interface.state {

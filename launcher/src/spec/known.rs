@@ -8,29 +8,9 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("spec", &["startStrategy", "accessCredentials", "utilityVolumes"]),
     ("spec.readinessProbe", &["exec", "guestAgentPing"]),
     ("spec.livenessProbe", &["exec", "guestAgentPing"]),
-    (
-        "spec.domain",
-        &[
-            "machine",
-            "ioThreadsPolicy",
-            "ioThreads",
-            "chassis",
-            "launchSecurity",
-            "rebootPolicy",
-        ],
-    ),
-    (
-        "spec.domain.cpu",
-        &[
-            "maxSockets",
-            "features",
-            "dedicatedCpuPlacement",
-            "numa",
-            "isolateEmulatorThread",
-            "realtime",
-        ],
-    ),
-    ("spec.domain.memory", &["maxGuest", "reservedOverhead"]),
+    ("spec.domain", &["chassis", "launchSecurity", "rebootPolicy"]),
+    ("spec.domain.cpu", &["features", "numa", "realtime"]),
+    ("spec.domain.memory", &["reservedOverhead"]),
     ("spec.domain.firmware", &["acpi"]),
     ("spec.domain.firmware.bootloader", &["bios"]),
     (
@@ -48,7 +28,6 @@ const KNOWN: &[(&str, &[&str])] = &[
         "spec.domain.devices",
         &[
             "watchdog",
-            "inputs",
             "gpus",
             "downwardMetrics",
             "panicDevices",
@@ -64,14 +43,71 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("spec.networks", &["genie"]),
 ];
 
-/// Whether KubeVirt has the field `name` in the object at `kind`.
-pub(crate) fn is_known(kind: &str, name: &str) -> bool {
-    if matches!((kind, name), ("spec", "instancetype" | "preference")) {
-        return true;
-    }
+/// Why, and what to do instead, where there is more to say than the name.
+const WHY: &[(&str, &str, &str)] = &[
+    ("spec", "instancetype", EXPAND),
+    ("spec", "preference", EXPAND),
+    (
+        "spec.domain.cpu",
+        "features",
+        "cloud-hypervisor passes on what the host's CPU has",
+    ),
+    ("spec.domain.cpu", "numa", "the guest has one NUMA node"),
+    (
+        "spec.domain.firmware.bootloader",
+        "bios",
+        "cloud-hypervisor has no BIOS: for an image that boots by UEFI too, write efi: {secureBoot: false}",
+    ),
+    (
+        "spec.domain.devices",
+        "watchdog",
+        "cloud-hypervisor has no i6300esb, and the one that it has is a virtio device without a driver in Linux; a \
+         liveness probe restarts a guest that does not answer",
+    ),
+    (
+        "spec.domain.devices",
+        "video",
+        "cloud-hypervisor has no screen: the guest's console is its serial port",
+    ),
+    (
+        "spec.domain.devices",
+        "sound",
+        "cloud-hypervisor has no sound card",
+    ),
+    (
+        "spec.domain.devices.disks",
+        "lun",
+        "cloud-hypervisor has no SCSI: the volume can be a disk",
+    ),
+    (
+        "spec.domain.devices.interfaces",
+        "slirp",
+        "KubeVirt has removed it: write masquerade or passt",
+    ),
+    (
+        "spec.domain.devices.interfaces",
+        "macvtap",
+        "KubeVirt has removed it: write binding, with the name of a plugin whose domainAttachmentType is tap",
+    ),
+];
+
+/// Only the cluster knows them.
+const EXPAND: &str =
+    "hawser does not ask the cluster: write out what it stands for (virtctl expand --file FILE does)";
+
+/// What is said of the field `name` in the object at `kind`, if KubeVirt has it.
+pub(crate) fn refusal(kind: &str, name: &str) -> Option<String> {
     // An instance in a template is one like any other.
+    let kind = kind.strip_prefix("spec.virtualMachineTemplate.").unwrap_or(kind);
     let kind = kind.strip_prefix("spec.template.").unwrap_or(kind);
-    KNOWN
+    let why = WHY
         .iter()
-        .any(|(object, fields)| *object == kind && fields.contains(&name))
+        .find(|(object, field, _)| (*object, *field) == (kind, name));
+    match why {
+        Some((_, _, why)) => Some(format!("not supported: {why}")),
+        None => KNOWN
+            .iter()
+            .any(|(object, fields)| *object == kind && fields.contains(&name))
+            .then(|| "not supported".to_owned()),
+    }
 }

@@ -13,6 +13,7 @@
 
 mod check;
 mod cloud_init;
+mod dedicated;
 mod disks;
 mod firmware;
 mod guest;
@@ -26,6 +27,7 @@ mod ports;
 pub(crate) mod quantity;
 mod report;
 mod resolve;
+mod schema;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -37,14 +39,15 @@ mod wire_storage;
 mod wire_template;
 
 pub use guest::{
-    Binding, Claim, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model,
-    Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
+    Binding, Claim, CpuTopology, DedicatedCpus, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState,
+    Mac, Model, Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
 pub use guest_storage::{
     CloudInit, CloudInitSource, Disk, SeedData, Text, Volume, VolumeLabel, VolumeSource,
 };
 pub use input::{MAX_BYTES, ParseError, parse};
 pub use report::{Note, Refusals};
+pub use schema::schema;
 
 pub(crate) use check::check_at;
 pub(crate) use report::{FieldPath, Report, quoted};
@@ -53,7 +56,6 @@ pub(crate) use wire::{Quantity, wire};
 
 pub use crate::plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
 
-use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use template::Kind;
@@ -79,10 +81,16 @@ pub fn load(text: &str) -> Result<Loaded, Refusals> {
 /// Reads such a manifest whose binding plugins are those of `registry`.
 pub(crate) fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
     let raw = parse(text).map_err(|error| Refusals::one("manifest", error))?;
-    let kind = Kind::of(&raw).ok_or_else(|| other_kind(&raw))?;
+    let Some(kind) = Kind::of(&raw) else {
+        #[cfg(test)]
+        tests::schema_agrees(&raw, false);
+        return Err(other_kind(&raw));
+    };
     let mut report = report::Report::default();
     let mut checked = raw.clone();
     check::check(&schema_of(kind), &mut checked, &mut report);
+    #[cfg(test)]
+    tests::schema_agrees(&raw, !report.has_refused());
     kind.announce(&mut report);
     let spec = match serde_json::from_value(kind.instance(&checked)) {
         Ok(vmi) => resolve::resolve(&vmi, &kind.instance(&raw), registry, &mut report),
@@ -116,28 +124,13 @@ fn whole(mut vmi: Value) -> Value {
     vmi
 }
 
-/// The JSON Schema of the manifests that are accepted, made from the wire types.
-pub fn schema() -> Value {
-    let mut generator = SchemaGenerator::default();
-    let kinds = [
-        generator.subschema_for::<wire::VirtualMachineInstance>(),
-        generator.subschema_for::<wire_template::VirtualMachine>(),
-        generator.subschema_for::<wire_template::VirtualMachineInstanceReplicaSet>(),
-    ];
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Manifests that hawser accepts",
-        "oneOf": kinds,
-        "$defs": generator.take_definitions(true),
-    })
-}
-
 /// The part for one kind, so that a refusal tells of that one and not of the others.
 fn schema_of(kind: Kind) -> Value {
     match kind {
         Kind::Instance => schemars::schema_for!(wire::VirtualMachineInstance),
         Kind::VirtualMachine => schemars::schema_for!(wire_template::VirtualMachine),
         Kind::ReplicaSet => schemars::schema_for!(wire_template::VirtualMachineInstanceReplicaSet),
+        Kind::Pool => schemars::schema_for!(wire_template::VirtualMachinePool),
     }
     .to_value()
 }
@@ -145,6 +138,6 @@ fn schema_of(kind: Kind) -> Value {
 /// An object of another kind has other fields: naming each of them would hide the one thing that is wrong.
 fn other_kind(raw: &Value) -> Refusals {
     let found = raw.get("kind").and_then(Value::as_str).unwrap_or_default();
-    let expected = "expected VirtualMachineInstance, VirtualMachine or VirtualMachineInstanceReplicaSet";
+    let expected = "expected VirtualMachineInstance, VirtualMachine, VirtualMachineInstanceReplicaSet or VirtualMachinePool";
     Refusals::one("kind", format!("{expected}, found {}", report::quoted(found)))
 }

@@ -21,10 +21,11 @@ pub(crate) fn path_of(index: usize) -> FieldPath {
     FieldPath::of("spec.networks").index(index)
 }
 
-/// The networks by name; of those with the same name the first.
+/// The networks by name; of those with the same name the first. `absent` tells of an interface that the guest is not to have.
 pub(crate) fn resolve(
     networks: &List<wire_net::Network>,
     claims: &List<wire_net::ResourceClaim>,
+    absent: &dyn Fn(&str) -> bool,
     raw: &Value,
     report: &mut Report,
 ) -> BTreeMap<String, Network> {
@@ -34,7 +35,9 @@ pub(crate) fn resolve(
     let mut secondary = 0_usize;
     for (index, network) in networks.iter() {
         let path = path_of(index);
-        let is_secondary = network.multus.as_ref().is_some_and(|multus| !multus.default);
+        // Multus does not count those that the pod is not on.
+        let is_there = !given(&network.name).is_some_and(absent);
+        let is_secondary = is_there && network.multus.as_ref().is_some_and(|multus| !multus.default);
         secondary = secondary.saturating_add(usize::from(is_secondary));
         if network.name.as_deref() == Some("") {
             report.refuse(path.key("name"), "required");

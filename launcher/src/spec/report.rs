@@ -165,28 +165,31 @@ impl std::error::Error for Refusals {}
 /// Collects refusals and warnings while the manifest is looked through.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    in_template: bool,
+    /// Where the instance is, in a manifest of another kind.
+    template: Option<&'static str>,
     refused: Vec<(FieldPath, String)>,
     dropped: usize,
     notes: Vec<(FieldPath, String)>,
 }
 
 impl Report {
-    /// From here on, paths of an instance are those of one in `spec.template`.
-    pub(crate) fn enter_template(&mut self) {
-        self.in_template = true;
+    /// From here on, paths of an instance are those of one in the template at `place`.
+    pub(crate) fn enter_template(&mut self, place: &'static str) {
+        self.template = Some(place);
     }
 
     /// Where the field of an instance stands in the manifest. An instance in a template has its owner's name.
     pub(crate) fn in_place(&self, path: FieldPath) -> FieldPath {
         let owners = path.to_string() == "kind"
             || matches!(path.kind().as_str(), "metadata.name" | "metadata.namespace");
-        if !self.in_template || owners {
-            return path;
+        match self.template {
+            Some(place) if !owners => {
+                let mut moved = FieldPath::of(place);
+                moved.0.extend(path.0);
+                moved
+            }
+            _ => path,
         }
-        let mut moved = FieldPath::of("spec.template");
-        moved.0.extend(path.0);
-        moved
     }
 
     pub(crate) fn refuse(&mut self, path: FieldPath, message: impl Into<String>) {
@@ -200,6 +203,11 @@ impl Report {
         } else {
             self.dropped += 1;
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     pub(crate) fn note(&mut self, path: FieldPath, message: impl Into<String>) {

@@ -9,12 +9,16 @@ use serde_json::Value;
 
 use super::guest::{CpuTopology, GuestSpec};
 use super::report::{FieldPath, Report, quoted};
+use super::wire::List;
 use super::wire_machine::PageSize;
-use super::{disks, firmware, interfaces, quantity, wire};
+use super::{dedicated, disks, firmware, interfaces, quantity, wire};
 use crate::plugins::Registry;
 
-/// Annotations of KubeVirt that change what runs, and that hawser does not honour.
-const REFUSED_ANNOTATIONS: &[&str] = &["hooks.kubevirt.io/hookSidecars"];
+/// Annotations of KubeVirt that change what runs, and that hawser does not honour, with the reason.
+const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[(
+    "hooks.kubevirt.io/hookSidecars",
+    "not supported: a hook changes libvirt's domain, and there is none; the sidecar of a binding plugin can change a NIC",
+)];
 /// Istio's injector goes by it, and KubeVirt's masquerade too.
 const ISTIO_ANNOTATION: &str = "sidecar.istio.io/inject";
 const POD_BRIDGE_MIGRATION_ANNOTATION: &str = "kubevirt.io/allow-pod-bridge-network-live-migration";
@@ -36,8 +40,9 @@ pub(crate) fn resolve(
     let subdomain = subdomain(spec.subdomain.as_deref(), "spec.subdomain", report);
     let grace = grace_period(spec, report);
     let topology = topology(domain, report);
+    let dedicated_cpus = dedicated::resolve(domain, topology.and_then(vcpus), report);
     let memory = memory(domain, raw, report);
-    note_hyperv(domain, report);
+    note_machine(domain, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
     let disks = disks::resolve(spec, domain, raw, report);
     let kernel_boot = firmware::kernel_boot(domain, raw, report);
@@ -61,6 +66,7 @@ pub(crate) fn resolve(
         subdomain,
         vcpus: vcpus(topology)?,
         topology,
+        dedicated_cpus,
         memory: memory?,
         hugepage_size: hugepage_size(domain, memory, report),
         kernel_boot: kernel_boot?,
@@ -92,14 +98,11 @@ struct Names {
 }
 
 fn names(metadata: &wire::Metadata, report: &mut Report) -> Option<Names> {
-    for annotation in REFUSED_ANNOTATIONS
+    for (annotation, why) in REFUSED_ANNOTATIONS
         .iter()
-        .filter(|name| metadata.annotations.contains_key(**name))
+        .filter(|(name, _)| metadata.annotations.contains_key(*name))
     {
-        report.refuse(
-            FieldPath::of("metadata.annotations").key(annotation),
-            "not supported",
-        );
+        report.refuse(FieldPath::of("metadata.annotations").key(annotation), *why);
     }
     let namespace = label(metadata.namespace.as_deref(), "metadata.namespace", report);
     if metadata.name.as_deref() == Some("") {
@@ -209,9 +212,14 @@ fn vcpus(topology: CpuTopology) -> Option<u32> {
         .filter(|vcpus| *vcpus <= MAX_VCPUS)
 }
 
-type Quantities = BTreeMap<String, wire::Quantity>;
+pub(crate) type Quantities = BTreeMap<String, wire::Quantity>;
 
-fn resource(list: &Quantities, of: &str, name: &str, report: &mut Report) -> Option<(FieldPath, u64)> {
+pub(crate) fn resource(
+    list: &Quantities,
+    of: &str,
+    name: &str,
+    report: &mut Report,
+) -> Option<(FieldPath, u64)> {
     let path = FieldPath::of("spec.domain.resources").key(of).key(name);
     let value = amount(&list.get(name)?.0, &path, report)?;
     Some((path, value))
@@ -267,9 +275,21 @@ fn memory(domain: &wire::Domain, raw: &Value, report: &mut Report) -> Option<u64
     Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
 }
 
-/// Guests do without: the enlightenments only make some things faster. cloud-hypervisor has one switch for its own set,
-/// with which no guest of ours has been seen to boot.
-fn note_hyperv(domain: &wire::Domain, report: &mut Report) {
+/// What guests do without. The enlightenments of Hyper-V only make some things faster; cloud-hypervisor has one switch for
+/// its own set, with which no guest of ours has been seen to boot.
+fn note_machine(domain: &wire::Domain, report: &mut Report) {
+    if let Some(name) = domain.machine.as_ref().and_then(|machine| given(&machine.r#type)) {
+        let path = FieldPath::of("spec.domain.machine.type");
+        let note = "cloud-hypervisor has one machine, which is no";
+        report.note(path, format!("{note} {}: the guest finds that one", quoted(name)));
+    }
+    for (index, input) in domain.devices.inputs.iter().flat_map(List::iter) {
+        let path = FieldPath::of("spec.domain.devices.inputs").index(index);
+        if input.name.as_deref() == Some("") {
+            report.refuse(path.key("name"), "required");
+        }
+        report.note(path, "not passed on: the guest has no screen to point at");
+    }
     if domain
         .features
         .as_ref()

@@ -13,6 +13,7 @@ pub(crate) enum Kind {
     Instance,
     VirtualMachine,
     ReplicaSet,
+    Pool,
 }
 
 impl Kind {
@@ -22,6 +23,7 @@ impl Kind {
             Some("VirtualMachineInstance") | None => Some(Self::Instance),
             Some("VirtualMachine") => Some(Self::VirtualMachine),
             Some("VirtualMachineInstanceReplicaSet") => Some(Self::ReplicaSet),
+            Some("VirtualMachinePool") => Some(Self::Pool),
             Some(_) => None,
         }
     }
@@ -36,9 +38,13 @@ impl Kind {
             Self::ReplicaSet => {
                 "a replica set: one instance of its template is run, under the set's own name"
             }
+            Self::Pool => "a pool: one machine of its template is run, under the pool's own name",
         };
         report.note(FieldPath::of("kind"), note);
-        report.enter_template();
+        report.enter_template(match self {
+            Self::Pool => "spec.virtualMachineTemplate.spec.template",
+            _ => "spec.template",
+        });
     }
 
     /// The instance in a manifest. Absent parts are left for the instance's own checks to miss.
@@ -51,11 +57,15 @@ impl Kind {
         for field in ["name", "namespace"] {
             metadata.extend(of(&format!("/metadata/{field}")).map(|value| (field.to_owned(), value.clone())));
         }
-        let annotations = of("/spec/template/metadata/annotations");
+        let template = match self {
+            Self::Pool => "/spec/virtualMachineTemplate/spec/template",
+            _ => "/spec/template",
+        };
+        let annotations = of(&format!("{template}/metadata/annotations"));
         metadata.extend(annotations.map(|value| ("annotations".to_owned(), value.clone())));
         let mut instance = Map::new();
         instance.insert("metadata".to_owned(), json!(metadata));
-        instance.extend(of("/spec/template/spec").map(|spec| ("spec".to_owned(), spec.clone())));
+        instance.extend(of(&format!("{template}/spec")).map(|spec| ("spec".to_owned(), spec.clone())));
         Value::Object(instance)
     }
 }

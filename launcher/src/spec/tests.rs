@@ -10,9 +10,25 @@ mod refused_net;
 mod refused_vf;
 mod template;
 
+use std::sync::LazyLock;
+
+use jsonschema::Validator;
 use serde_json::Value;
 
 use super::*;
+
+/// Every manifest of every test in this crate comes by here: somebody else's reading of the published schema accepts those
+/// whose structure hawser does, and no others.
+pub(super) fn schema_agrees(manifest: &Value, fits: bool) {
+    static PUBLISHED: LazyLock<Validator> = LazyLock::new(|| jsonschema::validator_for(&schema()).unwrap());
+    if PUBLISHED.is_valid(manifest) != fits {
+        let problems: Vec<_> = PUBLISHED
+            .iter_errors(manifest)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        panic!("hawser: {fits}; its schema: {problems:#?}\n{manifest}");
+    }
+}
 
 const MINIMAL: &str = include_str!("testdata/minimal.yaml");
 

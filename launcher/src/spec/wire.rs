@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
-use super::wire_machine::{Clock, Features, Hugepages};
+use super::wire_machine::{Clock, Features, Hugepages, Input, Machine};
 use super::wire_net::{Interface, Network, ResourceClaim};
 use super::wire_storage::{Bootloader, Disks, Volumes};
 
@@ -255,7 +255,11 @@ wire! {
         #[serde(default)] devices: Devices,
         features: Option<Features>,
         clock: Option<Clock>,
-    } accepted {}
+        machine: Option<Machine>,
+    } accepted {
+        // Every disk of a cloud-hypervisor guest has a thread of its own.
+        io_threads_policy, io_threads,
+    }
 }
 
 wire! {
@@ -264,7 +268,12 @@ wire! {
         cores: Option<u32>,
         threads: Option<u32>,
         model: Option<CpuModel>,
-    } accepted {}
+        dedicated_cpu_placement: Option<bool>,
+        isolate_emulator_thread: Option<bool>,
+    } accepted {
+        // How far CPUs could be plugged later. KubeVirt writes it into every object.
+        max_sockets,
+    }
 }
 
 /// cloud-hypervisor passes the host's CPU on, so both names mean the same.
@@ -279,7 +288,10 @@ wire! {
     Memory {
         guest: Option<Quantity>,
         hugepages: Option<Hugepages>,
-    } accepted {}
+    } accepted {
+        // How far memory could be plugged later. KubeVirt writes it into every object.
+        max_guest,
+    }
 }
 
 wire! {
@@ -324,6 +336,7 @@ wire! {
         autoattach_pod_interface: Option<bool>,
         autoattach_graphics_device: Option<Off>,
         autoattach_input_device: Option<Off>,
+        inputs: Option<List<Input>>,
         #[serde(rename = "autoattachVSOCK")] autoattach_vsock: Option<Off>,
         use_virtio_transitional: Option<Off>,
     } accepted {

@@ -25,10 +25,12 @@ wire! {
         acpi: Option<Always>,
         apic: Option<Always>,
         hyperv: Option<HyperV>,
-        smm: Option<Never>,
         pvspinlock: Option<Never>,
         hyperv_passthrough: Option<Never>,
-    } accepted {}
+    } accepted {
+        // It keeps the guest's kernel away from what secure boot trusts, and there is no secure boot.
+        smm,
+    }
 }
 
 wire! {
@@ -51,6 +53,20 @@ wire! {
         relaxed, vapic, spinlocks, vpindex, runtime, synic, synictimer, reset, frequencies, reenlightenment, tlbflush,
         ipi,
     }
+}
+
+wire! {
+    /// cloud-hypervisor has one machine, whatever its name is elsewhere.
+    Machine {
+        r#type: Option<String>,
+    } accepted {}
+}
+
+wire! {
+    /// A pointer on the guest's screen, of which there is none.
+    Input {
+        #[schemars(required)] name: Option<String>,
+    } accepted { r#type, bus, }
 }
 
 wire! {

@@ -55,6 +55,44 @@ wire! {
 }
 
 wire! {
+    /// A KubeVirt VirtualMachinePool: hawser runs one instance of its machines' template.
+    VirtualMachinePool {
+        #[schemars(required)] api_version: Option<PoolVersion>,
+        #[schemars(required)] kind: Option<PoolKind>,
+        #[schemars(required)] metadata: Option<Metadata>,
+        #[schemars(required)] spec: Option<PoolSpec>,
+    } accepted { status, }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) enum PoolVersion {
+    #[serde(rename = "pool.kubevirt.io/v1beta1")]
+    V1Beta1,
+    #[serde(rename = "pool.kubevirt.io/v1alpha1")]
+    V1Alpha1,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) enum PoolKind {
+    VirtualMachinePool,
+}
+
+wire! {
+    PoolSpec {
+        #[schemars(required)] virtual_machine_template: Option<MachineTemplate>,
+    } accepted {
+        // How many machines there are, which are the pool's, and how they are renewed.
+        replicas, selector, paused, max_unavailable, name_generation, update_strategy, scale_in_strategy, autohealing,
+    }
+}
+
+wire! {
+    MachineTemplate {
+        #[schemars(required)] spec: Option<VirtualMachineSpec>,
+    } accepted { metadata, }
+}
+
+wire! {
     Template {
         #[serde(default)] metadata: TemplateMetadata,
         #[schemars(required)] spec: Option<Spec>,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::binding::{Attachment, Device};
+use crate::cpus::{Cpu, Pinning};
 use crate::disks::Drive;
 use crate::hooks;
 use crate::image::Boot;
@@ -41,6 +42,15 @@ struct CpusConfig {
     boot_vcpus: u32,
     max_vcpus: u32,
     topology: CpuTopology,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    affinity: Vec<CpuAffinity>,
+}
+
+/// Where a vCPU's thread runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CpuAffinity {
+    vcpu: usize,
+    host_cpus: [Cpu; 1],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -98,11 +108,37 @@ pub(crate) struct NetConfig {
     /// Receive and transmit queues together.
     num_queues: u16,
     queue_size: u16,
+    #[serde(flatten)]
+    slot: Option<Slot>,
+}
+
+/// A place on the guest's PCI, of which everything else is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct Slot {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pci_segment: Option<u16>,
+    pci_device_id: u8,
 }
 
 impl NetConfig {
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    pub(crate) fn mac(&self) -> &str {
+        &self.mac
+    }
+
+    pub(crate) fn place(&self) -> Option<PciAddress> {
+        self.slot
+            .map(|slot| address(slot.pci_segment, slot.pci_device_id))
+    }
+
+    pub(crate) fn put(&mut self, address: PciAddress) {
+        self.slot = Some(Slot {
+            pci_segment: Some(address.domain).filter(|domain| *domain > 0),
+            pci_device_id: address.slot,
+        });
     }
 
     /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest is
@@ -117,6 +153,7 @@ impl NetConfig {
             vhost_socket: None,
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
+            slot: None,
         }
     }
 
@@ -131,6 +168,7 @@ impl NetConfig {
             vhost_socket: Some(std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned())),
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
+            slot: None,
         }
     }
 
@@ -145,6 +183,7 @@ impl NetConfig {
             vhost_socket: None,
             num_queues: 2,
             queue_size: QUEUE_SIZE,
+            slot: None,
         }
     }
 
@@ -159,6 +198,7 @@ impl NetConfig {
             vhost_socket: None,
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
+            slot: None,
         }
     }
 }
@@ -177,7 +217,29 @@ pub(crate) struct DeviceConfig {
     access: Access,
 }
 
+fn address(segment: Option<u16>, slot: u8) -> PciAddress {
+    PciAddress {
+        domain: segment.unwrap_or(0),
+        bus: 0,
+        slot,
+        function: 0,
+    }
+}
+
 impl DeviceConfig {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn place(&self) -> Option<PciAddress> {
+        self.pci_device_id.map(|slot| address(self.pci_segment, slot))
+    }
+
+    pub(crate) fn put(&mut self, address: PciAddress) {
+        self.pci_segment = Some(address.domain).filter(|domain| *domain > 0);
+        self.pci_device_id = Some(address.slot);
+    }
+
     /// The path must be the link in `bus/pci`, which cloud-hypervisor reads to know the device.
     pub(crate) fn function(id: &str, address: PciAddress, guest: Option<PciAddress>, access: Access) -> Self {
         Self {
@@ -247,7 +309,12 @@ pub(crate) fn vm_config(
     landlock_rules.extend(vfio_rules(&devices));
     landlock_rules.extend(disks::landlock(drives));
     landlock_rules.push(rule(certificates, "r"));
-    let segments = devices.iter().filter_map(|device| device.pci_segment).max();
+    let of_nics = net.iter().filter_map(|net| net.slot?.pci_segment);
+    let segments = devices
+        .iter()
+        .filter_map(|device| device.pci_segment)
+        .chain(of_nics)
+        .max();
     let platform = PlatformConfig {
         serial_number: guest.firmware_serial.clone(),
         uuid: guest.firmware_uuid.clone(),
@@ -264,6 +331,7 @@ pub(crate) fn vm_config(
                 dies_per_package: 1,
                 packages: guest.topology.sockets,
             },
+            affinity: Vec::new(),
         },
         memory: MemoryConfig {
             size: guest.memory,
@@ -281,6 +349,19 @@ pub(crate) fn vm_config(
         platform: (platform != PlatformConfig::default()).then_some(platform),
         landlock_enable: true,
         landlock_rules,
+    }
+}
+
+impl VmConfig {
+    /// With every vCPU where it is to be.
+    pub(crate) fn pinned(mut self, pinning: Option<&Pinning>) -> Self {
+        let cpus = pinning.into_iter().flat_map(|pinning| &pinning.vcpus);
+        let affinity = cpus.enumerate().map(|(vcpu, cpu)| CpuAffinity {
+            vcpu,
+            host_cpus: [*cpu],
+        });
+        self.cpus.affinity = affinity.collect();
+        self
     }
 }
 
@@ -422,6 +503,24 @@ spec:
     fn the_configuration_of_a_masqueraded_guest() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
         insta::assert_json_snapshot!(vm_config(&guest, &kernel(), &[], &[attachment()]));
+    }
+
+    #[test]
+    fn each_vcpu_has_its_cpu() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let pinning = Pinning {
+            vcpus: vec![4, 12, 5, 13],
+            rest: Some(6),
+        };
+        let config = vm_config(&guest, &kernel(), &[], &[]).pinned(Some(&pinning));
+        let cpus = serde_json::to_value(config).unwrap()["cpus"].clone();
+        assert_eq!(
+            cpus["affinity"],
+            serde_json::json!([
+                {"vcpu": 0, "host_cpus": [4]}, {"vcpu": 1, "host_cpus": [12]},
+                {"vcpu": 2, "host_cpus": [5]}, {"vcpu": 3, "host_cpus": [13]},
+            ])
+        );
     }
 
     fn cni(name: &str, device: CniDevice) -> Attachment {

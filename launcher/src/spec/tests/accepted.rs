@@ -65,11 +65,9 @@ fn every_field_of_an_interface() {
             json!({"vmNetworkCIDR": "10.10.10.0/30", "vmIPv6NetworkCIDR": "fd10:10:10::/120"}),
         ),
     ]);
-    let path = "spec.domain.devices.interfaces[0].model";
-    let [note] = loaded.warnings.as_slice() else {
-        panic!("{:?}", loaded.warnings)
-    };
-    assert_eq!(note.path, path);
+    let paths: Vec<_> = loaded.warnings.iter().map(|note| note.path.as_str()).collect();
+    let path = "spec.domain.devices.interfaces[0]";
+    assert_eq!(paths, [format!("{path}.model"), format!("{path}.state")]);
     let [interface] = loaded.spec.interfaces.as_slice() else {
         panic!()
     };
@@ -120,6 +118,92 @@ fn passt_by_both_of_its_fields_beside_a_secondary_bridge() {
             .collect();
         assert_eq!(bindings, [&Binding::Passt, &Binding::Bridge], "{field}");
     }
+}
+
+#[test]
+fn a_nic_that_is_absent_is_neither_the_guests_nor_counted_by_multus() {
+    let loaded = accepted(&[
+        (
+            "/spec/domain/devices/interfaces",
+            json!([
+                {"name": "default", "masquerade": {}}, {"name": "gone", "bridge": {}, "state": "absent"},
+                {"name": "red", "bridge": {}},
+            ]),
+        ),
+        (
+            "/spec/networks",
+            json!([
+                {"name": "default", "pod": {}}, {"name": "gone", "multus": {"networkName": "gone"}},
+                {"name": "red", "multus": {"networkName": "red"}},
+            ]),
+        ),
+    ]);
+    let interfaces: Vec<_> = loaded
+        .spec
+        .interfaces
+        .iter()
+        .map(|interface| {
+            (
+                interface.name.as_str(),
+                interface.index,
+                interface.network.ordinal,
+            )
+        })
+        .collect();
+    assert_eq!(interfaces, [("default", 0, None), ("red", 2, Some(1))]);
+    let [note] = loaded.warnings.as_slice() else {
+        panic!("{:?}", loaded.warnings)
+    };
+    assert_eq!(note.path, "spec.domain.devices.interfaces[1].state");
+}
+
+#[test]
+fn what_kubevirt_writes_into_every_object_is_accepted() {
+    let loaded = accepted(&[
+        ("/spec/domain/cpu", json!({"cores": 1, "maxSockets": 4})),
+        (
+            "/spec/domain/memory",
+            json!({"guest": "128Mi", "maxGuest": "512Mi"}),
+        ),
+        ("/spec/domain/machine", json!({"type": "q35"})),
+        ("/spec/domain/ioThreadsPolicy", json!("auto")),
+        (
+            "/spec/domain/devices/inputs",
+            json!([{"name": "tablet", "type": "tablet", "bus": "usb"}]),
+        ),
+    ]);
+    let texts: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "spec.domain.devices.inputs[0]: not passed on: the guest has no screen to point at",
+            "spec.domain.machine.type: cloud-hypervisor has one machine, which is no \"q35\": the guest finds that one",
+        ]
+    );
+}
+
+#[test]
+fn dedicated_cpus() {
+    for (cpu, resources, isolate_emulator) in [
+        (
+            json!({"cores": 2, "dedicatedCpuPlacement": true}),
+            json!({}),
+            false,
+        ),
+        (
+            json!({"dedicatedCpuPlacement": true, "isolateEmulatorThread": true}),
+            json!({"requests": {"cpu": "2"}, "limits": {"cpu": "2000m"}}),
+            true,
+        ),
+    ] {
+        let spec = accepted(&[("/spec/domain/cpu", cpu), ("/spec/domain/resources", resources)]).spec;
+        assert_eq!(
+            (spec.vcpus, spec.dedicated_cpus),
+            (2, Some(DedicatedCpus { isolate_emulator }))
+        );
+    }
+    let plain = accepted(&[("/spec/domain/cpu", json!({"dedicatedCpuPlacement": false}))]);
+    assert_eq!(plain.spec.dedicated_cpus, None);
 }
 
 #[test]
@@ -332,7 +416,7 @@ fn the_schema_validates_what_is_accepted_and_nothing_else() {
         }
     }
     let mut used = std::collections::BTreeSet::new();
-    for kind in [Kind::Instance, Kind::VirtualMachine, Kind::ReplicaSet] {
+    for kind in [Kind::Instance, Kind::VirtualMachine, Kind::ReplicaSet, Kind::Pool] {
         keywords(&schema_of(kind), &mut used);
     }
     used.retain(|keyword| !known.contains(&keyword.as_str()));
@@ -347,11 +431,12 @@ fn the_published_schema_has_a_branch_for_each_kind() {
         "VirtualMachineInstance",
         "VirtualMachine",
         "VirtualMachineInstanceReplicaSet",
+        "VirtualMachinePool",
     ]) {
         assert_eq!(branch["$ref"], format!("#/$defs/{kind}"));
         assert_eq!(schema["$defs"][kind]["type"], "object", "{kind}");
     }
-    assert_eq!(branches.len(), 3);
+    assert_eq!(branches.len(), 4);
 }
 
 #[test]
@@ -364,7 +449,7 @@ fn the_machine_that_the_guest_is_to_find() {
         (
             "/spec/domain/features",
             json!({"acpi": {}, "apic": {"enabled": true}, "hyperv": {"relaxed": {}, "spinlocks": {"spinlocks": 8191}},
-                "smm": {"enabled": false}}),
+                "smm": {"enabled": true}}),
         ),
         (
             "/spec/domain/clock",

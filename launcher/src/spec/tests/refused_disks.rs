@@ -85,7 +85,10 @@ fn names_on_both_sides() {
 #[test]
 fn kinds_and_settings_of_a_disk() {
     let cases = [
-        (json!({"lun": {}}), "lun: not supported"),
+        (
+            json!({"lun": {}}),
+            "lun: not supported: cloud-hypervisor has no SCSI: the volume can be a disk",
+        ),
         (json!({"floppy": {}}), "floppy: unknown field"),
         (json!({"tag": "t"}), "tag: not supported"),
         (
@@ -312,7 +315,10 @@ fn firmware() {
         ];
         check(&changes, &[&format!("{path}.bootloader.{expected}")]);
     };
-    bootloader(json!({"bios": {}}), "bios: not supported");
+    bootloader(
+        json!({"bios": {}}),
+        "bios: not supported: cloud-hypervisor has no BIOS: for an image that boots by UEFI too, write efi: {secureBoot: false}",
+    );
     bootloader(
         json!({"efi": {}}),
         "efi.secureBoot: secure boot is not supported, and efi without secureBoot asks for it: write secureBoot: false",

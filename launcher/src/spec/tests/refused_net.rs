@@ -196,8 +196,15 @@ fn bindings() {
         json!(true),
         &["interfaces[0].masquerade: expected object, found boolean true"],
     );
-    for field in ["slirp", "macvtap"] {
-        let expected = format!("interfaces[0].{field}: not supported");
+    for (field, instead) in [
+        ("slirp", "masquerade or passt"),
+        (
+            "macvtap",
+            "binding, with the name of a plugin whose domainAttachmentType is tap",
+        ),
+    ] {
+        let expected =
+            format!("interfaces[0].{field}: not supported: KubeVirt has removed it: write {instead}");
         check(
             &[
                 (&format!("{FIRST}/masquerade"), json!(null)),

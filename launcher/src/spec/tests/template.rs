@@ -60,6 +60,37 @@ fn the_instance_has_its_owners_name_and_the_templates_annotations() {
 }
 
 #[test]
+fn a_pools_instance_is_two_templates_deep() {
+    let machine = parse(&owned_by("VirtualMachine", &[])).unwrap();
+    let mut pool = json!({
+        "apiVersion": "pool.kubevirt.io/v1beta1",
+        "kind": "VirtualMachinePool",
+        "metadata": {"name": "owner"},
+        "spec": {"replicas": 3, "selector": {}, "virtualMachineTemplate": {"metadata": {}, "spec": machine["spec"]}},
+    });
+    let Loaded { spec, warnings, .. } = load(&pool.to_string()).unwrap();
+    assert_eq!(spec.name, "owner");
+    assert!(
+        warnings[0].to_string().starts_with("kind: a pool"),
+        "{warnings:?}"
+    );
+    let template = "spec.virtualMachineTemplate.spec.template.spec";
+    assert_eq!(
+        spec.interfaces[0].path,
+        format!("{template}.domain.devices.interfaces[0]")
+    );
+    let domain = "/spec/virtualMachineTemplate/spec/template/spec/domain";
+    pool.pointer_mut(domain).unwrap()["chassis"] = json!({});
+    pool.pointer_mut(domain).unwrap()["memory"] = json!({"guest": "1Mi"});
+    let found = refusals(&pool.to_string());
+    assert_eq!(
+        found[0],
+        format!("{template}.domain.memory.guest: must be at least 16Mi, found 1048576 bytes")
+    );
+    assert_eq!(found[1], format!("{template}.domain.chassis: not supported"));
+}
+
+#[test]
 fn what_says_when_it_runs_is_accepted() {
     for (field, value) in [
         ("/spec/running", json!(true)),
@@ -85,6 +116,7 @@ fn refusals_name_the_place_in_the_template_in_the_documents_order() {
         &[
             ("/metadata/name", json!("Upper")),
             ("/spec/instancetype", json!({"name": "small"})),
+            ("/spec/preference", json!({"name": "small"})),
             ("/spec/replicas", json!(3)),
             ("/spec/template/spec/domain/cpu", json!({"cores": "two"})),
             ("/spec/template/spec/domain/chassis", json!({})),
@@ -97,7 +129,8 @@ fn refusals_name_the_place_in_the_template_in_the_documents_order() {
     let found = refusals(&text);
     for expected in [
         "metadata.name: expected a DNS name in lower case",
-        "spec.instancetype: not supported",
+        "spec.instancetype: not supported: hawser does not ask the cluster",
+        "spec.preference: not supported: hawser does not ask the cluster",
         "spec.replicas: unknown field",
         "spec.template.spec.domain.cpu.cores: expected integer",
         "spec.template.spec.domain.chassis: not supported",

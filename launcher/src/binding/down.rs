@@ -1,0 +1,118 @@
+//! An interface whose link is down (`state: down`), whatever its binding would be: the guest has the NIC, and no frame passes.
+//!
+//! - From the pod: a TAP that leads nowhere. The pod's interface is not touched.
+//! - From the VMM: the TAP by name. It shows the guest a link that is up, since it can show no other: that is said as a
+//!   note, because a guest that waits for its network waits for an answer, not for a carrier.
+//! - From DHCP: nothing.
+//! - Migration: possible; the target has the same TAP.
+//!
+//! A NIC whose device somebody else makes or names is not ours to take off its network, and is refused.
+
+use hawser_netsetup::{Nic, Wiring};
+
+use super::explain::{Explanation, Hop, Migration};
+use super::{pod_interface, queue_pairs, refuse_unheeded, tap_nic};
+use crate::spec::{Binding, DomainAttachment, GuestSpec, Interface};
+
+/// What this interface wants from the pod's namespace.
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<String>> {
+    let mut refusals = refuse_unheeded(interface);
+    if let Binding::Plugin { name, plugin } = &interface.binding
+        && plugin.domain_attachment_type != Some(DomainAttachment::ManagedTap)
+    {
+        refusals.push(format!(
+            "{}.state: down is not possible here: the NIC's device is that of the plugin {name}",
+            interface.path
+        ));
+    }
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    Ok(tap_nic(guest, interface, Wiring::Down))
+}
+
+/// What is asked about this interface.
+pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
+    Explanation {
+        interface: interface.name.clone(),
+        binding: "link down".into(),
+        pod_interface: pod_interface(&interface.network),
+        path: vec![Hop::new("a link that is down", "virtio-net")],
+        ip_from: "nobody: the link is down (state: down)".into(),
+        guest_address: "none".into(),
+        others_use: "none".into(),
+        ports: "none: no frame passes, in or out".into(),
+        mtu: "that of the pod's interface, by virtio-net".into(),
+        queue_pairs: queue_pairs(guest),
+        migration: Migration::possible("nothing of it depends on the pod"),
+        privileges: vec!["NET_ADMIN for hawser; the processes that face the guest have no capability".into()],
+        devices: vec!["/dev/kvm".into(), "/dev/net/tun".into()],
+        cost: "one TAP; the guest is shown a link that is up, since cloud-hypervisor can show no other"
+            .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hawser_netsetup::Owner;
+
+    use super::*;
+    use crate::binding::{needs_tap, net_spec, notes};
+    use crate::plugins::{Registry, parse};
+
+    fn guest(binding: &str, registry: &Registry) -> GuestSpec {
+        let manifest = format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: web}},
+              spec: {{domain: {{memory: {{guest: 256Mi}}, firmware: {{kernelBoot: {{container: {{image: x, kernelPath: /k}}}}}},
+                devices: {{interfaces: [{{name: default, {binding}, state: down}}]}}}},
+              networks: [{{name: default, pod: {{}}}}]}}}}"
+        );
+        let loaded =
+            crate::spec::load_with(&manifest, registry).unwrap_or_else(|refusals| panic!("{refusals}"));
+        let note = loaded.warnings[0].to_string();
+        assert!(
+            note.starts_with("spec.domain.devices.interfaces[0].state: no frame passes"),
+            "{note}"
+        );
+        loaded.spec
+    }
+
+    const OWNER: Owner = Owner { uid: 107, gid: 107 };
+
+    #[test]
+    fn whatever_the_binding_it_is_a_tap_that_leads_nowhere() {
+        let registry = parse("managed: {domainAttachmentType: managedTap}", "FILE").unwrap();
+        for binding in [
+            "masquerade: {}",
+            "bridge: {}",
+            "passt: {}",
+            "binding: {name: managed}",
+        ] {
+            let guest = guest(binding, &registry);
+            let spec = net_spec(&guest, OWNER).unwrap();
+            assert_eq!(spec.nics[0].wiring, Wiring::Down, "{binding}");
+            assert_eq!(spec.nics[0].tap, "tap0");
+            assert!(needs_tap(&guest), "{binding}");
+            assert_eq!(notes(&guest), [""; 0], "{binding}");
+            let explained = crate::binding::explain(&guest, &[]);
+            assert!(explained[0].ip_from.starts_with("nobody"), "{explained:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_of_somebody_elses_is_refused() {
+        let registry = parse(
+            "proxy: {sidecarImage: i}\nmacvtap: {domainAttachmentType: tap}",
+            "FILE",
+        )
+        .unwrap();
+        for name in ["proxy", "macvtap"] {
+            let guest = guest(&format!("binding: {{name: {name}}}"), &registry);
+            let refused = net_spec(&guest, OWNER).unwrap_err().to_string();
+            assert!(
+                refused.contains("interfaces[0].state: down is not possible here"),
+                "{refused}"
+            );
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Where the guest finds its NICs on its PCI bus, and how it is told which of them is which.
+//!
+//! cloud-hypervisor sets aside the slots that its configuration names and gives the others out in a fixed order: disks,
+//! virtio NICs, everything else of virtio, functions. A NIC has a slot of its own in the configuration where the manifest
+//! asks for one (`pciAddress`); and where the guest is told of its tagged NICs (`tag`, in the metadata of
+//! `cloudInitConfigDrive`), so that what it is told is so: virtio NICs then have the slots that they would have had
+//! anyway, and functions the last ones, which keeps all of them in the manifest's order.
+
+use serde::Serialize;
+
+use super::Attachment;
+use crate::spec::{CloudInitSource, GuestSpec, Interface, PciAddress, VolumeSource};
+
+/// cloud-hypervisor's most.
+const SEGMENTS: u16 = 96;
+/// Of a segment; the host bridge has the first.
+const SLOTS: u8 = 32;
+
+/// A device that the manifest tags, as KubeVirt's metadata has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TaggedDevice {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    bus: &'static str,
+    /// In the guest.
+    address: String,
+    /// Of a virtio NIC; that of a function is not ours to know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+    tags: [String; 1],
+}
+
+#[cfg(test)]
+impl TaggedDevice {
+    pub(crate) fn of_nic(address: &str, mac: Option<&str>, tag: &str) -> Self {
+        Self {
+            kind: "nic",
+            bus: "pci",
+            address: address.to_owned(),
+            mac: mac.map(str::to_owned),
+            tags: [tag.to_owned()],
+        }
+    }
+}
+
+/// Why the guest's PCI has no such place.
+pub(crate) fn misplaced(wanted: PciAddress) -> Option<String> {
+    if wanted.bus != 0 || wanted.function != 0 {
+        return Some(format!(
+            "cloud-hypervisor has bus 00 and function 0 alone, found {wanted}"
+        ));
+    }
+    if wanted.domain >= SEGMENTS {
+        return Some(format!("cloud-hypervisor has domains up to {:04x}", SEGMENTS - 1));
+    }
+    (wanted.slot == 0).then(|| format!("slot 00 is the host bridge's, found {wanted}"))
+}
+
+/// Whether the guest has somewhere to read of its tags, and any.
+pub(crate) fn are_told(guest: &GuestSpec) -> bool {
+    let config_drive = guest.disks.iter().any(|disk| match &disk.volume.source {
+        VolumeSource::CloudInit(seed) => seed.source == CloudInitSource::ConfigDrive,
+        _ => false,
+    });
+    config_drive && guest.interfaces.iter().any(|interface| interface.tag.is_some())
+}
+
+/// Gives the NICs their places.
+pub(super) fn place(guest: &GuestSpec, attachments: &mut [Attachment]) {
+    let wanted = |name: &str| guest.interfaces.iter().find(|one| one.name == name)?.pci_address;
+    for attachment in attachments.iter_mut() {
+        if let Some(address) = wanted(attachment.device.name()) {
+            attachment.device.put(address);
+        }
+    }
+    if !are_told(guest) {
+        return;
+    }
+    let mut free = Free::besides(guest);
+    // Disks come before.
+    for _ in &guest.disks {
+        free.first();
+    }
+    for attachment in attachments.iter_mut() {
+        if !attachment.device.is_function()
+            && attachment.device.place().is_none()
+            && let Some(slot) = free.first()
+        {
+            attachment.device.put(slot);
+        }
+    }
+    for attachment in attachments.iter_mut().rev() {
+        if attachment.device.is_function()
+            && attachment.device.place().is_none()
+            && let Some(slot) = free.last()
+        {
+            attachment.device.put(slot);
+        }
+    }
+}
+
+/// Slots of segment 0 that nobody has asked for.
+struct Free(Vec<u8>);
+
+impl Free {
+    fn besides(guest: &GuestSpec) -> Self {
+        let taken = |slot: &u8| {
+            let addresses = guest
+                .interfaces
+                .iter()
+                .filter_map(|interface| interface.pci_address);
+            addresses
+                .into_iter()
+                .any(|address| address.domain == 0 && address.slot == *slot)
+        };
+        Self((1..SLOTS).filter(|slot| !taken(slot)).collect())
+    }
+
+    fn first(&mut self) -> Option<PciAddress> {
+        (!self.0.is_empty()).then(|| at(self.0.remove(0)))
+    }
+
+    fn last(&mut self) -> Option<PciAddress> {
+        self.0.pop().map(at)
+    }
+}
+
+fn at(slot: u8) -> PciAddress {
+    PciAddress {
+        domain: 0,
+        bus: 0,
+        slot,
+        function: 0,
+    }
+}
+
+/// The tagged NICs, in the manifest's order.
+pub(crate) fn tagged(guest: &GuestSpec, attachments: &[Attachment]) -> Vec<TaggedDevice> {
+    let tell = |interface: &Interface| {
+        let tag = interface.tag.clone()?;
+        let attachment = attachments
+            .iter()
+            .find(|attachment| attachment.device.name() == interface.name)?;
+        Some(TaggedDevice {
+            kind: "nic",
+            bus: "pci",
+            address: attachment.device.place()?.to_string(),
+            mac: attachment.device.mac().map(str::to_owned),
+            tags: [tag],
+        })
+    };
+    guest.interfaces.iter().filter_map(tell).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::Device;
+    use crate::spec::Mac;
+    use crate::vfio::Access;
+    use crate::vmm::config::{DeviceConfig, NetConfig};
+
+    fn guest(interfaces: &str, source: &str) -> GuestSpec {
+        let manifest = format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: web}},
+              spec: {{domain: {{memory: {{guest: 256Mi}}, devices: {{interfaces: [{interfaces}]}}}},
+              networks: [{{name: a, pod: {{}}}}, {{name: b, multus: {{networkName: b}}}}, {{name: c, multus: {{networkName: c}}}}],
+              volumes: [{{name: root, emptyDisk: {{capacity: 1Gi}}}}, {{name: seed, {source}: {{userData: u}}}}]}}}}"
+        );
+        crate::spec::load(&manifest)
+            .unwrap_or_else(|refusals| panic!("{refusals}"))
+            .spec
+    }
+
+    fn devices(guest: &GuestSpec) -> Vec<Attachment> {
+        let attachment = |interface: &Interface| Attachment {
+            device: match interface.binding {
+                crate::spec::Binding::Sriov => Device::Vfio(DeviceConfig::function(
+                    &interface.name,
+                    "0000:01:10.0".parse().unwrap(),
+                    interface.pci_address,
+                    Access::Group,
+                )),
+                _ => Device::Net(NetConfig::without_backend(
+                    &interface.name,
+                    Mac([2, 0, 0, 0, 0, 1]),
+                )),
+            },
+            server: None,
+            passt: None,
+        };
+        let mut attachments: Vec<_> = guest.interfaces.iter().map(attachment).collect();
+        place(guest, &mut attachments);
+        attachments
+    }
+
+    fn places(attachments: &[Attachment]) -> Vec<Option<String>> {
+        let place = |attachment: &Attachment| attachment.device.place().map(|place| place.to_string());
+        attachments.iter().map(place).collect()
+    }
+
+    const TAGGED: &str =
+        "{name: a, masquerade: {}}, {name: b, bridge: {}, tag: red}, {name: c, sriov: {}, tag: blue}";
+
+    #[test]
+    fn tagged_nics_are_told_where_they_are() {
+        let guest = guest(TAGGED, "cloudInitConfigDrive");
+        let attachments = devices(&guest);
+        // Slots 1 and 2 are the disks'.
+        let expected = ["0000:00:03.0", "0000:00:04.0", "0000:00:1f.0"];
+        assert_eq!(places(&attachments), expected.map(|place| Some(place.to_owned())));
+        assert_eq!(
+            serde_json::to_value(tagged(&guest, &attachments)).unwrap(),
+            serde_json::json!([
+                {"type": "nic", "bus": "pci", "address": "0000:00:04.0", "mac": "02:00:00:00:00:01", "tags": ["red"]},
+                {"type": "nic", "bus": "pci", "address": "0000:00:1f.0", "tags": ["blue"]},
+            ])
+        );
+    }
+
+    #[test]
+    fn a_slot_that_is_asked_for_is_nobody_elses() {
+        let interfaces = TAGGED
+            .replace("tag: red", "tag: red, pciAddress: 0000:00:03.0")
+            .replace("tag: blue", "tag: blue, pciAddress: 0001:00:1f.0");
+        let guest = guest(&interfaces, "cloudInitConfigDrive");
+        let expected = ["0000:00:04.0", "0000:00:03.0", "0001:00:1f.0"];
+        assert_eq!(
+            places(&devices(&guest)),
+            expected.map(|place| Some(place.to_owned()))
+        );
+    }
+
+    #[test]
+    fn without_a_place_to_read_it_everything_stays_as_it_was() {
+        let guest = guest(TAGGED, "cloudInitNoCloud");
+        assert!(!are_told(&guest));
+        assert_eq!(places(&devices(&guest)), [None, None, None]);
+    }
+
+    #[test]
+    fn places_that_the_guests_pci_has_not() {
+        let problem = |address: &str| misplaced(address.parse().unwrap());
+        for address in ["0000:81:01.0", "0000:00:01.1", "0060:00:01.0", "0000:00:00.0"] {
+            assert!(problem(address).is_some(), "{address}");
+        }
+        for address in ["0000:00:01.0", "005f:00:1f.0"] {
+            assert_eq!(problem(address), None);
+        }
+    }
+}
