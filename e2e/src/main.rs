@@ -15,6 +15,7 @@ mod process;
 mod programs;
 mod report;
 mod scenarios;
+mod schema;
 #[path = "standin/script.rs"]
 mod standin_script;
 

@@ -268,6 +268,8 @@ impl Pod {
     }
 
     pub(crate) fn hawser_as(&self, entry: &Entry, verb: &str, vmi: &Value, args: &[&str]) -> Result<Process> {
+        let plugins = args.iter().skip_while(|arg| **arg != "--bindings").nth(1);
+        crate::schema::hold(&self.programs.hawser, vmi, plugins.copied())?;
         let mut all = vec!["--vmi", "-"];
         all.extend(args);
         let mut process = Process::spawn("hawser", &mut self.hawser_command(entry, verb, &all)?)?;

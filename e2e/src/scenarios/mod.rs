@@ -7,9 +7,12 @@ mod bridge_pod;
 mod clients;
 mod cni;
 mod convergence;
+mod cpus;
 mod datapath;
 mod disks;
 mod double;
+mod down;
+mod examples;
 mod faults;
 mod guard;
 mod input;
@@ -60,6 +63,9 @@ pub(crate) fn run(report: &mut Report, filter: Option<&str>, hawser: Result<Path
 const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("stand-in", double::SCENARIOS),
     ("input", input::SCENARIOS),
+    ("examples", examples::SCENARIOS),
+    ("cpus", cpus::SCENARIOS),
+    ("link down", down::SCENARIOS),
     ("disks", disks::SCENARIOS),
     ("clients", clients::SCENARIOS),
     ("datapath", datapath::SCENARIOS),

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use super::agent::{Lab, RESULTS};
+use super::agent::{Lab, PAYLOAD, RESULTS};
 use super::console::Console;
 use super::prepare::{GUEST_IMAGE, LAUNCHER, NETWORK, SANDBOX, podman};
 use crate::lab::process::output;
+use crate::schema;
 
 /// What a pod allows its launcher.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +143,7 @@ impl<'a> Pod<'a> {
 
     /// Writes the manifest that the launcher containers of this pod read.
     pub(crate) fn set_manifest(&self, vmi: &serde_json::Value) -> Result<()> {
+        schema::hold(&Path::new(PAYLOAD).join("build/out/usr/bin/hawser"), vmi, None)?;
         Ok(fs::write(
             self.dir.join("vmi.json"),
             serde_json::to_vec_pretty(vmi)?,
