@@ -68,7 +68,7 @@ enum Command {
         /// Over IPv6, for the bindings that have to do with addresses
         #[arg(long, requires = "datapath")]
         ipv6: bool,
-        /// 15 by default, 7 for the datapath
+        /// 15 by default, 20 for the datapath
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         rounds: Option<u16>,
         #[command(flatten)]
@@ -138,7 +138,7 @@ fn run(command: Command) -> Result<ExitCode> {
             launcher,
         } => {
             let order = lab::Order {
-                rounds: rounds.unwrap_or(7).into(),
+                rounds: rounds.unwrap_or(20).into(),
                 ipv6,
                 bindings: only,
             };

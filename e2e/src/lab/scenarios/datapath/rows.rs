@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::byhand::{ByHand, backend, options, script};
-use super::{Bench, Ours, Pair};
+use super::{Bench, Ours, Round};
 use crate::bench::load::PORTS;
 use crate::lab::node::pod::{Extra, FORWARD_IPV6, Pod, ROOT, UNPRIVILEGED};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
@@ -15,8 +15,7 @@ use crate::lab::process::output;
 use crate::lab::scenarios::sriov_card::{self, Card};
 use crate::lab::scenarios::{bridge, plugins, sriov, vmi};
 
-/// By hand and hawser's, of each round.
-type Found = Result<Vec<Pair<[f64; 4]>>>;
+type Found = Result<Vec<Round>>;
 
 pub(super) struct Row {
     pub(super) binding: &'static str,
