@@ -15,14 +15,7 @@ use landlock::{
 /// The newest whose rights the crate and the kernels of today know; older kernels take what they know of it.
 const NEWEST: ABI = ABI::V5;
 /// The program, what it loads, and what it reads of the kernel's limits. Absent ones are left out.
-const READ: [&str; 6] = [
-    "/usr",
-    "/lib",
-    "/lib64",
-    "/etc/ld.so.cache",
-    "/proc/sys/fs",
-    "/proc/self",
-];
+const READ: [&str; 5] = ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/proc/sys/fs"];
 
 /// What a process for `directory` may do with files; absent where the kernel has no landlock.
 pub(super) fn ruleset(program: &Path, directory: &Path, readonly: bool) -> io::Result<Option<OwnedFd>> {
