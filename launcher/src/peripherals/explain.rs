@@ -120,3 +120,35 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_is_explained_and_keeps_the_guest_where_it_is() {
+        let manifest = include_str!("../spec/testdata/minimal.yaml").replace(
+            "      rng: {}",
+            "      rng: {}
+      autoattachVSOCK: true
+      gpus: [{name: g, deviceName: x.io/gpu}]
+      hostDevices: [{name: h, deviceName: x.io/card}]
+      filesystems: [{name: keys, virtiofs: {}}]",
+        ) + "  volumes: [{name: keys, secret: {secretName: keys}}]\n";
+        let guest = crate::spec::load(&manifest).unwrap().spec;
+        let devices = ["GPU g", "host device h", "file system keys", "vsock, CID 3"];
+        let obstacles = obstacles(&guest);
+        assert_eq!(obstacles.len(), devices.len(), "{obstacles:?}");
+        let shown = text(&explain(&guest));
+        for (device, obstacle) in devices.iter().zip(&obstacles) {
+            assert!(obstacle.starts_with(&format!("{device}: ")), "{obstacle}");
+            assert!(shown.contains(&format!("\n{device}\n  given by ")), "{shown}");
+        }
+        let whole = crate::migration::obstacles(&guest);
+        assert!(whole.ends_with(&obstacles), "{whole:?}");
+        assert!(
+            shown.contains("virtiofsd, from spec.volumes[0].secret, read-only"),
+            "{shown}"
+        );
+    }
+}

@@ -630,7 +630,7 @@ spec:
       filesystems: [{name: data, virtiofs: {}}]
       interfaces:";
         let volumes = "  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]\n";
-        let manifest = MANIFEST.replace("devices: {interfaces:", &format!("{devices}"));
+        let manifest = MANIFEST.replace("devices: {interfaces:", devices);
         let manifest = manifest.replace("masquerade: {}}]}", "masquerade: {}}]") + volumes;
         let guest = crate::spec::load(&manifest).unwrap().spec;
         let functions = Functions {
