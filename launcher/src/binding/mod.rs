@@ -21,9 +21,10 @@ use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 use crate::error::{ExitCode, Failure};
 use crate::migration::NicDescription;
 use crate::passt::Frontend;
+use crate::peripherals::HostFunction;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac, Network};
+use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac, Network, PciAddress};
 use crate::vfio::Access;
 use crate::vmm::config::NetConfig;
 
@@ -127,7 +128,17 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Functions {
     pub(crate) vfs: Vec<Vf>,
+    /// Those that are no interface's.
+    pub(crate) host: Vec<HostFunction>,
     pub(crate) access: Access,
+}
+
+impl Functions {
+    pub(crate) fn addresses(&self) -> Vec<PciAddress> {
+        let vfs = self.vfs.iter().map(|vf| vf.address);
+        vfs.chain(self.host.iter().map(|function| function.address))
+            .collect()
+    }
 }
 
 /// A NIC on a TAP of ours, with our server where there is anything to tell.

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use crate::binding::TaggedDevice;
 
-pub(crate) use find::find;
+pub(crate) use find::{find, volume_place};
 pub(crate) use make::{clear, make};
 pub(crate) use seed::Seed;
 
