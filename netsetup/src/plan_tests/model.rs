@@ -214,14 +214,10 @@ prop_compose! {
         queue_pairs in 1_u16..=8,
         guest_mac: Option<[u8; 6]>,
         id in prop::sample::select(&[0_u32, 107][..]),
-        down in prop::bool::weighted(0.2),
     ) -> NetSpec {
         let mut spec = spec();
         let (v4, v6) = (v4.parse().unwrap(), v6.parse().unwrap());
         *masquerade(&mut spec) = Masquerade { v4, v6, v6_required, ports, istio };
-        if down {
-            spec.nics[0].wiring = Wiring::Down;
-        }
         spec.nics[0].queue_pairs = queue_pairs;
         spec.nics[0].guest_mac = guest_mac;
         spec.owner = Owner { uid: id, gid: id };
@@ -260,22 +256,54 @@ proptest! {
     fn whatever_a_killed_start_left_the_next_one_ends_as_in_a_fresh_pod(
         pod in some_pod(), first in some_spec(), spec in some_spec(), killed_after in 0_usize..20,
     ) {
-        let Ok(wanted) = Plan::new(&spec, &pod) else { return Ok(()) };
-        let mut fresh = Model::new(pod.clone());
-        fresh.apply(&wanted);
-
-        let mut model = Model::new(pod.clone());
-        let mut journal = Journal::default();
-        if let Ok(plan) = Plan::new(&first, &pod) {
-            plan.steps.iter().take(killed_after).for_each(|step| model.perform(step));
-            journal = plan.journal;
-        }
-        let plan = Plan::new(&spec, &model.observed).unwrap();
-        model.apply(&plan);
-        prop_assert_eq!(&model, &fresh);
-
-        let journal = plan.journal.after(journal);
-        model.take_back(&journal);
-        prop_assert_eq!(model, Model::new(pod));
+        converges(pod, &first, &spec, killed_after)?;
     }
+
+    /// A pod's manifest does not change: both starts want the link down.
+    #[test]
+    fn so_does_a_link_that_is_down(
+        pod in some_pod(), first in some_spec(), spec in some_spec(), killed_after in 0_usize..4,
+    ) {
+        let down = |mut spec: NetSpec| {
+            spec.nics[0].wiring = Wiring::Down;
+            spec
+        };
+        let (first, spec) = (down(first), down(spec));
+        let mut model = Model::new(pod.clone());
+        let plan = Plan::new(&spec, &pod).unwrap();
+        model.apply(&plan);
+        prop_assert_eq!(Plan::new(&spec, &model.observed).unwrap().steps, []);
+        converges(pod, &first, &spec, killed_after)?;
+    }
+}
+
+fn converges(
+    pod: Observed,
+    first: &NetSpec,
+    spec: &NetSpec,
+    killed_after: usize,
+) -> Result<(), TestCaseError> {
+    let Ok(wanted) = Plan::new(spec, &pod) else {
+        return Ok(());
+    };
+    let mut fresh = Model::new(pod.clone());
+    fresh.apply(&wanted);
+
+    let mut model = Model::new(pod.clone());
+    let mut journal = Journal::default();
+    if let Ok(plan) = Plan::new(first, &pod) {
+        plan.steps
+            .iter()
+            .take(killed_after)
+            .for_each(|step| model.perform(step));
+        journal = plan.journal;
+    }
+    let plan = Plan::new(spec, &model.observed).unwrap();
+    model.apply(&plan);
+    prop_assert_eq!(&model, &fresh);
+
+    let journal = plan.journal.after(journal);
+    model.take_back(&journal);
+    prop_assert_eq!(model, Model::new(pod));
+    Ok(())
 }
