@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::running::exit_code;
-use crate::pods::{Pod, PodSpec, Privileges, vmi};
+use crate::pods::{Pod, PodSpec, Privileges, set, vmi};
 use crate::process::Process;
 use crate::report::{Scenario, Skip};
 
@@ -133,7 +133,7 @@ fn ours(path: &str) -> Result<Value> {
         "spec.instancetype" | "spec.preference" => {
             let mut machine = in_machine(&vmi);
             let field = within.trim_start_matches("spec.");
-            machine["spec"][field] = json!({"name": "small"});
+            set(&mut machine, &format!("/spec/{field}"), json!({"name": "small"}));
             return Ok(machine);
         }
         _ => match within.rsplit_once('.') {
@@ -141,7 +141,7 @@ fn ours(path: &str) -> Result<Value> {
             _ => bail!("{path} is refused by the table, and this test has no manifest for it"),
         },
     };
-    vmi.pointer_mut(parent).context("the manifest's own shape")?[field] = value;
+    set(&mut vmi, &format!("{parent}/{field}"), value);
     Ok(if in_template.is_some() {
         in_machine(&vmi)
     } else {
@@ -155,8 +155,8 @@ fn in_machine(vmi: &Value) -> Value {
         "kind": "VirtualMachine",
         "metadata": {"name": "machine"},
         "spec": {"template": {
-            "metadata": {"annotations": vmi["metadata"]["annotations"]},
-            "spec": vmi["spec"],
+            "metadata": {"annotations": vmi.pointer("/metadata/annotations")},
+            "spec": vmi.get("spec"),
         }},
     })
 }
