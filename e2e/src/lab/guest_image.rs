@@ -131,7 +131,7 @@ pub(crate) fn with_load(dir: &Path, node: &NodeImage) -> Result<()> {
 
 /// Takes the ELF file out of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length):
 /// cloud-hypervisor enters a kernel by the PVH note, which only the ELF file carries.
-fn extract_kernel(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
+pub(super) fn extract_kernel(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
     let image = fs::read(vmlinuz)?;
     let payload = payload(&image).with_context(|| format!("{} is no bzImage", vmlinuz.display()))?;
     if !payload.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {

@@ -16,7 +16,7 @@ use super::events::{Event, REQUEST, Request};
 use super::node_image::NodeImage;
 use super::process::progress;
 use super::qemu::Node;
-use super::{debian, guest_image, payload, scenarios, vmm};
+use super::{debian, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to the agent's first word. 10 s on two idle cores.
@@ -30,6 +30,7 @@ pub(crate) const GROUP: &str = "lab";
 pub(crate) fn setup() -> Result<()> {
     debian::install_machine_packages()?;
     let cache = Cache::open()?;
+    debian_guest::get(&cache)?;
     NodeImage::get(&cache)?;
     match vmm::find(&cache) {
         Ok(path) => progress(format!(
@@ -42,18 +43,15 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-/// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report. One that
-/// has to be named is run for its whole name.
+/// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report.
 pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary) {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
-    let mut names: Vec<&str> = scenarios::ALL
+    let names: Vec<&str> = scenarios::ALL
         .iter()
+        .chain(scenarios::DEBIAN)
         .map(|s| s.name)
         .filter(|name| wanted(name))
         .collect();
-    if filters.iter().any(|filter| filter == scenarios::DEBIAN.name) {
-        names.push(scenarios::DEBIAN.name);
-    }
     if !names.is_empty() {
         run_named(report, &names, binary, false);
     }
@@ -151,7 +149,9 @@ fn prepare(
     let hawser = launcher(binary)?;
     let image = NodeImage::get(&cache)?;
     let payload = cache.scratch("payload")?;
-    let debian = names.contains(&scenarios::DEBIAN.name);
+    let debian = scenarios::DEBIAN
+        .iter()
+        .any(|scenario| names.contains(&scenario.name));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
     let request = Request {
         scenarios: names.iter().map(|&name| name.to_owned()).collect(),
