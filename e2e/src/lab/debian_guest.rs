@@ -13,9 +13,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::cache::Cache;
+use super::cpio::Archive;
 use super::debian;
 use super::disk_image;
-use super::guest_image::extract_kernel;
+use super::guest_image::{extract_kernel, unpack_module};
 use super::node_image::newest;
 use super::process::{output, progress};
 
@@ -34,7 +35,12 @@ pub(crate) struct Make {
 pub(crate) const NETWORKD: Make = Make {
     name: "networkd",
     root: "/dev/vda2",
-    packages: &["cloud-init", "systemd-boot-efi", "systemd-resolved", "systemd-ukify"],
+    packages: &[
+        "cloud-init",
+        "systemd-boot-efi",
+        "systemd-resolved",
+        "systemd-ukify",
+    ],
     set_up: |root| {
         enable(root, &["systemd-networkd", "systemd-resolved"])?;
         let resolv = root.join("etc/resolv.conf");
@@ -97,11 +103,13 @@ const HOUSEKEEPING: &[&str] = &[
     "dpkg-db-backup.timer",
     "fstrim.timer",
     "systemd-pstore.service",
+    "getty@tty1.service",
+    "serial-getty@ttyS0.service",
 ];
 
-/// What the kernel needs to find its root file system, and nothing more.
-const INITRAMFS_MODULES: &str = "virtio_pci\nvirtio_blk\next4\n";
-const INITRAMFS_SETTINGS: &str = "MODULES=list\nFSTYPE=ext4\nCOMPRESS=gzip\n";
+const INITRAMFS_INIT: &str = include_str!("../../../images/debian/initramfs-init");
+/// Debian builds ext4 and PCI's virtio in.
+const INITRAMFS_MODULE: &str = "kernel/drivers/block/virtio_blk.ko";
 
 /// The directory with all makes.
 pub(crate) fn get(cache: &Cache) -> Result<PathBuf> {
@@ -109,8 +117,8 @@ pub(crate) fn get(cache: &Cache) -> Result<PathBuf> {
         INTERFACES,
         SERVICE,
         RUN,
-        INITRAMFS_MODULES,
-        INITRAMFS_SETTINGS,
+        INITRAMFS_INIT,
+        INITRAMFS_MODULE,
         COMMAND_LINE,
     ]
     .map(str::as_bytes)
@@ -132,9 +140,8 @@ fn make_all(dir: &Path) -> Result<()> {
     let base = dir.join("base");
     debian::make_system(&base, BASE)?;
     finish_base(&base)?;
-    let initrd = make_initramfs(&base)?;
+    fs::write(dir.join(INITRAMFS), make_initramfs(&base)?)?;
     extract_kernel(&newest(&base.join("boot"), "vmlinuz-")?, &dir.join(KERNEL))?;
-    fs::copy(&initrd, dir.join(INITRAMFS))?;
     for make in MAKES {
         progress(format!("making the Debian guest {}", make.name));
         let root = dir.join("root");
@@ -144,7 +151,7 @@ fn make_all(dir: &Path) -> Result<()> {
         let image = dir.join(make.name).join(DISK);
         fs::create_dir_all(image.with_file_name(""))?;
         if make.root == NETWORKD.root {
-            let loader = unified_kernel(&root, make)?;
+            let loader = unified_kernel(&root, make, &dir.join(INITRAMFS))?;
             disk_image::partitioned(&root, &loader, &image)?;
         } else {
             disk_image::plain(&root, &image)?;
@@ -196,27 +203,35 @@ fn finish(root: &Path, make: &Make) -> Result<()> {
     Ok(())
 }
 
-fn make_initramfs(root: &Path) -> Result<PathBuf> {
-    fs::write(root.join("etc/initramfs-tools/modules"), INITRAMFS_MODULES)?;
-    let settings = root.join("etc/initramfs-tools/conf.d/small");
-    fs::write(settings, INITRAMFS_SETTINGS)?;
-    in_root(root, &["update-initramfs", "-u", "-k", "all"])?;
-    newest(&root.join("boot"), "initrd.img-")
+fn make_initramfs(root: &Path) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for path in ["bin", "dev", "proc", "root"] {
+        archive.directory(path);
+    }
+    // The kernel opens the console before init has mounted anything.
+    archive.character_device("dev/console", 5, 1);
+    archive.file("bin/busybox", 0o755, &fs::read(root.join("usr/bin/busybox"))?);
+    archive.file("init", 0o755, INITRAMFS_INIT.as_bytes());
+    let modules = newest(&root.join("usr/lib/modules"), "")?;
+    archive.file(
+        "virtio_blk.ko",
+        0o644,
+        &unpack_module(&modules.join(INITRAMFS_MODULE))?,
+    );
+    Ok(archive.finish())
 }
 
-fn unified_kernel(root: &Path, make: &Make) -> Result<PathBuf> {
-    let in_boot = |prefix: &str| -> Result<String> {
-        let path = newest(&root.join("boot"), prefix)?;
-        let name = path.file_name().unwrap_or_default();
-        Ok(format!("/boot/{}", name.to_string_lossy()))
-    };
+fn unified_kernel(root: &Path, make: &Make, initramfs: &Path) -> Result<PathBuf> {
+    fs::copy(initramfs, root.join("boot").join(INITRAMFS))?;
+    let kernel = newest(&root.join("boot"), "vmlinuz-")?;
+    let kernel = kernel.file_name().unwrap_or_default().to_string_lossy();
     in_root(
         root,
         &[
             "ukify",
             "build",
-            &format!("--linux={}", in_boot("vmlinuz-")?),
-            &format!("--initrd={}", in_boot("initrd.img-")?),
+            &format!("--linux=/boot/{kernel}"),
+            &format!("--initrd=/boot/{INITRAMFS}"),
             &format!("--cmdline=root={} {COMMAND_LINE}", make.root),
             "--output=/boot/loader.efi",
         ],
