@@ -32,7 +32,8 @@ write_files:
 - path: /srv/guest/www/from-user-data
   content: written by cloud-init
 runcmd:
-- echo \"guest: cloud-init ran on $(hostname)\" > /dev/ttyS0
+- |
+  echo \"guest: cloud-init ran on $(hostname)\" > /dev/ttyS0
 ";
 
 /// Fails where it is not this client that the guest has its addresses from.
@@ -219,6 +220,8 @@ fn launch<'a>(pod: &'a Pod<'_>, make: &Make) -> Result<Launcher<'a>> {
 }
 
 fn cloud_init_took_effect(lab: &Lab, pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
+    lab.step("waiting for cloud-init to begin");
+    launcher.console.wait_for("Cloud-init v.", STAGE)?;
     lab.step("waiting for cloud-init to have run the user data");
     let line = launcher.console.wait_for("guest: cloud-init ran on", STAGE)?;
     ensure!(
