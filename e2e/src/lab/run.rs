@@ -44,15 +44,19 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-/// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report.
+/// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report. One that
+/// has to be named is run for its whole name.
 pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary) {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
-    let names: Vec<&str> = scenarios::ALL
+    let mut names: Vec<&str> = scenarios::ALL
         .iter()
         .chain(scenarios::DEBIAN)
         .map(|s| s.name)
         .filter(|name| wanted(name))
         .collect();
+    if filters.iter().any(|filter| filter == scenarios::UEFI.name) {
+        names.push(scenarios::UEFI.name);
+    }
     if !names.is_empty() {
         run_named(report, &names, binary, false);
     }
@@ -152,6 +156,7 @@ fn prepare(
     let payload = cache.scratch("payload")?;
     let debian = scenarios::DEBIAN
         .iter()
+        .chain([scenarios::UEFI])
         .any(|scenario| names.contains(&scenario.name));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
     let request = Request {

@@ -18,8 +18,6 @@ use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 use crate::lab::node::{Lab, PAYLOAD};
 use crate::report::Skip;
 
-pub(crate) const UEFI: &str = "debian_boots_by_uefi_with_cloud_init";
-
 /// From one thing that a guest is waited for to the next, on a processor that is emulated.
 const STAGE: Duration = Duration::from_secs(280);
 
@@ -46,9 +44,7 @@ fn client(make: &Make) -> &'static str {
         "ifupdown" => {
             "busybox pidof dhclient && ls /var/lib/dhcp/dhclient.eth0.leases /var/lib/dhcp/dhclient6.eth0.leases"
         }
-        _ => {
-            "systemctl is-active NetworkManager && nmcli --terse device status"
-        }
+        _ => "systemctl is-active NetworkManager && nmcli --terse device status",
     }
 }
 

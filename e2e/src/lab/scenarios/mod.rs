@@ -215,12 +215,14 @@ pub(crate) const DEBIAN: &[Scenario<Lab>] = &[
         name: "debian_dhcpcd_bridged",
         run: debian::bridged,
     },
-    // Last: where the node's emulator does not survive it, nothing else is lost.
-    Scenario {
-        name: debian::UEFI,
-        run: debian::boots_by_uefi,
-    },
 ];
+
+/// Run only when it is named. QEMU's emulation of SVM ended the node while firmware ran in a guest, and whether what the
+/// scenario does against that is enough has not been seen.
+pub(crate) const UEFI: &Scenario<Lab> = &Scenario {
+    name: "debian_boots_by_uefi_with_cloud_init",
+    run: debian::boots_by_uefi,
+};
 
 /// Shown by `cargo e2e demo`.
 pub(crate) const DEMO: &Scenario<Lab> = &Scenario {
@@ -237,6 +239,6 @@ pub(crate) const BENCH: &Scenario<Lab> = &Scenario {
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
     ALL.iter()
         .chain(DEBIAN)
-        .chain([DEMO, BENCH])
+        .chain([UEFI, DEMO, BENCH])
         .find(|scenario| scenario.name == name)
 }
