@@ -85,6 +85,11 @@ pub(crate) fn make_system(root: &Path, packages: &[&str]) -> Result<()> {
     fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
     make_executable(&policy)?;
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
+    install(root, packages)
+}
+
+/// Adds `packages` to a system of [`make_system`]'s.
+pub(crate) fn install(root: &Path, packages: &[&str]) -> Result<()> {
     for arguments in [&["update"][..], &["install", "--yes", "--no-install-recommends"]] {
         let names = if arguments.len() > 1 { packages } else { &[] };
         shown(

@@ -80,21 +80,27 @@ pub(crate) fn make(dir: &Path, node: &NodeImage) -> Result<()> {
         archive.file(path, *permissions, content.as_bytes());
     }
     for module in MODULES {
-        let compressed = node.modules()?.join(format!("{module}.xz"));
-        let unpacked = Command::new("xz").arg("-dc").arg(&compressed).output()?;
-        if !unpacked.status.success() {
-            bail!(
-                "cannot unpack {}: {}",
-                compressed.display(),
-                String::from_utf8_lossy(&unpacked.stderr)
-            );
-        }
+        let unpacked = unpack_module(&node.modules()?.join(module))?;
         let name = module.rsplit('/').next().unwrap_or(module);
-        archive.file(&format!("modules/{name}"), 0o644, &unpacked.stdout);
+        archive.file(&format!("modules/{name}"), 0o644, &unpacked);
     }
     // Not compressed: unpacking costs an emulated processor more than reading does.
     fs::write(dir.join("initrd.img"), archive.finish())?;
     Ok(())
+}
+
+/// `module` is the path without the ending of a compressed one.
+pub(super) fn unpack_module(module: &Path) -> Result<Vec<u8>> {
+    let compressed = module.with_extension("ko.xz");
+    let unpacked = Command::new("xz").arg("-dc").arg(&compressed).output()?;
+    if !unpacked.status.success() {
+        bail!(
+            "cannot unpack {}: {}",
+            compressed.display(),
+            String::from_utf8_lossy(&unpacked.stderr)
+        );
+    }
+    Ok(unpacked.stdout)
 }
 
 /// What the load program needs of the node's system, with the names that it looks for.
@@ -134,7 +140,7 @@ pub(crate) fn with_load(dir: &Path, node: &NodeImage) -> Result<()> {
 
 /// Takes the ELF file out of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length):
 /// cloud-hypervisor enters a kernel by the PVH note, which only the ELF file carries.
-fn extract_kernel(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
+pub(super) fn extract_kernel(vmlinuz: &Path, vmlinux: &Path) -> Result<()> {
     let image = fs::read(vmlinuz)?;
     let payload = payload(&image).with_context(|| format!("{} is no bzImage", vmlinuz.display()))?;
     if !payload.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {

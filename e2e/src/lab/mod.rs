@@ -15,6 +15,7 @@ mod cache;
 mod cpio;
 mod debian;
 mod debian_guest;
+mod disk_image;
 mod events;
 mod firmware;
 mod guest_image;

@@ -20,7 +20,7 @@ const COLLECT: &str = include_str!("../../../images/launcher/collect");
 const NODE_INIT: &str = include_str!("../../../images/node/init");
 const CONTAINERFILE: &str = include_str!("../../../Containerfile");
 
-/// Fills `payload`. `hawser` is the launcher's binary; `debian` adds the large guest, for those who need it.
+/// Fills `payload`. `hawser` is the launcher's binary; `debian` adds the large guests, for those who need them.
 pub(crate) fn fill(
     payload: &Path,
     cache: &Cache,
@@ -42,10 +42,7 @@ pub(crate) fn fill(
     }
 
     if debian {
-        copy(
-            &debian_guest::get(cache)?,
-            &payload.join("debian").join(debian_guest::FILE),
-        )?;
+        add_debian(payload, &debian_guest::get(cache)?)?;
     }
     let sidecars = payload.join("sidecars");
     copy(
@@ -87,6 +84,24 @@ pub(crate) fn fill(
             .arg(runtime)
             .arg(payload.join("runtime")),
     )?;
+    Ok(())
+}
+
+/// The disks linked, not copied: some hundred MiB each, and the node cannot write to them. The kernel to that of the other
+/// guest, which the node keeps on its own disk.
+fn add_debian(payload: &Path, made: &Path) -> Result<()> {
+    let disks = payload.join("debian");
+    output(
+        Command::new("cp")
+            .args(["--archive", "--link"])
+            .arg(made)
+            .arg(&disks),
+    )?;
+    for file in [debian_guest::KERNEL, debian_guest::INITRAMFS] {
+        let kernels = payload.join("guest/debian");
+        fs::create_dir_all(&kernels)?;
+        fs::rename(disks.join(file), kernels.join(file))?;
+    }
     Ok(())
 }
 

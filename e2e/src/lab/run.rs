@@ -17,7 +17,7 @@ use super::node_image::NodeImage;
 use super::process::progress;
 use super::qemu::Node;
 use super::scenarios::datapath::{ORDER, Order};
-use super::{debian, guest_image, payload, scenarios, vmm};
+use super::{debian, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to the agent's first word. 10 s on two idle cores.
@@ -31,6 +31,7 @@ pub(crate) const GROUP: &str = "lab";
 pub(crate) fn setup() -> Result<()> {
     debian::install_machine_packages()?;
     let cache = Cache::open()?;
+    debian_guest::get(&cache)?;
     NodeImage::get(&cache)?;
     match vmm::find(&cache) {
         Ok(path) => progress(format!(
@@ -49,11 +50,12 @@ pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBina
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
     let mut names: Vec<&str> = scenarios::ALL
         .iter()
+        .chain(scenarios::DEBIAN)
         .map(|s| s.name)
         .filter(|name| wanted(name))
         .collect();
-    if filters.iter().any(|filter| filter == scenarios::DEBIAN.name) {
-        names.push(scenarios::DEBIAN.name);
+    if filters.iter().any(|filter| filter == scenarios::UEFI.name) {
+        names.push(scenarios::UEFI.name);
     }
     if !names.is_empty() {
         run_named(report, &names, binary, false);
@@ -152,7 +154,10 @@ fn prepare(
     let hawser = launcher(binary)?;
     let image = NodeImage::get(&cache)?;
     let payload = cache.scratch("payload")?;
-    let debian = names.contains(&scenarios::DEBIAN.name);
+    let debian = scenarios::DEBIAN
+        .iter()
+        .chain([scenarios::UEFI])
+        .any(|scenario| names.contains(&scenario.name));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
     let request = Request {
         scenarios: names.iter().map(|&name| name.to_owned()).collect(),
