@@ -25,6 +25,7 @@ pub(crate) mod process;
 mod qemu;
 mod run;
 mod scenarios;
+mod virtiofsd;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};

@@ -4,6 +4,7 @@ mod bare;
 mod bridge;
 pub(crate) mod datapath;
 mod debian;
+mod devices;
 mod disks;
 mod image;
 mod leases;
@@ -117,6 +118,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "disks_of_every_source_and_a_kill",
         run: disks::every_source,
+    },
+    Scenario {
+        name: "devices_host_functions_shared_file_systems_and_vsock",
+        run: devices::all,
     },
     Scenario {
         name: "plugin_tap_a_macvtap",
