@@ -130,11 +130,32 @@ fn connections(service: SocketAddr) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
+/// What the guest runs.
+#[cfg(test)]
+#[path = "../bin/load.rs"]
+mod served;
+
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
+
+    #[test]
+    #[ignore = "needs root: the ports are low, and in a network namespace of the test's own"]
+    fn what_the_guests_program_serves_has_a_figure_each() {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        crate::process::output(std::process::Command::new("ip").args(["link", "set", "lo", "up"])).unwrap();
+        thread::spawn(served::main);
+        let guest = IpAddr::from(Ipv4Addr::LOCALHOST);
+        wait_for(guest, WAIT).unwrap();
+        for measure in &MEASURES {
+            let figure = measure.take(guest).unwrap();
+            assert!(figure.is_finite() && figure > 1.0, "{}: {figure}", measure.name);
+        }
+    }
 
     /// A guest of which connections come to nothing.
     fn mute() -> SocketAddr {

@@ -9,7 +9,7 @@ const BLOCK: usize = 64 << 10;
 
 type Service = fn(TcpStream) -> Result<()>;
 
-fn main() -> Result<()> {
+pub(crate) fn main() -> Result<()> {
     for (port, service) in [(7, echo as Service), (9, discard), (19, generate)] {
         // Also takes IPv4.
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;

@@ -33,7 +33,7 @@ pub(crate) const ORDER: &str = "bench.json";
 
 /// A binding's rounds end after this, so that all of it ends in time on a machine that is busy; but not before
 /// [`LEAST`] of them.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(60);
 const LEAST: usize = 5;
 
 /// What is to be measured.
