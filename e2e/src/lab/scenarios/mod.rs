@@ -168,10 +168,6 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: sidecar::vhost_user,
     },
     Scenario {
-        name: "sidecar_gives_a_tap",
-        run: sidecar::own_tap,
-    },
-    Scenario {
         name: "sidecar_killed_is_reported",
         run: sidecar::killed,
     },
