@@ -6,7 +6,7 @@
 mod console;
 mod drive;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub(crate) struct Job {
     pub(crate) nics: Vec<NicDescription>,
     /// Why the guest cannot migrate.
     pub(crate) obstacles: Vec<String>,
+    /// As the launchers compare it.
+    pub(crate) passt_version: Option<u32>,
 }
 
 /// A passt to be kept running behind a NIC.
@@ -92,6 +94,7 @@ impl Job {
             nics: self.nics.clone(),
             config: serde_json::to_value(&self.config).unwrap_or_default(),
             obstacles: self.obstacles.clone(),
+            passt_version: self.passt_version,
         }
     }
 }
@@ -203,9 +206,14 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     } = vmm;
     let mut job = job;
     // Before the VMM is told of them.
+    let mut handles = BTreeMap::new();
     let passts = std::mem::take(&mut job.passts)
         .into_iter()
-        .map(|passt| Ok((passt, passt::Frontend::listen(&job.directory)?)))
+        .map(|passt| {
+            let (frontend, handle) = passt::Frontend::listen(&job.directory)?;
+            handles.insert(passt.command.nic.clone(), handle);
+            Ok((passt, frontend))
+        })
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(|error| {
             Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
@@ -235,7 +243,8 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         Start::Receive(listener) => {
             let address = listener.address;
             let description = job.description(String::new());
-            let bound = Incoming::bind(listener, description, job.directory.clone(), arrive).await;
+            let (passts, directory) = (handles.clone(), job.directory.clone());
+            let bound = Incoming::bind(listener, description, passts, directory, arrive).await;
             let (incoming, socket) = bound.map_err(|error| {
                 Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
                     .because(error)
@@ -269,6 +278,9 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         servers: job.servers.clone(),
         end_servers,
         vmm_version: String::new(),
+        passts: handles,
+        restored: false,
+        plug_again: BTreeSet::new(),
         exited: None,
         job,
         send,
@@ -442,6 +454,14 @@ async fn take_out(api: Api, nic: String) {
             "{nic}: the NIC is down and could not be taken out: {}",
             chain(&error)
         );
+    }
+}
+
+/// Back into the guest, after it has been taken out.
+async fn put_back(api: Api, nic: Value) {
+    match api.add_net(&nic, Vec::new()).await {
+        Ok(()) => tracing::info!("the NIC is back in the guest"),
+        Err(error) => tracing::error!("the NIC could not be put back: {}", chain(&error)),
     }
 }
 
