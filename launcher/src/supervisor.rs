@@ -42,6 +42,8 @@ const PRESS_INTERVAL: Duration = Duration::from_secs(5);
 const OLDEST: u32 = 52;
 /// A server whose channel broke is started again after this.
 const SERVER_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries of an order that cloud-hypervisor does not take yet.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Everything the supervisor needs, decided beforehand.
 #[derive(Debug)]
@@ -455,6 +457,20 @@ async fn take_out(api: Api, nic: String) {
             chain(&error)
         );
     }
+}
+
+/// Out of a guest that has stayed. cloud-hypervisor says that the transfer has failed a moment before it takes orders for
+/// the guest again, and says nothing then.
+async fn take_out_after_migration(api: Api, nic: String) {
+    const TRIES: u32 = 100;
+    for _ in 1..TRIES {
+        match api.remove_device(&nic).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!("{nic}: not yet taken out: {}", chain(&error)),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    take_out(api, nic).await;
 }
 
 /// Back into the guest, after it has been taken out.

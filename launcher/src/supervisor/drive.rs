@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
-use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, serve_guest, take_out};
+use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, serve_guest, take_out_after_migration};
 use crate::binding::Server;
 use crate::control::{Answer, Board, Call, Order, Request};
 use crate::lifecycle::{Action, Event, Outcome, State};
@@ -226,7 +226,7 @@ impl Drive {
                 "{nic}: cloud-hypervisor had let go of the NIC for the migration: it is taken out of the guest and put back"
             );
             self.plug_again.insert(nic.clone());
-            tokio::spawn(take_out(self.api.clone(), nic.clone()));
+            tokio::spawn(take_out_after_migration(self.api.clone(), nic.clone()));
         }
     }
 
