@@ -22,6 +22,7 @@ mod target;
 mod model;
 
 use crate::binding;
+use crate::peripherals;
 use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
@@ -32,8 +33,8 @@ pub(crate) use outgoing::{Hands, Outgoing, Told};
 pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
-/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface, and
-/// the disks, which nobody takes along.
+/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface and
+/// device, and the disks, which nobody takes along.
 pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
     let interfaces = binding::explain(guest, &[]);
     let disks = guest.disks.iter().map(|disk| {
@@ -46,5 +47,6 @@ pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
         .iter()
         .filter_map(binding::Explanation::obstacle)
         .chain(disks)
+        .chain(peripherals::obstacles(guest))
         .collect()
 }
