@@ -68,7 +68,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let pinning = cpus::pin(&guest)?;
-    let obstacles = migration::obstacles(&guest);
+    let mut obstacles = migration::obstacles(&guest);
     if args.incoming && !obstacles.is_empty() {
         let reasons = obstacles.join("\n  ");
         return Err(Failure::new(
@@ -103,7 +103,17 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let found = Found { cni, functions };
     let attachments = binding::attachments(&guest, &plan.nics, &found, &resolv, &state.vmm_dir());
     disks::tell(&mut drives, &binding::tagged(&guest, &attachments));
-    let passts = find_passt(&attachments)?;
+    let PasstsFound {
+        passts,
+        version: passt_version,
+        obstacle,
+    } = find_passt(&attachments)?;
+    if let (Some(why), true) = (&obstacle, args.incoming) {
+        return Err(
+            Failure::new(ExitCode::PodUnfit, why.clone()).remedy("install a newer passt in the image")
+        );
+    }
+    obstacles.extend(obstacle);
     let job = Job {
         owner,
         config: vm_config(
@@ -123,6 +133,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         },
         nics: binding::describe(&guest, &plan.nics, &attachments),
         obstacles,
+        passt_version,
         hooks,
         descriptors: open_macvtaps(&attachments, owner)?,
         drives,
@@ -296,11 +307,19 @@ fn shared(common: &Common, guest: &GuestSpec, owner: Owner) -> Result<Shared, Fa
     Ok(shared)
 }
 
+/// The passts to run, and what their program means for a migration.
+#[derive(Default)]
+struct PasstsFound {
+    passts: Vec<Passt>,
+    version: Option<u32>,
+    obstacle: Option<String>,
+}
+
 /// The passts to run, where there are any, with one that is fit for it.
-fn find_passt(attachments: &[Attachment]) -> Result<Vec<Passt>, Failure> {
+fn find_passt(attachments: &[Attachment]) -> Result<PasstsFound, Failure> {
     let commands: Vec<_> = attachments.iter().filter_map(|a| a.passt.as_ref()).collect();
     if commands.is_empty() {
-        return Ok(Vec::new());
+        return Ok(PasstsFound::default());
     }
     let program = passt::find()?;
     let fit = passt::check(&program, &commands)?;
@@ -310,7 +329,11 @@ fn find_passt(attachments: &[Attachment]) -> Result<Vec<Passt>, Failure> {
         program: program.clone(),
         command: (*command).clone(),
     };
-    Ok(commands.iter().map(passt).collect())
+    Ok(PasstsFound {
+        passts: commands.iter().map(passt).collect(),
+        version: fit.date,
+        obstacle: fit.obstacle(),
+    })
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {

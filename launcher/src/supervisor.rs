@@ -6,7 +6,7 @@
 mod console;
 mod drive;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +44,8 @@ const PRESS_INTERVAL: Duration = Duration::from_secs(5);
 const OLDEST: u32 = 52;
 /// A server whose channel broke is started again after this.
 const SERVER_PAUSE: Duration = Duration::from_secs(1);
+/// Between two tries of an order that cloud-hypervisor does not take yet.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Everything the supervisor needs, decided beforehand.
 #[derive(Debug)]
@@ -69,6 +71,8 @@ pub(crate) struct Job {
     pub(crate) nics: Vec<NicDescription>,
     /// Why the guest cannot migrate.
     pub(crate) obstacles: Vec<String>,
+    /// As the launchers compare it.
+    pub(crate) passt_version: Option<u32>,
 }
 
 /// A passt to be kept running behind a NIC.
@@ -105,6 +109,7 @@ impl Job {
             nics: self.nics.clone(),
             config: serde_json::to_value(&self.config).unwrap_or_default(),
             obstacles: self.obstacles.clone(),
+            passt_version: self.passt_version,
         }
     }
 }
@@ -219,9 +224,14 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     } = vmm;
     let mut job = job;
     // Before the VMM is told of them.
+    let mut handles = BTreeMap::new();
     let passts = std::mem::take(&mut job.passts)
         .into_iter()
-        .map(|passt| Ok((passt, passt::Frontend::listen(&job.directory)?)))
+        .map(|passt| {
+            let (frontend, handle) = passt::Frontend::listen(&job.directory)?;
+            handles.insert(passt.command.nic.clone(), handle);
+            Ok((passt, frontend))
+        })
         .collect::<std::io::Result<Vec<_>>>()
         .map_err(|error| {
             Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
@@ -261,7 +271,8 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         Start::Receive(listener) => {
             let address = listener.address;
             let description = job.description(String::new());
-            let bound = Incoming::bind(listener, description, job.directory.clone(), arrive).await;
+            let (passts, directory) = (handles.clone(), job.directory.clone());
+            let bound = Incoming::bind(listener, description, passts, directory, arrive).await;
             let (incoming, socket) = bound.map_err(|error| {
                 Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
                     .because(error)
@@ -295,6 +306,9 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         servers: job.servers.clone(),
         end_servers,
         vmm_version: String::new(),
+        passts: handles,
+        restored: false,
+        plug_again: BTreeSet::new(),
         exited: None,
         job,
         send,
@@ -477,6 +491,28 @@ async fn take_out(api: Api, nic: String) {
             "{nic}: the NIC is down and could not be taken out: {}",
             chain(&error)
         );
+    }
+}
+
+/// Out of a guest that has stayed. cloud-hypervisor says that the transfer has failed a moment before it takes orders for
+/// the guest again, and says nothing then.
+async fn take_out_after_migration(api: Api, nic: String) {
+    const TRIES: u32 = 100;
+    for _ in 1..TRIES {
+        match api.remove_device(&nic).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!("{nic}: not yet taken out: {}", chain(&error)),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    take_out(api, nic).await;
+}
+
+/// Back into the guest, after it has been taken out.
+async fn put_back(api: Api, nic: Value) {
+    match api.add_net(&nic, Vec::new()).await {
+        Ok(()) => tracing::info!("the NIC is back in the guest"),
+        Err(error) => tracing::error!("the NIC could not be put back: {}", chain(&error)),
     }
 }
 

@@ -40,11 +40,11 @@ pub(super) const SOON: Duration = Duration::from_secs(10);
 /// Beyond the longest that a launcher waits for a step.
 pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// Where each pod sees its files.
-const FILES: &str = "/srv";
+pub(super) const FILES: &str = "/srv";
 /// The interface of a network called red, as KubeVirt has it called.
 const RED: &str = "podb1f51a511f1";
-const TO: &str = "tcp:10.99.0.2:49152";
-const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
+pub(super) const TO: &str = "tcp:10.99.0.2:49152";
+pub(super) const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
 
 /// In the order in which they are to be dropped.
 pub(super) struct Pair {
@@ -88,13 +88,13 @@ fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
     Ok(process)
 }
 
-fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
+pub(super) fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
     let mut args = vec!["migrate", "--state-dir", "/srv/state", "--to", TO];
     args.extend(options);
     hawser(pod, &args)
 }
 
-fn status(pod: &Pod) -> Result<Value> {
+pub(super) fn status(pod: &Pod) -> Result<Value> {
     let mut asked = hawser(pod, &["status", "--state-dir", "/srv/state"])?;
     let status = asked.wait_exit(SOON)?;
     ensure!(status.success(), "hawser status: {}", asked.transcript());
@@ -198,7 +198,7 @@ impl Pair {
     }
 }
 
-fn certify(authority: &Authority, pod: &Pod, address: &str) -> Result<()> {
+pub(super) fn certify(authority: &Authority, pod: &Pod, address: &str) -> Result<()> {
     let directory = pod.path("certificates");
     std::fs::create_dir_all(&directory)?;
     authority.issue(&directory, &[address.parse::<IpAddr>()?])

@@ -19,6 +19,7 @@ mod input;
 mod lifecycle;
 mod migration;
 mod migration_faults;
+mod migration_passt;
 mod plugins;
 mod plugins_refused;
 mod privileges;
@@ -82,4 +83,5 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("convergence", convergence::SCENARIOS),
     ("migration", migration::SCENARIOS),
     ("migration", migration_faults::SCENARIOS),
+    ("migration", migration_passt::SCENARIOS),
 ];

@@ -168,6 +168,7 @@ pub(crate) fn describe(
             .find(|server| server.tap == nic.server_tap);
         let v4 = served.and_then(|server| server.lease.v4.as_ref());
         let v6 = served.and_then(|server| server.lease.v6.as_ref());
+        let by_passt = nic.passt.iter().flat_map(passt::addresses);
         NicDescription {
             name: nic.name.clone(),
             binding: binding.map_or("", |known| &known.binding).to_owned(),
@@ -179,7 +180,9 @@ pub(crate) fn describe(
                 .map(|v4| format!("{}/{}", v4.address, v4.prefix_len))
                 .into_iter()
                 .chain(v6.map(|v6| v6.address.to_string()))
+                .chain(by_passt)
                 .collect(),
+            passt: nic.passt.clone(),
         }
     };
     nics.iter().map(describe).collect()

@@ -7,10 +7,10 @@
 //! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; it is told
 //!   what to say.
 //! - Who gives the IP: passt, and it is the pod's own address of each family.
-//! - Migration: connections end with the source's passt, and the guest keeps the source's address, which the target's
-//!   passt goes on answering with.
+//! - Migration: the guest keeps its addresses, which the target's passt goes on with; its open connections end with the
+//!   source's passt.
 
-use hawser_netsetup::{GuestNic, Nic, Passt, Wiring};
+use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
 
 use super::explain::{Explanation, Hop, Migration, ports_text};
 use super::{pod_interface, refuse_unheeded, search_list, tap_nic};
@@ -86,6 +86,12 @@ pub(super) fn command(
     ))
 }
 
+/// What the guest is told of its addresses, as text.
+pub(super) fn addresses(handed: &Handed) -> impl Iterator<Item = String> {
+    let v4 = handed.v4.map(|v4| format!("{}/{}", v4.address, v4.prefix_len));
+    v4.into_iter().chain(handed.v6.map(|v6| v6.to_string()))
+}
+
 /// What is to be known although nothing is wrong.
 pub(super) fn notes(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
     if guest.network_interface_multiqueue == Some(true) {
@@ -113,9 +119,9 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         },
         mtu: format!("that of {pod}, by DHCP option 26 and router advertisement (passt's own default would be 65520)"),
         queue_pairs: 1,
-        migration: Migration::not_yet(
-            "if the target's passt is given the source's addresses; open connections are lost, and others then use the \
-             target pod's address",
+        migration: Migration::possible(
+            "the guest keeps its MAC and addresses, which the target's passt goes on with; others then use the target \
+             pod's; open connections are reset",
         ),
         privileges: vec![
             "no capability; passt must be allowed a user namespace (the container's seccomp profile)".into(),
@@ -214,7 +220,7 @@ mod tests {
             "IP given by  passt",
             "ports        TCP 80\n",
             "queue pairs  1\n",
-            "can migrate  no: not by this version of hawser",
+            "can migrate  yes: the guest keeps its MAC and addresses",
             "privileges   no capability",
             "devices      /dev/kvm\n",
         ] {

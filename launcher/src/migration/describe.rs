@@ -4,6 +4,7 @@
 //! will act on, with its paths, TAP names and MACs; so the target compares it, field by field, with the one that it would
 //! have made itself. What is not in there (whose VM it is, what the guest was told by DHCP) is compared beside it.
 
+use hawser_netsetup::Handed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -18,8 +19,11 @@ pub(crate) struct Description {
     pub(crate) nics: Vec<NicDescription>,
     /// Body of `vm.create`.
     pub(crate) config: Value,
-    /// Why the guest cannot leave its pod; from the manifest.
+    /// Why the guest cannot leave its pod.
     pub(crate) obstacles: Vec<String>,
+    /// Year, month and day of the pod's passt as one number, where it has one that says it.
+    #[serde(default)]
+    pub(crate) passt_version: Option<u32>,
 }
 
 /// Whose VM it is.
@@ -41,6 +45,9 @@ pub(crate) struct NicDescription {
     pub(crate) queue_pairs: u16,
     /// What the guest was told of its own addresses, with their prefix lengths.
     pub(crate) addresses: Vec<String>,
+    /// The same, where passt tells it: the guest brings it along, and the target's passt goes on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) passt: Option<Handed>,
 }
 
 impl Identity {
@@ -69,6 +76,14 @@ pub(crate) fn reasons(version: u32, source: &Description, target: &Description) 
         reasons.push(reason);
     }
     nics(&source.nics, &target.nics, &mut reasons);
+    // What a passt says of its state, only itself and those after it understand.
+    if let (Some(from), Some(to)) = (source.passt_version, target.passt_version)
+        && to < from
+    {
+        reasons.push(format!(
+            "passt is of {from} at the source and of {to} at the target: the target's has to be the same or newer"
+        ));
+    }
     differences("config", &source.config, &target.config, &mut reasons);
     reasons
 }
@@ -120,12 +135,27 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
             ours.queue_pairs.to_string(),
             "",
         );
-        compare(
-            "guest's addresses",
-            theirs.addresses.join(" "),
-            ours.addresses.join(" "),
-            "",
-        );
+        match (&theirs.passt, &ours.passt) {
+            (Some(theirs), Some(ours)) => {
+                let families = [
+                    ("IPv4", theirs.v4.is_some(), ours.v4.is_some()),
+                    ("IPv6", theirs.v6.is_some(), ours.v6.is_some()),
+                ];
+                for (family, has, can) in families {
+                    if has && !can {
+                        reasons.push(format!(
+                            "interface {name}: the guest has {family}, the target's pod has not"
+                        ));
+                    }
+                }
+            }
+            _ => compare(
+                "guest's addresses",
+                theirs.addresses.join(" "),
+                ours.addresses.join(" "),
+                "",
+            ),
+        }
     }
     for nic in target {
         if !source.iter().any(|other| other.name == nic.name) {
@@ -187,10 +217,58 @@ mod tests {
                 mtu: 1450,
                 queue_pairs: 1,
                 addresses: vec!["10.0.2.2/24".into(), "fd10:0:2::2".into()],
+                passt: None,
             }],
             config: json!({"cpus": {"boot_vcpus": 1}, "memory": {"size": 1024}, "net": [{"mac": "x"}], "rules": [{"p": 1}]}),
             obstacles: Vec::new(),
+            passt_version: None,
         }
+    }
+
+    fn behind_passt(v4: &str, v6: Option<&str>) -> Description {
+        let mut description = description();
+        description.passt_version = Some(20_250_503);
+        let nic = &mut description.nics[0];
+        nic.binding = "passt".into();
+        nic.addresses = vec![v4.into()];
+        nic.passt = Some(Handed {
+            v4: Some(hawser_netsetup::HandedV4 {
+                address: v4.parse().unwrap(),
+                prefix_len: 24,
+                gateway: None,
+            }),
+            v6: v6.map(|v6| v6.parse().unwrap()),
+        });
+        description
+    }
+
+    #[test]
+    fn a_guest_of_passts_brings_its_addresses_along_but_not_a_family_or_an_older_passt() {
+        let source = behind_passt("10.1.0.7", None);
+        let mut target = behind_passt("10.2.0.9", Some("fd00::9"));
+        target.passt_version = Some(20_260_101);
+        assert_eq!(reasons(VERSION, &source, &target), Vec::<String>::new());
+        let back = reasons(VERSION, &target, &source);
+        assert_eq!(back.len(), 2, "{back:#?}");
+        assert!(
+            back[0].contains("interface default: the guest has IPv6"),
+            "{back:#?}"
+        );
+        assert!(
+            back[1].contains("passt is of 20260101 at the source and of 20250503"),
+            "{back:#?}"
+        );
+        let text = serde_json::to_string(&source).unwrap();
+        let read: Description = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, source);
+        // Behind anything else they have to be the same.
+        target.nics[0].passt = None;
+        let all = reasons(VERSION, &source, &target);
+        assert!(
+            all.iter()
+                .any(|reason| reason.contains("guest's addresses 10.1.0.7")),
+            "{all:#?}"
+        );
     }
 
     #[test]

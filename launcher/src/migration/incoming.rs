@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::channel::{self, Security};
-use super::describe::{Description, reasons};
+use super::describe::{Description, NicDescription, reasons};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare};
 use super::one_time;
@@ -21,6 +21,7 @@ use super::target::{Action, Ending, Event, State};
 use crate::control::Board;
 use crate::error::chain;
 use crate::lifecycle::Outcome;
+use crate::passt;
 use crate::vmm::api::{Api, ReceiveMigration};
 use crate::vmm::events::VmmEvent;
 
@@ -56,6 +57,10 @@ pub(crate) struct Incoming {
     id: Option<String>,
     credentials: bool,
     relay: Option<TargetRelay>,
+    /// By the NIC's name.
+    passts: BTreeMap<String, passt::Handle>,
+    /// The NICs as the guest has them, which are to be the same here.
+    nics: Vec<NicDescription>,
     vmm: Option<Pid>,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<Arrival>,
@@ -66,6 +71,7 @@ impl Incoming {
     pub(crate) async fn bind(
         listener: Listener,
         own: Description,
+        passts: BTreeMap<String, passt::Handle>,
         vmm_dir: PathBuf,
         tell: mpsc::Sender<Arrival>,
     ) -> std::io::Result<(Self, TcpListener)> {
@@ -81,6 +87,8 @@ impl Incoming {
             id: None,
             credentials: false,
             relay: None,
+            passts,
+            nics: Vec::new(),
             vmm: None,
             tasks: JoinSet::new(),
             tell,
@@ -163,6 +171,7 @@ impl Incoming {
                 if reasons.is_empty() && self.state == State::Waiting {
                     self.peer = Some(channel);
                     self.id = Some(prepare.id.clone());
+                    self.nics.clone_from(&prepare.description.nics);
                     self.credentials = prepare.credentials.is_some();
                 }
                 self.on(Event::Prepare { reasons }, Some(channel), api, board)
@@ -302,15 +311,32 @@ impl Incoming {
             receiver_url: format!("tcp:{MEETING}"),
             tls_dir: self.credentials.then(|| one_time::directory(&self.vmm_dir)),
         };
+        let adoptions: Vec<_> = self
+            .nics
+            .iter()
+            .filter_map(|nic| Some((self.passts.get(&nic.name)?.clone(), nic.passt.clone()?)))
+            .collect();
         let (api, tell) = (api.clone(), self.tell.clone());
         self.tasks.spawn(async move {
-            let event = match api.receive_migration(&how).await {
+            let receive = async {
+                // The VMM connects to them when it restores the guest.
+                for (passt, handed) in adoptions {
+                    passt.adopt(handed).await?;
+                }
+                api.receive_migration(&how).await.map_err(|error| chain(&error))
+            };
+            let event = match receive.await {
                 // Also where the event was lost.
                 Ok(()) => Event::Resumed,
-                Err(error) => Event::VmmFailed(chain(&error)),
+                Err(why) => Event::VmmFailed(why),
             };
             let _ = tell.send(Arrival::Event(event)).await;
         });
+    }
+
+    /// The NICs of the guest that has come, as it had them where it was.
+    pub(crate) fn nics(&self) -> &[NicDescription] {
+        &self.nics
     }
 
     /// The guest is neither here nor gone.

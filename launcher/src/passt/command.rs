@@ -23,9 +23,21 @@ pub(crate) struct Command {
     /// The NIC's id at the VMM.
     pub(crate) nic: String,
     pub(crate) arguments: Vec<String>,
-    /// No port was listed: a socket for nearly every one there is.
+    /// What it is made of.
     #[serde(skip)]
-    pub(crate) all_ports: bool,
+    inputs: Inputs,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Inputs {
+    pod_interface: String,
+    mtu: u32,
+    handed: Handed,
+    ports: Ports,
+    istio: bool,
+    hostname: String,
+    resolv: Resolv,
+    search: Vec<String>,
 }
 
 impl Command {
@@ -38,45 +50,96 @@ impl Command {
         resolv: &Resolv,
         search: &[String],
     ) -> Self {
-        let mut arguments: Vec<String> = ["--foreground", "--vhost-user", "--quiet"]
-            .map(str::to_owned)
-            .into();
-        let mut set = |option: &str, value: String| arguments.push(format!("--{option}={value}"));
-        set("interface", nic.pod_interface.clone());
-        if let Some(v4) = handed.v4 {
-            set("address", v4.address.to_string());
-            set("netmask", v4.prefix_len.to_string());
-            set("gateway", v4.gateway.unwrap_or(GATEWAY_V4).to_string());
-        }
-        if let Some(v6) = handed.v6 {
-            set("address", v6.to_string());
-            // The same in every pod, as behind masquerade.
-            set("gateway", GATEWAY_LINK_LOCAL.to_string());
-        }
-        set("mtu", nic.mtu.min(MAX_MTU).to_string());
-        for server in nameservers(handed, resolv) {
-            set("dns", server);
-        }
-        set("search", search_value(search));
-        set("hostname", hostname.to_owned());
-        // Without these the gateway's address is the pod's loopback, sidecars and all.
-        set("map-host-loopback", "none".into());
-        set("map-guest-addr", "none".into());
-        set("repair-path", "none".into());
-        // Both are said always: what is not said of one may follow from the other.
-        set("tcp-ports", ports_value(ports, Protocol::Tcp, &kept(istio)));
-        set("udp-ports", ports_value(ports, Protocol::Udp, &[]));
-        match (handed.v4, handed.v6) {
-            (Some(_), None) => arguments.push("--ipv4-only".into()),
-            (None, Some(_)) => arguments.push("--ipv6-only".into()),
-            _ => {}
-        }
+        let inputs = Inputs {
+            pod_interface: nic.pod_interface.clone(),
+            mtu: nic.mtu,
+            handed: handed.clone(),
+            ports: ports.clone(),
+            istio,
+            hostname: hostname.to_owned(),
+            resolv: resolv.clone(),
+            search: search.to_vec(),
+        };
         Self {
             nic: nic.name.clone(),
-            arguments,
-            all_ports: ports.all,
+            arguments: arguments(&inputs),
+            inputs,
         }
     }
+
+    /// What the guest is told of its addresses.
+    pub(crate) fn handed(&self) -> &Handed {
+        &self.inputs.handed
+    }
+
+    /// No port was listed: a socket for nearly every one there is.
+    pub(crate) fn all_ports(&self) -> bool {
+        self.inputs.ports.all
+    }
+
+    /// In this pod, for a guest that has its addresses from another one: all else is as it is here.
+    pub(crate) fn for_guest_with(&self, handed: &Handed) -> Self {
+        let inputs = Inputs {
+            handed: handed.clone(),
+            ..self.inputs.clone()
+        };
+        Self {
+            nic: self.nic.clone(),
+            arguments: arguments(&inputs),
+            inputs,
+        }
+    }
+
+    /// For a stand-in that makes of them what it likes.
+    #[cfg(test)]
+    pub(crate) fn bare(nic: &str, arguments: &[&str]) -> Self {
+        Self {
+            nic: nic.to_owned(),
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+            inputs: Inputs::default(),
+        }
+    }
+}
+
+fn arguments(inputs: &Inputs) -> Vec<String> {
+    let Inputs { handed, ports, .. } = inputs;
+    let mut arguments: Vec<String> = ["--foreground", "--vhost-user", "--quiet"]
+        .map(str::to_owned)
+        .into();
+    let mut set = |option: &str, value: String| arguments.push(format!("--{option}={value}"));
+    set("interface", inputs.pod_interface.clone());
+    if let Some(v4) = handed.v4 {
+        set("address", v4.address.to_string());
+        set("netmask", v4.prefix_len.to_string());
+        set("gateway", v4.gateway.unwrap_or(GATEWAY_V4).to_string());
+    }
+    if let Some(v6) = handed.v6 {
+        set("address", v6.to_string());
+        // The same in every pod, as behind masquerade.
+        set("gateway", GATEWAY_LINK_LOCAL.to_string());
+    }
+    set("mtu", inputs.mtu.min(MAX_MTU).to_string());
+    for server in nameservers(handed, &inputs.resolv) {
+        set("dns", server);
+    }
+    set("search", search_value(&inputs.search));
+    set("hostname", inputs.hostname.clone());
+    // Without these the gateway's address is the pod's loopback, sidecars and all.
+    set("map-host-loopback", "none".into());
+    set("map-guest-addr", "none".into());
+    set("repair-path", "none".into());
+    // Both are said always: what is not said of one may follow from the other.
+    set(
+        "tcp-ports",
+        ports_value(ports, Protocol::Tcp, &kept(inputs.istio)),
+    );
+    set("udp-ports", ports_value(ports, Protocol::Udp, &[]));
+    match (handed.v4, handed.v6) {
+        (Some(_), None) => arguments.push("--ipv4-only".into()),
+        (None, Some(_)) => arguments.push("--ipv6-only".into()),
+        _ => {}
+    }
+    arguments
 }
 
 /// How `all` reads to people.
@@ -279,6 +342,38 @@ mod tests {
         let udp = listed(vec![port(Protocol::Udp, 49152, 49152)]);
         assert_eq!(ports_value(&udp, Protocol::Udp, &[]), "49152");
         assert_eq!(tcp(&udp, false), "none");
+    }
+
+    #[test]
+    fn a_guest_from_another_pod_keeps_its_addresses_and_all_else_is_of_this_pod() {
+        let resolv = crate::resolv::parse("nameserver 10.96.0.10\nnameserver fd00::a\n");
+        let ports = listed(vec![port(Protocol::Tcp, 80, 80)]);
+        let here = Command::new(&nic(), &handed(), &ports, false, "web", &resolv, &[]);
+        let theirs = Handed {
+            v4: Some(HandedV4 {
+                address: "192.0.2.7".parse().unwrap(),
+                prefix_len: 26,
+                gateway: None,
+            }),
+            v6: None,
+        };
+        let there = here.for_guest_with(&theirs);
+        assert_eq!(there.handed(), &theirs);
+        assert_eq!(
+            there.arguments,
+            Command::new(&nic(), &theirs, &ports, false, "web", &resolv, &[]).arguments
+        );
+        let line = there.arguments.join("\n");
+        for expected in [
+            "--address=192.0.2.7",
+            "--netmask=26",
+            "--interface=eth0",
+            "--ipv4-only",
+        ] {
+            assert!(line.lines().any(|argument| argument == expected), "{line}");
+        }
+        assert!(!line.contains("10.1.2.") && !line.contains("fd00"), "{line}");
+        assert_eq!(there.for_guest_with(here.handed()), here);
     }
 
     #[test]

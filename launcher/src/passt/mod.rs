@@ -12,7 +12,7 @@ mod version;
 
 pub(crate) use command::{Command, forwards_all_text};
 pub(crate) use output::follow;
-pub(crate) use supervise::{Frontend, Report, Restarts, supervise};
+pub(crate) use supervise::{Frontend, Handle, Report, Restarts, supervise};
 pub(crate) use version::{Fitness, check, find};
 
 /// Its name on PATH.

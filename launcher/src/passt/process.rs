@@ -205,11 +205,7 @@ mod tests {
         let program = dir.path().join("passt");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let command = Command {
-            nic: "default".into(),
-            arguments: vec!["--quiet".into()],
-            all_ports: false,
-        };
+        let command = Command::bare("default", &["--quiet"]);
         start(&program, &command).await.unwrap_err().failure()
     }
 

@@ -4,18 +4,24 @@
 //! when that dies a fresh one takes over what it had (`vhost_relay`), a bounded number of times. After that the NIC is given
 //! up: the VMM is answered in passt's stead so that it can take the device out, which the guest sees. That is the one way
 //! there is to show it: without a control queue, which passt has not, virtio-net has no link state.
+//!
+//! A live migration's source ends its passt by asking it for its state; the target's is started anew for the guest that
+//! comes ([`Handle::adopt`]), before the VMM connects and gives it that state.
 
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hawser_netsetup::Handed;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Command;
-use super::process::{Backend, start};
+use super::process::{Backend, StartError, start};
 use crate::error::Failure;
 use crate::vhost_relay::{End, Session};
 
@@ -29,6 +35,39 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Frontend {
     listener: UnixListener,
+    adoptions: mpsc::Receiver<Adoption>,
+    leaving: Arc<AtomicBool>,
+}
+
+/// What a live migration wants of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    adoptions: mpsc::Sender<Adoption>,
+    leaving: Arc<AtomicBool>,
+}
+
+/// A guest that comes from another pod, with what passt told it there.
+#[derive(Debug)]
+struct Adoption {
+    handed: Handed,
+    done: oneshot::Sender<Result<(), StartError>>,
+}
+
+impl Handle {
+    /// A passt for a guest with these addresses, before the VMM connects. It serves when this returns.
+    pub(crate) async fn adopt(&self, handed: Handed) -> Result<(), String> {
+        let (done, serves) = oneshot::channel();
+        let gone = || "passt is not served any more".to_owned();
+        let adoption = Adoption { handed, done };
+        self.adoptions.send(adoption).await.map_err(|_| gone())?;
+        let served = serves.await.map_err(|_| gone())?;
+        served.map_err(|error| format!("passt: {}", crate::error::chain(&error)))
+    }
+
+    /// Whether cloud-hypervisor has let go of the NIC to hand it over. It does not take it up again if the guest stays.
+    pub(crate) fn is_let_go(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
 }
 
 impl Frontend {
@@ -37,15 +76,24 @@ impl Frontend {
         directory.join("passt.sock")
     }
 
-    pub(crate) fn listen(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn listen(directory: &Path) -> io::Result<(Self, Handle)> {
         let path = Self::path(directory);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        Ok(Self {
+        let (send, adoptions) = mpsc::channel(1);
+        let leaving = Arc::default();
+        let this = Self {
             listener: UnixListener::bind(path)?,
-        })
+            adoptions,
+            leaving: Arc::clone(&leaving),
+        };
+        let handle = Handle {
+            adoptions: send,
+            leaving,
+        };
+        Ok((this, handle))
     }
 }
 
@@ -58,8 +106,8 @@ pub(crate) struct Report {
 /// Serves one NIC, for as long as it is polled. `ready` hears whether the first passt serves.
 pub(crate) async fn supervise(
     program: PathBuf,
-    command: Command,
-    frontend: Frontend,
+    mut command: Command,
+    mut frontend: Frontend,
     ready: oneshot::Sender<Result<(), Failure>>,
     lost: mpsc::Sender<Report>,
 ) {
@@ -74,7 +122,24 @@ pub(crate) async fn supervise(
         }
     };
     loop {
-        let stream = match frontend.listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = frontend.listener.accept() => accepted,
+            Some(Adoption { handed, done }) = frontend.adoptions.recv() => {
+                if first.is_none() || *command.handed() != handed {
+                    command = command.for_guest_with(&handed);
+                    // The ports are the next one's to take.
+                    if let Some(backend) = first.take() {
+                        backend.finish().await;
+                    }
+                    let started = start(&program, &command).await;
+                    let _ = done.send(started.map(|backend| first = Some(backend)));
+                } else {
+                    let _ = done.send(Ok(()));
+                }
+                continue;
+            }
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::error!("{}: cloud-hypervisor cannot connect: {error}", command.nic);
@@ -85,7 +150,7 @@ pub(crate) async fn supervise(
         let mut line = Line {
             program: &program,
             command: &command,
-            session: Session::new(stream),
+            session: Session::new(stream, Arc::clone(&frontend.leaving)),
             restarts: Restarts::default(),
         };
         if let Err(why) = line.serve(first.take()).await {
@@ -126,6 +191,13 @@ impl Line<'_> {
             match self.session.carry(&mut backend.channel).await {
                 End::Frontend => {
                     backend.finish().await;
+                    return Ok(());
+                }
+                // It ends by itself, and no fresh one could do better: the guest is as good as elsewhere.
+                End::HandedOver => {
+                    tracing::debug!("{}: passt has handed the guest over", self.command.nic);
+                    backend.finish().await;
+                    self.session.stand_in().await;
                     return Ok(());
                 }
                 End::FrontendFault(why) => {
@@ -200,7 +272,61 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
+
+    /// A stand-in for passt: notes its command line, answers the greeting, and stays until its connection ends.
+    fn stand_in(directory: &Path) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let program = directory.join("passt");
+        // Version 1, a reply to request 1 (GET_FEATURES), eight bytes: none.
+        let script = format!(
+            r#"#!/bin/bash
+echo "$@" >> {}/lines
+socket=${{!#}}
+socket=${{socket#--fd=}}
+printf '\1\0\0\0\5\0\0\0\10\0\0\0\0\0\0\0\0\0\0\0' >&"$socket"
+exec cat <&"$socket" > /dev/null
+"#,
+            directory.display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_guest_from_elsewhere_is_served_with_its_own_addresses_before_the_vmm_comes() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = stand_in(directory.path());
+        let (frontend, handle) = Frontend::listen(directory.path()).unwrap();
+        let command = Command::bare("default", &[]);
+        let (ready, serves) = oneshot::channel();
+        let (lost, _) = mpsc::channel(1);
+        tokio::spawn(supervise(program, command, frontend, ready, lost));
+        serves.await.unwrap().unwrap();
+        let handed = Handed {
+            v4: None,
+            v6: Some("fd00::7".parse().unwrap()),
+        };
+        handle.adopt(handed).await.unwrap();
+        let lines = fs::read_to_string(directory.path().join("lines")).unwrap();
+        let lines: Vec<_> = lines.lines().collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(!lines[0].contains("fd00::7"), "{lines:?}");
+        assert!(lines[1].contains("--address=fd00::7"), "{lines:?}");
+
+        // And it is that one which the VMM gets.
+        let vmm = UnixStream::connect(Frontend::path(directory.path()))
+            .await
+            .unwrap();
+        assert!(!handle.is_let_go());
+        fs::write(directory.path().join("passt"), "#!/bin/sh\nexit 3\n").unwrap();
+        drop(vmm);
+        let error = handle.adopt(Handed::default()).await.unwrap_err();
+        assert!(error.contains("exit status: 3"), "{error}");
+    }
 
     #[test]
     fn five_within_a_minute_further_and_further_apart_and_then_none() {

@@ -14,6 +14,9 @@ use crate::error::{ExitCode, Failure};
 
 /// The first release with vhost-user that KubeVirt and we have seen to work: year, month and day as one number.
 const OLDEST: u32 = 20_241_211;
+/// The first that we have seen to hand a guest over: it logs what it writes, and tells the next one what it knows of the
+/// guest.
+const OLDEST_THAT_MIGRATES: u32 = 20_250_503;
 /// Far more than its version takes.
 const MAX_OUTPUT: usize = 4096;
 /// It answers in milliseconds.
@@ -29,7 +32,21 @@ const INSTALL: &str =
 pub(crate) struct Fitness {
     /// As it says it.
     pub(crate) version: String,
+    /// Year, month and day as one number, where the version says it.
+    pub(crate) date: Option<u32>,
     pub(crate) note: Option<String>,
+}
+
+impl Fitness {
+    /// Why a guest that it serves cannot migrate.
+    pub(crate) fn obstacle(&self) -> Option<String> {
+        self.date.filter(|date| *date < OLDEST_THAT_MIGRATES).map(|_| {
+            format!(
+                "passt {} cannot hand a guest over: 2025-05-03 or newer is needed",
+                self.version
+            )
+        })
+    }
 }
 
 /// passt on PATH.
@@ -45,7 +62,7 @@ pub(crate) fn check(program: &Path, commands: &[&Command]) -> Result<Fitness, Fa
             .because(error)
             .remedy(INSTALL)
     })?;
-    if commands.iter().any(|command| command.all_ports) {
+    if commands.iter().any(|command| command.all_ports()) {
         let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
         check_descriptors(sockets_for_all(&range), hard)?;
@@ -101,8 +118,13 @@ fn judge(said: &str) -> Result<Fitness, Failure> {
             format!("passt {version} is too old: 2024-12-11 or newer is needed, which has vhost-user"),
         )
         .remedy(INSTALL)),
-        Some(_) => Ok(Fitness { version, note: None }),
+        date @ Some(_) => Ok(Fitness {
+            version,
+            date,
+            note: None,
+        }),
         None => Ok(Fitness {
+            date: None,
             note: Some(format!(
                 "passt's version {version:?} says nothing; 2024-12-11 or newer is needed"
             )),
@@ -178,6 +200,16 @@ mod tests {
             let fit = judge(unknown).unwrap();
             assert!(fit.note.is_some_and(|note| !note.contains('\u{1b}')), "{unknown}");
         }
+    }
+
+    #[test]
+    fn only_one_that_hands_over_lets_its_guest_migrate() {
+        let obstacle = |said: &str| judge(said).unwrap().obstacle();
+        for good in ["passt 0.0~git20250503.587980c-2+deb13u1", "passt unknown version"] {
+            assert_eq!(obstacle(good), None, "{good}");
+        }
+        let why = obstacle("passt 2024_12_11.09478d5").unwrap();
+        assert!(why.contains("2024_12_11") && why.contains("2025-05-03"), "{why}");
     }
 
     #[test]

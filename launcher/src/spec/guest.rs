@@ -202,7 +202,7 @@ pub enum Binding {
 pub struct Mac(pub [u8; 6]);
 
 /// Guest ports that are reachable from outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Ports {
     /// No list in the manifest: everything that arrives at the pod is for the guest. `list` is then empty.
     pub all: bool,

@@ -1,16 +1,25 @@
 //! The supervisor's state while it drives: what happened becomes an event of the guest's life, or first one of a live
 //! migration's, whose end then is.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
-use super::{Job, Message, PRESS_INTERVAL, later, press, serve_guest};
+use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, serve_guest, take_out_after_migration};
 use crate::binding::Server;
 use crate::control::{Answer, Board, Call, Order, Request};
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::migration::{Arrival, End, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told};
+use crate::passt;
 use crate::vmm::api::Api;
 use crate::vmm::events::{Events, VmmEvent};
+
+/// A NIC that cloud-hypervisor has restored does not know any more that its backend can log what it writes
+/// (`VHOST_F_LOG_ALL` is not among the features that the guest has taken, which is all that it keeps).
+const AGAIN: &str = "cloud-hypervisor moves a guest behind passt once, and this one has come from elsewhere: it can go on once \
+                     it has been rebooted";
 
 pub(super) struct Drive {
     pub(super) child: Option<Child>,
@@ -23,6 +32,12 @@ pub(super) struct Drive {
     pub(super) servers: Vec<Server>,
     pub(super) end_servers: watch::Sender<()>,
     pub(super) vmm_version: String,
+    /// By the NIC's name.
+    pub(super) passts: BTreeMap<String, passt::Handle>,
+    /// The guest came from elsewhere, and has not started anew since.
+    pub(super) restored: bool,
+    /// NICs that go back in when they are out.
+    pub(super) plug_again: BTreeSet<String>,
     /// How the VMM ended, while what that means is not known yet.
     pub(super) exited: Option<Option<String>>,
     pub(super) job: Job,
@@ -107,8 +122,10 @@ impl Drive {
             event.source.escape_debug(),
             event.event.escape_debug()
         );
-        if event.event == "device-removed" {
-            tracing::warn!("a device that did not work any more has left the guest");
+        match event.event.as_str() {
+            "device-removed" => self.device_removed(event),
+            "rebooted" => self.restored = false,
+            _ => {}
         }
         if let Some(incoming) = &mut self.incoming {
             let end = incoming.vmm(event, &self.api, &mut self.board);
@@ -151,7 +168,10 @@ impl Drive {
     }
 
     fn begin(&mut self, order: Order, answers: mpsc::UnboundedSender<Answer>) {
-        let description = self.job.description(self.vmm_version.clone());
+        let mut description = self.job.description(self.vmm_version.clone());
+        if self.restored && !self.passts.is_empty() {
+            description.obstacles.push(AGAIN.to_owned());
+        }
         let directory = self.job.directory.clone();
         match Outgoing::start(order, description, directory, answers.clone(), self.tell.clone()) {
             Ok(outgoing) => {
@@ -189,10 +209,42 @@ impl Drive {
     /// After each event of a hand-off of ours.
     async fn migrated(&mut self, outcome: Option<Outcome>) {
         if let Some(outgoing) = self.outgoing.take_if(|outgoing| outgoing.has_ended()) {
-            if let Some(outcome) = outcome {
-                self.apply(Event::Leave(outcome));
+            match outcome {
+                Some(outcome) => self.apply(Event::Leave(outcome)),
+                None => self.take_up_again(),
             }
             outgoing.finish(&mut self.board).await;
+        }
+    }
+
+    /// The guest stays. cloud-hypervisor ends the connection of a vhost-user NIC when it takes the last of the guest's
+    /// state, and does not connect again: the NIC would be dead from then on.
+    fn take_up_again(&mut self) {
+        let let_go = self.passts.iter().filter(|(_, passt)| passt.is_let_go());
+        for (nic, _) in let_go {
+            tracing::warn!(
+                "{nic}: cloud-hypervisor had let go of the NIC for the migration: it is taken out of the guest and put back"
+            );
+            self.plug_again.insert(nic.clone());
+            tokio::spawn(take_out_after_migration(self.api.clone(), nic.clone()));
+        }
+    }
+
+    fn device_removed(&mut self, event: &VmmEvent) {
+        let id = event
+            .properties
+            .as_ref()
+            .and_then(|properties| properties.get("id"));
+        let id = id.and_then(Value::as_str).unwrap_or_default();
+        if !self.plug_again.remove(id) {
+            tracing::warn!("a device that did not work any more has left the guest");
+            return;
+        }
+        let config = serde_json::to_value(&self.job.config).unwrap_or_default();
+        let nics = config.get("net").and_then(Value::as_array);
+        let is_it = |nic: &&Value| nic.get("id").and_then(Value::as_str) == Some(id);
+        if let Some(nic) = nics.and_then(|nics| nics.iter().find(is_it)) {
+            tokio::spawn(put_back(self.api.clone(), nic.clone()));
         }
     }
 
@@ -208,6 +260,8 @@ impl Drive {
         match end {
             Some(End::Runs { stop }) => {
                 tracing::info!("the guest is running");
+                self.restored = true;
+                self.keep_addresses();
                 self.serve();
                 self.apply(Event::Booted);
                 if stop {
@@ -217,6 +271,19 @@ impl Drive {
             Some(End::Leave(outcome)) => self.apply(Event::Leave(outcome)),
             None => {}
         }
+    }
+
+    /// The guest has the addresses that passt told it where it was, and takes them along when it goes on.
+    fn keep_addresses(&mut self) {
+        let theirs = self.incoming.as_ref().map_or(&[][..], Incoming::nics);
+        let by_passt = theirs.iter().filter(|nic| nic.passt.is_some());
+        for theirs in by_passt {
+            if let Some(ours) = self.job.nics.iter_mut().find(|nic| nic.name == theirs.name) {
+                ours.addresses.clone_from(&theirs.addresses);
+                ours.passt.clone_from(&theirs.passt);
+            }
+        }
+        self.board.status.nics.clone_from(&self.job.nics);
     }
 
     /// The last words; and how it ended.

@@ -4,14 +4,17 @@
 //! shared memory between guest and backend, so no packet comes by here. What the VMM has said is remembered ([`state`], pure)
 //! and said again to a fresh backend, after which both sides of each running ring are woken once.
 //!
-//! One difference of the two sides' readings of the protocol is bridged as well: the length of the reply to SET_LOG_BASE,
-//! without which a live migration would wait for ever.
+//! Two differences of the two sides' readings of the protocol are bridged as well, both for a live migration's sake: the
+//! length of the reply to SET_LOG_BASE, for which the VMM would wait for ever, and the end of a backend that has handed
+//! over. passt then ends at once, while the VMM still asks for the last of the log.
 
 mod channel;
 mod message;
 mod state;
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -46,6 +49,8 @@ pub(crate) enum End {
     Frontend,
     /// The VMM said something that is not carried.
     FrontendFault(String),
+    /// The backend has given all it knows to another one, elsewhere, and is gone.
+    HandedOver,
     Backend(BackendError),
 }
 
@@ -54,18 +59,29 @@ pub(crate) enum End {
 pub(crate) struct Session {
     frontend: Channel,
     relay: Relay<Descriptor>,
+    /// Set once the VMM has begun to hand the device over.
+    leaving: Arc<AtomicBool>,
 }
 
 impl Session {
-    pub(crate) fn new(frontend: UnixStream) -> Self {
+    pub(crate) fn new(frontend: UnixStream, leaving: Arc<AtomicBool>) -> Self {
+        leaving.store(false, Ordering::Relaxed);
         Self {
             frontend: Channel::new(frontend),
             relay: Relay::default(),
+            leaving,
         }
     }
 
     /// Carries messages until one side ends.
     pub(crate) async fn carry(&mut self, backend: &mut Channel) -> End {
+        match self.carry_on(backend).await {
+            End::Backend(_) if self.relay.has_handed_over() => End::HandedOver,
+            end => end,
+        }
+    }
+
+    async fn carry_on(&mut self, backend: &mut Channel) -> End {
         loop {
             tokio::select! {
                 received = self.frontend.receive(), if !self.relay.awaits() => match self.take(received) {
@@ -132,10 +148,13 @@ impl Session {
         received: Result<Option<Message<Descriptor>>, ChannelError>,
     ) -> Result<Message<Descriptor>, End> {
         match received {
-            Ok(Some(message)) => self
-                .relay
-                .hear_frontend(message)
-                .map_err(|error| End::FrontendFault(error.to_string())),
+            Ok(Some(message)) => {
+                let heard = self.relay.hear_frontend(message);
+                if self.relay.is_handing_over() {
+                    self.leaving.store(true, Ordering::Relaxed);
+                }
+                heard.map_err(|error| End::FrontendFault(error.to_string()))
+            }
             Ok(None) => Err(End::Frontend),
             Err(error) => Err(End::FrontendFault(error.to_string())),
         }

@@ -18,6 +18,8 @@ const MAX_RINGS: u32 = 16;
 const LOG_SHMFD: u64 = 1 << 1;
 /// VHOST_USER_PROTOCOL_F_REPLY_ACK.
 const REPLY_ACK: u64 = 1 << 3;
+/// VHOST_USER_TRANSFER_STATE_DIRECTION_SAVE.
+const SAVE: u32 = 0;
 /// VHOST_USER_VRING_NOFD_MASK: no descriptor comes along.
 const NO_DESCRIPTOR: u64 = 1 << 8;
 /// Size of the reply to SET_LOG_BASE that cloud-hypervisor's side reads: the request's own form. passt, and the protocol's
@@ -78,6 +80,17 @@ pub(crate) struct Relay<F> {
     rings: BTreeMap<u32, Ring<F>>,
     /// The frontend waits for the answer to this.
     awaited: Option<Message<F>>,
+    handing_over: HandingOver,
+}
+
+/// Where a backend is with giving what it knows to another one, which goes on in its place (SET_DEVICE_STATE_FD).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandingOver {
+    No,
+    /// It was asked to write it all down.
+    Asked,
+    /// And says that it has.
+    Done,
 }
 
 impl<F> Default for Relay<F> {
@@ -91,6 +104,7 @@ impl<F> Default for Relay<F> {
             log_descriptor: None,
             rings: BTreeMap::new(),
             awaited: None,
+            handing_over: HandingOver::No,
         }
     }
 }
@@ -125,9 +139,25 @@ impl<F: Clone> Relay<F> {
                 let ring = self.ring(&message)?;
                 (ring.base, ring.ran) = (base, false);
             }
+            request::CHECK_DEVICE_STATE
+                if self.handing_over == HandingOver::Asked && message.u64(0) == Some(0) =>
+            {
+                self.handing_over = HandingOver::Done;
+            }
             _ => {}
         }
         Ok(message)
+    }
+
+    /// Whether the VMM has stopped the rings for the last time, to have the backend's state.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.handing_over != HandingOver::No
+    }
+
+    /// Whether the backend has given all it knows away. passt ends upon that; what the VMM still has to say to it matters
+    /// to nobody.
+    pub(super) fn has_handed_over(&self) -> bool {
+        self.handing_over == HandingOver::Done
     }
 
     /// What a fresh backend has to be told before it is asked what is pending. `used` reads the u16 at an offset of a memory
@@ -280,10 +310,17 @@ impl<F: Clone> Relay<F> {
                 let descriptor = bell(message)?;
                 self.ring(message)?.err = Some(descriptor);
             }
+            request::SET_DEVICE_STATE_FD => {
+                let saves = message.u32(0).ok_or(form)? == SAVE;
+                self.handing_over = if saves {
+                    HandingOver::Asked
+                } else {
+                    HandingOver::No
+                };
+            }
             request::GET_FEATURES
             | request::GET_PROTOCOL_FEATURES
             | request::GET_QUEUE_NUM
-            | request::SET_DEVICE_STATE_FD
             | request::CHECK_DEVICE_STATE => {}
             unknown => return Err(Refused::Unknown(unknown)),
         }

@@ -51,7 +51,7 @@ async fn a_backend_dies_with_a_question_open_and_the_next_one_answers_it() {
     let (stream, mut vmm) = pair();
     let (to_backend, mut first) = pair();
     let mut backend = Channel::new(to_backend);
-    let mut session = Session::new(stream);
+    let mut session = Session::new(stream, Arc::default());
     let memory = tempfile::tempfile().unwrap();
     memory.set_len(0x1000).unwrap();
     memory.write_all_at(&777_u16.to_le_bytes(), 0x42).unwrap();
@@ -106,7 +106,7 @@ async fn a_fresh_backend_that_refuses_what_the_old_one_took_is_not_used() {
     let (stream, vmm) = pair();
     let (to_backend, mut first) = pair();
     let mut backend = Channel::new(to_backend);
-    let mut session = Session::new(stream);
+    let mut session = Session::new(stream, Arc::default());
     let talk = async {
         // REPLY_ACK.
         let features = Message::new(request::SET_PROTOCOL_FEATURES, words(&[1 << 3]));
@@ -137,7 +137,7 @@ async fn a_fresh_backend_that_refuses_what_the_old_one_took_is_not_used() {
 #[tokio::test(flavor = "current_thread")]
 async fn the_vmm_can_let_go_of_a_device_whose_backend_is_gone() {
     let (stream, mut vmm) = pair();
-    let mut session = Session::new(stream);
+    let mut session = Session::new(stream, Arc::default());
     let talk = async {
         vmm.send(&Message::new(request::GET_VRING_BASE, state(1, 0)))
             .await
@@ -147,6 +147,96 @@ async fn the_vmm_can_let_go_of_a_device_whose_backend_is_gone() {
     };
     let (end, ()) = tokio::join!(session.stand_in(), talk);
     assert!(matches!(end, End::Frontend), "{end:?}");
+}
+
+/// As cloud-hypervisor snapshots a NIC for a migration: rings stopped, state taken, and then once more the log.
+#[tokio::test(flavor = "current_thread")]
+async fn a_backend_that_has_handed_over_may_end_while_the_vmm_still_asks() {
+    const LOG_SHMFD: u64 = 1 << 1;
+    let (stream, mut vmm) = pair();
+    let (to_backend, mut first) = pair();
+    let mut backend = Channel::new(to_backend);
+    let leaving = Arc::new(AtomicBool::new(true));
+    let mut session = Session::new(stream, leaving.clone());
+    assert!(!leaving.load(Ordering::Relaxed), "it has only come");
+    let state_file = tempfile::tempfile().unwrap();
+    let talk = async {
+        let features = Message::new(request::SET_PROTOCOL_FEATURES, words(&[LOG_SHMFD]));
+        vmm.send(&features).await.unwrap();
+        next(&mut first).await;
+        vmm.send(&Message::new(request::GET_VRING_BASE, state(0, 0)))
+            .await
+            .unwrap();
+        next(&mut first).await;
+        first
+            .send(&reply(request::GET_VRING_BASE, state(0, 9)))
+            .await
+            .unwrap();
+        next(&mut vmm).await;
+        assert!(!leaving.load(Ordering::Relaxed), "a reset does that too");
+        // Save, with the rings stopped.
+        let save = Message::new(request::SET_DEVICE_STATE_FD, state(0, 0)).with([descriptor(&state_file)]);
+        for (asked, answer) in [
+            (save, 0x100),
+            (Message::new(request::CHECK_DEVICE_STATE, vec![]), 0),
+        ] {
+            vmm.send(&asked).await.unwrap();
+            let seen = next(&mut first).await;
+            assert_eq!(seen.descriptors.len(), asked.descriptors.len());
+            first.send(&reply(asked.request, words(&[answer]))).await.unwrap();
+            assert_eq!(next(&mut vmm).await.u64(0), Some(answer));
+        }
+        assert!(leaving.load(Ordering::Relaxed));
+        drop(first);
+    };
+    let (end, ()) = tokio::join!(session.carry(&mut backend), talk);
+    assert!(matches!(end, End::HandedOver), "{end:?}");
+    let talk = async {
+        let log = Message::new(request::SET_LOG_BASE, words(&[4096, 0])).with([descriptor(&state_file)]);
+        vmm.send(&log).await.unwrap();
+        let answer = next(&mut vmm).await;
+        assert_eq!(
+            (answer.request, answer.payload.len()),
+            (request::SET_LOG_BASE, 16)
+        );
+        drop(vmm);
+    };
+    let (end, ()) = tokio::join!(session.stand_in(), talk);
+    assert!(matches!(end, End::Frontend), "{end:?}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn one_that_could_not_hand_over_or_took_over_is_replaced_like_any_other() {
+    // The direction that is asked for, and what comes of it.
+    for (direction, result) in [(0, u64::MAX), (1, 0)] {
+        let (stream, mut vmm) = pair();
+        let (to_backend, mut first) = pair();
+        let mut backend = Channel::new(to_backend);
+        let mut session = Session::new(stream, Arc::default());
+        let state_file = tempfile::tempfile().unwrap();
+        let talk = async {
+            let asked = [
+                Message::new(request::SET_DEVICE_STATE_FD, state(direction, 0))
+                    .with([descriptor(&state_file)]),
+                Message::new(request::CHECK_DEVICE_STATE, vec![]),
+            ];
+            for message in asked {
+                vmm.send(&message).await.unwrap();
+                next(&mut first).await;
+                first
+                    .send(&reply(message.request, words(&[result])))
+                    .await
+                    .unwrap();
+                next(&mut vmm).await;
+            }
+            drop(first);
+        };
+        let (end, ()) = tokio::join!(session.carry(&mut backend), talk);
+        assert!(
+            matches!(end, End::Backend(BackendError::Gone)),
+            "{direction}: {end:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -12,6 +12,7 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod migration;
+mod migration_passt;
 mod passt;
 mod plugins;
 mod privileges;
@@ -182,6 +183,14 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_wrong_certificate_and_plain_tcp",
         run: migration::wrong_certificate,
+    },
+    Scenario {
+        name: "migration_passt_to_other_addresses",
+        run: migration_passt::to_other_addresses,
+    },
+    Scenario {
+        name: "migration_passt_that_fails",
+        run: migration_passt::failures,
     },
     Scenario {
         name: "migration_target_killed",

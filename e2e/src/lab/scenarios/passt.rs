@@ -16,7 +16,7 @@ use crate::lab::node::guest::{self, OTHER_PORT, PORT, WhoAmI};
 use crate::lab::node::pod::{Launcher, Pod, ROOT, UNPRIVILEGED};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
-const PING: &str = "net.ipv4.ping_group_range=107 107";
+pub(super) const PING: &str = "net.ipv4.ping_group_range=107 107";
 /// A UDP port that the manifest lists, and one that it does not.
 const UDP_PORT: u16 = 5353;
 const OTHER_UDP_PORT: u16 = 5354;
@@ -38,7 +38,7 @@ fn listed() -> Value {
 }
 
 /// The guest has what the pod has, by DHCP, DHCPv6 and router advertisement.
-fn wait_for_the_pods_addresses(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
+pub(super) fn wait_for_the_pods_addresses(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
     let console = &launcher.console;
     let lease = console.wait_for(
         &format!("guest: ipv4 eth0 {}/24 via {NODE_IPV4} ", pod.ipv4),

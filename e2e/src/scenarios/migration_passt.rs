@@ -1,0 +1,155 @@
+//! A guest behind passt moves, with the stand-in VMM and a stand-in for passt, which notes how it was started: what the
+//! launchers agree on. What a real passt makes of it the lab shows.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::Context;
+use super::migration::{FILES, SOON, TLS, TO, certify, migrate, quick, status};
+use super::running::expect_exit;
+use crate::certificates::Authority;
+use crate::pods::{GUEST_MAC, NODE4, POD4, POD6, Pod, PodSpec, set, vmi};
+use crate::process::Process;
+use crate::report::Scenario;
+
+pub(super) const SCENARIOS: &[Scenario<Context>] = &[Scenario {
+    name: "a guest behind passt takes its addresses along, once",
+    run: takes_its_addresses_along,
+}];
+
+/// Answers the greeting with no features (version 1, a reply to request 1, eight bytes), and stays until its connection
+/// ends.
+const PASST: &str = r#"#!/bin/bash
+if [ "$1" = --version ]; then echo 'passt 2025_05_03.stand-in'; exit; fi
+echo "$@" >> /srv/passt-lines
+socket=${!#}
+socket=${socket#--fd=}
+printf '\1\0\0\0\5\0\0\0\10\0\0\0\0\0\0\0\0\0\0\0' >&"$socket"
+exec cat <&"$socket" > /dev/null
+"#;
+const OTHER4: &str = "10.244.0.6";
+const OTHER6: &str = "fd00:10:244::6";
+
+fn manifest() -> Value {
+    let mut manifest = vmi(Value::Null);
+    set(
+        &mut manifest,
+        "/spec/domain/devices/interfaces",
+        json!([{"name": "default", "passt": {}, "macAddress": GUEST_MAC, "ports": [{"port": 8080}]}]),
+    );
+    manifest
+}
+
+fn put_passt(pod: &Pod) -> Result<()> {
+    fs::create_dir(pod.path("bin"))?;
+    for (file, text, mode) in [("bin/passt", PASST, 0o755), ("passt-lines", "", 0o666)] {
+        fs::write(pod.path(file), text)?;
+        fs::set_permissions(pod.path(file), Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+fn run(pod: &Pod, options: &[&str]) -> Result<Process> {
+    let mut entry = pod.entry();
+    entry.binds.push((pod.path(""), FILES.into()));
+    let mut args = vec![
+        "run",
+        "--vmi",
+        "-",
+        "--state-dir",
+        "/srv/state",
+        "--image",
+        "kernel-boot=/srv/image",
+        "--cloud-hypervisor",
+        "/srv/vmm/standin-vmm",
+    ];
+    args.extend(options);
+    let mut command = pod.command_as(&entry, &pod.path("hawser"), &args)?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{FILES}/bin:{path}"));
+    let mut process = Process::spawn("hawser", &mut command)?;
+    let _ = process.feed(&manifest().to_string());
+    Ok(process)
+}
+
+/// How each passt of a pod was started.
+fn lines(pod: &Pod) -> Result<Vec<String>> {
+    let lines = fs::read_to_string(pod.path("passt-lines"))?;
+    Ok(lines.lines().map(str::to_owned).collect())
+}
+
+fn expect_addresses(line: Option<&String>, wanted: &[&str]) -> Result<()> {
+    let line = line.context("no passt was started")?;
+    let found: Vec<_> = line
+        .split(' ')
+        .filter_map(|argument| argument.strip_prefix("--address="))
+        .collect();
+    ensure!(found == wanted, "not {wanted:?}: {line}");
+    Ok(())
+}
+
+fn takes_its_addresses_along(context: &Context) -> Result<()> {
+    let from = Pod::new(&context.programs, PodSpec::default())?;
+    let to = Pod::new(&context.programs, PodSpec::default())?;
+    from.netns.ip(&format!(
+        "link add mig0 type veth peer name mig0 netns {}",
+        to.netns.name()
+    ))?;
+    let authority = Authority::new("migration")?;
+    for (pod, address) in [(&from, "10.99.0.1"), (&to, "10.99.0.2")] {
+        pod.netns.ip(&format!("address add {address}/24 dev mig0"))?;
+        pod.netns.ip("link set mig0 up")?;
+        pod.script(&quick())?;
+        put_passt(pod)?;
+        certify(&authority, pod, address)?;
+    }
+    to.netns.ip("address flush dev eth0 scope global")?;
+    to.netns.ip(&format!("address add {OTHER4}/24 dev eth0"))?;
+    to.netns.ip(&format!("address add {OTHER6}/64 dev eth0 nodad"))?;
+
+    let mut source = run(&from, &[])?;
+    source.wait_for("the guest is running", 1, SOON)?;
+    let mut target = run(&to, &["--incoming", TLS[0], TLS[1]])?;
+    target.wait_for("waiting for a guest", 1, SOON)?;
+    let guests = [POD4.to_string(), POD6.to_string()];
+    let guests: Vec<_> = guests.iter().map(String::as_str).collect();
+    expect_addresses(lines(&from)?.first(), &guests).context("at the source")?;
+    expect_addresses(lines(&to)?.first(), &[OTHER4, OTHER6]).context("before it comes")?;
+
+    let mut moving = migrate(&from, &TLS)?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &moving).with_context(|| target.transcript())?;
+    let code = source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &source)?;
+    let started = lines(&to)?;
+    ensure!(started.len() == 2, "{started:#?}");
+    expect_addresses(started.last(), &guests).context("for the guest that came")?;
+    let gateway = format!("--gateway={NODE4}");
+    ensure!(
+        started.last().is_some_and(|line| line.contains(&gateway)),
+        "not the guest's router: {started:#?}"
+    );
+    let shown = status(&to)?;
+    let addresses = shown.pointer("/nics/0/addresses").and_then(Value::as_array);
+    let first = addresses.and_then(|all| all.first()?.as_str());
+    ensure!(
+        first.is_some_and(|first| first.starts_with(&format!("{POD4}/"))),
+        "status: {shown}"
+    );
+
+    // No further, before it has been rebooted.
+    let mut moving = migrate(&to, &TLS)?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(
+        moving.transcript().contains("once it has been rebooted"),
+        "{}: to {TO}",
+        moving.transcript()
+    );
+    target.signal(nix::sys::signal::Signal::SIGTERM)?;
+    let code = target.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &target)
+}
