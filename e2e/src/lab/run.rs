@@ -54,9 +54,12 @@ pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBina
         .map(|s| s.name)
         .filter(|name| wanted(name))
         .collect();
-    if filters.iter().any(|filter| filter == scenarios::UEFI.name) {
-        names.push(scenarios::UEFI.name);
-    }
+    names.extend(
+        scenarios::NAMED
+            .iter()
+            .map(|s| s.name)
+            .filter(|name| filters.iter().any(|filter| filter == name)),
+    );
     if !names.is_empty() {
         run_named(report, &names, binary, false);
     }
@@ -156,7 +159,7 @@ fn prepare(
     let payload = cache.scratch("payload")?;
     let debian = scenarios::DEBIAN
         .iter()
-        .chain([scenarios::UEFI])
+        .chain(scenarios::NAMED)
         .any(|scenario| names.contains(&scenario.name));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
     let request = Request {
