@@ -63,9 +63,10 @@ impl Drive {
         }
     }
 
-    pub(super) fn serve(&mut self) {
+    /// `arrived`: the guest has come from another pod.
+    pub(super) fn serve(&mut self, arrived: bool) {
         for server in self.servers.drain(..) {
-            tokio::spawn(serve_guest(server, self.end_servers.subscribe()));
+            tokio::spawn(serve_guest(server, arrived, self.end_servers.subscribe()));
         }
     }
 
@@ -213,7 +214,7 @@ impl Drive {
         match end {
             Some(End::Runs { stop }) => {
                 tracing::info!("the guest is running");
-                self.serve();
+                self.serve(true);
                 self.apply(Event::Booted);
                 if stop {
                     self.apply(Event::Stop);
