@@ -62,7 +62,10 @@ enum Command {
         /// Throughput and rates to real guests in the lab, by binding, instead of the start and the memory
         #[arg(long)]
         datapath: bool,
-        /// 15 by default, 5 for the datapath
+        /// How long a migrating guest is not heard of, in the lab, beside a migration without hawser
+        #[arg(long, conflicts_with = "datapath")]
+        migration: bool,
+        /// 15 by default, 5 for the datapath and for migrations
         #[arg(long)]
         rounds: Option<usize>,
         #[command(flatten)]
@@ -128,9 +131,20 @@ fn run(command: Command) -> Result<ExitCode> {
             datapath: true,
             rounds,
             launcher,
+            ..
         } => {
             let mut report = Report::default();
             lab::bench(&mut report, &launcher.binary(), rounds.unwrap_or(5));
+            Ok(report.finish())
+        }
+        Command::Bench {
+            migration: true,
+            rounds,
+            launcher,
+            ..
+        } => {
+            let mut report = Report::default();
+            lab::bench_migration(&mut report, &launcher.binary(), rounds.unwrap_or(5));
             Ok(report.finish())
         }
         Command::Bench { rounds, launcher, .. } => {

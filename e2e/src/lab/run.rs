@@ -82,6 +82,16 @@ pub(crate) fn bench(report: &mut Report, binary: &LauncherBinary, rounds: usize)
     });
 }
 
+/// Runs the benchmark of migrations.
+pub(crate) fn bench_migration(report: &mut Report, binary: &LauncherBinary, rounds: usize) {
+    run_prepared(report, &[scenarios::BLACKOUT.name], binary, false, |node| {
+        Ok(fs::write(
+            node.payload.join(scenarios::datapath::ROUNDS),
+            rounds.to_string(),
+        )?)
+    });
+}
+
 /// A shell in the node.
 pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
     prepare(&[], false, binary, |node| {
