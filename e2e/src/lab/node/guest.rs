@@ -161,7 +161,7 @@ impl Counter {
     /// What a guest runs to count five times a second.
     pub(crate) fn script(&self, address: IpAddr) -> String {
         format!(
-            "(n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done | nc {address} {} > /tmp/counted) > /dev/null 2>&1 &",
+            "(n=0; while :; do n=$((n+1)); echo $n > /tmp/number; echo $n; sleep 0.2; done | nc {address} {} > /tmp/counted) > /dev/null 2>&1 &",
             self.port
         )
     }

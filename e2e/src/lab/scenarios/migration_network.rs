@@ -163,9 +163,15 @@ pub(super) fn masquerade_at_the_same_address(lab: &Lab) -> Result<()> {
         .context("a connection of the guest's own")?;
     move_and_swap(&twins, &mut source, &mut sessions)?;
     let counted = counter.counted();
-    counter
-        .beyond(counted + 3, RETRY)
-        .context("the guest's own connection, after the move")?;
+    counter.beyond(counted + 3, RETRY).with_context(|| {
+        let seen = guest::execute(
+            twins.source.ipv4.into(),
+            "cat /proc/uptime /tmp/number; tail -n 1 /tmp/counted; netstat -tn; ps",
+        );
+        let known = twins.target.run("conntrack -L -p tcp");
+        let own = output(Command::new("ss").args(["-tnoi", "sport", "=", &counter.port.to_string()]));
+        format!("the guest's own connection, after the move: {seen:?}; {known:?}; {own:?}")
+    })?;
     Ok(())
 }
 
@@ -206,7 +212,7 @@ pub(super) fn red_network(pods: [&Pod<'_>; 2], name: &str, node: &[&str], addres
         ip(&format!("link add {ours} type veth peer name {theirs}"))?;
         ip(&format!("link set {ours} master {name} up"))?;
         give(pod, &theirs, RED)?;
-        // Two pods with one address: neither kernel is to find the other.
+        // Each kernel would find the other's address.
         pod.run(&format!("sysctl -q -w net.ipv6.conf.{RED}.accept_dad=0"))?;
         for address in addresses {
             pod.run(&format!("ip address add {address} dev {RED}"))?;
@@ -219,6 +225,16 @@ pub(super) fn red_network(pods: [&Pod<'_>; 2], name: &str, node: &[&str], addres
 /// Gone when dropped; the pods' ends go with the pods.
 #[derive(Debug)]
 pub(super) struct Lan(String);
+
+impl Lan {
+    fn unplug(&self, index: usize) -> Result<()> {
+        ip(&format!("link set {}-{index} nomaster", self.0)).map(drop)
+    }
+
+    fn plug(&self, index: usize) -> Result<()> {
+        ip(&format!("link set {0}-{index} master {0}", self.0)).map(drop)
+    }
+}
 
 impl Drop for Lan {
     fn drop(&mut self) {
@@ -270,6 +286,8 @@ pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
         &["10.95.0.1/24", "fd95::1/64"],
         &["10.95.0.5/24", "fd95::5/64"],
     )?;
+    // Two pods with one address: not before the target's is the guest's alone.
+    lan.unplug(1)?;
     let mac = [2, 0, 0x5e, 0, 0x53, 9];
     let mut manifest = manifest();
     vmi::set(
@@ -302,6 +320,7 @@ pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
         sessions.push(Session::open(address)?);
     }
     let arrived = wait_for_it(&target, &TLS)?;
+    lan.plug(1)?;
     let capture = Capture::start()?;
     let to = url(&target);
     let mut moving = launcher.exec(&migrate(&to, &TLS))?;
