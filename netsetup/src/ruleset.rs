@@ -38,6 +38,7 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
         objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
         objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
         objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
+        objects.base_chain("input", NfChainType::Filter, NfHook::Input, 0);
     }
     if nics.iter().any(|nic| nic.bridge.is_some()) {
         objects.base_chain("local-in", NfChainType::Filter, NfHook::Input, 0);
@@ -256,6 +257,13 @@ fn forward(objects: &mut Objects, nic: &GuestNic) {
     // a connection that was opened in another pod, after a migration.
     let invalid = equal(ct("state"), text("invalid"));
     rule(vec![from(), invalid, DROP]);
+    // Nor is what comes for the guest, which would be left to the pod's own kernel: its reset would end a connection that
+    // goes on, here or, while the network still leads to the source of a migration, in another pod.
+    let arrives = equal(meta(MetaKey::Iifname), text(&nic.pod_interface));
+    let tcp = equal(meta(MetaKey::L4proto), text("tcp"));
+    let invalid = equal(ct("state"), text("invalid"));
+    objects.rule(NfFamily::INet, "input", vec![arrives, tcp, invalid, DROP]);
+    let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::INet, "forward", expr);
     for destination in destinations(nic) {
         let own = equal(payload(destination.protocol, "saddr"), destination.guest);
         rule(vec![from(), own, Statement::Accept(None)]);

@@ -367,6 +367,13 @@ fn connections_that_were_opened_in_another_pod_go_on() {
         let frame = guest.expect(b"the server's next");
         assert_eq!(tcp_port(&frame, 2), 50001);
 
+        // What cannot be picked up is not answered by the pod's own kernel.
+        wire.write(&segment(other(40002), pods(8080), true, b"the client's end"));
+        wire.write(&segment(other(40003), pods(8080), false, b"another client"));
+        guest.expect(b"another client");
+        let reset = |frame: &Vec<u8>| frame.get(23) == Some(&6) && frame[47] & 4 != 0;
+        assert!(!wire.drain().iter().any(reset), "the pod sent a reset");
+
         // What cannot be picked up is not sent by the guest's own address.
         guest.write(&segment(guests(50002), gateway(443), true, b"the end"));
         guest.write(&segment(guests(50003), gateway(443), false, b"something after"));

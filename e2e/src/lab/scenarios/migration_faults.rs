@@ -1,8 +1,10 @@
 //! A migration that is disturbed in the middle, with real VMMs; the whole table is in `scenarios/migration_faults.rs`.
 
-use std::time::Duration;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -17,6 +19,8 @@ use crate::lab::node::pod::{Executed, Launcher, Pod, ROOT};
 
 /// Slow enough that a transfer is disturbed in its middle: the guest's 192 MiB take most of a minute.
 const SLOW: &str = "tc qdisc add dev eth0 root tbf rate 40mbit burst 256kb latency 200ms";
+/// Bytes of the guest's memory after which a transfer is in its middle.
+const MIDDLE: u64 = 32 << 20;
 /// Silence of the other launcher (10 s), and what comes after it.
 const NOTICE: Duration = Duration::from_secs(60);
 
@@ -67,7 +71,26 @@ pub(super) fn each(lab: &Lab) -> Result<()> {
 fn under_way<'a>(source: &Launcher<'_>, to: &'a Pod<'_>) -> Result<(Launcher<'a>, Executed)> {
     let target = wait_for_it(to, &TLS)?;
     let url = url(to);
+    let passed = sent_to(to)?;
     let moving = source.exec(&migrate(&url, &TLS))?;
-    moving.console.wait_for("round ", TRANSFER)?;
+    moving.console.wait_for("sending", TRANSFER)?;
+    // The first round is told at its end, and is the last: what has passed says where it is.
+    let end = Instant::now() + TRANSFER;
+    while sent_to(to)? < passed + MIDDLE {
+        if Instant::now() > end {
+            bail!(
+                "{} bytes of the guest's memory have passed",
+                sent_to(to)? - passed
+            );
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
     Ok((target, moving))
+}
+
+/// Bytes that the node has sent to a pod.
+fn sent_to(pod: &Pod<'_>) -> Result<u64> {
+    let (port, _) = plug(pod)?;
+    let path = format!("/sys/class/net/{port}/statistics/tx_bytes");
+    Ok(fs::read_to_string(path)?.trim().parse()?)
 }

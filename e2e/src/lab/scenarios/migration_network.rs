@@ -28,6 +28,9 @@ const MEETING: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 pub(super) const RED: &str = "podb1f51a511f1";
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
+/// A bridge of the node that is down.
+const NOWHERE: &str = "nowhere0";
+
 pub(super) fn ip(command: &str) -> Result<String> {
     output(Command::new("ip").args(command.split(' ')))
 }
@@ -48,7 +51,11 @@ impl<'a> Twins<'a> {
         let mut target = Pod::create(lab, &format!("{name}-b"), &[FORWARD_IPV6])?;
         let (port, switch) = plug(&source)?;
         let (other, _) = plug(&target)?;
-        ip(&format!("link set {other} nomaster"))?;
+        // Into a switch that passes nothing: an end that is in none would be an interface of the node.
+        if !Path::new("/sys/class/net").join(NOWHERE).exists() {
+            ip(&format!("link add {NOWHERE} type bridge"))?;
+        }
+        ip(&format!("link set {other} master {NOWHERE}"))?;
         let link: Value = serde_json::from_str(&source.run("ip -j link show dev eth0")?)?;
         let mac = link.pointer("/0/address").and_then(Value::as_str);
         let mac = mac.context("the pod has no MAC")?;
@@ -87,7 +94,7 @@ impl<'a> Twins<'a> {
     /// Moves the address to the target's pod.
     fn swap(&self) -> Result<()> {
         let [from, to] = &self.ports;
-        ip(&format!("link set {from} nomaster"))?;
+        ip(&format!("link set {from} master {NOWHERE}"))?;
         ip(&format!("link set {to} master {}", self.switch))?;
         Ok(())
     }
