@@ -23,6 +23,7 @@ mod target;
 mod model;
 
 use crate::binding;
+use crate::peripherals;
 use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
@@ -34,13 +35,14 @@ pub(crate) use outgoing::{Hands, Outgoing, Told};
 pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
-/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface, and
-/// the disks that it writes, which nobody takes along.
+/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface and
+/// device, and the disks that it writes, which nobody takes along.
 pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
     let interfaces = binding::explain(guest, &[]);
     interfaces
         .iter()
         .filter_map(binding::Explanation::obstacle)
         .chain(disks::obstacles(guest))
+        .chain(peripherals::obstacles(guest))
         .collect()
 }

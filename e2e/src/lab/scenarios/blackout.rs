@@ -19,7 +19,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::datapath::ROUNDS;
 use super::lifecycle::END;
 use super::masquerade::{BOOT, SERVE};
 use super::migration::{TLS, TRANSFER, manifest, migrate, url, wait_for_it};
@@ -35,6 +34,8 @@ use crate::lab::node::prepare::GUEST_IMAGE;
 use crate::lab::node::{Lab, PAYLOAD, RESULTS};
 use crate::lab::process::output;
 
+/// In the payload: the number of rounds.
+pub(crate) const ROUNDS: &str = "migration-rounds";
 /// Address and MAC: bare, and hawser's.
 const BARE: (&str, &str) = ("10.96.0.11", "02:00:5e:00:53:11");
 const OURS: (&str, &str) = ("10.96.0.12", "02:00:5e:00:53:12");
