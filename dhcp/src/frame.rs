@@ -152,7 +152,7 @@ fn parse_v6(packet: &[u8]) -> Result<Inbound<'_>, Event> {
     }
 }
 
-fn ethernet(from: [u8; 6], to: [u8; 6], kind: EtherType, room: usize) -> Vec<u8> {
+pub(crate) fn ethernet(from: [u8; 6], to: [u8; 6], kind: EtherType, room: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(Ethernet2Header::LEN + room);
     frame.extend_from_slice(
         &Ethernet2Header {

@@ -11,6 +11,7 @@
 //! that is less than the guard. Requests are therefore read by a strict walk of our own and replies are written
 //! option by option; `dhcproto` is the independent decoder that the tests check every reply with.
 
+mod announce;
 mod bucket;
 mod event;
 mod frame;
@@ -26,6 +27,7 @@ mod wire;
 #[cfg(test)]
 mod testing;
 
+pub use announce::announcements;
 pub use event::{Dhcp4, Dhcp4Outcome, Dhcp6, Dhcp6Outcome, Event, Ignored, Protocol};
 pub use lease::{LEASE_SECONDS, Lease, LeaseV4, LeaseV6, Route4};
 pub use responder::{Answer, Responder};

@@ -6,7 +6,7 @@
 //!
 //! - no CAP_NET_RAW for packet sockets and no CAP_NET_BIND_SERVICE for ports 67 and 547, so the process can hold
 //!   no capability at all while it reads what a guest wrote;
-//! - nothing that is written here can leave by the pod's own wire;
+//! - nothing that this server writes can leave by the pod's own wire;
 //! - one path for guests behind NAT and guests on a bridge, where the kernel's own stack never sees their frames;
 //! - an address need not exist anywhere for a reply to come from it.
 //!

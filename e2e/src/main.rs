@@ -63,13 +63,16 @@ enum Command {
         /// Throughput and rates to real guests in the lab, by binding, instead of the start and the memory
         #[arg(long)]
         datapath: bool,
+        /// How long a migrating guest is not heard of, in the lab, beside a migration without hawser
+        #[arg(long, conflicts_with = "datapath")]
+        migration: bool,
         /// These bindings alone
         #[arg(long, value_name = "BINDING", value_delimiter = ',', requires = "datapath")]
         only: Vec<String>,
         /// Over IPv6, for the bindings that have to do with addresses
         #[arg(long, requires = "datapath")]
         ipv6: bool,
-        /// 15 by default, 20 for the datapath
+        /// 15 by default, 20 for the datapath, 5 for migrations
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         rounds: Option<u16>,
         #[command(flatten)]
@@ -137,6 +140,7 @@ fn run(command: Command) -> Result<ExitCode> {
             ipv6,
             rounds,
             launcher,
+            ..
         } => {
             let order = lab::Order {
                 rounds: rounds.unwrap_or(20).into(),
@@ -146,6 +150,16 @@ fn run(command: Command) -> Result<ExitCode> {
             order.check()?;
             let mut report = Report::default();
             lab::bench(&mut report, &launcher.binary(), &order);
+            Ok(report.finish())
+        }
+        Command::Bench {
+            migration: true,
+            rounds,
+            launcher,
+            ..
+        } => {
+            let mut report = Report::default();
+            lab::bench_migration(&mut report, &launcher.binary(), rounds.unwrap_or(5).into());
             Ok(report.finish())
         }
         Command::Bench { rounds, launcher, .. } => {

@@ -1,15 +1,18 @@
 //! Packets that no ordinary program would send, and the sockets to send and see them with.
 
+use std::io::IoSliceMut;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use anyhow::Result;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recvmsg,
+    sendto, setsockopt, socket, sockopt,
 };
+use nix::sys::time::TimeSpec;
 
 /// A router advertisement with a lifetime of half an hour and nothing else, from the calling thread's namespace.
 pub(crate) fn send_router_advertisement(to: Ipv6Addr, interface: &str) -> Result<()> {
@@ -119,7 +122,40 @@ impl Capture {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
         setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
         Ok(Self(socket))
+    }
+
+    /// The same with the time at which the kernel had each, since the beginning of 1970 in UTC.
+    pub(crate) fn timed_frames(&self) -> Result<Vec<(Duration, Vec<u8>)>> {
+        let mut frames = Vec::new();
+        let mut space = nix::cmsg_space!(TimeSpec);
+        loop {
+            let mut frame = vec![0; 65536];
+            let mut parts = [IoSliceMut::new(&mut frame)];
+            let (length, time) = match recvmsg::<()>(
+                self.0.as_raw_fd(),
+                &mut parts,
+                Some(&mut space),
+                MsgFlags::empty(),
+            ) {
+                Ok(message) => {
+                    let time = message.cmsgs()?.find_map(|control| match control {
+                        ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
+                        _ => None,
+                    });
+                    (message.bytes, time)
+                }
+                Err(nix::Error::EAGAIN) => return Ok(frames),
+                Err(error) => return Err(error.into()),
+            };
+            frame.truncate(length);
+            if let Some(time) = time
+                && frame.get(6..12) != Some(&[0; 6])
+            {
+                frames.push((time, frame));
+            }
+        }
     }
 
     /// What has come by now.

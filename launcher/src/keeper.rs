@@ -29,17 +29,29 @@ pub(crate) const STOP_GUEST: u8 = b's';
 /// The supervisor's end of that pipe.
 pub(crate) type Orders = OwnedFd;
 
+/// What the supervisor has to say at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) code: ExitCode,
+    /// The guest of this pod was given to another launcher, so the wiring stays: without it the pod's own kernel would
+    /// answer in the guest's name, with a reset to connections that go on elsewhere, and by ARP for its address.
+    pub(crate) given_away: bool,
+}
+
+/// In the supervisor's exit status, beside its code.
+const GIVEN_AWAY: i32 = 0x40;
+
 /// How it went, in both halves.
 pub(crate) struct Kept<T> {
     /// What wiring the pod came to. A supervisor that never heard `GO` has run no guest.
     pub(crate) wired: Result<T, Failure>,
-    pub(crate) verdict: ExitCode,
+    pub(crate) verdict: Verdict,
 }
 
 /// Runs `supervise` in a child and `wire` here beside it, lets the guest run when the wiring is done, and waits until
 /// the child and everything it started has ended.
 pub(crate) fn keep<T>(
-    supervise: impl FnOnce(Orders) -> ExitCode,
+    supervise: impl FnOnce(Orders) -> Verdict,
     wire: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<Kept<T>, Failure> {
     let fail = |what: &'static str| move |errno: Errno| Failure::new(ExitCode::Internal, what).because(errno);
@@ -61,14 +73,14 @@ pub(crate) fn keep<T>(
         ForkResult::Child => {
             drop(orders_write);
             drop(wire);
-            let code = match become_supervisor(keeper, &before) {
+            let verdict = match become_supervisor(keeper, &before) {
                 Ok(()) => supervise(orders_read),
                 Err(errno) => {
                     tracing::error!("cannot start the supervisor: {errno}");
-                    ExitCode::Internal
+                    INTERNAL
                 }
             };
-            std::process::exit(code as i32);
+            std::process::exit(status(verdict));
         }
         ForkResult::Parent { child } => {
             drop(orders_read);
@@ -108,7 +120,17 @@ pub(crate) fn die_with(keeper: Pid) -> Result<(), Errno> {
     Err(Errno::ESRCH)
 }
 
-fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<ExitCode, Failure> {
+const INTERNAL: Verdict = Verdict {
+    code: ExitCode::Internal,
+    given_away: false,
+};
+
+fn status(verdict: Verdict) -> i32 {
+    let given_away = if verdict.given_away { GIVEN_AWAY } else { 0 };
+    verdict.code as i32 | given_away
+}
+
+fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<Verdict, Failure> {
     let mut verdict = None;
     loop {
         // Reap first: a child may have ended before the signals were watched.
@@ -121,7 +143,7 @@ fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<E
                 continue;
             }
             // Everything that was started has ended: nobody uses the wiring any more.
-            Err(Errno::ECHILD) => return Ok(verdict.unwrap_or(ExitCode::Internal)),
+            Err(Errno::ECHILD) => return Ok(verdict.unwrap_or(INTERNAL)),
             Err(Errno::EINTR) => continue,
             Err(errno) => {
                 return Err(Failure::new(ExitCode::Internal, "wait for the supervisor").because(errno));
@@ -141,12 +163,33 @@ fn tell(orders: &mut Option<File>, order: u8) {
     }
 }
 
-fn judge(status: WaitStatus) -> ExitCode {
+fn judge(status: WaitStatus) -> Verdict {
     match status {
-        WaitStatus::Exited(_, code) => ExitCode::of(code).unwrap_or(ExitCode::Internal),
+        WaitStatus::Exited(_, status) => Verdict {
+            code: ExitCode::of(status & !GIVEN_AWAY).unwrap_or(ExitCode::Internal),
+            given_away: status & GIVEN_AWAY != 0,
+        },
         other => {
             tracing::error!("the supervisor ended unexpectedly: {other:?}");
-            ExitCode::Internal
+            INTERNAL
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_survives_the_exit_status() {
+        for code in (0..10).filter_map(ExitCode::of) {
+            for given_away in [false, true] {
+                let verdict = Verdict { code, given_away };
+                let status = WaitStatus::Exited(Pid::from_raw(1), status(verdict));
+                assert_eq!(judge(status), verdict);
+            }
+        }
+        let killed = WaitStatus::Signaled(Pid::from_raw(1), Signal::SIGKILL, false);
+        assert_eq!(judge(killed), INTERNAL);
     }
 }

@@ -132,6 +132,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             uid: guest.uid.clone(),
         },
         nics: binding::describe(&guest, &plan.nics, &attachments),
+        readonly_disks: migration::readonly_disks(&drives),
         obstacles,
         passt_version,
         hooks,
@@ -157,10 +158,15 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         |orders| supervisor::supervise(job, parent, orders),
         || wire(&plan, nft, &journal),
     )?;
-    let undone = take_down(&kept.wired?, &journal);
-    Ok(match kept.verdict {
+    let wired = kept.wired?;
+    if kept.verdict.given_away {
+        tracing::info!("the wiring stays as long as the pod: the guest's addresses are in use elsewhere");
+        return Ok(kept.verdict.code);
+    }
+    let undone = take_down(&wired, &journal);
+    Ok(match kept.verdict.code {
         ExitCode::Success if !undone => ExitCode::Teardown,
-        verdict => verdict,
+        code => code,
     })
 }
 

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hawser_dhcp::serve;
+use hawser_dhcp::{announcements, serve};
 use hawser_netsetup::{Owner, open_tap};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -27,7 +27,7 @@ use crate::control::{self, Board, Call};
 use crate::disks::{self, Drive as Disk};
 use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError, Hooks};
-use crate::keeper::{GO, Orders, die_with};
+use crate::keeper::{GO, Orders, Verdict, die_with};
 use crate::lifecycle::{Event, Outcome, State};
 use crate::migration::{self, Description, Identity, Incoming, NicDescription};
 use crate::passt;
@@ -46,6 +46,10 @@ const OLDEST: u32 = 52;
 const SERVER_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries of an order that cloud-hypervisor does not take yet.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// RFC 5227, section 2.3: two, two seconds apart; one more, since nobody asks for a guest's address when it moves.
+const ANNOUNCEMENTS: u32 = 3;
+const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Everything the supervisor needs, decided beforehand.
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub(crate) struct Job {
     pub(crate) start: Start,
     pub(crate) identity: Identity,
     pub(crate) nics: Vec<NicDescription>,
+    /// By name and path.
+    pub(crate) readonly_disks: Vec<(String, PathBuf)>,
     /// Why the guest cannot migrate.
     pub(crate) obstacles: Vec<String>,
     /// As the launchers compare it.
@@ -103,20 +109,23 @@ pub(crate) enum Start {
 impl Job {
     /// As the launchers compare it.
     fn description(&self, vmm_version: String) -> Description {
+        let (disks, problems) = migration::describe_disks(&self.readonly_disks);
         Description {
+            disks,
             identity: self.identity.clone(),
             vmm_version,
             nics: self.nics.clone(),
             config: serde_json::to_value(&self.config).unwrap_or_default(),
-            obstacles: self.obstacles.clone(),
+            obstacles: self.obstacles.iter().cloned().chain(problems).collect(),
             passt_version: self.passt_version,
         }
     }
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
-pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> ExitCode {
-    match try_supervise(job, keeper, orders) {
+pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> Verdict {
+    let directory = job.directory.clone();
+    let code = match try_supervise(job, keeper, orders) {
         Ok(outcome) => {
             match &outcome {
                 Outcome::ShutDown => tracing::info!("the guest has shut down"),
@@ -135,6 +144,10 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> ExitCode {
             eprintln!("{failure}");
             failure.code()
         }
+    };
+    Verdict {
+        code,
+        given_away: control::handed_over(&directory).is_some(),
     }
 }
 
@@ -188,7 +201,17 @@ fn run_vmm(mut job: Job, orders: Orders) -> Result<Outcome, Failure> {
 }
 
 /// Serves one NIC until `ended` says so, over a new channel whenever the old one breaks.
-async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) {
+/// `arrived`: it has come from another pod.
+async fn serve_guest(
+    Server {
+        tap,
+        lease,
+        announces,
+    }: Server,
+    arrived: bool,
+    ended: watch::Receiver<()>,
+) {
+    let mut announcements = (announces && arrived).then(|| announcements(&lease));
     loop {
         let cancel = {
             let mut ended = ended.clone();
@@ -200,6 +223,12 @@ async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) 
             event => tracing::info!("{tap}: {event}"),
         };
         let channel: Result<OwnedFd, _> = open_tap(&tap);
+        if let Ok(channel) = &channel
+            && let Some(frames) = announcements.take()
+            && let Ok(channel) = channel.try_clone()
+        {
+            tokio::spawn(announce(tap.clone(), channel, frames));
+        }
         let result = match channel {
             Ok(channel) => serve(channel, lease.clone(), observer, cancel)
                 .await
@@ -211,6 +240,22 @@ async fn serve_guest(Server { tap, lease }: Server, ended: watch::Receiver<()>) 
             Err(why) => tracing::error!("{tap}: the guest gets no DHCP and no router advertisements: {why}"),
         }
         tokio::time::sleep(SERVER_PAUSE).await;
+    }
+}
+
+/// Tells the pod's network where the guest is now, more than once: a frame may be lost, and a switch's port may forward
+/// nothing at first.
+async fn announce(tap: String, channel: OwnedFd, frames: Vec<Vec<u8>>) {
+    tracing::info!("{tap}: the guest's addresses are announced from this pod");
+    for round in 0..ANNOUNCEMENTS {
+        if round > 0 {
+            tokio::time::sleep(ANNOUNCEMENT_INTERVAL).await;
+        }
+        for frame in &frames {
+            if let Err(errno) = nix::unistd::write(&channel, frame) {
+                tracing::warn!("{tap}: an announcement could not be sent: {errno}");
+            }
+        }
     }
 }
 
@@ -346,7 +391,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                         // The servers are there before the guest's first frame; a guest that has yet to come is none of
                         // theirs.
                         if this.incoming.is_none() {
-                            this.serve();
+                            this.serve(false);
                         }
                         tokio::spawn(begin(passts, shares, lost.clone(), go, this.send.clone()));
                     }

@@ -41,6 +41,7 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
         objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
         objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
         objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
+        objects.base_chain("input", NfChainType::Filter, NfHook::Input, 0);
     }
     if nics.iter().any(|nic| nic.bridge.is_some()) {
         objects.base_chain("local-in", NfChainType::Filter, NfHook::Input, 0);
@@ -61,7 +62,10 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
             None => guest_frames(&mut objects, nic),
             Some(bridged) => bridge::guest_frames(&mut objects, nic, bridged),
         }
-        server_frames(&mut objects, nic);
+        match &nic.bridge {
+            None => server_frames(&mut objects, nic),
+            Some(_) => bridge::server_frames(&mut objects, nic),
+        }
         let wiring = spec
             .nics
             .iter()
@@ -248,13 +252,6 @@ fn translate(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
 /// Only what was translated, and the guest's own connections, pass between the pod's interface and the guest.
 fn forward(objects: &mut Objects, nic: &GuestNic) {
     let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::INet, "forward", expr);
-    let from = || equal(meta(MetaKey::Iifname), text(&nic.tap));
-    let to = || equal(meta(MetaKey::Oifname), text(&nic.tap));
-    for destination in destinations(nic) {
-        let own = equal(payload(destination.protocol, "saddr"), destination.guest);
-        rule(vec![from(), own, Statement::Accept(None)]);
-    }
-    rule(vec![from(), DROP]);
     let ct = |key: &'static str| {
         Expression::Named(NamedExpression::CT(nftables::expr::CT {
             key: key.into(),
@@ -262,6 +259,24 @@ fn forward(objects: &mut Objects, nic: &GuestNic) {
             dir: None,
         }))
     };
+    let from = || equal(meta(MetaKey::Iifname), text(&nic.tap));
+    let to = || equal(meta(MetaKey::Oifname), text(&nic.tap));
+    // What belongs to no connection is not translated, and would leave by the guest's own address. So would the end of
+    // a connection that was opened in another pod, after a migration.
+    let invalid = equal(ct("state"), text("invalid"));
+    rule(vec![from(), invalid, DROP]);
+    // Nor is what comes for the guest, which would be left to the pod's own kernel: its reset would end a connection that
+    // goes on, here or, while the network still leads to the source of a migration, in another pod.
+    let arrives = equal(meta(MetaKey::Iifname), text(&nic.pod_interface));
+    let tcp = equal(meta(MetaKey::L4proto), text("tcp"));
+    let invalid = equal(ct("state"), text("invalid"));
+    objects.rule(NfFamily::INet, "input", vec![arrives, tcp, invalid, DROP]);
+    let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::INet, "forward", expr);
+    for destination in destinations(nic) {
+        let own = equal(payload(destination.protocol, "saddr"), destination.guest);
+        rule(vec![from(), own, Statement::Accept(None)]);
+    }
+    rule(vec![from(), DROP]);
     let states = Expression::List(vec![text("established"), text("related")]);
     rule(vec![to(), is_in(ct("state"), states), Statement::Accept(None)]);
     rule(vec![

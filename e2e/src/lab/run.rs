@@ -88,6 +88,16 @@ pub(crate) fn bench(report: &mut Report, binary: &LauncherBinary, order: &Order)
     });
 }
 
+/// Runs the benchmark of migrations.
+pub(crate) fn bench_migration(report: &mut Report, binary: &LauncherBinary, rounds: usize) {
+    run_prepared(report, &[scenarios::BLACKOUT.name], binary, false, |node| {
+        Ok(fs::write(
+            node.payload.join(scenarios::blackout::ROUNDS),
+            rounds.to_string(),
+        )?)
+    });
+}
+
 /// A shell in the node.
 pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
     prepare(&[], false, binary, |node| {

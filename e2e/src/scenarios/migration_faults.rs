@@ -1,13 +1,18 @@
 //! Every step of a migration with every fault. Before the commit the guest stays, after it it is the target's.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::Context;
 use super::migration::{PATIENCE, Pair, SOON, explain, hawser, quick, runs};
 use super::running::expect_exit;
+use crate::pods::{Pod, vmi};
 use crate::process::{Process, until};
 use crate::report::Scenario;
 use crate::standin_script::{Fault, Script, Step};
@@ -32,6 +37,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "the hand-over cannot be noted",
         run: no_note,
+    },
+    Scenario {
+        name: "a disk is full, on either side",
+        run: full_disk,
     },
 ];
 
@@ -232,4 +241,102 @@ fn no_note(context: &Context) -> Result<()> {
     let moving = pair.migrate()?;
     let result = pair.stays(moving);
     explain(&pair, "", result)
+}
+
+/// A small file system over a pod's state directory; gone when dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(pod: &Pod) -> Result<Self> {
+        let directory = pod.path("state");
+        let options = Some("size=256k,mode=0777");
+        mount(
+            Some("small"),
+            &directory,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            options,
+        )?;
+        Ok(Self(directory))
+    }
+
+    fn fill(&self) -> Result<()> {
+        let mut file = File::create(self.0.join("filler"))?;
+        loop {
+            match file.write_all(&[b'x'; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn empty(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.0.join("filler"))?)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// A disk that is full before a migration is a reason against it; one that fills up while it runs is none, since what has
+/// to be written at the commit has been written before.
+fn full_disk(context: &Context) -> Result<()> {
+    let cases = ["source", "target", "source, in the middle"];
+    let cases = cases.map(|case| (case.to_owned(), case)).to_vec();
+    each(cases, |case| {
+        let guest = vmi(Value::Null);
+        let script = if case == "source, in the middle" {
+            slow()
+        } else {
+            quick()
+        };
+        let mut small = None;
+        let mut pair = Pair::prepared(context, (&script, &guest), (&quick(), &guest), |from, to| {
+            small = Some(Small::mount(if case == "target" { to } else { from })?);
+            Ok(())
+        })?;
+        let small = small.context("no file system")?;
+        let result = filled(&mut pair, &small, case);
+        let result = explain(&pair, "", result);
+        drop(pair);
+        result
+    })
+}
+
+fn filled(pair: &mut Pair, small: &Small, case: &str) -> Result<()> {
+    if case == "source, in the middle" {
+        let moving = pair.migrate()?;
+        moving.wait_for("round 1 ", 1, SOON)?;
+        small.fill()?;
+        return moved(pair, moving);
+    }
+    small.fill()?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+    expect_exit(code, 9, &moving)?;
+    ensure!(
+        moving.stderr().contains("No space left on device"),
+        "not said why:\n{}",
+        moving.transcript()
+    );
+    ensure!(runs(&pair.source), "it does not run at the source");
+    // Nothing is spoilt: with room, it works.
+    small.empty()?;
+    let moving = pair.migrate()?;
+    moved(pair, moving)
+}
+
+fn moved(pair: &mut Pair, mut moving: Process) -> Result<()> {
+    let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &moving)?;
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 0, &pair.source)?;
+    let note = std::fs::read_to_string(pair.from.path("state/vmm/status.json"))?;
+    ensure!(note.contains("handedOverTo"), "no note that it is gone: {note}");
+    ensure!(runs(&pair.target), "it does not run at the target");
+    Ok(())
 }

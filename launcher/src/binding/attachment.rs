@@ -77,4 +77,7 @@ pub(crate) struct Server {
     /// Carries its frames.
     pub(crate) tap: String,
     pub(crate) lease: Lease,
+    /// The lease's addresses are those of the pod's network: after a migration it is told where they are now, by the
+    /// same way.
+    pub(crate) announces: bool,
 }

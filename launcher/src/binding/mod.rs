@@ -148,6 +148,7 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
         server: lease.map(|lease| Server {
             tap: nic.server_tap.clone(),
             lease,
+            announces: nic.bridge.is_some(),
         }),
         passt: None,
     }
@@ -160,6 +161,14 @@ pub(crate) fn describe(
     attachments: &[Attachment],
 ) -> Vec<NicDescription> {
     let explanations = explain(guest, &[]);
+    let primary_bridge = |nic: &GuestNic| {
+        let is = |interface: &Interface| {
+            interface.name == nic.name
+                && interface.binding == Binding::Bridge
+                && interface.network.is_primary()
+        };
+        guest.interfaces.iter().any(is)
+    };
     let describe = |nic: &GuestNic| {
         let binding = explanations.iter().find(|known| known.interface == nic.name);
         let served = attachments
@@ -183,6 +192,7 @@ pub(crate) fn describe(
                 .chain(by_passt)
                 .collect(),
             passt: nic.passt.clone(),
+            addresses_may_change: guest.pod_bridge_may_migrate && primary_bridge(nic),
         }
     };
     nics.iter().map(describe).collect()

@@ -8,6 +8,7 @@ use hawser_netsetup::Handed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::disks::{self, DiskDescription};
 use super::message::VERSION;
 
 /// One launcher's guest, as it is in its pod.
@@ -17,6 +18,8 @@ pub(crate) struct Description {
     /// cloud-hypervisor's own words.
     pub(crate) vmm_version: String,
     pub(crate) nics: Vec<NicDescription>,
+    #[serde(default)]
+    pub(crate) disks: Vec<DiskDescription>,
     /// Body of `vm.create`.
     pub(crate) config: Value,
     /// Why the guest cannot leave its pod.
@@ -48,6 +51,9 @@ pub(crate) struct NicDescription {
     /// The same, where passt tells it: the guest brings it along, and the target's passt goes on with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passt: Option<Handed>,
+    /// The user has said that the target's pod may have other ones for it.
+    #[serde(default)]
+    pub(crate) addresses_may_change: bool,
 }
 
 impl Identity {
@@ -64,7 +70,15 @@ pub(crate) fn reasons(version: u32, source: &Description, target: &Description) 
             "the launchers do not speak the same version of the hand-off: {version} at the source, {VERSION} at the target"
         )];
     }
-    let mut reasons: Vec<String> = source.obstacles.clone();
+    let mut reasons: Vec<String> = source
+        .obstacles
+        .iter()
+        .chain(&target.obstacles)
+        .cloned()
+        .collect();
+    // The same of both, mostly: it is of the manifest.
+    let mut told = std::collections::HashSet::new();
+    reasons.retain(|reason| told.insert(reason.clone()));
     if source.identity != target.identity {
         reasons.push(format!(
             "metadata: the source runs {}, the target waits for {}",
@@ -84,6 +98,7 @@ pub(crate) fn reasons(version: u32, source: &Description, target: &Description) 
             "passt is of {from} at the source and of {to} at the target: the target's has to be the same or newer"
         ));
     }
+    disks::differences(&source.disks, &target.disks, &mut reasons);
     differences("config", &source.config, &target.config, &mut reasons);
     reasons
 }
@@ -149,6 +164,7 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
                     }
                 }
             }
+            _ if theirs.addresses_may_change && ours.addresses_may_change => {}
             _ => compare(
                 "guest's addresses",
                 theirs.addresses.join(" "),
@@ -218,7 +234,9 @@ mod tests {
                 queue_pairs: 1,
                 addresses: vec!["10.0.2.2/24".into(), "fd10:0:2::2".into()],
                 passt: None,
+                addresses_may_change: false,
             }],
+            disks: Vec::new(),
             config: json!({"cpus": {"boot_vcpus": 1}, "memory": {"size": 1024}, "net": [{"mac": "x"}], "rules": [{"p": 1}]}),
             obstacles: Vec::new(),
             passt_version: None,
@@ -328,6 +346,16 @@ mod tests {
             );
         }
         assert_eq!(all.len(), 13, "{all:#?}");
+    }
+
+    #[test]
+    fn other_addresses_are_borne_where_both_manifests_say_so() {
+        let (mut source, mut target) = (description(), description());
+        target.nics[0].addresses = vec!["10.0.2.9/24".into()];
+        source.nics[0].addresses_may_change = true;
+        assert_eq!(reasons(VERSION, &source, &target).len(), 1, "only one of them");
+        target.nics[0].addresses_may_change = true;
+        assert_eq!(reasons(VERSION, &source, &target), Vec::<String>::new());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod channel;
 mod describe;
+mod disks;
 mod fence;
 mod incoming;
 mod link;
@@ -27,6 +28,7 @@ use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
 pub(crate) use describe::{Description, Identity, NicDescription};
+pub(crate) use disks::{describe as describe_disks, readonly as readonly_disks};
 pub(crate) use incoming::{Arrival, End, Incoming, Listener};
 pub(crate) use one_time::{directory as tls_directory, make_directory as make_tls_directory};
 pub(crate) use outgoing::{Hands, Outgoing, Told};
@@ -34,15 +36,9 @@ pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
 /// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface and
-/// device, and the disks and CPUs, which nobody takes along.
+/// device, the disks that it writes, and CPUs, which nobody takes along.
 pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
     let interfaces = binding::explain(guest, &[]);
-    let disks = guest.disks.iter().map(|disk| {
-        format!(
-            "disk {}: disks do not migrate by this version of hawser",
-            disk.name
-        )
-    });
     let pinned = guest.dedicated_cpus.map(|_| {
         "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and goes along as it is"
             .to_owned()
@@ -50,7 +46,7 @@ pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
     interfaces
         .iter()
         .filter_map(binding::Explanation::obstacle)
-        .chain(disks)
+        .chain(disks::obstacles(guest))
         .chain(pinned)
         .chain(peripherals::obstacles(guest))
         .collect()

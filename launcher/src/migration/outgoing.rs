@@ -1,6 +1,6 @@
 //! The source at work: performs what [`super::source`] decides.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio::process::Child;
@@ -59,9 +59,31 @@ pub(crate) struct Outgoing {
     link: Option<Link>,
     channels: u32,
     relay: Option<SourceRelay>,
+    times: Times,
     tasks: JoinSet<()>,
     answers: mpsc::UnboundedSender<Answer>,
     tell: mpsc::Sender<Told>,
+}
+
+/// What cloud-hypervisor would say of a migration itself, had it not been stopped before its end.
+#[derive(Debug, Default)]
+struct Times {
+    began: Option<Instant>,
+    paused: Option<Instant>,
+    running: Option<Instant>,
+}
+
+impl Times {
+    fn text(&self) -> String {
+        let (Some(began), Some(paused), Some(running)) = (self.began, self.paused, self.running) else {
+            return String::new();
+        };
+        format!(
+            "; the transfer took {} ms, in which it stood still for {} ms",
+            running.duration_since(began).as_millis(),
+            running.duration_since(paused).as_millis()
+        )
+    }
 }
 
 impl Outgoing {
@@ -106,6 +128,7 @@ impl Outgoing {
             link: None,
             channels: 0,
             relay: None,
+            times: Times::default(),
             tasks: JoinSet::new(),
             answers,
             tell,
@@ -179,7 +202,10 @@ impl Outgoing {
                     Event::Refused(format!("the target refuses: {}", reasons.join("; ")))
                 }
                 Message::Holding => Event::Holding,
-                Message::Running => Event::Running,
+                Message::Running => {
+                    self.times.running = Some(Instant::now());
+                    Event::Running
+                }
                 Message::Lost { why } => Event::Lost(why),
                 Message::Gone { why } => Event::Gone(format!("the target gave up: {why}")),
                 // Not for a source.
@@ -200,6 +226,7 @@ impl Outgoing {
             }
             "migration-finished" => self.on(Event::TransferFinished, hands).await,
             "paused" => {
+                self.times.paused = Some(Instant::now());
                 let why = format!("the target did not take the guest within {} s", PAUSE.as_secs());
                 self.later(PAUSE, Event::Cancel(why));
                 self.progress("sending", "the guest is paused, its last memory goes over".into());
@@ -281,6 +308,7 @@ impl Outgoing {
 
     async fn transfer(&mut self, hands: &mut Hands<'_>) -> Option<Event> {
         let to = self.address.to_string();
+        self.times.began = Some(Instant::now());
         let started = match SourceRelay::start(self.address.clone(), self.prepare.id.clone()).await {
             Ok(relay) => {
                 self.relay = Some(relay);
@@ -386,7 +414,11 @@ impl Outgoing {
                 tracing::warn!("migration: the guest stays here: {why}");
                 format!("the guest stays here: {why}")
             }
-            State::Ended(Ending::Migrated) => format!("the guest runs at {}", self.address),
+            State::Ended(Ending::Migrated) => {
+                let text = format!("the guest runs at {}{}", self.address, self.times.text());
+                tracing::info!("migration: {text}");
+                text
+            }
             _ => match self.outcome() {
                 Some(Outcome::HandedOver(text)) => text,
                 _ => "the launcher ended".to_owned(),

@@ -78,9 +78,10 @@ impl Drive {
         }
     }
 
-    pub(super) fn serve(&mut self) {
+    /// `arrived`: the guest has come from another pod.
+    pub(super) fn serve(&mut self, arrived: bool) {
         for server in self.servers.drain(..) {
-            tokio::spawn(serve_guest(server, self.end_servers.subscribe()));
+            tokio::spawn(serve_guest(server, arrived, self.end_servers.subscribe()));
         }
     }
 
@@ -262,7 +263,7 @@ impl Drive {
                 tracing::info!("the guest is running");
                 self.restored = true;
                 self.keep_addresses();
-                self.serve();
+                self.serve(true);
                 self.apply(Event::Booted);
                 if stop {
                     self.apply(Event::Stop);

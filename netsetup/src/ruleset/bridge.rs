@@ -80,3 +80,19 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
         take(solicitation, verdict);
     }
 }
+
+/// What the server wrote to its helper goes to the guest. After a migration it also announces, in the guest's name, where
+/// the guest is now: that alone leaves by the pod's wire.
+pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic) {
+    let chain = format!("from-{}", nic.server_tap);
+    objects.device_chain(&chain, &nic.server_tap);
+    for announcement in [
+        equal(payload("ether", "type"), text("arp")),
+        equal(payload("icmpv6", "type"), text("nd-neighbor-advert")),
+    ] {
+        let in_its_name = equal(payload("ether", "saddr"), mac(nic.guest_mac));
+        let expr = vec![in_its_name, announcement, forward_to(&nic.pod_interface)];
+        objects.rule(NfFamily::NetDev, &chain, expr);
+    }
+    objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&nic.tap)]);
+}

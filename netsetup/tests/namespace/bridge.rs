@@ -286,6 +286,47 @@ fn frames_pass_both_ways_but_those_for_the_server() {
     });
 }
 
+/// Where a guest is after a migration is said in its name by the pod's wire, and nothing else is.
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn only_announcements_of_the_guest_leave_by_the_wire() {
+    in_pod(async |pod| {
+        let pod = wired(pod);
+        let mut wire = End::open("eth0");
+        pod.wire(&bridged()).await;
+        let (mut guest, mut server) = (End::open("tap0"), End::open("srv0"));
+        let arp = |from: [u8; 6]| {
+            let mut frame = Vec::from(ALL);
+            frame.extend(from);
+            frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+            frame.extend(from);
+            frame.extend([192, 0, 2, 10, 0, 0, 0, 0, 0, 0, 192, 0, 2, 10]);
+            frame
+        };
+        let neighbour = |kind: u8| {
+            let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
+            frame.extend(POD_MAC);
+            frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]);
+            frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+            frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+            frame.extend([kind, 0, 0, 0, 0x20, 0, 0, 0]);
+            frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
+            frame
+        };
+        for announcement in [arp(POD_MAC), neighbour(136)] {
+            server.write(&announcement);
+            wire.expect(&announcement);
+        }
+        let offer = udp((POD_MAC, [169, 254, 75, 10], 67), (POD_MAC, [192, 0, 2, 10], 68));
+        for other in [arp(OTHER_MAC), neighbour(134), offer] {
+            server.write(&other);
+            guest.expect(&other);
+        }
+        assert_eq!(wire.next(), None);
+        assert_eq!(guest.next(), None, "an announcement went to the guest as well");
+    });
+}
+
 /// The pod's address is still the host's own: the guest alone answers for it.
 #[test]
 #[ignore = "needs root: cargo test -- --include-ignored"]

@@ -319,6 +319,80 @@ fn what_is_addressed_to_the_pod_reaches_the_guest() {
     });
 }
 
+/// A TCP segment in the middle of a connection.
+fn segment(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), end: bool, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4(from.1, to.1, 64)
+        .tcp(from.2, to.2, 123_456, 1000)
+        .ack(654_321);
+    let builder = if end { builder.fin() } else { builder };
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+/// What a migrated guest needs of a pod that has the address of the one before: nothing here has seen the connections
+/// begin.
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn connections_that_were_opened_in_another_pod_go_on() {
+    in_pod(async |pod| {
+        let (_pod, mut wire, mut guest, _server) = wired(pod).await;
+        let other = |port| (OTHER_MAC, OTHER_V4, port);
+        let pods = |port| (POD_MAC, POD_V4, port);
+        let (guests, gateway) = (
+            |port| (GUEST_MAC, GUEST_V4, port),
+            |port| (GATEWAY_MAC, OTHER_V4, port),
+        );
+        let tcp_port = |frame: &[u8], at: usize| u16::from_be_bytes([frame[34 + at], frame[35 + at]]);
+
+        // Opened from outside; either side may be the first to speak.
+        wire.write(&segment(other(40000), pods(8080), false, b"the client's next"));
+        let frame = guest.expect(b"the client's next");
+        assert_eq!(addresses(&frame), (GUEST_MAC, OTHER_V4.into(), GUEST_V4.into()));
+        for (port, word) in [(40000, b"guest, answering"), (40001, b"guest, of itself")] {
+            guest.write(&segment(guests(8080), gateway(port), false, word));
+            let frame = wire.expect(word);
+            assert_eq!(addresses(&frame), (OTHER_MAC, POD_V4.into(), OTHER_V4.into()));
+            assert_eq!(tcp_port(&frame, 0), 8080, "another port than the client knows");
+        }
+        wire.write(&segment(other(40001), pods(8080), false, b"the client again"));
+        guest.expect(b"the client again");
+
+        // Opened by the guest.
+        guest.write(&segment(guests(50000), gateway(443), false, b"the guest's next"));
+        let frame = wire.expect(b"the guest's next");
+        assert_eq!(tcp_port(&frame, 0), 50000);
+        wire.write(&segment(other(443), pods(50001), false, b"the server's next"));
+        let frame = guest.expect(b"the server's next");
+        assert_eq!(tcp_port(&frame, 2), 50001);
+
+        // What cannot be picked up is not answered by the pod's own kernel.
+        wire.write(&segment(other(40002), pods(8080), true, b"the client's end"));
+        wire.write(&segment(other(40003), pods(8080), false, b"another client"));
+        guest.expect(b"another client");
+        let reset = |frame: &Vec<u8>| frame.get(23) == Some(&6) && frame[47] & 4 != 0;
+        assert!(!wire.drain().iter().any(reset), "the pod sent a reset");
+
+        // What cannot be picked up is not sent by the guest's own address.
+        guest.write(&segment(guests(50002), gateway(443), true, b"the end"));
+        guest.write(&segment(guests(50003), gateway(443), false, b"something after"));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut frames = Vec::new();
+        while !frames
+            .iter()
+            .any(|frame: &Vec<u8>| frame.ends_with(b"something after"))
+        {
+            assert!(Instant::now() < deadline, "{frames:?}");
+            frames.extend(wire.drain());
+        }
+        assert!(
+            !frames.iter().any(|frame| frame.ends_with(b"the end")),
+            "it left untranslated: {frames:?}"
+        );
+    });
+}
+
 #[test]
 #[ignore = "needs root: cargo test -- --include-ignored"]
 fn what_is_the_pods_stays_in_the_pod() {

@@ -1,7 +1,9 @@
 //! Talking to a guest through whatever is in front of it.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,117 @@ fn request(address: IpAddr, port: u16, method: &str, path: &str, body: &str) -> 
         bail!("{address} port {port}: {head}");
     }
     Ok(body.to_owned())
+}
+
+/// A shell in the guest over one TCP connection, for as long as it exists: it shows whether the connection lives.
+#[derive(Debug)]
+pub(crate) struct Session {
+    stream: TcpStream,
+    heard: String,
+}
+
+impl Session {
+    /// `run.cgi` gives the shell each line as it comes, and us each that the shell prints.
+    pub(crate) fn open(address: IpAddr) -> Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, PORT), CONNECT)
+            .with_context(|| format!("cannot connect to {address} port {PORT}"))?;
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        stream.set_nodelay(true)?;
+        write!(
+            stream,
+            "POST /cgi-bin/run HTTP/1.0\r\nContent-Length: 1000000\r\n\r\n"
+        )?;
+        let mut session = Self {
+            stream,
+            heard: String::new(),
+        };
+        session.say("begin")?;
+        session.hear("begin", ANSWER).context("a fresh session")?;
+        Ok(session)
+    }
+
+    /// Has the guest echo a word.
+    pub(crate) fn say(&mut self, word: &str) -> Result<()> {
+        writeln!(self.stream, "echo said-{word}").with_context(|| format!("cannot say {word}"))
+    }
+
+    pub(crate) fn hear(&mut self, word: &str, deadline: Duration) -> Result<()> {
+        let end = Instant::now() + deadline;
+        let wanted = format!("said-{word}");
+        while !self.heard.contains(&wanted) {
+            let mut chunk = [0; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => bail!("the guest closed the connection before {word}: {:?}", self.heard),
+                Ok(length) => {
+                    let chunk = chunk.get(..length).unwrap_or_default();
+                    self.heard.push_str(&String::from_utf8_lossy(chunk));
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    if Instant::now() > end {
+                        bail!("no {word} in {} s: {:?}", deadline.as_secs(), self.heard);
+                    }
+                }
+                Err(error) => return Err(error).with_context(|| format!("waiting for {word}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A server on the node that one guest connects to and counts for; each number goes back to it.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    pub(crate) port: u16,
+    counted: Arc<AtomicU64>,
+}
+
+impl Counter {
+    /// Takes one connection, and never another.
+    pub(crate) fn listen(address: IpAddr) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0))?;
+        let port = listener.local_addr()?.port();
+        let counted = Arc::new(AtomicU64::new(0));
+        let shared = Arc::clone(&counted);
+        thread::spawn(move || -> Result<()> {
+            let (stream, _) = listener.accept()?;
+            drop(listener);
+            let mut answers = stream.try_clone()?;
+            for line in BufReader::new(stream).lines() {
+                let line = line?;
+                shared.store(line.trim().parse()?, Ordering::SeqCst);
+                writeln!(answers, "{line}")?;
+            }
+            Ok(())
+        });
+        Ok(Self { port, counted })
+    }
+
+    /// What a guest runs to count five times a second.
+    pub(crate) fn script(&self, address: IpAddr) -> String {
+        format!(
+            "(n=0; while :; do n=$((n+1)); echo $n > /tmp/number; echo $n; sleep 0.2; done | nc {address} {} > /tmp/counted) > /dev/null 2>&1 &",
+            self.port
+        )
+    }
+
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the guest has counted beyond `number`.
+    pub(crate) fn beyond(&self, number: u64, deadline: Duration) -> Result<u64> {
+        let end = Instant::now() + deadline;
+        loop {
+            let counted = self.counted();
+            if counted > number {
+                return Ok(counted);
+            }
+            if Instant::now() > end {
+                bail!("the guest has counted to {counted} and no further");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
 }
 
 /// A web server on the node that tells every caller which address it came from, for as long as it exists.

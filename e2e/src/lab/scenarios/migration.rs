@@ -20,7 +20,7 @@ use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 pub(super) const TRANSFER: Duration = Duration::from_secs(240);
 pub(super) const TLS: [&str; 2] = ["--tls-dir", "/certificates"];
 
-fn manifest() -> Value {
+pub(super) fn manifest() -> Value {
     let mut manifest = vmi::masquerade("mover", &[]);
     vmi::set(
         &mut manifest,
@@ -37,7 +37,7 @@ fn manifest() -> Value {
 
 /// Two pods on one network, and certificates for both. A pod of a name keeps its state, and with it the note that its
 /// guest was given away: so each scenario has a name of its own.
-fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>)> {
+pub(super) fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>)> {
     let source = Pod::create(lab, &format!("{name}-a"), &[FORWARD_IPV6])?;
     let target = Pod::create(lab, &format!("{name}-b"), &[FORWARD_IPV6])?;
     let authority = Authority::new("migration")?;
@@ -49,7 +49,7 @@ fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>)> {
 }
 
 /// A target that waits for its guest.
-fn wait_for_it<'a>(target: &'a Pod<'_>, security: &[&str]) -> Result<Launcher<'a>> {
+pub(super) fn wait_for_it<'a>(target: &'a Pod<'_>, security: &[&str]) -> Result<Launcher<'a>> {
     let options = std::iter::once("--incoming").chain(security.iter().copied());
     let extra = Extra {
         hawser: options.map(str::to_owned).collect(),
@@ -99,7 +99,7 @@ pub(super) fn vmms() -> Result<usize> {
 }
 
 /// The guest is reached at this pod's addresses, and reaches out from them.
-fn at_home_in(pod: &Pod<'_>) -> Result<()> {
+pub(super) fn at_home_in(pod: &Pod<'_>) -> Result<()> {
     for address in pod.addresses() {
         guest::greet_within(address, PORT, SERVE)?;
     }

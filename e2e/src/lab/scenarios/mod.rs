@@ -1,6 +1,7 @@
 //! The scenarios that need a real guest. Each has pods of its own and leaves nothing behind.
 
 mod bare;
+pub(crate) mod blackout;
 mod bridge;
 pub(crate) mod datapath;
 mod debian;
@@ -12,6 +13,8 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod migration;
+mod migration_faults;
+mod migration_network;
 mod migration_passt;
 mod passt;
 mod plugins;
@@ -196,6 +199,22 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         name: "migration_target_killed",
         run: migration::target_killed,
     },
+    Scenario {
+        name: "migration_masquerade_at_the_same_address",
+        run: migration_network::masquerade_at_the_same_address,
+    },
+    Scenario {
+        name: "migration_bridge_on_a_shared_network",
+        run: migration_network::bridge_on_a_shared_network,
+    },
+    Scenario {
+        name: "migration_bridge_on_the_pod_network",
+        run: migration_network::bridge_on_the_pod_network,
+    },
+    Scenario {
+        name: "migration_cut_and_killed_in_the_middle",
+        run: migration_faults::each,
+    },
 ];
 
 /// Whole Debian systems. Their images are made, and part of the payload, only where one of these is run.
@@ -244,10 +263,16 @@ pub(crate) const BENCH: &Scenario<Lab> = &Scenario {
     run: datapath::compare,
 };
 
+/// Run by `cargo e2e bench --migration`.
+pub(crate) const BLACKOUT: &Scenario<Lab> = &Scenario {
+    name: "blackout",
+    run: blackout::compare,
+};
+
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
     ALL.iter()
         .chain(DEBIAN)
         .chain(NAMED)
-        .chain([DEMO, BENCH])
+        .chain([DEMO, BENCH, BLACKOUT])
         .find(|scenario| scenario.name == name)
 }
