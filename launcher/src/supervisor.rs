@@ -29,11 +29,11 @@ use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError, Hooks};
 use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Event, Outcome, State};
-use crate::migration::{self, Description, Identity, Incoming, NicDescription};
+use crate::migration::{self, Description, Functions, Identity, Incoming, NicDescription};
 use crate::passt;
 use crate::privileges;
 use crate::vmm::api::Api;
-use crate::vmm::config::{VmConfig, take_late_nics};
+use crate::vmm::config::{DeviceConfig, VmConfig, take_late_nics};
 use crate::vmm::process::{self, Vmm};
 
 /// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
@@ -64,6 +64,8 @@ pub(crate) struct Job {
     pub(crate) start: Start,
     pub(crate) identity: Identity,
     pub(crate) nics: Vec<NicDescription>,
+    /// The guest's VFs.
+    pub(crate) functions: Vec<DeviceConfig>,
     /// Why the guest cannot migrate.
     pub(crate) obstacles: Vec<String>,
 }
@@ -265,6 +267,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         state: State::Starting,
         board: Board::new(&job.directory, job.identity.clone(), job.nics.clone()),
         outgoing: None,
+        functions: Functions::new(&job.functions, incoming.is_some()),
         incoming,
         servers: job.servers.clone(),
         end_servers,
@@ -274,6 +277,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         send,
         tell,
     };
+    this.functions.show(&mut this.board);
     let mut events_open = true;
     let mut keeper_there = true;
     let mut unfit = None;

@@ -17,13 +17,13 @@ use hawser_dhcp::Lease;
 use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 
 use crate::error::{ExitCode, Failure};
-use crate::migration::NicDescription;
+use crate::migration::{NicDescription, VfDescription};
 use crate::passt::Frontend;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, Mac, Network};
 use crate::vfio::Access;
-use crate::vmm::config::NetConfig;
+use crate::vmm::config::{DeviceConfig, NetConfig};
 
 pub(crate) use attachment::{Attachment, Device, Macvtap, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
@@ -137,6 +137,7 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
 pub(crate) fn describe(
     guest: &GuestSpec,
     nics: &[GuestNic],
+    vfs: &[Vf],
     attachments: &[Attachment],
 ) -> Vec<NicDescription> {
     let explanations = explain(guest, &[]);
@@ -160,9 +161,32 @@ pub(crate) fn describe(
                 .into_iter()
                 .chain(v6.map(|v6| v6.address.to_string()))
                 .collect(),
+            vf: None,
         }
     };
-    nics.iter().map(describe).collect()
+    let vf = |vf: &Vf| NicDescription {
+        name: vf.name.clone(),
+        binding: "sriov".into(),
+        tap: String::new(),
+        mac: vf.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        mtu: vf.mtu.unwrap_or_default(),
+        queue_pairs: 0,
+        addresses: Vec::new(),
+        vf: Some(VfDescription {
+            address: vf.address.to_string(),
+            attached: false,
+        }),
+    };
+    nics.iter().map(describe).chain(vfs.iter().map(vf)).collect()
+}
+
+/// The node's functions as the VM has them.
+pub(crate) fn devices(attachments: &[Attachment]) -> Vec<DeviceConfig> {
+    let function = |attachment: &Attachment| match &attachment.device {
+        Device::Vfio(config) => Some(config.clone()),
+        Device::Net(_) | Device::Macvtap(..) => None,
+    };
+    attachments.iter().filter_map(function).collect()
 }
 
 /// What the user should know of the bindings although nothing is wrong, one line each.

@@ -41,6 +41,17 @@ pub(crate) struct NicDescription {
     pub(crate) queue_pairs: u16,
     /// What the guest was told of its own addresses, with their prefix lengths.
     pub(crate) addresses: Vec<String>,
+    /// A function of the node's instead of a TAP. What is not known of it is empty above, or 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vf: Option<VfDescription>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VfDescription {
+    /// On the node's PCI.
+    pub(crate) address: String,
+    /// The guest has it.
+    pub(crate) attached: bool,
 }
 
 impl Identity {
@@ -106,6 +117,10 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
             }
         };
         compare("binding", theirs.binding.clone(), ours.binding.clone(), "");
+        // Each node has its own, and the guest does not take it along.
+        if theirs.vf.is_some() && ours.vf.is_some() {
+            continue;
+        }
         compare("TAP", theirs.tap.clone(), ours.tap.clone(), "");
         compare(
             "MAC",
@@ -137,9 +152,25 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
     }
 }
 
-/// Each leaf that is not the same, by its path. The NICs have been compared by name.
+/// What the guest will find changed although it may go.
+pub(crate) fn notes(source: &Description, target: &Description) -> Vec<String> {
+    let changed = |ours: &NicDescription| {
+        let theirs = source.nics.iter().find(|nic| nic.name == ours.name)?;
+        let known = ours.vf.is_some() && !ours.mac.is_empty() && !theirs.mac.is_empty();
+        (known && ours.mac != theirs.mac).then(|| {
+            format!(
+                "interface {}: the VF at the source has the MAC {}, the one here {}: to the guest it is another NIC",
+                ours.name, theirs.mac, ours.mac
+            )
+        })
+    };
+    target.nics.iter().filter_map(changed).collect()
+}
+
+/// Each leaf that is not the same, by its path. The NICs have been compared by name, and a VF has another address on each
+/// node.
 fn differences(path: &str, source: &Value, target: &Value, reasons: &mut Vec<String>) {
-    if path == "config.net" {
+    if path == "config.net" || (path.starts_with("config.devices[") && path.ends_with("].path")) {
         return;
     }
     match (source, target) {
@@ -187,6 +218,7 @@ mod tests {
                 mtu: 1450,
                 queue_pairs: 1,
                 addresses: vec!["10.0.2.2/24".into(), "fd10:0:2::2".into()],
+                vf: None,
             }],
             config: json!({"cpus": {"boot_vcpus": 1}, "memory": {"size": 1024}, "net": [{"mac": "x"}], "rules": [{"p": 1}]}),
             obstacles: Vec::new(),

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::channel::{self, Security};
-use super::describe::{Description, reasons};
+use super::describe::{Description, notes, reasons};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare};
 use super::one_time;
@@ -168,6 +168,9 @@ impl Incoming {
                     self.peer = Some(channel);
                     self.id = Some(prepare.id.clone());
                     self.credentials = prepare.credentials.is_some();
+                    for note in notes(&prepare.description, &self.own) {
+                        tracing::warn!("migration: {note}");
+                    }
                 }
                 self.on(Event::Prepare { reasons }, Some(channel), api, board)
             }

@@ -2,13 +2,14 @@
 //!
 //! The source's [`source`] and the target's [`target`] are pure machines; [`outgoing`] and [`incoming`] perform what
 //! they decide. Prepare: the target compares everything ([`describe`]) and refuses with every reason, or has its VMM
-//! listen. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
+//! listen. Detach: the guest lets go of its VFs ([`functions`]), which it gets at the target again. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
 //! its last instruction is held back. Fence: the source stops its VMM and notes that the guest is given away. Commit:
 //! the source says so, and only then may the target run it. docs/migration.md draws it.
 
 mod channel;
 mod describe;
 mod fence;
+mod functions;
 mod incoming;
 mod link;
 mod message;
@@ -25,7 +26,8 @@ use crate::binding;
 use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
-pub(crate) use describe::{Description, Identity, NicDescription};
+pub(crate) use describe::{Description, Identity, NicDescription, VfDescription};
+pub(crate) use functions::{Functions, Request as FunctionRequest, perform};
 pub(crate) use incoming::{Arrival, End, Incoming, Listener};
 pub(crate) use one_time::{directory as tls_directory, make_directory as make_tls_directory};
 pub(crate) use outgoing::{Hands, Outgoing, Told};

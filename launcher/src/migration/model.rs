@@ -25,6 +25,15 @@ enum Vmm {
     Dead,
 }
 
+/// The guest's VF at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Vf {
+    Attached,
+    /// The guest was asked to let go of it.
+    Asked,
+    Out,
+}
+
 /// On the way between the launchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Word {
@@ -47,6 +56,9 @@ struct World {
     target_alive: bool,
     here: Vmm,
     there: Vmm,
+    vf: Vf,
+    /// The VMM here is being told to give the guest its VF back.
+    adding: bool,
     to_target: Vec<Word>,
     to_source: Vec<Word>,
     /// The launchers' channel.
@@ -73,6 +85,8 @@ impl World {
             target_alive: true,
             here: Vmm::Runs,
             there: Vmm::Empty,
+            vf: Vf::Attached,
+            adding: false,
             to_target: vec![Word::Prepare],
             to_source: Vec::new(),
             channel: true,
@@ -119,7 +133,12 @@ impl World {
             self.source = state;
             for action in actions {
                 match action {
-                    Out::Transfer => self.memory = true,
+                    Out::Detach => self.vf = Vf::Asked,
+                    Out::Attach => self.adding = true,
+                    Out::Transfer => {
+                        assert_eq!(self.vf, Vf::Out, "sent with a VF");
+                        self.memory = true;
+                    }
                     Out::CutTransfer => self.cut_memory(),
                     Out::Fence => {
                         // The VMM stands still; if its failure was not heard yet, it is found now.
@@ -219,6 +238,25 @@ impl World {
         if self.target == target::State::Opening && self.target_alive {
             add("listens", here.clone().target_on(Tgt::Listening));
         }
+        if self.vf == Vf::Asked && self.here == Vmm::Runs && self.source_alive {
+            let mut world = here.clone();
+            if self.source == source::State::Detaching {
+                world.vf = Vf::Out;
+                add("lets go of its VF", world.source_on(Src::Detached));
+            } else {
+                // Late: it is given the VF again at once.
+                world.vf = Vf::Attached;
+                add("lets go of its VF late", world);
+            }
+        }
+        if self.adding && self.source_alive {
+            let mut world = here.clone();
+            world.adding = false;
+            if world.vf == Vf::Out {
+                world.vf = Vf::Attached;
+            }
+            add("has its VF", world.source_on(Src::Attached));
+        }
         if self.memory && self.here == Vmm::Runs && self.target == target::State::Receiving {
             let mut world = here.clone();
             world.here = Vmm::Paused;
@@ -245,6 +283,10 @@ impl World {
             add("failure heard", world.source_on(Src::TransferFailed(Self::why())));
         }
         // Timers.
+        if self.source == source::State::Detaching && self.source_alive {
+            let refused = Src::NotDetached(Self::why());
+            add("keeps its VF: time over", here.clone().source_on(refused));
+        }
         if self.hold_armed && matches!(self.target, target::State::Holding { .. }) && !self.source_waits() {
             add("hold over", here.clone().target_on(Tgt::HoldOver));
         }
@@ -351,6 +393,7 @@ impl World {
         match &self.source {
             source::State::Ended(Left::StaysHere { .. }) if self.source_alive => {
                 assert!(runs_here, "it was to stay: {self:#?}");
+                assert_ne!(self.vf, Vf::Out, "it stays without its VF: {self:#?}");
             }
             source::State::Ended(Left::Migrated) if self.source_alive => {
                 // It may have failed there since, as any guest may; its own launcher says so.
@@ -399,7 +442,7 @@ fn explore(faults: u8) -> (usize, BTreeMap<String, usize>) {
 #[test]
 fn without_faults_the_guest_ends_up_there() {
     let (_, steps) = explore(0);
-    for step in ["listens", "paused", "restored", "resumed"] {
+    for step in ["listens", "lets go of its VF", "paused", "restored", "resumed"] {
         assert!(steps.contains_key(step), "{step}: {steps:?}");
     }
     // The way without a fault has one end.
@@ -417,6 +460,9 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
         let (states, steps) = explore(faults);
         assert!(states > 50, "{states}");
         for step in [
+            "lets go of its VF late",
+            "keeps its VF: time over",
+            "has its VF",
             "channel breaks",
             "memory's connection breaks",
             "source killed",

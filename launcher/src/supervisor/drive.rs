@@ -8,7 +8,9 @@ use super::{Job, Message, PRESS_INTERVAL, later, press, serve_guest};
 use crate::binding::Server;
 use crate::control::{Answer, Board, Call, Order, Request};
 use crate::lifecycle::{Action, Event, Outcome, State};
-use crate::migration::{Arrival, End, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told};
+use crate::migration::{
+    self, Arrival, End, FunctionRequest, Functions, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told,
+};
 use crate::vmm::api::Api;
 use crate::vmm::events::{Events, VmmEvent};
 
@@ -20,6 +22,7 @@ pub(super) struct Drive {
     pub(super) board: Board,
     pub(super) outgoing: Option<Outgoing>,
     pub(super) incoming: Option<Incoming>,
+    pub(super) functions: Functions,
     pub(super) servers: Vec<Server>,
     pub(super) end_servers: watch::Sender<()>,
     pub(super) vmm_version: String,
@@ -107,7 +110,9 @@ impl Drive {
             event.source.escape_debug(),
             event.event.escape_debug()
         );
-        if event.event == "device-removed" {
+        let (known, requests) = self.functions.vmm(event);
+        self.ask(requests);
+        if event.event == "device-removed" && !known {
             tracing::warn!("a device that did not work any more has left the guest");
         }
         if let Some(incoming) = &mut self.incoming {
@@ -120,6 +125,7 @@ impl Drive {
                 events: &mut self.events,
                 api: &self.api,
                 board: &mut self.board,
+                functions: &mut self.functions,
             };
             let outcome = outgoing.vmm(event, &mut hands).await;
             self.migrated(outcome).await;
@@ -151,7 +157,8 @@ impl Drive {
     }
 
     fn begin(&mut self, order: Order, answers: mpsc::UnboundedSender<Answer>) {
-        let description = self.job.description(self.vmm_version.clone());
+        let mut description = self.job.description(self.vmm_version.clone());
+        description.obstacles.extend(self.functions.obstacles());
         let directory = self.job.directory.clone();
         match Outgoing::start(order, description, directory, answers.clone(), self.tell.clone()) {
             Ok(outgoing) => {
@@ -174,6 +181,11 @@ impl Drive {
 
     pub(super) async fn told(&mut self, told: Told) {
         let Some(outgoing) = &mut self.outgoing else {
+            if let Told::Function(done) = told {
+                // Of no hand-off: at the target, or late.
+                let _ = self.functions.done(done);
+                self.functions.show(&mut self.board);
+            }
             return;
         };
         let mut hands = Hands {
@@ -181,9 +193,17 @@ impl Drive {
             events: &mut self.events,
             api: &self.api,
             board: &mut self.board,
+            functions: &mut self.functions,
         };
         let outcome = outgoing.told(told, &mut hands).await;
+        self.functions.show(&mut self.board);
         self.migrated(outcome).await;
+    }
+
+    /// Has the VMM give or take VFs.
+    fn ask(&mut self, requests: Vec<FunctionRequest>) {
+        migration::perform(requests, &self.api, &self.tell);
+        self.functions.show(&mut self.board);
     }
 
     /// After each event of a hand-off of ours.
@@ -215,6 +235,8 @@ impl Drive {
                 tracing::info!("the guest is running");
                 self.serve();
                 self.apply(Event::Booted);
+                let requests = self.functions.attach();
+                self.ask(requests);
                 if stop {
                     self.apply(Event::Stop);
                 }

@@ -47,6 +47,13 @@ pub(crate) enum ApiError {
     Nonsense { request: &'static str, why: String },
 }
 
+impl ApiError {
+    /// The VM is lent to a transfer, and may not be changed for the time being.
+    pub(crate) fn is_migrating(&self) -> bool {
+        matches!(self, Self::Refused { body, .. } if body.contains("VM is currently migrating"))
+    }
+}
+
 /// Answer of `vmm.ping`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Ping {
@@ -121,6 +128,14 @@ impl Api {
         let body = serde_json::to_vec(&serde_json::json!({ "id": id }))
             .map_err(|error| nonsense(REQUEST, &error))?;
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
+    }
+
+    /// Adds a function to a VM that runs, and tells the guest. `device` is a `DeviceConfig` of `config.rs`.
+    pub(crate) async fn add_device(&self, device: &Value) -> Result<(), ApiError> {
+        let body = device.to_string().into_bytes();
+        self.request(Method::PUT, "vm.add-device", Some(body))
+            .await
+            .map(drop)
     }
 
     /// Answered at once; how it goes comes as events.

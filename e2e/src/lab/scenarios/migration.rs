@@ -17,8 +17,8 @@ use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
 /// For the guest's memory to go over, with everything emulated.
-const TRANSFER: Duration = Duration::from_secs(240);
-const TLS: [&str; 2] = ["--tls-dir", "/certificates"];
+pub(super) const TRANSFER: Duration = Duration::from_secs(240);
+pub(super) const TLS: [&str; 2] = ["--tls-dir", "/certificates"];
 
 fn manifest() -> Value {
     let mut manifest = vmi::masquerade("mover", &[]);
@@ -60,17 +60,17 @@ fn wait_for_it<'a>(target: &'a Pod<'_>, security: &[&str]) -> Result<Launcher<'a
     Ok(launcher)
 }
 
-fn migrate<'a>(to: &'a str, security: &[&'a str]) -> Vec<&'a str> {
+pub(super) fn migrate<'a>(to: &'a str, security: &[&'a str]) -> Vec<&'a str> {
     let mut command = vec!["hawser", "migrate", "--to", to];
     command.extend(security);
     command
 }
 
-fn url(pod: &Pod<'_>) -> String {
+pub(super) fn url(pod: &Pod<'_>) -> String {
     format!("tcp:{}:49152", pod.ipv4)
 }
 
-fn status(launcher: &Launcher<'_>) -> Result<Value> {
+pub(super) fn status(launcher: &Launcher<'_>) -> Result<Value> {
     let mut asked = launcher.exec(&["hawser", "status"])?;
     asked.expect_exit(0, SERVE)?;
     Ok(serde_json::from_str(
@@ -78,7 +78,7 @@ fn status(launcher: &Launcher<'_>) -> Result<Value> {
     )?)
 }
 
-fn expect_state(status: &Value, wanted: &str) -> Result<()> {
+pub(super) fn expect_state(status: &Value, wanted: &str) -> Result<()> {
     ensure!(
         status.get("state") == Some(&json!(wanted)),
         "not {wanted}: {status}"
@@ -87,7 +87,7 @@ fn expect_state(status: &Value, wanted: &str) -> Result<()> {
 }
 
 /// How many cloud-hypervisors there are on the node.
-fn vmms() -> Result<usize> {
+pub(super) fn vmms() -> Result<usize> {
     let mut count = 0;
     for entry in fs::read_dir("/proc")? {
         let comm = entry?.path().join("comm");

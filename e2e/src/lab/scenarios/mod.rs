@@ -11,6 +11,7 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod migration;
+mod migration_sriov;
 mod passt;
 mod plugins;
 mod privileges;
@@ -181,6 +182,14 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_target_killed",
         run: migration::target_killed,
+    },
+    Scenario {
+        name: "migration_sriov_with_the_targets_own_vf",
+        run: migration_sriov::moves,
+    },
+    Scenario {
+        name: "migration_sriov_guest_that_refuses",
+        run: migration_sriov::refuses,
     },
 ];
 
