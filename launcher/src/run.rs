@@ -67,14 +67,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let guest = inputs::named(spec, &common.pod, &interface_names(), ANNOTATION)?;
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
-    let obstacles = migration::obstacles(&guest);
-    if args.incoming && !obstacles.is_empty() {
-        let reasons = obstacles.join("\n  ");
-        return Err(Failure::new(
-            ExitCode::Manifest,
-            format!("this guest cannot come by migration\n  {reasons}"),
-        ));
-    }
+    may_come(args, &migration::obstacles(&guest, &[]))?;
     let owner = privileges::owner(common.uid)?;
     let drives = privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
     let net = binding::net_spec(&guest, owner)?;
@@ -94,6 +87,8 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let state = StateDir::open(&common.state_dir, owner)?;
 
     let Planned { plan, cni } = make_plan(&guest, &net)?;
+    let obstacles = migration::obstacles(&guest, &cni);
+    may_come(args, &obstacles)?;
     let resolv = resolv::read();
     say(&resolv.notes);
     say(&binding::notes(&guest));
@@ -115,7 +110,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             name: guest.name.clone(),
             uid: guest.uid.clone(),
         },
-        nics: binding::describe(&guest, &plan.nics, &found.functions.vfs, &attachments),
+        nics: binding::describe(&guest, &plan.nics, &found, &attachments),
         functions: binding::devices(&attachments),
         obstacles,
         hooks,
@@ -162,6 +157,18 @@ fn start(args: &RunArgs) -> Result<Start, Failure> {
         address: args.migration_listen,
         security,
     }))
+}
+
+/// A target refuses a guest that could not leave where it is either.
+fn may_come(args: &RunArgs, obstacles: &[String]) -> Result<(), Failure> {
+    if !args.incoming || obstacles.is_empty() {
+        return Ok(());
+    }
+    let reasons = obstacles.join("\n  ");
+    Err(Failure::new(
+        ExitCode::Manifest,
+        format!("this guest cannot come by migration\n  {reasons}"),
+    ))
 }
 
 /// The directory of the certificates; none if that was asked for in so many words.

@@ -42,7 +42,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// Where each pod sees its files.
 const FILES: &str = "/srv";
 /// The interface of a network called red, as KubeVirt has it called.
-const RED: &str = "podb1f51a511f1";
+pub(super) const RED: &str = "podb1f51a511f1";
 const TO: &str = "tcp:10.99.0.2:49152";
 const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
 
@@ -70,7 +70,7 @@ pub(super) fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
     Process::spawn("hawser", &mut pod.command_as(&entry, &pod.path("hawser"), args)?)
 }
 
-fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
+pub(super) fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
     let mut args = vec![
         "run",
         "--vmi",
@@ -88,20 +88,20 @@ fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
     Ok(process)
 }
 
-fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
+pub(super) fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
     let mut args = vec!["migrate", "--state-dir", "/srv/state", "--to", TO];
     args.extend(options);
     hawser(pod, &args)
 }
 
-fn status(pod: &Pod) -> Result<Value> {
+pub(super) fn status(pod: &Pod) -> Result<Value> {
     let mut asked = hawser(pod, &["status", "--state-dir", "/srv/state"])?;
     let status = asked.wait_exit(SOON)?;
     ensure!(status.success(), "hawser status: {}", asked.transcript());
     Ok(serde_json::from_str(&asked.stdout())?)
 }
 
-fn expect_state(status: &Value, wanted: &str) -> Result<()> {
+pub(super) fn expect_state(status: &Value, wanted: &str) -> Result<()> {
     ensure!(
         status.get("state") == Some(&json!(wanted)),
         "not {wanted}: {status}"
@@ -115,10 +115,17 @@ impl Pair {
         Self::with(context, (here, &guest), (there, &guest))
     }
 
-    fn with(
+    fn with(context: &Context, here: (&Script, &Value), there: (&Script, &Value)) -> Result<Self> {
+        Self::prepared(context, here, there, &[], |_| Ok(()))
+    }
+
+    /// With what `prepare` makes in each pod, the source's first, and more options for both launchers.
+    pub(super) fn prepared(
         context: &Context,
         (here, ours): (&Script, &Value),
         (there, theirs): (&Script, &Value),
+        options: &[&str],
+        mut prepare: impl FnMut(&Pod) -> Result<()>,
     ) -> Result<Self> {
         let from = Pod::new(&context.programs, PodSpec::default())?;
         let to = Pod::new(&context.programs, PodSpec::default())?;
@@ -137,9 +144,10 @@ impl Pair {
             }
             pod.script(script)?;
             certify(&authority, pod, address)?;
+            prepare(pod)?;
         }
-        let source = run(&from, ours, &[])?;
-        let target = run(&to, theirs, &["--incoming", TLS[0], TLS[1]])?;
+        let source = run(&from, ours, options)?;
+        let target = run(&to, theirs, &[options, &["--incoming", TLS[0], TLS[1]]].concat())?;
         source.wait_for("the guest is running", 1, SOON)?;
         target.wait_for("waiting for a guest", 1, SOON)?;
         Ok(Self {

@@ -16,6 +16,7 @@ mod input;
 mod lifecycle;
 mod migration;
 mod migration_faults;
+mod migration_plugins;
 mod plugins;
 mod plugins_refused;
 mod privileges;
@@ -76,4 +77,5 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("convergence", convergence::SCENARIOS),
     ("migration", migration::SCENARIOS),
     ("migration", migration_faults::SCENARIOS),
+    ("migration", migration_plugins::SCENARIOS),
 ];

@@ -137,12 +137,15 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
 pub(crate) fn describe(
     guest: &GuestSpec,
     nics: &[GuestNic],
-    vfs: &[Vf],
+    found: &Found,
     attachments: &[Attachment],
 ) -> Vec<NicDescription> {
     let explanations = explain(guest, &[]);
+    let binding = |name: &str| {
+        let known = explanations.iter().find(|known| known.interface == name);
+        known.map_or("", |known| &known.binding).to_owned()
+    };
     let describe = |nic: &GuestNic| {
-        let binding = explanations.iter().find(|known| known.interface == nic.name);
         let served = attachments
             .iter()
             .filter_map(|attachment| attachment.server.as_ref())
@@ -151,8 +154,9 @@ pub(crate) fn describe(
         let v6 = served.and_then(|server| server.lease.v6.as_ref());
         NicDescription {
             name: nic.name.clone(),
-            binding: binding.map_or("", |known| &known.binding).to_owned(),
+            binding: binding(&nic.name),
             tap: nic.tap.clone(),
+            tap_mac: None,
             mac: Mac(nic.guest_mac).to_string(),
             mtu: nic.mtu,
             queue_pairs: nic.queue_pairs,
@@ -166,8 +170,9 @@ pub(crate) fn describe(
     };
     let vf = |vf: &Vf| NicDescription {
         name: vf.name.clone(),
-        binding: "sriov".into(),
+        binding: binding(&vf.name),
         tap: String::new(),
+        tap_mac: None,
         mac: vf.mac.map(|mac| mac.to_string()).unwrap_or_default(),
         mtu: vf.mtu.unwrap_or_default(),
         queue_pairs: 0,
@@ -177,7 +182,21 @@ pub(crate) fn describe(
             attached: false,
         }),
     };
-    nics.iter().map(describe).chain(vfs.iter().map(vf)).collect()
+    let of_cni = |nic: &CniNic| NicDescription {
+        name: nic.name.clone(),
+        binding: binding(&nic.name),
+        tap: nic.interface.clone(),
+        tap_mac: Some(Mac(nic.mac).to_string()),
+        mac: Mac(nic.guest_mac).to_string(),
+        mtu: nic.mtu,
+        queue_pairs: nic.queue_pairs,
+        addresses: Vec::new(),
+        vf: None,
+    };
+    let wired = nics.iter().map(describe);
+    let made = found.cni.iter().map(of_cni);
+    let functions = found.functions.vfs.iter().map(vf);
+    wired.chain(made).chain(functions).collect()
 }
 
 /// The node's functions as the VM has them.

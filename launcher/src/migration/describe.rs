@@ -35,6 +35,9 @@ pub(crate) struct NicDescription {
     pub(crate) name: String,
     pub(crate) binding: String,
     pub(crate) tap: String,
+    /// Where the TAP is a CNI plugin's: whoever receives the guest cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tap_mac: Option<String>,
     pub(crate) mac: String,
     /// Bytes.
     pub(crate) mtu: u32,
@@ -122,6 +125,12 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
             continue;
         }
         compare("TAP", theirs.tap.clone(), ours.tap.clone(), "");
+        compare(
+            "TAP's MAC",
+            theirs.tap_mac.clone().unwrap_or_default(),
+            ours.tap_mac.clone().unwrap_or_default(),
+            ": have the CNI plugin make both with the same",
+        );
         compare(
             "MAC",
             theirs.mac.clone(),
@@ -214,6 +223,7 @@ mod tests {
                 name: "default".into(),
                 binding: "masquerade".into(),
                 tap: "tap0".into(),
+                tap_mac: None,
                 mac: "02:00:00:00:00:07".into(),
                 mtu: 1450,
                 queue_pairs: 1,

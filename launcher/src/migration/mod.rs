@@ -22,6 +22,8 @@ mod target;
 #[cfg(test)]
 mod model;
 
+use hawser_netsetup::CniNic;
+
 use crate::binding;
 use crate::spec::GuestSpec;
 
@@ -35,9 +37,9 @@ pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
 /// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface, and
-/// the disks, which nobody takes along.
-pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
-    let interfaces = binding::explain(guest, &[]);
+/// the disks, which nobody takes along. `cni`: devices that CNI plugins have made, where the pod has been looked into.
+pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
+    let interfaces = binding::explain(guest, cni);
     let disks = guest.disks.iter().map(|disk| {
         format!(
             "disk {}: disks do not migrate by this version of hawser",

@@ -439,6 +439,7 @@ spec:
             device,
             queue_pairs: 2,
             guest_mac: [2, 0, 0, 0, 0, 3],
+            mac: [2, 0, 0, 0, 0, 3],
             mtu: 1500,
         };
         let net = NetConfig::of_cni(&nic);
