@@ -294,6 +294,70 @@ mod tests {
         assert_eq!(all.len(), 13, "{all:#?}");
     }
 
+    fn with_vf(address: &str, mac: &str) -> Description {
+        let mut this = description();
+        this.nics.push(NicDescription {
+            name: "red".into(),
+            binding: "sriov".into(),
+            tap: String::new(),
+            mac: mac.into(),
+            mtu: 0,
+            queue_pairs: 0,
+            addresses: Vec::new(),
+            vf: Some(VfDescription {
+                address: address.into(),
+                attached: false,
+            }),
+            ..this.nics[0].clone()
+        });
+        let path = format!("/sys/bus/pci/devices/{address}");
+        this.config["devices"] = json!([{"id": "red", "path": path, "pci_device_id": 5}]);
+        this
+    }
+
+    #[test]
+    fn each_node_has_its_own_vf_and_another_mac_is_told() {
+        let (source, mut target) = (
+            with_vf("0000:01:10.0", "02:00:00:00:00:08"),
+            with_vf("0000:81:02.4", "02:00:00:00:00:09"),
+        );
+        assert_eq!(reasons(VERSION, &source, &target), Vec::<String>::new());
+        let told = notes(&source, &target);
+        assert!(
+            told.len() == 1 && told[0].contains("02:00:00:00:00:08, the one here 02:00:00:00:00:09"),
+            "{told:?}"
+        );
+        target.nics[1].mac = String::new();
+        assert!(notes(&source, &target).is_empty(), "not known");
+        // What the guest sees of it is no node's own.
+        target.config["devices"][0]["pci_device_id"] = json!(6);
+        assert_eq!(
+            reasons(VERSION, &source, &target),
+            ["config.devices[0].pci_device_id: 5 at the source, 6 at the target"]
+        );
+        let all = reasons(VERSION, &source, &description());
+        assert!(
+            all.contains(&"interface red: the target has none of this name".to_owned()),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn the_tap_of_a_cni_plugin_has_one_mac() {
+        let of_cni = |mac: &str| {
+            let mut this = description();
+            this.nics[0].tap_mac = Some(mac.into());
+            this
+        };
+        let (one, other) = (of_cni("02:00:00:00:00:31"), of_cni("02:00:00:00:00:32"));
+        assert!(reasons(VERSION, &one, &one).is_empty());
+        let all = reasons(VERSION, &one, &other);
+        assert!(
+            all.len() == 1 && all[0].contains("TAP's MAC 02:00:00:00:00:31 at the source"),
+            "{all:?}"
+        );
+    }
+
     #[test]
     fn a_launcher_of_another_version_is_told_so_and_nothing_else() {
         let mut other = description();

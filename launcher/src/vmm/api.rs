@@ -228,3 +228,27 @@ fn nonsense(request: &'static str, why: &dyn std::fmt::Display) -> ApiError {
         why: why.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_lent_to_a_transfer_is_told_from_other_refusals() {
+        let refused = |body: &str| ApiError::Refused {
+            request: "vm.add-device",
+            status: 500,
+            body: body.into(),
+        };
+        // As cloud-hypervisor 53 says it (VmError::VmMigrating).
+        let migrating = r#"["Error from API","The device could not be added to the VM","VM is currently migrating and can't be modified"]"#;
+        assert!(refused(migrating).is_migrating());
+        assert!(!refused(r#"["Error from API","Cannot open a VFIO device"]"#).is_migrating());
+        assert!(
+            !ApiError::Silent {
+                request: "vm.add-device"
+            }
+            .is_migrating()
+        );
+    }
+}
