@@ -290,7 +290,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                 Message::Wired(version) => {
                     this.vmm_version = version;
                     if let (Some(incoming), Some(socket)) = (&mut this.incoming, socket.take()) {
-                        incoming.open(socket, &this.vmm_version);
+                        incoming.open(socket, process::id(&this.child), &this.vmm_version);
                         this.board.state("receiving");
                     }
                 }
@@ -302,7 +302,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                 }
             },
             Some(told) = told.recv() => this.told(told).await,
-            Some(arrival) = arrivals.recv() => this.arrived(arrival).await,
+            Some(arrival) = arrivals.recv() => this.arrived(arrival),
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {

@@ -1,14 +1,15 @@
 //! Live migration between two stand-ins: the steps and events of the real one, in its order, without a guest's memory.
 //!
 //! The bytes on the wire are the stand-in's own, one word a line and an answer to each. What is as in the real VMM:
-//! requests and answers alternate; the target emits `restored` before it answers `state`, and runs its guest on
-//! `complete` before it answers that; a source whose connection breaks resumes its guest, and says `migration-failed`
-//! first. What is not: TLS. The certificates are only looked at.
+//! requests and answers alternate; the target has threads of vCPUs before it answers `state`, and runs its guest on
+//! `complete` before it answers that; a source whose connection breaks closes it, then resumes its guest. The event
+//! `restored` comes late, after the answer: the real one has another thread write its events, and now and then that
+//! thread is slower. What is not as there: TLS. The certificates are only looked at.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 use std::{fs, process, thread};
 
@@ -18,6 +19,9 @@ use serde::Deserialize;
 use super::config::VmConfig;
 use super::script::{Fault, Step};
 use super::vm::{Refused, Vmm, lock};
+
+/// How much later the event `restored` is than the answer that it belongs before.
+const LATE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -211,7 +215,16 @@ impl Vmm {
                 Step::Config => config = serde_json::from_slice(&payload)?,
                 Step::State => {
                     self.events.emit("vm", "restoring");
-                    self.events.emit("vm", "restored");
+                    let runs = Arc::new(Barrier::new(2));
+                    let waits = runs.clone();
+                    // As long as the process: this is all that a vCPU is here.
+                    thread::Builder::new().name("vcpu0".to_owned()).spawn(move || {
+                        waits.wait();
+                        loop {
+                            thread::park();
+                        }
+                    })?;
+                    runs.wait();
                 }
                 Step::Complete => {
                     let config = config.take().context("complete without a configuration")?;
@@ -224,6 +237,10 @@ impl Vmm {
                 Step::Start | Step::Memory | Step::Completed => {}
             }
             (&stream).write_all(b"ok\n")?;
+            if step == Step::State {
+                thread::sleep(LATE);
+                self.events.emit("vm", "restored");
+            }
             if step == Step::Complete {
                 self.fault(Step::Completed)?;
                 return Ok(());

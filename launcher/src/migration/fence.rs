@@ -11,16 +11,13 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use tokio::process::Child;
 
+use crate::vmm::process;
+
 /// For a process to stand still once it is told to: a matter of microseconds.
 const STOPPING: Duration = Duration::from_secs(5);
 
 pub(super) fn signal(child: &Option<Child>, signal: Signal) -> Result<Pid, String> {
-    let pid = child
-        .as_ref()
-        .and_then(Child::id)
-        .and_then(|id| i32::try_from(id).ok())
-        .map(Pid::from_raw)
-        .ok_or("cloud-hypervisor has ended")?;
+    let pid = process::id(child).ok_or("cloud-hypervisor has ended")?;
     kill(pid, signal).map_err(|errno| format!("signal cloud-hypervisor: {errno}"))?;
     Ok(pid)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::unistd::Pid;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -15,7 +16,7 @@ use super::describe::{Description, notes, reasons};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare};
 use super::one_time;
-use super::relay::{MEETING, Question, TargetRelay};
+use super::relay::{MEETING, TargetRelay};
 use super::target::{Action, Ending, Event, State};
 use crate::control::Board;
 use crate::error::chain;
@@ -39,7 +40,6 @@ pub(crate) struct Listener {
 pub(crate) enum Arrival {
     Connection(channel::Incoming),
     Heard(u32, Heard),
-    Question(Question),
     Event(Event),
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct Incoming {
     id: Option<String>,
     credentials: bool,
     relay: Option<TargetRelay>,
-    restored: bool,
+    vmm: Option<Pid>,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<Arrival>,
 }
@@ -81,7 +81,7 @@ impl Incoming {
             id: None,
             credentials: false,
             relay: None,
-            restored: false,
+            vmm: None,
             tasks: JoinSet::new(),
             tell,
         };
@@ -89,7 +89,8 @@ impl Incoming {
     }
 
     /// The pod is wired and the VMM is there: whoever comes is let in.
-    pub(crate) fn open(&mut self, socket: TcpListener, vmm_version: &str) {
+    pub(crate) fn open(&mut self, socket: TcpListener, vmm: Option<Pid>, vmm_version: &str) {
+        self.vmm = vmm;
         self.own.vmm_version = vmm_version.to_owned();
         tracing::info!("waiting for a guest at tcp:{}", self.listener.address);
         let (security, tell) = (self.listener.security.clone(), self.tell.clone());
@@ -126,11 +127,6 @@ impl Incoming {
     pub(crate) fn arrived(&mut self, arrival: Arrival, api: &Api, board: &mut Board) -> Option<End> {
         match arrival {
             Arrival::Event(event) => self.on(event, None, api, board),
-            Arrival::Question(question) => {
-                // The supervisor has read all events up to now before it passed this on.
-                let _ = question.send(self.restored);
-                None
-            }
             Arrival::Connection(channel::Incoming::Control(stream)) => {
                 self.channels = self.channels.wrapping_add(1);
                 let (channel, tell) = (self.channels, self.tell.clone());
@@ -206,13 +202,9 @@ impl Incoming {
         all
     }
 
-    /// What cloud-hypervisor says of itself. `restored` counts from here on.
+    /// What cloud-hypervisor says of itself.
     pub(crate) fn vmm(&mut self, event: &VmmEvent, api: &Api, board: &mut Board) -> Option<End> {
         let event = match event.event.as_str() {
-            "restored" => {
-                self.restored = true;
-                return None;
-            }
             "migration-receive-ready" => Event::Listening,
             "migration-receive-finished" => Event::Resumed,
             "migration-receive-failed" => Event::VmmFailed("cloud-hypervisor's transfer failed".into()),
@@ -299,15 +291,10 @@ impl Incoming {
     }
 
     fn receive(&mut self, api: &Api) {
-        let (asking, mut questions) = mpsc::channel(1);
+        // One that has ended is heard of by other ways.
+        let Some(vmm) = self.vmm else { return };
         let (holding, mut held) = mpsc::channel(1);
-        self.relay = Some(TargetRelay::new(asking, holding));
-        let tell = self.tell.clone();
-        self.tasks.spawn(async move {
-            while let Some(question) = questions.recv().await {
-                let _ = tell.send(Arrival::Question(question)).await;
-            }
-        });
+        self.relay = Some(TargetRelay::new(vmm, holding));
         let tell = self.tell.clone();
         self.tasks.spawn(async move {
             while let Some(()) = held.recv().await {

@@ -163,6 +163,7 @@ impl World {
                     }
                     Out::SendCommit => Self::say(&mut self.to_target, self.channel, Word::Commit),
                     Out::SendAbort(_) => Self::say(&mut self.to_target, self.channel, Word::Abort),
+                    Out::Note => {}
                     Out::AskAgain | Out::ArmDoubt => self.doubt_armed = true,
                     Out::KillVmm => self.here = Vmm::Dead,
                 }
@@ -480,4 +481,32 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
             );
         }
     }
+}
+
+/// The relay does not let it happen. If a VMM of another make ran the guest without being told, one guest is left all
+/// the same.
+#[test]
+fn an_order_that_slips_through_leaves_one_guest() {
+    let sending = || source::State::Sending;
+    let early = || target::State::Receiving.on(Tgt::Resumed);
+
+    let (here, said) = sending().on(Src::TransferFinished);
+    assert_eq!(said, [Out::Note, Out::SendCommit, Out::ArmDoubt]);
+    let (there, waits) = early();
+    assert_eq!(waits, [In::ArmHold]);
+    let (there, said) = there.on(Tgt::Commit);
+    assert_eq!(said, [In::SayRunning]);
+    assert_eq!(there, target::State::Ended(Came::Runs { stop: false }));
+    assert_eq!(here.on(Src::Running).0, source::State::Ended(Left::Migrated));
+
+    // The source's VMM did not hear it, and has the guest again.
+    let (here, said) = sending().on(Src::TransferFailed(World::why()));
+    assert!(said.contains(&Out::SendAbort(World::why())));
+    assert_eq!(here, source::State::Ended(Left::StaysHere { why: World::why() }));
+    let (there, said) = early().0.on(Tgt::Abort(World::why()));
+    assert!(said.contains(&In::KillVmm));
+    assert!(matches!(there, target::State::Ended(Came::Gone { .. })));
+
+    // Nobody comes any more.
+    assert!(early().0.on(Tgt::HoldOver).1.contains(&In::KillVmm));
 }

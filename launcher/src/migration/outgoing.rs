@@ -288,6 +288,12 @@ impl Outgoing {
                     tracing::error!("cloud-hypervisor stands still and cannot be let go: {why}");
                 }
             }
+            Action::Note => {
+                tracing::warn!("cloud-hypervisor gave the guest away before it was asked to");
+                if let Err(error) = hands.board.hand_over(&self.address.to_string()) {
+                    tracing::error!("that the guest was given away cannot be noted: {error}");
+                }
+            }
             Action::SendCommit => match &self.link {
                 Some(link) => link.say(self.commit()),
                 None => self.connect(Duration::ZERO),
@@ -357,7 +363,8 @@ impl Outgoing {
         if has_said(&["migration-finished"]) {
             return Event::TransferFinished;
         }
-        if has_said(&["migration-failed", "resuming"]) {
+        let hung_up = self.relay.as_ref().is_none_or(SourceRelay::is_hung_up);
+        if hung_up || has_said(&["migration-failed", "resuming"]) {
             return Event::Fenced { failed: true };
         }
         match hands.board.hand_over(&self.address.to_string()) {

@@ -8,22 +8,28 @@
 //! says so, over a connection that may break before the answer is back, upon which the source's runs again too: the
 //! target's relay holds that last instruction back until the launchers have agreed who has the guest.
 //!
-//! How it knows that instruction without reading it: request and answer alternate on the first connection. The VMM
-//! emits its event `restored` before it answers the request that carried the guest's last state; whatever the source
-//! sends after that answer is the instruction to run. So before an answer is passed on, the event stream is looked
-//! into, and once it has said `restored`, what comes next from the source is kept.
+//! How it knows that instruction without reading it: request and answer alternate on the first connection, and
+//! whatever the source sends after the answer to the guest's last state is the instruction to run. The VMM starts its
+//! vCPUs' threads, paused, between that request and that answer, and has none before. So before an answer is passed
+//! on, the kernel is asked for the VMM's threads, and once there is one of a vCPU, what comes next from the source is
+//! kept. The VMM's event `restored` would be the more obvious sign, and is none: another thread writes it, later.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::channel::{self, Address};
+use crate::vmm::threads;
 
 /// Where each VMM meets its relay. A port that no binding gives to the guest.
 pub(crate) const MEETING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 49153);
@@ -32,15 +38,30 @@ const BUFFER: usize = 256 << 10;
 
 /// The source's half. Dropped, all its connections close.
 #[derive(Debug)]
-pub(crate) struct SourceRelay(JoinHandle<()>);
+pub(crate) struct SourceRelay {
+    task: JoinHandle<()>,
+    /// The VMM's first connection, on which it gives its instructions.
+    first: Arc<OnceLock<OwnedFd>>,
+}
 
 impl SourceRelay {
     /// Listens for the VMM, and carries each of its connections to the target.
     pub(crate) async fn start(address: Address, id: String) -> io::Result<Self> {
-        let listener = TcpListener::bind(MEETING).await?;
-        Ok(Self(tokio::spawn(async move {
+        Ok(Self::start_with(TcpListener::bind(MEETING).await?, address, id))
+    }
+
+    fn start_with(listener: TcpListener, address: Address, id: String) -> Self {
+        let first = Arc::new(OnceLock::new());
+        let known = Arc::clone(&first);
+        let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((mut ours, _)) = listener.accept().await {
+                if known.get().is_none() {
+                    let Ok(same) = ours.as_fd().try_clone_to_owned() else {
+                        continue;
+                    };
+                    let _ = known.set(same);
+                }
                 let (address, id) = (address.clone(), id.clone());
                 connections.spawn(async move {
                     let _ = ours.set_nodelay(true);
@@ -56,35 +77,50 @@ impl SourceRelay {
                     }
                 });
             }
-        })))
+        });
+        Self { task, first }
+    }
+
+    /// Whether the VMM has closed its connection. It does so before it gives up and resumes the guest; its event that
+    /// says so is written by another thread, later.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let Some(first) = self.first.get() else {
+            return true;
+        };
+        // POLLHUP and POLLERR are told unasked.
+        let ends = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
+        let mut looked_at = [PollFd::new(first.as_fd(), ends)];
+        // What cannot be looked at is not known to be there.
+        poll(&mut looked_at, PollTimeout::ZERO) != Ok(0)
     }
 }
 
 impl Drop for SourceRelay {
     fn drop(&mut self) {
-        self.0.abort();
+        // The connections' other descriptor is theirs to close; this one must not keep it open.
+        if let Some(first) = self.first.get() {
+            let _ = shutdown(first.as_raw_fd(), Shutdown::Both);
+        }
+        self.task.abort();
     }
 }
-
-/// A question to whoever reads the VMM's events: has it said `restored`, up to now?
-pub(crate) type Question = oneshot::Sender<bool>;
 
 /// The target's half.
 #[derive(Debug)]
 pub(crate) struct TargetRelay {
     connections: JoinSet<()>,
     release: watch::Sender<bool>,
-    questions: mpsc::Sender<Question>,
+    vmm: Pid,
     held: mpsc::Sender<()>,
     first: bool,
 }
 
 impl TargetRelay {
-    pub(crate) fn new(questions: mpsc::Sender<Question>, held: mpsc::Sender<()>) -> Self {
+    pub(crate) fn new(vmm: Pid, held: mpsc::Sender<()>) -> Self {
         Self {
             connections: JoinSet::new(),
             release: watch::Sender::new(false),
-            questions,
+            vmm,
             held,
             first: true,
         }
@@ -96,7 +132,7 @@ impl TargetRelay {
         if std::mem::take(&mut self.first) {
             let hold = Hold {
                 release: self.release.subscribe(),
-                questions: self.questions.clone(),
+                vmm: self.vmm,
                 held: self.held.clone(),
             };
             self.connections.spawn(async move {
@@ -129,7 +165,7 @@ async fn meet() -> io::Result<TcpStream> {
 /// The first connection, whose last instruction waits.
 struct Hold {
     release: watch::Receiver<bool>,
-    questions: mpsc::Sender<Question>,
+    vmm: Pid,
     held: mpsc::Sender<()>,
 }
 
@@ -137,7 +173,7 @@ impl Hold {
     async fn carry(self, theirs: TcpStream, ours: TcpStream) {
         let Self {
             mut release,
-            questions,
+            vmm,
             held,
         } = self;
         let (mut from_source, mut to_source) = theirs.into_split();
@@ -173,15 +209,13 @@ impl Hold {
                     _ => break,
                 };
                 if !holding.load(Ordering::SeqCst) {
-                    let (question, answer) = oneshot::channel();
-                    if questions.send(question).await.is_err() {
-                        break;
-                    }
-                    match answer.await {
-                        Ok(true) => holding.store(true, Ordering::SeqCst),
-                        Ok(false) => {}
+                    match threads::has_vcpus(vmm) {
+                        Ok(there) => holding.store(there, Ordering::SeqCst),
                         // Nobody knows: then nothing more is let through.
-                        Err(_) => break,
+                        Err(error) => {
+                            tracing::warn!("cloud-hypervisor's threads: {error}");
+                            break;
+                        }
                     }
                 }
                 if to_source.write_all(bytes).await.is_err() {
@@ -191,5 +225,32 @@ impl Hold {
             let _ = to_source.shutdown().await;
         };
         tokio::join!(requests, answers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vmm_that_closes_is_seen_at_once_and_a_dropped_relay_closes() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address = format!("tcp:{}", target.local_addr().unwrap()).parse().unwrap();
+        for vmm_closes in [true, false] {
+            let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let there = meeting.local_addr().unwrap();
+            let relay = SourceRelay::start_with(meeting, address.clone(), "0".repeat(32));
+            assert!(relay.is_hung_up(), "nobody came yet");
+            let mut vmm = TcpStream::connect(there).await.unwrap();
+            let _theirs = target.accept().await.unwrap();
+            assert!(!relay.is_hung_up());
+            if vmm_closes {
+                drop(vmm);
+                assert!(relay.is_hung_up());
+            } else {
+                drop(relay);
+                assert_eq!(vmm.read(&mut [0]).await.unwrap(), 0);
+            }
+        }
     }
 }

@@ -86,6 +86,8 @@ pub(crate) enum Action {
     CutTransfer,
     Fence,
     Unfence,
+    /// For the next launcher in this pod: the guest is given away. [`Action::Fence`] has done it already.
+    Note,
     SendCommit,
     SendAbort(String),
     /// Connect again and say `Commit` again.
@@ -97,7 +99,7 @@ pub(crate) enum Action {
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
         use Action::{
-            ArmDoubt, AskAgain, Attach, CutTransfer, Detach, Fence, KillVmm, SendAbort, SendCommit, Transfer,
+ArmDoubt, AskAgain, Attach, CutTransfer, Detach, Fence, KillVmm, Note, SendAbort, SendCommit, Transfer,
             Unfence,
         };
         let stays = |why: String| State::Ended(Ending::StaysHere { why });
@@ -185,11 +187,10 @@ impl State {
             (State::Cancelling { why }, Event::TransferFailed(_)) => (attaching(why), vec![Attach]),
             (State::Attaching { why }, Event::Attached) => (stays(why), vec![]),
 
-            // A VMM that gave the guest away though its last word was held back on the way: it has ended, and there is
-            // nothing here to go back to.
+            // The VMM has given the guest away, so its last word was not held back on the way. There is nothing here
+            // to go back to, and the target's runs it; or, once it was told to end, does not any more.
             (State::Sending | State::Fencing | State::Cancelling { .. }, Event::TransferFinished) => {
-                let why = "cloud-hypervisor gave the guest away before the commit".to_owned();
-                (State::Ended(Ending::LostThere { why }), vec![KillVmm])
+                (State::Committed, vec![Note, SendCommit, ArmDoubt])
             }
 
             // Too late, twice, or not for this step.

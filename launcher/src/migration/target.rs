@@ -3,6 +3,10 @@
 //! The guest runs here only after [`Action::Release`], which only a `Commit` leads to. Until then whatever goes wrong
 //! ends this launcher with nothing left, since the source has the guest. One state bears the loss of the channel:
 //! [`State::Holding`], because the `Commit` may be what was lost; the source then comes back and says it again.
+//!
+//! [`State::Early`] is for a VMM that runs the guest unasked, which the relay does not let happen with any that is
+//! known. The source's VMM has then given the guest away, and its launcher says `Commit`; or it has not heard the
+//! answer and has the guest back, and its launcher says `Abort`. Either way one is left.
 
 /// Where the hand-off is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +19,10 @@ pub(crate) enum State {
     Receiving,
     /// All of it is here and stands still; the VMM's last instruction is held back.
     Holding {
+        stop: bool,
+    },
+    /// The VMM runs it, though nobody was asked: its order was not held back. Whose it is, the source decides.
+    Early {
         stop: bool,
     },
     /// It is ours, and is being resumed.
@@ -105,6 +113,8 @@ impl State {
                 (State::Holding { stop: false }, vec![SayHolding, ArmHold])
             }
             (State::Holding { stop }, Event::Commit) => (State::Resuming { stop }, vec![Release]),
+            (State::Receiving, Event::Resumed) => (State::Early { stop: false }, vec![ArmHold]),
+            (State::Early { stop }, Event::Commit) => (State::Ended(Ending::Runs { stop }), vec![SayRunning]),
             (State::Resuming { stop }, Event::Resumed) => {
                 (State::Ended(Ending::Runs { stop }), vec![SayRunning])
             }
@@ -115,13 +125,20 @@ impl State {
                 vec![KillVmm, SayLost(why)],
             ),
             (
-                State::Waiting | State::Opening | State::Receiving | State::Holding { .. },
+                State::Waiting
+                | State::Opening
+                | State::Receiving
+                | State::Holding { .. }
+                | State::Early { .. },
                 Event::VmmFailed(why),
             ) => gone(why),
 
-            (State::Opening | State::Receiving | State::Holding { .. }, Event::Abort(why)) => gone(why),
+            (
+                State::Opening | State::Receiving | State::Holding { .. } | State::Early { .. },
+                Event::Abort(why),
+            ) => gone(why),
             (State::Opening | State::Receiving, Event::ChannelLost(why)) => gone(why),
-            (State::Holding { .. }, Event::HoldOver) => {
+            (State::Holding { .. } | State::Early { .. }, Event::HoldOver) => {
                 gone("the source did not say that the guest is ours, and did not come back".into())
             }
 
@@ -131,6 +148,7 @@ impl State {
             ),
             // The guest may be ours already. It is a matter of moments.
             (State::Holding { .. }, Event::Stop) => (State::Holding { stop: true }, vec![]),
+            (State::Early { .. }, Event::Stop) => (State::Early { stop: true }, vec![]),
             (State::Resuming { .. }, Event::Stop) => (State::Resuming { stop: true }, vec![]),
 
             // Too late, twice, or not for this step.
@@ -144,7 +162,7 @@ impl State {
             State::Waiting => "waiting",
             State::Opening => "opening",
             State::Receiving => "receiving",
-            State::Holding { .. } => "holding",
+            State::Holding { .. } | State::Early { .. } => "holding",
             State::Resuming { .. } => "resuming",
             State::Ended(Ending::Runs { .. }) => "migrated",
             State::Ended(Ending::Lost { .. }) => "lost",

@@ -216,12 +216,7 @@ impl Drive {
         }
     }
 
-    pub(super) async fn arrived(&mut self, arrival: Arrival) {
-        if matches!(arrival, Arrival::Question(_)) {
-            for event in self.events.pending() {
-                self.vmm_said(&event).await;
-            }
-        }
+    pub(super) fn arrived(&mut self, arrival: Arrival) {
         if let Some(incoming) = &mut self.incoming {
             let end = incoming.arrived(arrival, &self.api, &mut self.board);
             self.received(end);

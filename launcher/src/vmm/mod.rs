@@ -5,3 +5,4 @@ pub(crate) mod config;
 mod descriptors;
 pub(crate) mod events;
 pub(crate) mod process;
+pub(crate) mod threads;

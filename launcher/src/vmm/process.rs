@@ -12,6 +12,7 @@ use std::process::Stdio;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
@@ -44,6 +45,12 @@ pub(crate) enum SpawnError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Absent once it has ended.
+pub(crate) fn id(child: &Option<Child>) -> Option<Pid> {
+    let id = child.as_ref().and_then(Child::id)?;
+    i32::try_from(id).ok().map(Pid::from_raw)
 }
 
 /// Starts `program`; nothing from a manifest is among its arguments.

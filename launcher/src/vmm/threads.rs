@@ -1,0 +1,54 @@
+//! What the kernel says of the VMM's threads, for what its events say too late.
+
+use std::{fs, io};
+
+use nix::unistd::Pid;
+
+/// Whether there are threads of vCPUs. cloud-hypervisor names them `vcpu0`, `vcpu1`, … and waits until they all run
+/// before it goes on, on a restored guest as on a new one.
+pub(crate) fn has_vcpus(vmm: Pid) -> io::Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{vmm}/task"))? {
+        match fs::read_to_string(thread?.path().join("comm")) {
+            Ok(name) if name.starts_with("vcpu") => return Ok(true),
+            Ok(_) => {}
+            // It has ended since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_of_that_name_is_seen_as_soon_as_it_runs() {
+        let own = Pid::this();
+        assert!(!has_vcpus(own).unwrap());
+        let (runs, done) = (Barrier::new(2), Barrier::new(2));
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("vcpu0".into())
+                .spawn_scoped(scope, || {
+                    runs.wait();
+                    done.wait();
+                })
+                .unwrap();
+            runs.wait();
+            let seen = has_vcpus(own);
+            done.wait();
+            assert!(seen.unwrap());
+        });
+    }
+
+    #[test]
+    fn of_a_process_that_has_gone_nothing_is_known() {
+        assert!(has_vcpus(Pid::from_raw(i32::MAX)).is_err());
+    }
+}
