@@ -57,6 +57,8 @@ struct World {
     here: Vmm,
     there: Vmm,
     vf: Vf,
+    /// The guest is to have it: it is given it again if it lets go of it now.
+    wanted: bool,
     /// The VMM here is being told to give the guest its VF back.
     adding: bool,
     to_target: Vec<Word>,
@@ -86,6 +88,7 @@ impl World {
             here: Vmm::Runs,
             there: Vmm::Empty,
             vf: Vf::Attached,
+            wanted: true,
             adding: false,
             to_target: vec![Word::Prepare],
             to_source: Vec::new(),
@@ -133,8 +136,14 @@ impl World {
             self.source = state;
             for action in actions {
                 match action {
-                    Out::Detach => self.vf = Vf::Asked,
-                    Out::Attach => self.adding = true,
+                    Out::Detach => {
+                        self.vf = Vf::Asked;
+                        self.wanted = false;
+                    }
+                    Out::Attach => {
+                        self.wanted = true;
+                        self.adding = true;
+                    }
                     Out::Transfer => {
                         assert_eq!(self.vf, Vf::Out, "sent with a VF");
                         self.memory = true;
@@ -245,8 +254,8 @@ impl World {
                 world.vf = Vf::Out;
                 add("lets go of its VF", world.source_on(Src::Detached));
             } else {
-                // Late: it is given the VF again at once.
-                world.vf = Vf::Attached;
+                // Late.
+                world.vf = if world.wanted { Vf::Attached } else { Vf::Out };
                 add("lets go of its VF late", world);
             }
         }
@@ -502,7 +511,10 @@ fn an_order_that_slips_through_leaves_one_guest() {
     // The source's VMM did not hear it, and has the guest again.
     let (here, said) = sending().on(Src::TransferFailed(World::why()));
     assert!(said.contains(&Out::SendAbort(World::why())));
-    assert_eq!(here, source::State::Ended(Left::StaysHere { why: World::why() }));
+    assert_eq!(
+        here.on(Src::Attached).0,
+        source::State::Ended(Left::StaysHere { why: World::why() })
+    );
     let (there, said) = early().0.on(Tgt::Abort(World::why()));
     assert!(said.contains(&In::KillVmm));
     assert!(matches!(there, target::State::Ended(Came::Gone { .. })));

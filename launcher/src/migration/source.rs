@@ -99,8 +99,8 @@ pub(crate) enum Action {
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
         use Action::{
-ArmDoubt, AskAgain, Attach, CutTransfer, Detach, Fence, KillVmm, Note, SendAbort, SendCommit, Transfer,
-            Unfence,
+            ArmDoubt, AskAgain, Attach, CutTransfer, Detach, Fence, KillVmm, Note, SendAbort, SendCommit,
+            Transfer, Unfence,
         };
         let stays = |why: String| State::Ended(Ending::StaysHere { why });
         let attaching = |why: String| State::Attaching { why };
