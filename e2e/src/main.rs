@@ -62,9 +62,15 @@ enum Command {
         /// Throughput and rates to real guests in the lab, by binding, instead of the start and the memory
         #[arg(long)]
         datapath: bool,
-        /// 15 by default, 5 for the datapath
-        #[arg(long)]
-        rounds: Option<usize>,
+        /// These bindings alone
+        #[arg(long, value_name = "BINDING", value_delimiter = ',', requires = "datapath")]
+        only: Vec<String>,
+        /// Over IPv6, for the bindings that have to do with addresses
+        #[arg(long, requires = "datapath")]
+        ipv6: bool,
+        /// 15 by default, 20 for the datapath
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        rounds: Option<u16>,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -126,15 +132,24 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Bench {
             datapath: true,
+            only,
+            ipv6,
             rounds,
             launcher,
         } => {
+            let order = lab::Order {
+                rounds: rounds.unwrap_or(20).into(),
+                ipv6,
+                bindings: only,
+            };
+            order.check()?;
             let mut report = Report::default();
-            lab::bench(&mut report, &launcher.binary(), rounds.unwrap_or(5));
+            lab::bench(&mut report, &launcher.binary(), &order);
             Ok(report.finish())
         }
         Command::Bench { rounds, launcher, .. } => {
-            bench::run(lab::launcher(&launcher.binary())?, rounds.unwrap_or(15)).map(|()| ExitCode::SUCCESS)
+            bench::run(lab::launcher(&launcher.binary())?, rounds.unwrap_or(15).into())
+                .map(|()| ExitCode::SUCCESS)
         }
         Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
         Command::CniTap => cni_tap::run().map(|()| ExitCode::SUCCESS),

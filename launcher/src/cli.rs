@@ -214,7 +214,7 @@ pub enum Format {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// With a manifest, what its SR-IOV interfaces need is looked at too.
+    /// With a manifest, what its SR-IOV interfaces, host devices and shared file systems need is looked at too.
     #[command(flatten)]
     pub inputs: Inputs,
     #[command(flatten)]

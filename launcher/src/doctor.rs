@@ -8,11 +8,12 @@ use std::time::Duration;
 use caps::Capability;
 use hawser_netsetup::{Owner, observe};
 
-use crate::binding::sriov;
+use crate::binding::{Functions, sriov};
 use crate::cli::CheckArgs;
 use crate::error::{ExitCode, Failure};
+use crate::peripherals::host;
 use crate::spec::GuestSpec;
-use crate::{passt, privileges, vfio};
+use crate::{passt, privileges, vfio, virtiofs};
 
 enum Finding {
     Good(String),
@@ -52,6 +53,7 @@ pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitC
     findings.extend(namespace());
     if let Some(guest) = guest {
         findings.extend(functions(args, guest, as_user));
+        findings.extend(virtiofsd(guest));
     }
 
     let mut fit = true;
@@ -72,18 +74,31 @@ pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitC
     })
 }
 
-/// What the guest's SR-IOV interfaces need, by the checks that a start makes.
+/// What the guest's SR-IOV interfaces and host devices need, by the checks that a start makes.
 fn functions(args: &CheckArgs, guest: &GuestSpec, owner: Owner) -> Vec<Finding> {
     let (vfs, notes) = match sriov::vfs(guest, &args.pod, Duration::ZERO) {
         Ok(found) => found,
         Err(failure) => return vec![Finding::Bad(failure)],
     };
     let mut findings: Vec<_> = notes.into_iter().map(Finding::Note).collect();
-    if vfs.is_empty() {
+    let host = match host::find(guest, &args.pod, &vfs) {
+        Ok(found) => found,
+        Err(failure) => {
+            findings.push(Finding::Bad(failure));
+            return findings;
+        }
+    };
+    findings.extend(vfs.iter().map(|vf| Finding::Good(vf.to_string())));
+    findings.extend(host.iter().map(|function| Finding::Good(function.to_string())));
+    let functions = Functions {
+        vfs,
+        host,
+        access: vfio::Access::Group,
+    };
+    let addresses = functions.addresses();
+    if addresses.is_empty() {
         return findings;
     }
-    findings.extend(vfs.iter().map(|vf| Finding::Good(vf.to_string())));
-    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
     let (found, _) = vfio::examine(&addresses, owner, guest.memory);
     findings.extend(found.into_iter().map(|one| match one {
         Ok(text) => Finding::Good(text),
@@ -123,6 +138,17 @@ fn passt() -> Finding {
             failure.to_string().trim_start_matches("hawser: ")
         )),
     }
+}
+
+/// Only shared file systems need it.
+fn virtiofsd(guest: &GuestSpec) -> Option<Finding> {
+    if guest.filesystems.is_empty() {
+        return None;
+    }
+    Some(match virtiofs::program() {
+        Ok(path) => Finding::Good(format!("virtiofsd: {}", path.display())),
+        Err(failure) => Finding::Bad(failure),
+    })
 }
 
 fn state_dir(path: &Path) -> Finding {

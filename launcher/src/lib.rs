@@ -21,6 +21,7 @@ mod keeper;
 mod lifecycle;
 mod migration;
 mod passt;
+mod peripherals;
 mod picture;
 mod plugins;
 mod pod_networks;
@@ -32,6 +33,7 @@ mod state_dir;
 mod supervisor;
 mod vfio;
 mod vhost_relay;
+mod virtiofs;
 mod vmm;
 
 pub use error::{ExitCode, Failure};

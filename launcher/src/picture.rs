@@ -14,6 +14,7 @@ use crate::error::Failure;
 use crate::hooks;
 use crate::image::Boot;
 use crate::passt;
+use crate::peripherals;
 use crate::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::vm_config;
@@ -29,8 +30,8 @@ pub(crate) struct Picture<'a> {
     pub(crate) boot: Result<Boot, Failure>,
     pub(crate) drives: Result<Vec<Drive>, Failure>,
     pub(crate) resolv: &'a Resolv,
-    /// Where those of a live migration would be.
-    pub(crate) certificates: PathBuf,
+    /// The unprivileged half's.
+    pub(crate) directory: PathBuf,
 }
 
 impl Picture<'_> {
@@ -83,6 +84,18 @@ impl Picture<'_> {
                 let _ = writeln!(out, "  in the guest at {address}");
             }
         }
+        for function in &self.found.functions.host {
+            let _ = writeln!(out, "\n{function}");
+        }
+        for filesystem in &guest.filesystems {
+            let how = if filesystem.readonly { ", read-only" } else { "" };
+            let (name, path) = (&filesystem.name, &filesystem.volume.path);
+            let _ = writeln!(out, "\nfile system {name}: {path}, by virtiofs{how}");
+        }
+        if let Some(vsock) = guest.vsock {
+            let socket = peripherals::vsock::socket(&self.directory);
+            let _ = writeln!(out, "\nvsock: CID {}, {}", vsock.cid, socket.display());
+        }
         for plugin in hooks::plugins(self.guest) {
             for hooked in plugin.interfaces {
                 let name = &plugin.name;
@@ -123,9 +136,10 @@ impl Picture<'_> {
             "plan": self.plan,
             "cni": self.found.cni,
             "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
-            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments, &self.certificates)),
+            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments, &self.found.functions, &self.directory)),
             "passt": self.passts().collect::<Vec<_>>(),
             "functions": self.found.functions.vfs,
+            "hostDevices": self.found.functions.host,
             "notes": binding::notes(self.guest).iter().chain(&self.resolv.notes).chain(&self.notes).collect::<Vec<_>>(),
         })
     }

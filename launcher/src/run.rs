@@ -24,9 +24,9 @@ use crate::picture::Picture;
 use crate::resolv;
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::{StateDir, vmm_dir};
-use crate::supervisor::{self, Job, Passt, Start};
+use crate::supervisor::{self, Job, Passt, Shared, Start};
 use crate::vmm::config::vm_config;
-use crate::{doctor, hooks, hugepages, inputs, keeper, passt, privileges, vfio};
+use crate::{doctor, hooks, hugepages, inputs, keeper, passt, peripherals, privileges, vfio, virtiofs};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -70,6 +70,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     may_come(args, &migration::obstacles(&guest, &[]))?;
     let owner = privileges::owner(common.uid)?;
     let drives = privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
+    let shared = shared(common, &guest, owner)?;
     let net = binding::net_spec(&guest, owner)?;
     let (functions, nodes) = functions(&guest, common, owner)?;
     let nft = if net.nics.is_empty() {
@@ -102,7 +103,8 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             &boot,
             &drives,
             &attachments,
-            &migration::tls_directory(&state.vmm_dir()),
+            &found.functions,
+            &state.vmm_dir(),
         ),
         start,
         identity: Identity {
@@ -116,6 +118,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         hooks,
         descriptors: open_macvtaps(&attachments, owner)?,
         drives,
+        shared,
         servers: attachments
             .into_iter()
             .filter_map(|attachment| attachment.server)
@@ -267,16 +270,31 @@ fn open_macvtaps(
 fn functions(guest: &GuestSpec, common: &Common, owner: Owner) -> Result<(Functions, Vec<PathBuf>), Failure> {
     let (vfs, notes) = sriov::vfs(guest, &common.pod, ANNOTATION)?;
     say(&notes);
-    let none = Functions {
-        vfs: Vec::new(),
+    let mut functions = Functions {
+        host: peripherals::host::find(guest, &common.pod, &vfs)?,
+        vfs,
         access: vfio::Access::Group,
     };
-    if vfs.is_empty() {
-        return Ok((none, Vec::new()));
+    let addresses = functions.addresses();
+    if addresses.is_empty() {
+        return Ok((functions, Vec::new()));
     }
-    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
     let vfio::Fit { access, nodes } = vfio::fit(&addresses, owner, guest.memory)?;
-    Ok((Functions { vfs, access }, nodes))
+    functions.access = access;
+    Ok((functions, nodes))
+}
+
+/// What the unprivileged half shares with the guest. Found by the user that will.
+fn shared(common: &Common, guest: &GuestSpec, owner: Owner) -> Result<Shared, Failure> {
+    let mut shared = Shared {
+        vsock: guest.vsock.is_some(),
+        ..Shared::default()
+    };
+    if !guest.filesystems.is_empty() {
+        shared.virtiofsd = virtiofs::program()?;
+        shared.exports = privileges::as_owner(owner, || virtiofs::find(common, guest))?;
+    }
+    Ok(shared)
 }
 
 /// The passts to run, where there are any, with one that is fit for it.
@@ -321,13 +339,15 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let Planned { plan, cni } = make_plan(&guest, &net)?;
     let resolv = resolv::read();
     let (vfs, mut notes) = sriov::vfs(&guest, &args.common.pod, Duration::ZERO)?;
-    let addresses: Vec<_> = vfs.iter().map(|vf| vf.address).collect();
-    let (access, lacks) = vfio::glance(&addresses);
-    notes.extend(lacks);
-    let found = Found {
-        cni,
-        functions: Functions { vfs, access },
+    let mut functions = Functions {
+        host: peripherals::host::find(&guest, &args.common.pod, &vfs)?,
+        vfs,
+        access: vfio::Access::Group,
     };
+    let (access, lacks) = vfio::glance(&functions.addresses());
+    functions.access = access;
+    notes.extend(lacks);
+    let found = Found { cni, functions };
     let picture = Picture {
         guest: &guest,
         plan: &plan,
@@ -343,7 +363,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         boot: image::boot(&args.common, &guest),
         drives: disks::find(&args.common, &guest, &vmm_dir(&args.common.state_dir)),
         resolv: &resolv,
-        certificates: migration::tls_directory(&vmm_dir(&args.common.state_dir)),
+        directory: vmm_dir(&args.common.state_dir),
     };
     match args.output {
         Format::Text => print!("{}", picture.text()),
@@ -364,9 +384,18 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     });
     let cni = find_cni(&guest, owner);
     let explanations = binding::explain(&guest, &cni);
+    let devices = peripherals::explain(&guest);
     match args.output {
-        ExplainFormat::Text => print!("{}", binding::explanation_text(&explanations)),
-        ExplainFormat::Json => println!("{:#}", serde_json::json!({ "interfaces": explanations })),
+        ExplainFormat::Text => {
+            print!("{}", binding::explanation_text(&explanations));
+            print!("{}", peripherals::explanation_text(&devices));
+        }
+        ExplainFormat::Json => {
+            println!(
+                "{:#}",
+                serde_json::json!({ "interfaces": explanations, "devices": devices })
+            );
+        }
     }
     Ok(ExitCode::Success)
 }

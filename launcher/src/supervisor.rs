@@ -31,7 +31,9 @@ use crate::keeper::{GO, Orders, die_with};
 use crate::lifecycle::{Event, Outcome, State};
 use crate::migration::{self, Description, Functions, Identity, Incoming, NicDescription};
 use crate::passt;
+use crate::peripherals::vsock;
 use crate::privileges;
+use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::{DeviceConfig, VmConfig, take_late_nics};
 use crate::vmm::process::{self, Vmm};
@@ -55,6 +57,7 @@ pub(crate) struct Job {
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
     pub(crate) drives: Vec<Disk>,
+    pub(crate) shared: Shared,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -75,6 +78,16 @@ pub(crate) struct Job {
 pub(crate) struct Passt {
     pub(crate) program: PathBuf,
     pub(crate) command: passt::Command,
+}
+
+/// What there is beside NICs and disks that needs something done in this half.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    /// Directories, and the virtiofsd for them.
+    pub(crate) exports: Vec<virtiofs::Export>,
+    pub(crate) virtiofsd: PathBuf,
+    /// Whether the guest has a virtio socket.
+    pub(crate) vsock: bool,
 }
 
 /// Where the guest comes from.
@@ -157,6 +170,9 @@ fn run_vmm(mut job: Job, orders: Orders) -> Result<Outcome, Failure> {
         .build()
         .map_err(internal("start the runtime"))?;
     migration::make_tls_directory(&job.directory).map_err(internal("make a directory for certificates"))?;
+    if job.shared.vsock {
+        vsock::prepare(&job.directory).map_err(internal("make a directory for the guest's vsock"))?;
+    }
     runtime.block_on(async {
         let orders = pipe::Receiver::from_owned_fd(orders).map_err(internal("listen to the keeper"))?;
         let vmm = process::start(&job.program, &job.directory).map_err(|error| {
@@ -216,6 +232,16 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                     "the state directory must be writable, and its path not longer than about 80 characters",
                 )
         })?;
+    let exports = std::mem::take(&mut job.shared.exports);
+    let shares = virtiofs::listen(&job.directory, exports).map_err(|error| {
+        Failure::new(
+            ExitCode::PodUnfit,
+            "a file system's socket in the state directory",
+        )
+        .because(error)
+        .remedy("the state directory must be writable, and its path not longer than about 60 characters")
+    })?;
+    let shares = (job.shared.virtiofsd.clone(), shares);
     let (lost, mut given_up) = mpsc::channel(1);
     let console = console::pump(console, &job.directory);
     let (send, mut receive) = mpsc::channel(16);
@@ -248,7 +274,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     };
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
-    let mut go = Some((go, passts));
+    let mut go = Some((go, passts, shares));
     let end_servers = watch::Sender::new(());
     let (config, sidecars) = match incoming {
         // The guest comes with its own.
@@ -306,13 +332,13 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
-                    if let Some((go, passts)) = go.take() {
+                    if let Some((go, passts, shares)) = go.take() {
                         // The servers are there before the guest's first frame; a guest that has yet to come is none of
                         // theirs.
                         if this.incoming.is_none() {
                             this.serve();
                         }
-                        tokio::spawn(begin(passts, lost.clone(), go, this.send.clone()));
+                        tokio::spawn(begin(passts, shares, lost.clone(), go, this.send.clone()));
                     }
                 } else {
                     this.stop().await;
@@ -420,9 +446,10 @@ async fn create(
     Ok(())
 }
 
-/// Starts every passt, and lets the guest boot when all of them serve.
+/// Starts every passt and every virtiofsd, and lets the guest boot when all of them serve.
 async fn begin(
     passts: Vec<(Passt, passt::Frontend)>,
+    (virtiofsd, shares): (PathBuf, Vec<virtiofs::Share>),
     lost: mpsc::Sender<passt::Report>,
     go: oneshot::Sender<()>,
     send: mpsc::Sender<Message>,
@@ -430,6 +457,14 @@ async fn begin(
     for (Passt { program, command }, frontend) in passts {
         let (ready, serves) = oneshot::channel();
         tokio::spawn(passt::supervise(program, command, frontend, ready, lost.clone()));
+        if let Ok(Err(failure)) = serves.await {
+            let _ = send.send(Message::Unfit(failure)).await;
+            return;
+        }
+    }
+    for share in shares {
+        let (ready, serves) = oneshot::channel();
+        tokio::spawn(virtiofs::supervise(virtiofsd.clone(), share, ready));
         if let Ok(Err(failure)) = serves.await {
             let _ = send.send(Message::Unfit(failure)).await;
             return;

@@ -1,11 +1,13 @@
 //! Debian as the machine has it: its packages, its mirror, and a fresh system beside it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
+use super::cache::hex;
 use super::process::{output, progress, shown};
 
 /// The release that the node and the images are made of. Older ones have a QEMU without igb and a passt without
@@ -103,6 +105,39 @@ pub(crate) fn make_system(root: &Path, packages: &[&str]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Downloads a package, holds it against its SHA-256, and unpacks it to a directory below `dir`.
+pub(crate) fn unpack(dir: &Path, url: &str, sum: &str) -> Result<PathBuf> {
+    progress(format!("downloading {url}"));
+    let package = dir.join("package.deb");
+    output(
+        Command::new("curl")
+            .args([
+                "--fail",
+                "--location",
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "120",
+                "--output",
+            ])
+            .arg(&package)
+            .arg(url),
+    )?;
+    let found = hex(&Sha256::digest(fs::read(&package)?));
+    if found != sum {
+        bail!("its SHA-256 is {found}, not {sum}");
+    }
+    let files = dir.join("files");
+    output(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&package)
+            .arg(&files),
+    )?;
+    fs::remove_file(package)?;
+    Ok(files)
 }
 
 pub(crate) fn make_executable(path: &Path) -> Result<()> {

@@ -3,14 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
-use super::cache::{Cache, hex};
+use super::cache::Cache;
 use super::debian;
-use super::process::{output, progress};
 use super::vmm::default_of;
 use crate::report::Skip;
 
@@ -36,37 +33,10 @@ pub(crate) fn find(cache: &Cache) -> Result<PathBuf> {
 }
 
 fn get(dir: &Path, url: &str, sum: &str) -> Result<()> {
-    progress(format!("downloading {url}"));
-    let package = dir.join("package.deb");
-    output(
-        Command::new("curl")
-            .args([
-                "--fail",
-                "--location",
-                "--silent",
-                "--show-error",
-                "--max-time",
-                "120",
-                "--output",
-            ])
-            .arg(&package)
-            .arg(url),
-    )?;
-    let found = hex(&Sha256::digest(fs::read(&package)?));
-    if found != sum {
-        bail!("its SHA-256 is {found}, not {sum}");
-    }
-    let files = dir.join("files");
-    output(
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&package)
-            .arg(&files),
-    )?;
+    let files = debian::unpack(dir, url, sum)?;
     fs::copy(
         files.join("usr/share/cloudhv-efi-x86-64").join(FILE),
         dir.join(FILE),
     )?;
-    fs::remove_dir_all(files)?;
-    Ok(fs::remove_file(package)?)
+    Ok(fs::remove_dir_all(files)?)
 }

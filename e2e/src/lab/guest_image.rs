@@ -33,7 +33,7 @@ const FILES: &[(&str, u32, &str)] = &[
     ),
 ];
 
-/// Below the kernel's module directory, compressed. Debian builds virtio_pci, virtio_console and IPv6 in.
+/// Below the kernel's module directory, compressed. Debian builds virtio_pci, virtio_console, virtiofs and IPv6 in.
 const MODULES: &[&str] = &[
     "kernel/net/core/failover.ko",
     "kernel/drivers/net/net_failover.ko",
@@ -46,6 +46,9 @@ const MODULES: &[&str] = &[
     "kernel/fs/fat/vfat.ko",
     "kernel/fs/nls/nls_cp437.ko",
     "kernel/fs/nls/nls_ascii.ko",
+    "kernel/net/vmw_vsock/vsock.ko",
+    "kernel/net/vmw_vsock/vmw_vsock_virtio_transport_common.ko",
+    "kernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko",
 ];
 
 /// All that the image is made of, for the cache.

@@ -25,8 +25,10 @@ pub(crate) mod process;
 mod qemu;
 mod run;
 mod scenarios;
+mod virtiofsd;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
 pub(crate) use debian::install_machine_packages;
 pub(crate) use run::{bench, demo, run, setup, shell, why_no_real_guests};
+pub(crate) use scenarios::datapath::Order;

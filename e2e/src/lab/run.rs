@@ -16,6 +16,7 @@ use super::events::{Event, REQUEST, Request};
 use super::node_image::NodeImage;
 use super::process::progress;
 use super::qemu::Node;
+use super::scenarios::datapath::{ORDER, Order};
 use super::{debian, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
@@ -75,9 +76,9 @@ pub(crate) fn demo(report: &mut Report, binary: &LauncherBinary) {
 }
 
 /// Runs the benchmark of what passes to and from guests.
-pub(crate) fn bench(report: &mut Report, binary: &LauncherBinary, rounds: usize) {
+pub(crate) fn bench(report: &mut Report, binary: &LauncherBinary, order: &Order) {
     run_prepared(report, &[scenarios::BENCH.name], binary, false, |node| {
-        fs::write(node.payload.join(scenarios::datapath::ROUNDS), rounds.to_string())?;
+        fs::write(node.payload.join(ORDER), serde_json::to_vec(order)?)?;
         guest_image::with_load(&node.payload.join("guest"), node.image)
     });
 }

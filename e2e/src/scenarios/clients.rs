@@ -337,6 +337,8 @@ fn dhclient6_releases(context: &Context) -> Result<()> {
         "no Release:\n{}",
         release.transcript()
     );
+    let heard = "DHCPv6 Release: the address stays the guest's";
+    running.explain(running.hawser.wait_for(heard, 1, WAIT))?;
     let again = running.guest.dhclient("-6", &[])?;
     running.explain(again.wait_for("PRC: Bound", 1, WAIT))?;
     Ok(())

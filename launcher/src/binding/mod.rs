@@ -19,9 +19,10 @@ use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 use crate::error::{ExitCode, Failure};
 use crate::migration::{NicDescription, VfDescription};
 use crate::passt::Frontend;
+use crate::peripherals::HostFunction;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, Mac, Network};
+use crate::spec::{Binding, GuestSpec, Interface, Mac, Network, PciAddress};
 use crate::vfio::Access;
 use crate::vmm::config::{DeviceConfig, NetConfig};
 
@@ -118,7 +119,17 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Functions {
     pub(crate) vfs: Vec<Vf>,
+    /// Those that are no interface's.
+    pub(crate) host: Vec<HostFunction>,
     pub(crate) access: Access,
+}
+
+impl Functions {
+    pub(crate) fn addresses(&self) -> Vec<PciAddress> {
+        let vfs = self.vfs.iter().map(|vf| vf.address);
+        vfs.chain(self.host.iter().map(|function| function.address))
+            .collect()
+    }
 }
 
 /// A NIC on a TAP of ours, with our server where there is anything to tell.

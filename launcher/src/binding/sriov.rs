@@ -93,7 +93,10 @@ fn misplaced(guest: &GuestSpec, wanted: PciAddress) -> Option<String> {
     let placed = |interface: &&Interface| interface.pci_address.is_none();
     let own = match wanted.domain {
         // They are given the first free slots, before the functions.
-        0 => OWN_DEVICES + guest.interfaces.iter().filter(placed).count(),
+        0 => {
+            let others = guest.disks.len() + guest.filesystems.len() + usize::from(guest.vsock.is_some());
+            OWN_DEVICES + others + guest.interfaces.iter().filter(placed).count()
+        }
         _ => 0,
     };
     (usize::from(wanted.slot) <= own).then(|| {

@@ -64,10 +64,15 @@ fn place(common: &Common, disk: &Disk) -> PathBuf {
     if matches!(disk.volume.source, VolumeSource::ContainerDisk { .. }) {
         return image::directory(common, &disk.name);
     }
-    let given = common.volumes.iter().rev().find(|(name, _)| *name == disk.name);
+    volume_place(common, &disk.name)
+}
+
+/// Where the pod has a volume that is no image.
+pub(crate) fn volume_place(common: &Common, name: &str) -> PathBuf {
+    let given = common.volumes.iter().rev().find(|(given, _)| given == name);
     match given {
         Some((_, path)) => path.clone(),
-        None => common.state_dir.join("volumes").join(&disk.name),
+        None => common.state_dir.join("volumes").join(name),
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(crate) use find::find;
+pub(crate) use find::{find, volume_place};
 pub(crate) use make::{clear, make};
 
 /// Below the unprivileged half's directory.

@@ -25,6 +25,7 @@ mod model;
 use hawser_netsetup::CniNic;
 
 use crate::binding;
+use crate::peripherals;
 use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
@@ -36,8 +37,9 @@ pub(crate) use outgoing::{Hands, Outgoing, Told};
 pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
-/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface, and
-/// the disks, which nobody takes along. `cni`: devices that CNI plugins have made, where the pod has been looked into.
+/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface and
+/// device, and the disks, which nobody takes along. `cni`: devices that CNI plugins have made, where the pod has been
+/// looked into.
 pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
     let interfaces = binding::explain(guest, cni);
     let disks = guest.disks.iter().map(|disk| {
@@ -50,5 +52,6 @@ pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
         .iter()
         .filter_map(binding::Explanation::obstacle)
         .chain(disks)
+        .chain(peripherals::obstacles(guest))
         .collect()
 }

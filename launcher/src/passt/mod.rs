@@ -11,7 +11,8 @@ mod supervise;
 mod version;
 
 pub(crate) use command::{Command, forwards_all_text};
-pub(crate) use supervise::{Frontend, Report, supervise};
+pub(crate) use output::follow;
+pub(crate) use supervise::{Frontend, Report, Restarts, supervise};
 pub(crate) use version::{Fitness, check, find};
 
 /// Its name on PATH.

@@ -13,7 +13,7 @@ const LAST: usize = 5;
 
 /// Reads to the end. The last lines come back; of a process that came to serve, those since then: what it said at its start
 /// is not why it ended.
-pub(super) async fn follow(
+pub(crate) async fn follow(
     mut stderr: impl AsyncRead + Unpin,
     serves: impl Fn() -> bool,
     show: impl Fn(&str),

@@ -176,13 +176,13 @@ impl Line<'_> {
 
 /// When there may be another one.
 #[derive(Debug, Default)]
-struct Restarts {
+pub(crate) struct Restarts {
     recent: VecDeque<Instant>,
 }
 
 impl Restarts {
     /// How long to wait before the next; none when there were too many.
-    fn next(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Duration> {
         let is_old = |then: &Instant| now.saturating_duration_since(*then) >= WINDOW;
         while self.recent.front().is_some_and(is_old) {
             self.recent.pop_front();

@@ -25,7 +25,7 @@ use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress};
 
 pub(crate) use claims::{CLAIMS, claimed};
 pub(crate) use names::{conventional_name, named, possible_names};
-pub(crate) use resources::Resources;
+pub(crate) use resources::{Given, Resources};
 
 /// Where KubeVirt's pods have it.
 pub(crate) const DEFAULT_PATH: &str = "/etc/podinfo/network-info";

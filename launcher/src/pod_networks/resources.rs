@@ -4,6 +4,9 @@
 //! `<RESOURCE>` is the resource's full name in upper case with dots and slashes made underscores, so it cannot be turned
 //! back; names are compared in that form. Which resource a network is of stands in an annotation of its
 //! NetworkAttachmentDefinition, which no pod sees: KubeVirt says so in `KUBEVIRT_RESOURCE_NAME_<network>`.
+//!
+//! Plugins for devices that are no NICs, KubeVirt's own among them, have variables of the same form with other names:
+//! `PCI_RESOURCE_<RESOURCE>`, `MDEV_PCI_RESOURCE_<RESOURCE>` and `USB_RESOURCE_<RESOURCE>`.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +16,9 @@ use crate::spec::PciAddress;
 const DEVICES: &str = "PCIDEVICE_";
 const INFO: &str = "_INFO";
 const OF_NETWORK: &str = "KUBEVIRT_RESOURCE_NAME_";
+const FUNCTIONS: &str = "PCI_RESOURCE_";
+const MEDIATED: &str = "MDEV_PCI_RESOURCE_";
+const USB: &str = "USB_RESOURCE_";
 
 /// The devices of each resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +27,28 @@ pub(crate) struct Resources {
     devices: BTreeMap<String, Vec<PciAddress>>,
     /// The same form, by the network's name.
     of_network: BTreeMap<String, String>,
+    /// What is for no network, as written: by the variable's own beginning and the same form.
+    others: BTreeMap<(&'static str, String), String>,
+}
+
+/// What the pod has of a resource that a device of the manifest's names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// In the plugin's order.
+    Functions {
+        variable: String,
+        addresses: Vec<PciAddress>,
+    },
+    Mediated {
+        variable: String,
+    },
+    Usb {
+        variable: String,
+    },
+    /// None of these is set.
+    Nothing {
+        variables: [String; 2],
+    },
 }
 
 impl Resources {
@@ -38,6 +66,8 @@ impl Resources {
         for (variable, value) in variables {
             if let Some(network) = variable.strip_prefix(OF_NETWORK) {
                 resources.of_network.insert(network.to_owned(), form(&value));
+            } else if let Some((beginning, name)) = other(&variable) {
+                resources.others.insert((beginning, form(name)), value);
             } else if let Some(name) = variable.strip_prefix(DEVICES) {
                 match name.strip_suffix(INFO) {
                     // A resource may itself be called so; then its value is no object.
@@ -72,9 +102,41 @@ impl Resources {
         self.devices.get(resource).map_or(&[], Vec::as_slice)
     }
 
+    /// What a resource is, by its full name. Read only now: nobody else's variables are this guest's concern.
+    pub(crate) fn given(&self, resource: &str) -> Result<Given, Error> {
+        let name = form(resource);
+        let written = |beginning: &'static str| {
+            let value = self.others.get(&(beginning, name.clone()))?;
+            Some((format!("{beginning}{name}"), value))
+        };
+        if let Some((variable, value)) = written(FUNCTIONS) {
+            let addresses = addresses(&variable, value)?;
+            return Ok(Given::Functions { variable, addresses });
+        }
+        if let Some(addresses) = self.devices.get(&name) {
+            return Ok(Given::Functions {
+                variable: format!("{DEVICES}{name}"),
+                addresses: addresses.clone(),
+            });
+        }
+        Ok(match (written(MEDIATED), written(USB)) {
+            (Some((variable, _)), _) => Given::Mediated { variable },
+            (None, Some((variable, _))) => Given::Usb { variable },
+            (None, None) => Given::Nothing {
+                variables: [FUNCTIONS, DEVICES].map(|beginning| format!("{beginning}{name}")),
+            },
+        })
+    }
+
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.devices.keys().map(String::as_str)
     }
+}
+
+fn other(variable: &str) -> Option<(&'static str, &str)> {
+    [FUNCTIONS, MEDIATED, USB]
+        .into_iter()
+        .find_map(|beginning| Some((beginning, variable.strip_prefix(beginning)?)))
 }
 
 fn form(name: &str) -> String {
@@ -165,6 +227,51 @@ mod tests {
         let resource = resources.of_network("red-net").unwrap();
         assert_eq!(devices(&resources, resource), ["0000:03:02.1"]);
         assert_eq!(resources.of_network("blue"), None);
+    }
+
+    #[test]
+    fn a_resource_of_no_network_is_told_by_kubevirts_variables_or_by_the_sriov_plugins() {
+        let resources = parse(&[
+            (
+                "PCI_RESOURCE_NVIDIA_COM_TU104GL_Tesla_T4",
+                "0000:65:00.0,0000:17:00.0,",
+            ),
+            ("PCIDEVICE_EXAMPLE_COM_VF", "0000:03:02.1"),
+            ("MDEV_PCI_RESOURCE_NVIDIA_COM_GRID", "6a1d0f68"),
+            ("USB_RESOURCE_KUBEVIRT_IO_STORAGE", "1:2"),
+            ("PCI_RESOURCE_BROKEN", "not an address"),
+        ])
+        .unwrap();
+        let given = |name: &str| resources.given(name).unwrap();
+        let functions = |variable: &str, addresses: &[&str]| Given::Functions {
+            variable: variable.into(),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        };
+        assert_eq!(
+            given("nvidia.com/TU104GL_Tesla_T4"),
+            functions(
+                "PCI_RESOURCE_NVIDIA_COM_TU104GL_TESLA_T4",
+                &["0000:65:00.0", "0000:17:00.0"]
+            )
+        );
+        assert_eq!(
+            given("example.com/vf"),
+            functions("PCIDEVICE_EXAMPLE_COM_VF", &["0000:03:02.1"])
+        );
+        let mediated = given("nvidia.com/GRID");
+        assert!(
+            matches!(mediated, Given::Mediated { variable } if variable == "MDEV_PCI_RESOURCE_NVIDIA_COM_GRID")
+        );
+        let usb = given("kubevirt.io/storage");
+        assert!(matches!(usb, Given::Usb { variable } if variable == "USB_RESOURCE_KUBEVIRT_IO_STORAGE"));
+        let nothing = given("example.com/other");
+        assert!(
+            matches!(nothing, Given::Nothing { variables } if variables[0] == "PCI_RESOURCE_EXAMPLE_COM_OTHER")
+        );
+        let error = resources.given("broken").unwrap_err().to_string();
+        assert!(error.starts_with("PCI_RESOURCE_BROKEN: "), "{error}");
+        // No network is given one of these for want of another.
+        assert_eq!(resources.names().collect::<Vec<_>>(), ["EXAMPLE_COM_VF"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
+use super::devices;
 use super::guest_storage::Disk;
 use super::report::{FieldPath, Report, quoted};
 use super::resolve::given;
@@ -25,8 +26,13 @@ pub(crate) fn path_of(index: usize) -> FieldPath {
 }
 
 /// The disks in the manifest's order.
-pub(crate) fn resolve(spec: &Spec, domain: &Domain, raw: &Value, report: &mut Report) -> Option<Vec<Disk>> {
-    let volumes = volumes::resolve(&spec.volumes, raw, report);
+pub(crate) fn resolve(
+    spec: &Spec,
+    domain: &Domain,
+    volumes: &BTreeMap<String, Resolved>,
+    raw: &Value,
+    report: &mut Report,
+) -> Option<Vec<Disk>> {
     let whole = is_whole(&spec.volumes, raw);
     let mut orders = boot_orders(domain);
     let mut seen = BTreeSet::new();
@@ -59,13 +65,14 @@ pub(crate) fn resolve(spec: &Spec, domain: &Domain, raw: &Value, report: &mut Re
             None => complete = false,
         }
     }
-    list.extend(without_disk(&volumes, &seen, raw, report));
+    list.extend(without_disk(volumes, &seen, raw, report));
     let devices = list
         .len()
-        .saturating_add(domain.devices.interfaces.iter().count());
+        .saturating_add(domain.devices.interfaces.iter().count())
+        .saturating_add(devices::count(&domain.devices));
     if devices > MAX_DEVICES {
         let message = format!(
-            "at most {MAX_DEVICES} disks and interfaces, found {devices}: the guest has 32 PCI slots"
+            "at most {MAX_DEVICES} disks, interfaces and other devices, found {devices}: the guest has 32 PCI slots"
         );
         report.refuse(FieldPath::of("spec.domain.devices.disks"), message);
         return None;
@@ -74,7 +81,7 @@ pub(crate) fn resolve(spec: &Spec, domain: &Domain, raw: &Value, report: &mut Re
 }
 
 /// Whether every volume as written has been read, so that one that is missed is missing.
-fn is_whole(volumes: &wire::Volumes, raw: &Value) -> bool {
+pub(crate) fn is_whole(volumes: &wire::Volumes, raw: &Value) -> bool {
     match raw.pointer("/spec/volumes") {
         None | Some(Value::Null) => true,
         Some(Value::Array(items)) => {
@@ -89,7 +96,7 @@ fn is_whole(volumes: &wire::Volumes, raw: &Value) -> bool {
 }
 
 /// Whether a volume of that name is in the manifest, even if it has been refused.
-fn written(raw: &Value, name: &str) -> bool {
+pub(crate) fn written(raw: &Value, name: &str) -> bool {
     let items = raw.pointer("/spec/volumes").and_then(Value::as_array);
     items
         .into_iter()

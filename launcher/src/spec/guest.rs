@@ -11,6 +11,7 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
+use super::guest_devices::{Filesystem, HostDevice, Vsock};
 use super::guest_storage::Disk;
 use crate::plugins::Plugin;
 
@@ -55,6 +56,14 @@ pub struct GuestSpec {
     pub block_multi_queue: bool,
     /// In the manifest's order; then one for each volume that no disk names.
     pub disks: Vec<Disk>,
+    /// GPUs first; each list in the manifest's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host_devices: Vec<HostDevice>,
+    /// In the manifest's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filesystems: Vec<Filesystem>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
 }
 
 impl GuestSpec {

@@ -61,6 +61,8 @@ const KNOWN: &[(&str, &[&str])] = &[
         ],
     ),
     ("spec.domain.devices.interfaces", &["slirp", "macvtap"]),
+    ("spec.domain.devices.gpus", &["virtualGPUOptions", "tag"]),
+    ("spec.domain.devices.hostDevices", &["tag"]),
     ("spec.networks", &["genie"]),
 ];
 

@@ -5,7 +5,7 @@
 //!    not fit, so that the rest can go on.
 //! 3. The tree is read into the wire types (`wire` and its siblings), which cannot fail any more.
 //! 4. `template` takes the instance out of the kinds that have one as their template.
-//! 5. `resolve`, `interfaces`, `networks`, `ports`, `disks`, `volumes`, `cloud_init` and `firmware` fill in defaults
+//! 5. `resolve`, `interfaces`, `networks`, `ports`, `disks`, `volumes`, `devices`, `cloud_init` and `firmware` fill in defaults
 //!    and apply KubeVirt's rules.
 //!
 //! Manifests are read once, before anything in the pod is touched, and every refusal of all these steps is
@@ -13,9 +13,11 @@
 
 mod check;
 mod cloud_init;
+mod devices;
 mod disks;
 mod firmware;
 mod guest;
+mod guest_devices;
 mod guest_storage;
 mod input;
 mod interfaces;
@@ -31,6 +33,7 @@ mod template;
 mod tests;
 mod volumes;
 mod wire;
+mod wire_devices;
 mod wire_machine;
 mod wire_net;
 mod wire_storage;
@@ -40,6 +43,7 @@ pub use guest::{
     Binding, Claim, CpuTopology, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState, Mac, Model,
     Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
+pub use guest_devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
 pub use guest_storage::{
     CloudInit, CloudInitSource, Disk, SeedData, Text, Volume, VolumeLabel, VolumeSource,
 };

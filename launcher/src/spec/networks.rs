@@ -161,7 +161,7 @@ fn source(
 }
 
 /// Names of both become parts of a path.
-fn claim(
+pub(crate) fn claim(
     request: &wire_net::ClaimRequest,
     claims: &List<wire_net::ResourceClaim>,
     path: &FieldPath,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::guest::{CpuTopology, GuestSpec};
 use super::report::{FieldPath, Report, quoted};
 use super::wire_machine::PageSize;
-use super::{disks, firmware, interfaces, quantity, wire};
+use super::{devices, disks, firmware, interfaces, quantity, volumes, wire};
 use crate::plugins::Registry;
 
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour.
@@ -39,7 +39,11 @@ pub(crate) fn resolve(
     let memory = memory(domain, raw, report);
     note_hyperv(domain, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
-    let disks = disks::resolve(spec, domain, raw, report);
+    let volumes = volumes::resolve(&spec.volumes, raw, report);
+    let disks = disks::resolve(spec, domain, &volumes, raw, report);
+    let filesystems = devices::filesystems(spec, &domain.devices, &volumes, raw, report);
+    devices::no_tpm(&domain.devices, report);
+    let host_devices = devices::host_devices(spec, &domain.devices, report);
     let kernel_boot = firmware::kernel_boot(domain, raw, report);
     let uuid = firmware::uuid(domain, report);
 
@@ -75,6 +79,9 @@ pub(crate) fn resolve(
         interfaces: interfaces?,
         block_multi_queue: domain.devices.block_multi_queue.unwrap_or(false),
         disks: disks?,
+        host_devices: host_devices?,
+        filesystems: filesystems?,
+        vsock: devices::vsock(vmi, &domain.devices),
     })
 }
 

@@ -1,6 +1,7 @@
 //! Manifests in, exact refusals out. One case for each rule of the module header's sources.
 
 mod accepted;
+mod devices;
 mod disks;
 mod input;
 mod plugins;

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
+use super::wire_devices::{Filesystem, HostDevice, Status, Tpm};
 use super::wire_machine::{Clock, Features, Hugepages};
 use super::wire_net::{Interface, Network, ResourceClaim};
 use super::wire_storage::{Bootloader, Disks, Volumes};
@@ -179,7 +180,8 @@ wire! {
         #[schemars(required)] kind: Option<Kind>,
         #[schemars(required)] metadata: Option<Metadata>,
         #[schemars(required)] spec: Option<Spec>,
-    } accepted { status, }
+        status: Option<Status>,
+    } accepted {}
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -324,7 +326,11 @@ wire! {
         autoattach_pod_interface: Option<bool>,
         autoattach_graphics_device: Option<Off>,
         autoattach_input_device: Option<Off>,
-        #[serde(rename = "autoattachVSOCK")] autoattach_vsock: Option<Off>,
+        #[serde(rename = "autoattachVSOCK")] autoattach_vsock: Option<bool>,
+        #[serde(default)] gpus: List<HostDevice>,
+        #[serde(default)] host_devices: List<HostDevice>,
+        #[serde(default)] filesystems: List<Filesystem>,
+        tpm: Option<Tpm>,
         use_virtio_transitional: Option<Off>,
     } accepted {
         // A cloud-hypervisor guest always has an entropy device and a serial console, whose log goes to stdout.

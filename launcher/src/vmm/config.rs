@@ -2,6 +2,7 @@
 //!
 //! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
 
+mod devices;
 mod disks;
 
 use std::path::{Path, PathBuf};
@@ -10,10 +11,11 @@ use hawser_netsetup::{CniDevice, CniNic, GuestNic};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::binding::{Attachment, Device};
+use crate::binding::{Attachment, Device, Functions};
 use crate::disks::Drive;
 use crate::hooks;
 use crate::image::Boot;
+use crate::migration;
 use crate::spec::{GuestSpec, Mac, PciAddress};
 use crate::vfio::Access;
 
@@ -28,6 +30,10 @@ pub(crate) struct VmConfig {
     net: Vec<NetConfig>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     devices: Vec<DeviceConfig>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    fs: Vec<devices::FsConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vsock: Option<devices::VsockConfig>,
     serial: ConsoleConfig,
     console: ConsoleConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +66,7 @@ struct MemoryConfig {
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     hugepage_size: Option<u64>,
-    /// Another process serves a NIC from it.
+    /// Another process serves a NIC or a file system from it.
     #[serde(skip_serializing_if = "is_false")]
     shared: bool,
 }
@@ -227,13 +233,14 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Builds the configuration. Kernel arguments and names are values here and nowhere become process arguments.
-/// `certificates` is where those of a live migration will be.
+/// `directory` is the unprivileged half's, with its sockets in it.
 pub(crate) fn vm_config(
     guest: &GuestSpec,
     boot: &Boot,
     drives: &[Drive],
     attachments: &[Attachment],
-    certificates: &Path,
+    functions: &Functions,
+    directory: &Path,
 ) -> VmConfig {
     let mut net = Vec::new();
     let mut devices = Vec::new();
@@ -243,6 +250,7 @@ pub(crate) fn vm_config(
             Device::Vfio(config) => devices.push(config.clone()),
         }
     }
+    devices.extend(devices::host(functions));
     let mut landlock_rules = Vec::new();
     // A sidecar may yet give its NIC one.
     let sidecars = !hooks::plugins(guest).is_empty();
@@ -254,7 +262,7 @@ pub(crate) fn vm_config(
     }
     landlock_rules.extend(vfio_rules(&devices));
     landlock_rules.extend(disks::landlock(drives));
-    landlock_rules.push(rule(certificates, "r"));
+    landlock_rules.push(rule(migration::tls_directory(directory), "r"));
     let segments = devices.iter().filter_map(|device| device.pci_segment).max();
     let platform = PlatformConfig {
         serial_number: guest.firmware_serial.clone(),
@@ -277,12 +285,14 @@ pub(crate) fn vm_config(
             size: guest.memory,
             hugepages: guest.hugepage_size.is_some(),
             hugepage_size: guest.hugepage_size,
-            shared: net.iter().any(|net| net.vhost_user),
+            shared: net.iter().any(|net| net.vhost_user) || !guest.filesystems.is_empty(),
         },
         payload: payload(boot),
         disks: disks::disks(guest, drives),
         net,
         devices,
+        fs: devices::filesystems(guest, directory),
+        vsock: devices::vsock(guest, directory),
         // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
         serial: ConsoleConfig { mode: "Tty" },
         console: ConsoleConfig { mode: "Off" },
@@ -423,7 +433,19 @@ spec:
     }
 
     fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[Attachment]) -> VmConfig {
-        super::vm_config(guest, boot, drives, attachments, Path::new("/run/certificates"))
+        let functions = Functions {
+            vfs: Vec::new(),
+            host: Vec::new(),
+            access: Access::Group,
+        };
+        super::vm_config(
+            guest,
+            boot,
+            drives,
+            attachments,
+            &functions,
+            Path::new("/run/vmm"),
+        )
     }
 
     #[test]
@@ -607,6 +629,42 @@ spec:
         insta::assert_json_snapshot!(serde_json::json!({
             "devices": config["devices"], "platform": config["platform"], "landlock_rules": config["landlock_rules"],
         }));
+    }
+
+    #[test]
+    fn a_guest_with_a_gpu_a_shared_file_system_and_a_virtio_socket() {
+        let devices = "devices:
+      autoattachVSOCK: true
+      gpus: [{name: g, deviceName: x.io/gpu}]
+      filesystems: [{name: data, virtiofs: {}}]
+      interfaces:";
+        let volumes = "  volumes: [{name: data, persistentVolumeClaim: {claimName: data}}]\n";
+        let manifest = MANIFEST.replace("devices: {interfaces:", devices);
+        let manifest = manifest.replace("masquerade: {}}]}", "masquerade: {}}]") + volumes;
+        let guest = crate::spec::load(&manifest).unwrap().spec;
+        let functions = Functions {
+            vfs: Vec::new(),
+            host: vec![crate::peripherals::HostFunction {
+                name: "g".into(),
+                kind: crate::spec::HostDeviceKind::Gpu,
+                address: "0000:65:00.0".parse().unwrap(),
+            }],
+            access: Access::Group,
+        };
+        let config = super::vm_config(
+            &guest,
+            &kernel(),
+            &[],
+            &[attachment()],
+            &functions,
+            Path::new("/run/vmm"),
+        );
+        let config = serde_json::to_value(config).unwrap();
+        insta::assert_json_snapshot!(serde_json::json!({
+            "memory": config["memory"], "devices": config["devices"], "fs": config["fs"], "vsock": config["vsock"],
+            "landlock_rules": config["landlock_rules"],
+        }));
+        assert!(config["disks"].is_null(), "a shared volume is no disk");
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) enum Program<'a> {
     Passt,
     /// The double, with its fault.
     Standin(&'a str),
+    /// The double, which names this TAP.
+    Tap(&'a str),
 }
 
 /// A sidecar container; gone when dropped.
@@ -68,6 +70,7 @@ impl Sidecar {
         let (binary, arguments): (&str, Vec<&str>) = match program {
             Program::Passt => ("passt_sidecar", vec!["--name", plugin, "--directory", directory]),
             Program::Standin(fault) => ("standin-sidecar", vec![plugin, directory, fault]),
+            Program::Tap(tap) => ("standin-sidecar", vec![plugin, directory, "none", tap]),
         };
         let mut run = podman();
         run.args(["run", "--rm", "--name", &container])

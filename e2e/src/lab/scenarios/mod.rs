@@ -4,6 +4,7 @@ mod bare;
 mod bridge;
 pub(crate) mod datapath;
 mod debian;
+mod devices;
 mod disks;
 mod image;
 mod leases;
@@ -120,6 +121,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: disks::every_source,
     },
     Scenario {
+        name: "devices_host_functions_shared_file_systems_and_vsock",
+        run: devices::all,
+    },
+    Scenario {
         name: "plugin_tap_a_macvtap",
         run: plugins::macvtap,
     },
@@ -162,6 +167,10 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "sidecar_gives_a_vhost_user_nic",
         run: sidecar::vhost_user,
+    },
+    Scenario {
+        name: "sidecar_gives_a_tap",
+        run: sidecar::own_tap,
     },
     Scenario {
         name: "sidecar_killed_is_reported",

@@ -24,13 +24,13 @@ use crate::lab::process::output;
 
 /// The network's name, and what KubeVirt calls the pod's interface on it: printf l2 | sha256sum.
 const NETWORK: &str = "l2";
-const INTERFACE: &str = "pod8a1cee436cb";
+pub(super) const INTERFACE: &str = "pod8a1cee436cb";
 /// Whoever serves the network.
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 /// The only address that it gives.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 5);
 
-fn manifest(name: &str, plugin: &str) -> Value {
+pub(super) fn manifest(name: &str, plugin: &str) -> Value {
     let mut manifest = vmi::masquerade(name, &[]);
     vmi::set(
         &mut manifest,
@@ -52,8 +52,12 @@ fn bindings() -> Value {
     }})
 }
 
-/// With the registry of plugins, and `device` of the node's where there is one.
 fn launch<'a>(pod: &'a Pod<'_>, privileges: Privileges<'_>, device: Option<&str>) -> Result<Launcher<'a>> {
+    pod.launch_with("run", privileges, &extra(pod, device)?)
+}
+
+/// With the registry of plugins, and `device` of the node's where there is one.
+pub(super) fn extra(pod: &Pod<'_>, device: Option<&str>) -> Result<Extra> {
     let file = pod.write("bindings.json", &bindings())?;
     let mut extra = Extra {
         podman: vec!["--volume".into(), format!("{}:/bindings.json:ro", file.display())],
@@ -62,7 +66,7 @@ fn launch<'a>(pod: &'a Pod<'_>, privileges: Privileges<'_>, device: Option<&str>
     if let Some(device) = device {
         extra.podman.extend(["--device".to_owned(), device.to_owned()]);
     }
-    pod.launch_with("run", privileges, &extra)
+    Ok(extra)
 }
 
 /// A network outside the pod: a namespace whose `inside` is where the server listens. Gone when dropped.

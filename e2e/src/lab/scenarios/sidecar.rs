@@ -62,6 +62,43 @@ pub(super) fn vhost_user(lab: &Lab) -> Result<()> {
     compare(&before, &pod.snapshot()?)
 }
 
+/// The guest's NIC is a TAP that the sidecar names. It is in the pod before the sidecar is, made as a sidecar with
+/// NET_ADMIN would: the double has no hand for that.
+pub(super) fn own_tap(lab: &Lab) -> Result<()> {
+    let pod = Pod::create(lab, "sidetap", &[])?;
+    for command in [
+        "ip tuntap add dev proxy0 mode tap user 107 group 107 vnet_hdr",
+        "ip address add 10.8.0.1/24 dev proxy0",
+        "ip link set proxy0 up",
+    ] {
+        pod.run(command)?;
+    }
+    let before = pod.run("nft list ruleset")?;
+    let mut manifest = manifest("sidetap");
+    vmi::set(
+        &mut manifest,
+        "/spec/domain/firmware/kernelBoot/kernelArgs",
+        json!("console=ttyS0 quiet panic=-1 mitigations=off guest.static=10.8.0.2/24,10.8.0.1"),
+    );
+    pod.set_manifest(&manifest)?;
+    let sidecar = Sidecar::start(&pod, PLUGIN, Program::Tap("proxy0"))?;
+    let mut launcher = pod.launch_with("run", UNPRIVILEGED, &with_plugin(&pod, PLUGIN)?)?;
+    launcher.console.wait_for("mac 02:00:00:00:00:07", BOOT)?;
+    launcher.console.wait_for("guest: ready", BOOT)?;
+    pod.enter(|| guest::greet_within("10.8.0.2".parse()?, PORT, SERVE))
+        .context("over the sidecar's TAP")?;
+    ensure!(
+        pod.run("nft list ruleset")? == before,
+        "hawser has rules for a NIC that is the sidecar's"
+    );
+    launcher.signal("TERM")?;
+    launcher.expect_exit(0, END)?;
+    sidecar.console.wait_for("standin-sidecar: Shutdown", END)?;
+    pod.run("ip link show dev proxy0")
+        .map(drop)
+        .context("the sidecar's TAP is gone")
+}
+
 pub(super) fn killed(lab: &Lab) -> Result<()> {
     let pod = Pod::create(lab, "sidekill", &[])?;
     let before = pod.snapshot()?;

@@ -216,19 +216,3 @@ fn firmware() {
     let loaded = accepted(&[(VOLUMES, json!([{"name": "a", "emptyDisk": {"capacity": 1}}]))]);
     assert!(loaded.warnings.is_empty() && loaded.spec.kernel_boot.is_some());
 }
-
-#[test]
-fn a_volume_that_a_shared_file_system_names_gets_no_disk() {
-    // Whether shared file systems are supported is another matter: nothing is said of the volume.
-    let text = super::with(&[
-        (VOLUMES, json!([{"name": "a", "configMap": {"name": "m"}}])),
-        (
-            "/spec/domain/devices/filesystems",
-            json!([{"name": "a", "virtiofs": {}}]),
-        ),
-    ]);
-    match load(&text) {
-        Ok(loaded) => assert!(loaded.spec.disks.is_empty()),
-        Err(refusals) => assert!(!refusals.to_string().contains("volumes"), "{refusals}"),
-    }
-}

@@ -78,7 +78,7 @@ fn names_on_both_sides() {
     pair(
         json!([{"name": "a0"}]),
         json!(many),
-        &["disks: at most 28 disks and interfaces, found 29: the guest has 32 PCI slots"],
+        &["disks: at most 28 disks, interfaces and other devices, found 29: the guest has 32 PCI slots"],
     );
 }
 

@@ -1,0 +1,209 @@
+//! One virtiofsd after the other behind a socket, for as long as the guest lives.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Export, confine, socket};
+use crate::error::{ExitCode, Failure};
+use crate::passt::{Restarts, follow};
+use crate::vhost_relay::{Channel, greet};
+use crate::vmm::process::keep_open;
+
+/// For it to start, and to end once its connection has.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory with the socket by which the VMM has it.
+#[derive(Debug)]
+pub(crate) struct Share {
+    export: Export,
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// Binds the sockets, before the VMM is told of them.
+pub(crate) fn listen(directory: &Path, exports: Vec<Export>) -> io::Result<Vec<Share>> {
+    let share = |export: Export| {
+        let path = socket(directory, &export.name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        Ok(Share {
+            export,
+            listener,
+            path,
+        })
+    };
+    exports.into_iter().map(share).collect()
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("start {0}")]
+    Spawn(PathBuf, #[source] io::Error),
+    #[error("{0}")]
+    Ended(String),
+    #[error("it does not serve: {0}")]
+    Silent(String),
+}
+
+/// Serves one file system, for as long as it is polled. `ready` hears whether one that is asked answers, which says that it
+/// is confined, has the directory and speaks vhost-user.
+pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Sender<Result<(), Failure>>) {
+    let name = share.export.name.clone();
+    let first = attempt(&program, &share).await.map_err(|problem| {
+        Failure::new(
+            ExitCode::PodUnfit,
+            format!("virtiofsd cannot serve the file system {name}"),
+        )
+        .because(problem)
+        .remedy("run hawser check in this pod; virtiofsd 1.10 or newer is needed, and a kernel that lets it be started")
+    });
+    let serves = first.is_ok();
+    let _ = ready.send(first);
+    if !serves {
+        return;
+    }
+    let mut restarts = Restarts::default();
+    loop {
+        let end = match start(&program, &share) {
+            Ok(daemon) => daemon.end().await,
+            Err(problem) => Err(problem),
+        };
+        // It ends well when the VMM lets go: the guest starts anew, or is no more.
+        let Err(problem) = end else { continue };
+        let why = crate::error::chain(&problem);
+        let Some(pause) = restarts.next(Instant::now()) else {
+            tracing::error!("file system {name}: virtiofsd is given up, the guest's accesses fail: {why}");
+            return;
+        };
+        tracing::warn!(
+            "file system {name}: virtiofsd is gone and a fresh one takes its place; what the guest had open is lost, and it \
+             has to mount again: {why}"
+        );
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// One that we are the client of.
+async fn attempt(program: &Path, share: &Share) -> Result<(), Problem> {
+    let mut daemon = start(program, share)?;
+    let silent = |error: io::Error| Problem::Silent(error.to_string());
+    let mut channel = Channel::new(UnixStream::connect(&share.path).await.map_err(silent)?);
+    // A connection of which nobody hears waits as long as the socket is there, so its end has to be watched for too.
+    let answered = tokio::select! {
+        answered = tokio::time::timeout(PATIENCE, greet(&mut channel)) => answered,
+        ended = daemon.child.wait() => {
+            let how = ended.map_or_else(|error| error.to_string(), |status| format!("it ended with {status}"));
+            return Err(Problem::Ended(format!("{how}{}", daemon.last_words().await)));
+        }
+    };
+    match answered {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Problem::Silent(error.to_string())),
+        Err(_) => return Err(Problem::Silent("no answer".into())),
+    }
+    drop(channel);
+    match tokio::time::timeout(PATIENCE, daemon.end()).await {
+        Ok(end) => end,
+        Err(_) => Err(Problem::Silent("it does not end with its connection".into())),
+    }
+}
+
+struct Daemon {
+    child: Child,
+    said: JoinHandle<Vec<String>>,
+}
+
+fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
+    let Export {
+        name,
+        directory,
+        readonly,
+    } = &share.export;
+    let spawn = |error| Problem::Spawn(program.to_owned(), error);
+    let ruleset = confine::ruleset(program, directory, *readonly).map_err(spawn)?;
+    let confined = confine::number(ruleset.as_ref());
+    let descriptor = share.listener.as_raw_fd();
+    let mut command = Command::new(program);
+    command
+        .arg(format!("--fd={descriptor}"))
+        .arg(shared_dir(directory))
+        .args(["--sandbox=none", "--log-level=error"])
+        .args(readonly.then_some("--readonly"))
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, prctl, fcntl and landlock_restrict_self.
+    unsafe {
+        command.pre_exec(move || {
+            nix::unistd::setsid()?;
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            keep_open(descriptor)?;
+            confined.map_or(Ok(()), confine::restrict)
+        });
+    }
+    let mut child = command.spawn().map_err(spawn)?;
+    let stderr = child.stderr.take();
+    let name = name.clone();
+    let said = tokio::spawn(async move {
+        match stderr {
+            Some(stderr) => {
+                follow(
+                    stderr,
+                    || false,
+                    |line| tracing::warn!("{name}: virtiofsd: {line}"),
+                )
+                .await
+            }
+            None => Vec::new(),
+        }
+    });
+    Ok(Daemon { child, said })
+}
+
+fn shared_dir(directory: &Path) -> std::ffi::OsString {
+    let mut argument = std::ffi::OsString::from("--shared-dir=");
+    argument.push(directory);
+    argument
+}
+
+impl Daemon {
+    /// Until it ends; an error unless it did so of its own accord.
+    async fn end(mut self) -> Result<(), Problem> {
+        let how = match self.child.wait().await {
+            Ok(status) if ExitStatus::success(&status) => return Ok(()),
+            Ok(status) => format!("it ended with {status}"),
+            Err(error) => error.to_string(),
+        };
+        Err(Problem::Ended(format!("{how}{}", self.last_words().await)))
+    }
+
+    async fn last_words(&mut self) -> String {
+        let said = tokio::time::timeout(Duration::from_secs(5), &mut self.said).await;
+        match said.ok().and_then(Result::ok) {
+            Some(lines) if !lines.is_empty() => format!(": it said: {}", lines.join(" / ")),
+            _ => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;
