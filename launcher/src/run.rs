@@ -68,14 +68,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let boot = image::boot(common, &guest)?;
     hugepages::check(&guest)?;
     let pinning = cpus::pin(&guest)?;
-    let mut obstacles = migration::obstacles(&guest);
-    if args.incoming && !obstacles.is_empty() {
-        let reasons = obstacles.join("\n  ");
-        return Err(Failure::new(
-            ExitCode::Manifest,
-            format!("this guest cannot come by migration\n  {reasons}"),
-        ));
-    }
+    may_come(args, &migration::obstacles(&guest, &[]))?;
     let owner = privileges::owner(common.uid)?;
     let mut drives =
         privileges::as_owner(owner, || disks::find(common, &guest, &vmm_dir(&common.state_dir)))?;
@@ -97,6 +90,8 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let state = StateDir::open(&common.state_dir, owner)?;
 
     let Planned { plan, cni } = make_plan(&guest, &net)?;
+    let mut obstacles = migration::obstacles(&guest, &cni);
+    may_come(args, &obstacles)?;
     let resolv = resolv::read();
     say(&resolv.notes);
     say(&binding::notes(&guest));
@@ -131,7 +126,8 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             name: guest.name.clone(),
             uid: guest.uid.clone(),
         },
-        nics: binding::describe(&guest, &plan.nics, &attachments),
+        nics: binding::describe(&guest, &plan.nics, &found, &attachments),
+        functions: binding::devices(&attachments),
         readonly_disks: migration::readonly_disks(&drives),
         obstacles,
         passt_version,
@@ -188,6 +184,18 @@ fn start(args: &RunArgs) -> Result<Start, Failure> {
         address: args.migration_listen,
         security,
     }))
+}
+
+/// A target refuses a guest that could not leave where it is either.
+fn may_come(args: &RunArgs, obstacles: &[String]) -> Result<(), Failure> {
+    if !args.incoming || obstacles.is_empty() {
+        return Ok(());
+    }
+    let reasons = obstacles.join("\n  ");
+    Err(Failure::new(
+        ExitCode::Manifest,
+        format!("this guest cannot come by migration\n  {reasons}"),
+    ))
 }
 
 /// The directory of the certificates; none if that was asked for in so many words.

@@ -29,13 +29,13 @@ use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError, Hooks};
 use crate::keeper::{GO, Orders, Verdict, die_with};
 use crate::lifecycle::{Event, Outcome, State};
-use crate::migration::{self, Description, Identity, Incoming, NicDescription};
+use crate::migration::{self, Description, Functions, Identity, Incoming, NicDescription};
 use crate::passt;
 use crate::peripherals::vsock;
 use crate::privileges;
 use crate::virtiofs;
 use crate::vmm::api::Api;
-use crate::vmm::config::{VmConfig, take_late_nics};
+use crate::vmm::config::{DeviceConfig, VmConfig, take_late_nics};
 use crate::vmm::process::{self, Vmm};
 
 /// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
@@ -75,6 +75,8 @@ pub(crate) struct Job {
     pub(crate) nics: Vec<NicDescription>,
     /// By name and path.
     pub(crate) readonly_disks: Vec<(String, PathBuf)>,
+    /// The guest's VFs.
+    pub(crate) functions: Vec<DeviceConfig>,
     /// Why the guest cannot migrate.
     pub(crate) obstacles: Vec<String>,
     /// As the launchers compare it.
@@ -347,6 +349,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         state: State::Starting,
         board: Board::new(&job.directory, job.identity.clone(), job.nics.clone()),
         outgoing: None,
+        functions: Functions::new(&job.functions, incoming.is_some()),
         incoming,
         servers: job.servers.clone(),
         end_servers,
@@ -359,6 +362,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         send,
         tell,
     };
+    this.functions.show(&mut this.board);
     let mut events_open = true;
     let mut keeper_there = true;
     let mut unfit = None;

@@ -36,6 +36,8 @@ pub struct CniNic {
     pub device: CniDevice,
     pub queue_pairs: u16,
     pub guest_mac: [u8; 6],
+    /// The device's own.
+    pub mac: [u8; 6],
     /// Bytes.
     pub mtu: u32,
 }
@@ -116,6 +118,7 @@ impl CniNic {
             device,
             queue_pairs,
             guest_mac: guest_mac(spec, link, device, observed, notes)?,
+            mac: link.mac.unwrap_or_default(),
             mtu: link.mtu,
         })
     }

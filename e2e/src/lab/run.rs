@@ -21,7 +21,7 @@ use super::{debian, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to the agent's first word. 10 s on two idle cores.
-const BOOT_DEADLINE: Duration = Duration::from_secs(120);
+const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// The longest that the node may be silent afterwards: every scenario ends itself before.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
 

@@ -48,7 +48,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 /// Where each pod sees its files.
 pub(super) const FILES: &str = "/srv";
 /// The interface of a network called red, as KubeVirt has it called.
-const RED: &str = "podb1f51a511f1";
+pub(super) const RED: &str = "podb1f51a511f1";
 pub(super) const TO: &str = "tcp:10.99.0.2:49152";
 pub(super) const TLS: [&str; 2] = ["--tls-dir", "/srv/certificates"];
 
@@ -80,7 +80,7 @@ pub(super) fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
     Process::spawn("hawser", &mut pod.command_as(&entry, &pod.path("hawser"), args)?)
 }
 
-fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
+pub(super) fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
     let mut args = vec![
         "run",
         "--vmi",
@@ -111,7 +111,7 @@ pub(super) fn status(pod: &Pod) -> Result<Value> {
     Ok(serde_json::from_str(&asked.stdout())?)
 }
 
-fn expect_state(status: &Value, wanted: &str) -> Result<()> {
+pub(super) fn expect_state(status: &Value, wanted: &str) -> Result<()> {
     ensure!(
         status.get("state") == Some(&json!(wanted)),
         "not {wanted}: {status}"
@@ -125,19 +125,16 @@ impl Pair {
         Self::with(context, (here, &guest), (there, &guest))
     }
 
-    fn with(
-        context: &Context,
-        (here, ours): (&Script, &Value),
-        (there, theirs): (&Script, &Value),
-    ) -> Result<Self> {
-        Self::prepared(context, (here, ours), (there, theirs), |_, _| Ok(()))
+    fn with(context: &Context, here: (&Script, &Value), there: (&Script, &Value)) -> Result<Self> {
+        Self::prepared(context, here, there, &[], |_, _| Ok(()))
     }
 
-    /// `prepare` has the pods before anything runs in them.
+    /// `prepare` has the pods, the source's first, before anything runs in them; `options` are for both launchers.
     pub(super) fn prepared(
         context: &Context,
         (here, ours): (&Script, &Value),
         (there, theirs): (&Script, &Value),
+        options: &[&str],
         prepare: impl FnOnce(&Pod, &Pod) -> Result<()>,
     ) -> Result<Self> {
         let from = Pod::new(&context.programs, PodSpec::default())?;
@@ -159,8 +156,8 @@ impl Pair {
             certify(&authority, pod, address)?;
         }
         prepare(&from, &to)?;
-        let source = run(&from, ours, &[])?;
-        let target = run(&to, theirs, &["--incoming", TLS[0], TLS[1]])?;
+        let source = run(&from, ours, options)?;
+        let target = run(&to, theirs, &[options, &["--incoming", TLS[0], TLS[1]]].concat())?;
         source.wait_for("the guest is running", 1, SOON)?;
         target.wait_for("waiting for a guest", 1, SOON)?;
         Ok(Self {
@@ -393,7 +390,7 @@ fn pod_bridge_by_annotation(context: &Context) -> Result<()> {
         "/metadata/annotations",
         json!({"kubevirt.io/allow-pod-bridge-network-live-migration": ""}),
     );
-    let mut pair = Pair::prepared(context, (&quick(), &guest), (&quick(), &guest), |_, to| {
+    let mut pair = Pair::prepared(context, (&quick(), &guest), (&quick(), &guest), &[], |_, to| {
         to.netns.ip(&format!("address del {POD4}/24 dev eth0"))?;
         to.netns.ip("address add 10.244.0.99/24 dev eth0")?;
         to.netns.ip(&format!("route add default via {NODE4}")).map(drop)

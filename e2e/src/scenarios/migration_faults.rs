@@ -295,7 +295,7 @@ fn full_disk(context: &Context) -> Result<()> {
             quick()
         };
         let mut small = None;
-        let mut pair = Pair::prepared(context, (&script, &guest), (&quick(), &guest), |from, to| {
+        let mut pair = Pair::prepared(context, (&script, &guest), (&quick(), &guest), &[], |from, to| {
             small = Some(Small::mount(if case == "target" { to } else { from })?);
             Ok(())
         })?;

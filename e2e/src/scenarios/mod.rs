@@ -20,6 +20,7 @@ mod lifecycle;
 mod migration;
 mod migration_faults;
 mod migration_passt;
+mod migration_plugins;
 mod plugins;
 mod plugins_refused;
 mod privileges;
@@ -84,4 +85,5 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("migration", migration::SCENARIOS),
     ("migration", migration_faults::SCENARIOS),
     ("migration", migration_passt::SCENARIOS),
+    ("migration", migration_plugins::SCENARIOS),
 ];

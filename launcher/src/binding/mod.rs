@@ -19,14 +19,14 @@ use hawser_dhcp::Lease;
 use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 
 use crate::error::{ExitCode, Failure};
-use crate::migration::NicDescription;
+use crate::migration::{NicDescription, VfDescription};
 use crate::passt::Frontend;
 use crate::peripherals::HostFunction;
 use crate::pod_networks::conventional_name;
 use crate::resolv::Resolv;
 use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac, Network, PciAddress};
 use crate::vfio::Access;
-use crate::vmm::config::NetConfig;
+use crate::vmm::config::{DeviceConfig, NetConfig};
 
 pub(crate) use attachment::{Attachment, Device, Macvtap, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
@@ -158,6 +158,7 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
 pub(crate) fn describe(
     guest: &GuestSpec,
     nics: &[GuestNic],
+    found: &Found,
     attachments: &[Attachment],
 ) -> Vec<NicDescription> {
     let explanations = explain(guest, &[]);
@@ -169,8 +170,11 @@ pub(crate) fn describe(
         };
         guest.interfaces.iter().any(is)
     };
+    let binding = |name: &str| {
+        let known = explanations.iter().find(|known| known.interface == name);
+        known.map_or("", |known| &known.binding).to_owned()
+    };
     let describe = |nic: &GuestNic| {
-        let binding = explanations.iter().find(|known| known.interface == nic.name);
         let served = attachments
             .iter()
             .filter_map(|attachment| attachment.server.as_ref())
@@ -180,8 +184,9 @@ pub(crate) fn describe(
         let by_passt = nic.passt.iter().flat_map(passt::addresses);
         NicDescription {
             name: nic.name.clone(),
-            binding: binding.map_or("", |known| &known.binding).to_owned(),
+            binding: binding(&nic.name),
             tap: nic.tap.clone(),
+            tap_mac: None,
             mac: Mac(nic.guest_mac).to_string(),
             mtu: nic.mtu,
             queue_pairs: nic.queue_pairs,
@@ -193,9 +198,51 @@ pub(crate) fn describe(
                 .collect(),
             passt: nic.passt.clone(),
             addresses_may_change: guest.pod_bridge_may_migrate && primary_bridge(nic),
+            vf: None,
         }
     };
-    nics.iter().map(describe).collect()
+    let vf = |vf: &Vf| NicDescription {
+        name: vf.name.clone(),
+        binding: binding(&vf.name),
+        tap: String::new(),
+        tap_mac: None,
+        mac: vf.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        mtu: vf.mtu.unwrap_or_default(),
+        queue_pairs: 0,
+        addresses: Vec::new(),
+        passt: None,
+        addresses_may_change: false,
+        vf: Some(VfDescription {
+            address: vf.address.to_string(),
+            attached: false,
+        }),
+    };
+    let of_cni = |nic: &CniNic| NicDescription {
+        name: nic.name.clone(),
+        binding: binding(&nic.name),
+        tap: nic.interface.clone(),
+        tap_mac: Some(Mac(nic.mac).to_string()),
+        mac: Mac(nic.guest_mac).to_string(),
+        mtu: nic.mtu,
+        queue_pairs: nic.queue_pairs,
+        addresses: Vec::new(),
+        passt: None,
+        addresses_may_change: false,
+        vf: None,
+    };
+    let wired = nics.iter().map(describe);
+    let made = found.cni.iter().map(of_cni);
+    let functions = found.functions.vfs.iter().map(vf);
+    wired.chain(made).chain(functions).collect()
+}
+
+/// The node's functions as the VM has them.
+pub(crate) fn devices(attachments: &[Attachment]) -> Vec<DeviceConfig> {
+    let function = |attachment: &Attachment| match &attachment.device {
+        Device::Vfio(config) => Some(config.clone()),
+        Device::Net(_) | Device::Macvtap(..) => None,
+    };
+    attachments.iter().filter_map(function).collect()
 }
 
 /// What the user should know of the bindings although nothing is wrong, one line each.

@@ -8,7 +8,8 @@
 //! - From DHCP: nothing, in either case.
 //! - Who gives the IP: the network that the plugin is for.
 //! - Migration: where the plugin declares that it lets guests move. A macvtap cannot whatever it declares, since
-//!   cloud-hypervisor takes no descriptors where it receives a guest.
+//!   cloud-hypervisor takes no descriptors where it receives a guest, nor can what a sidecar has a say in. `link-refresh`
+//!   is as much as cloud-hypervisor has of it: it cannot take the guest's link down, and asks the guest to announce itself.
 
 use hawser_netsetup::{CniDevice, CniNic, CniSpec, Nic, Wiring, bridge_name, tap_name};
 
@@ -150,9 +151,14 @@ pub(super) fn migration(name: &str, plugin: &Plugin, found: Option<&CniNic>) -> 
     let Some(declared) = &plugin.migration else {
         return Migration::impossible(&format!("the plugin {name} declares no migration"));
     };
-    let refreshed = match declared.method {
+    if plugin.sidecar_image.is_some() {
+        return Migration::not_yet("the plugin declares it, but the target's sidecar is not asked");
+    }
+    let declared = match declared.method {
         Some(MigrationMethod::LinkRefresh) => {
-            "the plugin declares it, with the guest's link going down and up on the target"
+            "the plugin declares it with link-refresh, of which there is this: on the target the guest is asked to announce \
+             itself; its link does not go down and up, as cloud-hypervisor has no state of it to set, so a guest that has to \
+             ask for its addresses or its router anew does not notice that it should"
         }
         None => "the plugin declares it, without anything to be done on the target",
     };
@@ -160,14 +166,14 @@ pub(super) fn migration(name: &str, plugin: &Plugin, found: Option<&CniNic>) -> 
         (Some(DomainAttachment::Tap), Some(CniDevice::Macvtap { .. })) => {
             Migration::impossible(NO_DESCRIPTORS)
         }
-        (Some(DomainAttachment::Tap), Some(CniDevice::Tap)) => Migration::not_yet(&format!(
-            "{refreshed}; the target's pod needs a TAP of the same name and the same MAC"
+        (Some(DomainAttachment::Tap), Some(CniDevice::Tap)) => Migration::possible(&format!(
+            "{declared}; the target's pod needs a TAP of the same name and the same MAC"
         )),
-        (Some(DomainAttachment::Tap), None) => Migration::not_yet(&format!(
-            "{refreshed}; only where the CNI plugin makes a TAP, of the same name and the same MAC in both pods, and not where \
+        (Some(DomainAttachment::Tap), None) => Migration::possible(&format!(
+            "{declared}; only where the CNI plugin makes a TAP, of the same name and the same MAC in both pods, and not where \
              it makes a macvtap: {NO_DESCRIPTORS}"
         )),
-        _ => Migration::not_yet(refreshed),
+        _ => Migration::possible(declared),
     }
 }
 
@@ -317,6 +323,7 @@ wire: {domainAttachmentType: managedTap, migration: {}}
             device,
             queue_pairs: 1,
             guest_mac: [2, 0, 0, 0, 0, 1],
+            mac: [2, 0, 0, 0, 0, 9],
             mtu: 1500,
         }
     }
@@ -328,7 +335,7 @@ wire: {domainAttachmentType: managedTap, migration: {}}
         let said = text(&[]);
         for line in [
             "interface default: plugin device on eth0\n",
-            "can migrate  no: not by this version of hawser, though the binding would let it: the plugin declares it, with the guest's link going down",
+            "can migrate  yes: the plugin declares it with link-refresh, of which there is this",
             "and not where it makes a macvtap",
             "names the network net/device for default too",
             "downwardAPI: device-info",

@@ -8,7 +8,8 @@
 //! - From DHCP: nothing. The guest is on the function's network, and whoever serves that serves the guest.
 //! - MAC, VLAN and MTU are set on the physical function, by the CNI plugin: nobody in the pod can. So a MAC in the
 //!   manifest is only compared with the one that the plugin says it set.
-//! - Migration: not with the function attached, since its state is in the card.
+//! - Migration: without the function, since its state is in the card: the guest lets go of it before, and is given the
+//!   target pod's own after.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -298,7 +299,10 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         ports: "all: every frame is the guest's".into(),
         mtu: "that of the guest's driver, at most the physical function's".into(),
         queue_pairs: 0,
-        migration: Migration::impossible("the function's state is in this node's card"),
+        migration: Migration::possible(
+            "the guest is asked to let go of the VF before, for which it has 30 s, and is given the target pod's own after; in \
+             between it is without, and what was open over it ends unless the guest bonds it with another NIC",
+        ),
         privileges: vec![
             "none in the network; the VMM's user must own the VFIO nodes and may lock the guest's memory (RLIMIT_MEMLOCK)"
                 .into(),

@@ -234,7 +234,7 @@ fn a_vf_is_shown_with_what_is_known_of_it() {
     let text = crate::binding::explanation_text(&crate::binding::explain(&spec, &[]));
     assert!(text.contains("interface red: sriov on a VF\n"), "{text}");
     assert!(
-        text.contains("can migrate  no: the function's state is in this node's card"),
+        text.contains("can migrate  yes: the guest is asked to let go of the VF before"),
         "{text}"
     );
 }

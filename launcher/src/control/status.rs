@@ -103,6 +103,14 @@ impl Board {
         });
     }
 
+    /// Whether the guest has the VF of this interface.
+    pub(crate) fn vf(&mut self, interface: &str, attached: bool) {
+        let nic = self.status.nics.iter_mut().find(|nic| nic.name == interface);
+        if let Some(vf) = nic.and_then(|nic| nic.vf.as_mut()) {
+            vf.attached = attached;
+        }
+    }
+
     pub(crate) fn round(&mut self, round: u64) {
         if let Some(migration) = &mut self.status.migration {
             migration.rounds = Some(round);

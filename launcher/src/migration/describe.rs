@@ -42,6 +42,9 @@ pub(crate) struct NicDescription {
     pub(crate) name: String,
     pub(crate) binding: String,
     pub(crate) tap: String,
+    /// Where the TAP is a CNI plugin's: whoever receives the guest cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tap_mac: Option<String>,
     pub(crate) mac: String,
     /// Bytes.
     pub(crate) mtu: u32,
@@ -54,6 +57,17 @@ pub(crate) struct NicDescription {
     /// The user has said that the target's pod may have other ones for it.
     #[serde(default)]
     pub(crate) addresses_may_change: bool,
+    /// A function of the node's instead of a TAP. What is not known of it is empty above, or 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vf: Option<VfDescription>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VfDescription {
+    /// On the node's PCI.
+    pub(crate) address: String,
+    /// The guest has it.
+    pub(crate) attached: bool,
 }
 
 impl Identity {
@@ -136,7 +150,17 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
             }
         };
         compare("binding", theirs.binding.clone(), ours.binding.clone(), "");
+        // Each node has its own, and the guest does not take it along.
+        if theirs.vf.is_some() && ours.vf.is_some() {
+            continue;
+        }
         compare("TAP", theirs.tap.clone(), ours.tap.clone(), "");
+        compare(
+            "TAP's MAC",
+            theirs.tap_mac.clone().unwrap_or_default(),
+            ours.tap_mac.clone().unwrap_or_default(),
+            ": have the CNI plugin make both with the same",
+        );
         compare(
             "MAC",
             theirs.mac.clone(),
@@ -183,9 +207,25 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
     }
 }
 
-/// Each leaf that is not the same, by its path. The NICs have been compared by name.
+/// What the guest will find changed although it may go.
+pub(crate) fn notes(source: &Description, target: &Description) -> Vec<String> {
+    let changed = |ours: &NicDescription| {
+        let theirs = source.nics.iter().find(|nic| nic.name == ours.name)?;
+        let known = ours.vf.is_some() && !ours.mac.is_empty() && !theirs.mac.is_empty();
+        (known && ours.mac != theirs.mac).then(|| {
+            format!(
+                "interface {}: the VF at the source has the MAC {}, the one here {}: to the guest it is another NIC",
+                ours.name, theirs.mac, ours.mac
+            )
+        })
+    };
+    target.nics.iter().filter_map(changed).collect()
+}
+
+/// Each leaf that is not the same, by its path. The NICs have been compared by name, and a VF has another address on each
+/// node.
 fn differences(path: &str, source: &Value, target: &Value, reasons: &mut Vec<String>) {
-    if path == "config.net" {
+    if path == "config.net" || (path.starts_with("config.devices[") && path.ends_with("].path")) {
         return;
     }
     match (source, target) {
@@ -229,12 +269,14 @@ mod tests {
                 name: "default".into(),
                 binding: "masquerade".into(),
                 tap: "tap0".into(),
+                tap_mac: None,
                 mac: "02:00:00:00:00:07".into(),
                 mtu: 1450,
                 queue_pairs: 1,
                 addresses: vec!["10.0.2.2/24".into(), "fd10:0:2::2".into()],
                 passt: None,
                 addresses_may_change: false,
+                vf: None,
             }],
             disks: Vec::new(),
             config: json!({"cpus": {"boot_vcpus": 1}, "memory": {"size": 1024}, "net": [{"mac": "x"}], "rules": [{"p": 1}]}),
@@ -346,6 +388,70 @@ mod tests {
             );
         }
         assert_eq!(all.len(), 13, "{all:#?}");
+    }
+
+    fn with_vf(address: &str, mac: &str) -> Description {
+        let mut this = description();
+        this.nics.push(NicDescription {
+            name: "red".into(),
+            binding: "sriov".into(),
+            tap: String::new(),
+            mac: mac.into(),
+            mtu: 0,
+            queue_pairs: 0,
+            addresses: Vec::new(),
+            vf: Some(VfDescription {
+                address: address.into(),
+                attached: false,
+            }),
+            ..this.nics[0].clone()
+        });
+        let path = format!("/sys/bus/pci/devices/{address}");
+        this.config["devices"] = json!([{"id": "red", "path": path, "pci_device_id": 5}]);
+        this
+    }
+
+    #[test]
+    fn each_node_has_its_own_vf_and_another_mac_is_told() {
+        let (source, mut target) = (
+            with_vf("0000:01:10.0", "02:00:00:00:00:08"),
+            with_vf("0000:81:02.4", "02:00:00:00:00:09"),
+        );
+        assert_eq!(reasons(VERSION, &source, &target), Vec::<String>::new());
+        let told = notes(&source, &target);
+        assert!(
+            told.len() == 1 && told[0].contains("02:00:00:00:00:08, the one here 02:00:00:00:00:09"),
+            "{told:?}"
+        );
+        target.nics[1].mac = String::new();
+        assert!(notes(&source, &target).is_empty(), "not known");
+        // What the guest sees of it is no node's own.
+        target.config["devices"][0]["pci_device_id"] = json!(6);
+        assert_eq!(
+            reasons(VERSION, &source, &target),
+            ["config.devices[0].pci_device_id: 5 at the source, 6 at the target"]
+        );
+        let all = reasons(VERSION, &source, &description());
+        assert!(
+            all.contains(&"interface red: the target has none of this name".to_owned()),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn the_tap_of_a_cni_plugin_has_one_mac() {
+        let of_cni = |mac: &str| {
+            let mut this = description();
+            this.nics[0].tap_mac = Some(mac.into());
+            this
+        };
+        let (one, other) = (of_cni("02:00:00:00:00:31"), of_cni("02:00:00:00:00:32"));
+        assert!(reasons(VERSION, &one, &one).is_empty());
+        let all = reasons(VERSION, &one, &other);
+        assert!(
+            all.len() == 1 && all[0].contains("TAP's MAC 02:00:00:00:00:31 at the source"),
+            "{all:?}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::channel::{self, Security};
-use super::describe::{Description, NicDescription, reasons};
+use super::describe::{Description, NicDescription, notes, reasons};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare};
 use super::one_time;
@@ -173,6 +173,9 @@ impl Incoming {
                     self.id = Some(prepare.id.clone());
                     self.nics.clone_from(&prepare.description.nics);
                     self.credentials = prepare.credentials.is_some();
+                    for note in notes(&prepare.description, &self.own) {
+                        tracing::warn!("migration: {note}");
+                    }
                 }
                 self.on(Event::Prepare { reasons }, Some(channel), api, board)
             }

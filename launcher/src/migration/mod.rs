@@ -2,7 +2,7 @@
 //!
 //! The source's [`source`] and the target's [`target`] are pure machines; [`outgoing`] and [`incoming`] perform what
 //! they decide. Prepare: the target compares everything ([`describe`]) and refuses with every reason, or has its VMM
-//! listen. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
+//! listen. Detach: the guest lets go of its VFs ([`functions`]), which it gets at the target again. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
 //! its last instruction is held back. Fence: the source stops its VMM and notes that the guest is given away. Commit:
 //! the source says so, and only then may the target run it. docs/migration.md draws it.
 
@@ -10,6 +10,7 @@ mod channel;
 mod describe;
 mod disks;
 mod fence;
+mod functions;
 mod incoming;
 mod link;
 mod message;
@@ -22,13 +23,16 @@ mod target;
 #[cfg(test)]
 mod model;
 
+use hawser_netsetup::CniNic;
+
 use crate::binding;
 use crate::peripherals;
 use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
-pub(crate) use describe::{Description, Identity, NicDescription};
+pub(crate) use describe::{Description, Identity, NicDescription, VfDescription};
 pub(crate) use disks::{describe as describe_disks, readonly as readonly_disks};
+pub(crate) use functions::{Functions, Request as FunctionRequest, perform};
 pub(crate) use incoming::{Arrival, End, Incoming, Listener};
 pub(crate) use one_time::{directory as tls_directory, make_directory as make_tls_directory};
 pub(crate) use outgoing::{Hands, Outgoing, Told};
@@ -36,9 +40,10 @@ pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 
 /// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface and
-/// device, the disks that it writes, and CPUs, which nobody takes along.
-pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
-    let interfaces = binding::explain(guest, &[]);
+/// device, the disks that it writes, and CPUs, which nobody takes along. `cni`: devices that CNI plugins have made, where
+/// the pod has been looked into.
+pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
+    let interfaces = binding::explain(guest, cni);
     let pinned = guest.dedicated_cpus.map(|_| {
         "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and goes along as it is"
             .to_owned()

@@ -25,6 +25,15 @@ enum Vmm {
     Dead,
 }
 
+/// The guest's VF at the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Vf {
+    Attached,
+    /// The guest was asked to let go of it.
+    Asked,
+    Out,
+}
+
 /// On the way between the launchers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Word {
@@ -47,6 +56,11 @@ struct World {
     target_alive: bool,
     here: Vmm,
     there: Vmm,
+    vf: Vf,
+    /// The guest is to have it: it is given it again if it lets go of it now.
+    wanted: bool,
+    /// The VMM here is being told to give the guest its VF back.
+    adding: bool,
     to_target: Vec<Word>,
     to_source: Vec<Word>,
     /// The launchers' channel.
@@ -73,6 +87,9 @@ impl World {
             target_alive: true,
             here: Vmm::Runs,
             there: Vmm::Empty,
+            vf: Vf::Attached,
+            wanted: true,
+            adding: false,
             to_target: vec![Word::Prepare],
             to_source: Vec::new(),
             channel: true,
@@ -119,7 +136,18 @@ impl World {
             self.source = state;
             for action in actions {
                 match action {
-                    Out::Transfer => self.memory = true,
+                    Out::Detach => {
+                        self.vf = Vf::Asked;
+                        self.wanted = false;
+                    }
+                    Out::Attach => {
+                        self.wanted = true;
+                        self.adding = true;
+                    }
+                    Out::Transfer => {
+                        assert_eq!(self.vf, Vf::Out, "sent with a VF");
+                        self.memory = true;
+                    }
                     Out::CutTransfer => self.cut_memory(),
                     Out::Fence => {
                         // The VMM stands still; if its failure was not heard yet, it is found now.
@@ -220,6 +248,25 @@ impl World {
         if self.target == target::State::Opening && self.target_alive {
             add("listens", here.clone().target_on(Tgt::Listening));
         }
+        if self.vf == Vf::Asked && self.here == Vmm::Runs && self.source_alive {
+            let mut world = here.clone();
+            if self.source == source::State::Detaching {
+                world.vf = Vf::Out;
+                add("lets go of its VF", world.source_on(Src::Detached));
+            } else {
+                // Late.
+                world.vf = if world.wanted { Vf::Attached } else { Vf::Out };
+                add("lets go of its VF late", world);
+            }
+        }
+        if self.adding && self.source_alive {
+            let mut world = here.clone();
+            world.adding = false;
+            if world.vf == Vf::Out {
+                world.vf = Vf::Attached;
+            }
+            add("has its VF", world.source_on(Src::Attached));
+        }
         if self.memory && self.here == Vmm::Runs && self.target == target::State::Receiving {
             let mut world = here.clone();
             world.here = Vmm::Paused;
@@ -246,6 +293,10 @@ impl World {
             add("failure heard", world.source_on(Src::TransferFailed(Self::why())));
         }
         // Timers.
+        if self.source == source::State::Detaching && self.source_alive {
+            let refused = Src::NotDetached(Self::why());
+            add("keeps its VF: time over", here.clone().source_on(refused));
+        }
         if self.hold_armed && matches!(self.target, target::State::Holding { .. }) && !self.source_waits() {
             add("hold over", here.clone().target_on(Tgt::HoldOver));
         }
@@ -352,6 +403,7 @@ impl World {
         match &self.source {
             source::State::Ended(Left::StaysHere { .. }) if self.source_alive => {
                 assert!(runs_here, "it was to stay: {self:#?}");
+                assert_ne!(self.vf, Vf::Out, "it stays without its VF: {self:#?}");
             }
             source::State::Ended(Left::Migrated) if self.source_alive => {
                 // It may have failed there since, as any guest may; its own launcher says so.
@@ -400,7 +452,7 @@ fn explore(faults: u8) -> (usize, BTreeMap<String, usize>) {
 #[test]
 fn without_faults_the_guest_ends_up_there() {
     let (_, steps) = explore(0);
-    for step in ["listens", "paused", "restored", "resumed"] {
+    for step in ["listens", "lets go of its VF", "paused", "restored", "resumed"] {
         assert!(steps.contains_key(step), "{step}: {steps:?}");
     }
     // The way without a fault has one end.
@@ -418,6 +470,9 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
         let (states, steps) = explore(faults);
         assert!(states > 50, "{states}");
         for step in [
+            "lets go of its VF late",
+            "keeps its VF: time over",
+            "has its VF",
             "channel breaks",
             "memory's connection breaks",
             "source killed",
@@ -456,7 +511,10 @@ fn an_order_that_slips_through_leaves_one_guest() {
     // The source's VMM did not hear it, and has the guest again.
     let (here, said) = sending().on(Src::TransferFailed(World::why()));
     assert!(said.contains(&Out::SendAbort(World::why())));
-    assert_eq!(here, source::State::Ended(Left::StaysHere { why: World::why() }));
+    assert_eq!(
+        here.on(Src::Attached).0,
+        source::State::Ended(Left::StaysHere { why: World::why() })
+    );
     let (there, said) = early().0.on(Tgt::Abort(World::why()));
     assert!(said.contains(&In::KillVmm));
     assert!(matches!(there, target::State::Ended(Came::Gone { .. })));

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::channel::{self, Address, Security, Stream};
 use super::describe::Description;
 use super::fence::{signal, stop};
+use super::functions::{self, Done, Functions};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare, VERSION};
 use super::one_time;
@@ -23,6 +24,8 @@ use crate::vmm::events::{Events, VmmEvent};
 
 /// For the target to compare, and to have its VMM listen.
 const PREPARE: Duration = Duration::from_secs(30);
+/// For the guest to let go of its VFs.
+const DETACH: Duration = Duration::from_secs(30);
 /// Beyond the transfer's own limit, for a VMM that hangs in a dead connection and does not look at it.
 const OVERTIME: Duration = Duration::from_secs(30);
 /// The longest that a guest stands still for the sake of a migration before it runs here again.
@@ -37,6 +40,8 @@ pub(crate) enum Told {
     /// The number tells a channel from the one before.
     Heard(u32, Heard),
     Event(Event),
+    /// Of the supervisor's: a VF was added or asked for.
+    Function(Done),
 }
 
 /// What the supervisor lends for a moment.
@@ -45,6 +50,7 @@ pub(crate) struct Hands<'a> {
     pub(crate) events: &'a mut Events,
     pub(crate) api: &'a Api,
     pub(crate) board: &'a mut Board,
+    pub(crate) functions: &'a mut Functions,
 }
 
 /// A hand-off under way. Dropped, its connections close and its timers end.
@@ -146,6 +152,7 @@ impl Outgoing {
     pub(crate) fn show(&self, board: &mut Board) {
         let why = match &self.state {
             State::Cancelling { why }
+            | State::Attaching { why }
             | State::Ended(Ending::StaysHere { why } | Ending::LostThere { why } | Ending::InDoubt { why }) => {
                 Some(why.as_str())
             }
@@ -154,10 +161,12 @@ impl Outgoing {
         board.migration("out", &self.address.to_string(), self.state.name(), why);
         let text = match &self.state {
             State::Preparing => format!("asking {}", self.address),
+            State::Detaching => "the target is ready; the guest is asked to let go of its VFs".into(),
             State::Sending => "the target is ready; the guest's memory goes over".into(),
             State::Fencing => "the target holds the guest; stopping it here".into(),
             State::Committed => "the guest is the target's".into(),
             State::Cancelling { why } => why.clone(),
+            State::Attaching { .. } => "the guest is given its VFs again".into(),
             State::Ended(_) => return,
         };
         self.progress(self.state.name(), text);
@@ -175,6 +184,7 @@ impl Outgoing {
     pub(crate) async fn told(&mut self, told: Told, hands: &mut Hands<'_>) -> Option<Outcome> {
         let event = match told {
             Told::Event(event) => event,
+            Told::Function(done) => hands.functions.done(done)?,
             Told::Connected(stream) => {
                 self.channels = self.channels.wrapping_add(1);
                 let (channel, tell) = (self.channels, self.tell.clone());
@@ -225,6 +235,9 @@ impl Outgoing {
                 self.on(Event::TransferFailed(why), hands).await
             }
             "migration-finished" => self.on(Event::TransferFinished, hands).await,
+            "device-removed" | "rebooted" if hands.functions.are_out() => {
+                self.on(Event::Detached, hands).await
+            }
             "paused" => {
                 self.times.paused = Some(Instant::now());
                 let why = format!("the target did not take the guest within {} s", PAUSE.as_secs());
@@ -254,7 +267,7 @@ impl Outgoing {
             let before = self.state.name();
             let (state, actions) = std::mem::replace(&mut self.state, State::Preparing).on(event);
             self.state = state;
-            if self.state.name() != before {
+            if self.state.name() != before && !self.is_passed_by(hands.functions) {
                 self.show(hands.board);
             }
             for action in actions {
@@ -266,8 +279,33 @@ impl Outgoing {
         self.outcome()
     }
 
+    /// A step in which there is nothing to do for a guest without VFs.
+    fn is_passed_by(&self, functions: &Functions) -> bool {
+        matches!(self.state, State::Detaching | State::Attaching { .. }) && functions.are_none()
+    }
+
     async fn perform(&mut self, action: Action, hands: &mut Hands<'_>) -> Option<Event> {
         match action {
+            Action::Detach => {
+                let requests = hands.functions.release();
+                if hands.functions.are_out() {
+                    return Some(Event::Detached);
+                }
+                let why = format!(
+                    "the guest did not let go of its VFs within {} s, and keeps them: {}",
+                    DETACH.as_secs(),
+                    hands.functions.names()
+                );
+                functions::perform(requests, hands.api, &self.tell);
+                self.later(DETACH, Event::NotDetached(why));
+            }
+            Action::Attach => {
+                let requests = hands.functions.attach();
+                if hands.functions.are_settled() {
+                    return Some(Event::Attached);
+                }
+                functions::perform(requests, hands.api, &self.tell);
+            }
             Action::Transfer => return self.transfer(hands).await,
             Action::CutTransfer => self.relay = None,
             Action::Fence => return Some(self.fence(hands).await),

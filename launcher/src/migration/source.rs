@@ -10,6 +10,8 @@
 pub(crate) enum State {
     /// The target is asked; nothing has moved.
     Preparing,
+    /// The guest is asked to let go of what cannot go with it: its VFs.
+    Detaching,
     /// The VMM sends. Towards the end it pauses the guest.
     Sending,
     /// The target holds all of it; our VMM is being stopped.
@@ -18,6 +20,10 @@ pub(crate) enum State {
     Committed,
     /// The transfer was cut; the VMM has yet to say that it has the guest back.
     Cancelling {
+        why: String,
+    },
+    /// The guest stays, and is given back what it let go of.
+    Attaching {
         why: String,
     },
     Ended(Ending),
@@ -41,6 +47,12 @@ pub(crate) enum Event {
     /// The target takes too long to be ready.
     PrepareOver,
     Refused(String),
+    /// The guest has nothing left that cannot go with it.
+    Detached,
+    /// It keeps what cannot.
+    NotDetached(String),
+    /// It has again what it can have.
+    Attached,
     Holding,
     /// The VMM stands still. `failed`: before that it had said that its transfer failed.
     Fenced {
@@ -64,6 +76,10 @@ pub(crate) enum Event {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// Ask the guest for what cannot go with it.
+    Detach,
+    /// Give it back what it let go of, and whatever it lets go of later.
+    Attach,
     /// Have the VMM send.
     Transfer,
     /// Close the memory's connections: the VMM fails, and resumes the guest.
@@ -83,13 +99,15 @@ pub(crate) enum Action {
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
         use Action::{
-            ArmDoubt, AskAgain, CutTransfer, Fence, KillVmm, Note, SendAbort, SendCommit, Transfer, Unfence,
+            ArmDoubt, AskAgain, Attach, CutTransfer, Detach, Fence, KillVmm, Note, SendAbort, SendCommit,
+            Transfer, Unfence,
         };
         let stays = |why: String| State::Ended(Ending::StaysHere { why });
+        let attaching = |why: String| State::Attaching { why };
         match (self, event) {
             (ended @ State::Ended(_), _) => (ended, vec![]),
 
-            (State::Preparing, Event::Prepared) => (State::Sending, vec![Transfer]),
+            (State::Preparing, Event::Prepared) => (State::Detaching, vec![Detach]),
             (State::Preparing, Event::PrepareOver) => {
                 let why = "the target was not ready in time".to_owned();
                 (stays(why.clone()), vec![SendAbort(why)])
@@ -104,9 +122,21 @@ impl State {
                 | Event::TransferFailed(why),
             ) => (stays(why.clone()), vec![SendAbort(why)]),
 
+            (State::Detaching, Event::Detached) => (State::Sending, vec![Transfer]),
+            (
+                State::Detaching,
+                Event::NotDetached(why)
+                | Event::Refused(why)
+                | Event::Gone(why)
+                | Event::ChannelLost(why)
+                | Event::Cancel(why)
+                | Event::Lost(why)
+                | Event::TransferFailed(why),
+            ) => (attaching(why.clone()), vec![SendAbort(why), Attach]),
+
             (State::Sending, Event::Holding) => (State::Fencing, vec![Fence]),
             (State::Sending, Event::TransferFailed(why)) => {
-                (stays(why.clone()), vec![CutTransfer, SendAbort(why)])
+                (attaching(why.clone()), vec![CutTransfer, SendAbort(why), Attach])
             }
             (
                 State::Sending,
@@ -125,10 +155,12 @@ impl State {
             }
             (State::Fencing, Event::Fenced { failed: true }) => {
                 let why = "the transfer failed at its very end".to_owned();
-                (stays(why.clone()), vec![CutTransfer, Unfence, SendAbort(why)])
+                let actions = vec![CutTransfer, Unfence, SendAbort(why.clone()), Attach];
+                (attaching(why), actions)
             }
             (State::Fencing, Event::TransferFailed(why)) => {
-                (stays(why.clone()), vec![CutTransfer, Unfence, SendAbort(why)])
+                let actions = vec![CutTransfer, Unfence, SendAbort(why.clone()), Attach];
+                (attaching(why), actions)
             }
             (
                 State::Fencing,
@@ -152,7 +184,8 @@ impl State {
                 (State::Ended(Ending::InDoubt { why }), vec![KillVmm])
             }
 
-            (State::Cancelling { why }, Event::TransferFailed(_)) => (stays(why), vec![]),
+            (State::Cancelling { why }, Event::TransferFailed(_)) => (attaching(why), vec![Attach]),
+            (State::Attaching { why }, Event::Attached) => (stays(why), vec![]),
 
             // The VMM has given the guest away, so its last word was not held back on the way. There is nothing here
             // to go back to, and the target's runs it; or, once it was told to end, does not any more.
@@ -178,10 +211,12 @@ impl State {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             State::Preparing => "preparing",
+            State::Detaching => "detaching",
             State::Sending => "sending",
             State::Fencing => "fencing",
             State::Committed => "committed",
             State::Cancelling { .. } => "cancelling",
+            State::Attaching { .. } => "attaching",
             State::Ended(Ending::StaysHere { .. }) => "failed",
             State::Ended(Ending::Migrated) => "migrated",
             State::Ended(Ending::LostThere { .. }) => "lost",

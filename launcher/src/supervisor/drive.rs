@@ -11,7 +11,9 @@ use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, serve_guest, t
 use crate::binding::Server;
 use crate::control::{Answer, Board, Call, Order, Request};
 use crate::lifecycle::{Action, Event, Outcome, State};
-use crate::migration::{Arrival, End, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told};
+use crate::migration::{
+    self, Arrival, End, FunctionRequest, Functions, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told,
+};
 use crate::passt;
 use crate::vmm::api::Api;
 use crate::vmm::events::{Events, VmmEvent};
@@ -29,6 +31,7 @@ pub(super) struct Drive {
     pub(super) board: Board,
     pub(super) outgoing: Option<Outgoing>,
     pub(super) incoming: Option<Incoming>,
+    pub(super) functions: Functions,
     pub(super) servers: Vec<Server>,
     pub(super) end_servers: watch::Sender<()>,
     pub(super) vmm_version: String,
@@ -123,8 +126,10 @@ impl Drive {
             event.source.escape_debug(),
             event.event.escape_debug()
         );
+        let (known, requests) = self.functions.vmm(event);
+        self.ask(requests);
         match event.event.as_str() {
-            "device-removed" => self.device_removed(event),
+            "device-removed" if !known => self.device_removed(event),
             "rebooted" => self.restored = false,
             _ => {}
         }
@@ -138,6 +143,7 @@ impl Drive {
                 events: &mut self.events,
                 api: &self.api,
                 board: &mut self.board,
+                functions: &mut self.functions,
             };
             let outcome = outgoing.vmm(event, &mut hands).await;
             self.migrated(outcome).await;
@@ -173,6 +179,7 @@ impl Drive {
         if self.restored && !self.passts.is_empty() {
             description.obstacles.push(AGAIN.to_owned());
         }
+        description.obstacles.extend(self.functions.obstacles());
         let directory = self.job.directory.clone();
         match Outgoing::start(order, description, directory, answers.clone(), self.tell.clone()) {
             Ok(outgoing) => {
@@ -195,6 +202,11 @@ impl Drive {
 
     pub(super) async fn told(&mut self, told: Told) {
         let Some(outgoing) = &mut self.outgoing else {
+            if let Told::Function(done) = told {
+                // Of no hand-off: at the target, or late.
+                let _ = self.functions.done(done);
+                self.functions.show(&mut self.board);
+            }
             return;
         };
         let mut hands = Hands {
@@ -202,9 +214,17 @@ impl Drive {
             events: &mut self.events,
             api: &self.api,
             board: &mut self.board,
+            functions: &mut self.functions,
         };
         let outcome = outgoing.told(told, &mut hands).await;
+        self.functions.show(&mut self.board);
         self.migrated(outcome).await;
+    }
+
+    /// Has the VMM give or take VFs.
+    fn ask(&mut self, requests: Vec<FunctionRequest>) {
+        migration::perform(requests, &self.api, &self.tell);
+        self.functions.show(&mut self.board);
     }
 
     /// After each event of a hand-off of ours.
@@ -265,6 +285,8 @@ impl Drive {
                 self.keep_addresses();
                 self.serve(true);
                 self.apply(Event::Booted);
+                let requests = self.functions.attach();
+                self.ask(requests);
                 if stop {
                     self.apply(Event::Stop);
                 }

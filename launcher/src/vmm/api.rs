@@ -47,6 +47,13 @@ pub(crate) enum ApiError {
     Nonsense { request: &'static str, why: String },
 }
 
+impl ApiError {
+    /// The VM is lent to a transfer, and may not be changed for the time being.
+    pub(crate) fn is_migrating(&self) -> bool {
+        matches!(self, Self::Refused { body, .. } if body.contains("VM is currently migrating"))
+    }
+}
+
 /// Answer of `vmm.ping`.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Ping {
@@ -121,6 +128,14 @@ impl Api {
         let body = serde_json::to_vec(&serde_json::json!({ "id": id }))
             .map_err(|error| nonsense(REQUEST, &error))?;
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
+    }
+
+    /// Adds a function to a VM that runs, and tells the guest. `device` is a `DeviceConfig` of `config.rs`.
+    pub(crate) async fn add_device(&self, device: &Value) -> Result<(), ApiError> {
+        let body = device.to_string().into_bytes();
+        self.request(Method::PUT, "vm.add-device", Some(body))
+            .await
+            .map(drop)
     }
 
     /// Answered at once; how it goes comes as events.
@@ -211,5 +226,29 @@ fn nonsense(request: &'static str, why: &dyn std::fmt::Display) -> ApiError {
     ApiError::Nonsense {
         request,
         why: why.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_that_is_lent_to_a_transfer_is_told_from_other_refusals() {
+        let refused = |body: &str| ApiError::Refused {
+            request: "vm.add-device",
+            status: 500,
+            body: body.into(),
+        };
+        // As cloud-hypervisor 53 says it (VmError::VmMigrating).
+        let migrating = r#"["Error from API","The device could not be added to the VM","VM is currently migrating and can't be modified"]"#;
+        assert!(refused(migrating).is_migrating());
+        assert!(!refused(r#"["Error from API","Cannot open a VFIO device"]"#).is_migrating());
+        assert!(
+            !ApiError::Silent {
+                request: "vm.add-device"
+            }
+            .is_migrating()
+        );
     }
 }

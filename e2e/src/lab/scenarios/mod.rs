@@ -16,6 +16,7 @@ mod migration;
 mod migration_faults;
 mod migration_network;
 mod migration_passt;
+mod migration_sriov;
 mod passt;
 mod plugins;
 mod privileges;
@@ -214,6 +215,14 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_cut_and_killed_in_the_middle",
         run: migration_faults::each,
+    },
+    Scenario {
+        name: "migration_sriov_with_the_targets_own_vf",
+        run: migration_sriov::moves,
+    },
+    Scenario {
+        name: "migration_sriov_guest_that_refuses",
+        run: migration_sriov::refuses,
     },
 ];
 
