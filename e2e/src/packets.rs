@@ -5,12 +5,12 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recvmsg,
-    sendto, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6,
+    SockaddrLike, bind, recvmsg, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
 
@@ -124,6 +124,24 @@ impl Capture {
         setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
         Ok(Self(socket))
+    }
+
+    /// The same of one interface. Of all of them the buffer would not hold what passes meanwhile.
+    pub(crate) fn start_on(interface: &str) -> Result<Self> {
+        let this = Self::start()?;
+        // SAFETY: all zeros is a value of this type, and the address is one of the family that its first field says.
+        let address = unsafe {
+            let mut raw: libc::sockaddr_ll = std::mem::zeroed();
+            raw.sll_family = libc::AF_PACKET as u16;
+            raw.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            raw.sll_ifindex = i32::try_from(if_nametoindex(interface)?)?;
+            let length = u32::try_from(size_of_val(&raw))?;
+            LinkAddr::from_raw((&raw const raw).cast(), Some(length)).context("no link address")?
+        };
+        bind(this.0.as_raw_fd(), &address)?;
+        // What came from other interfaces before.
+        this.frames()?;
+        Ok(this)
     }
 
     /// The same with the time at which the kernel had each, since the beginning of 1970 in UTC.

@@ -26,7 +26,6 @@ pub(crate) mod process;
 mod qemu;
 mod run;
 mod scenarios;
-mod virtiofsd;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};

@@ -12,7 +12,6 @@ use super::firmware;
 use super::guest_image;
 use super::node_image::NodeImage;
 use super::process::output;
-use super::virtiofsd;
 use super::vmm;
 use crate::programs;
 
@@ -58,11 +57,6 @@ pub(crate) fn fill(
         &programs::build("hawser-e2e", "--bin", "vsock")?,
         &sidecars.join("vsock"),
     )?;
-    match virtiofsd::find(cache) {
-        Ok(path) => copy(&path, &sidecars.join(virtiofsd::FILE))?,
-        Err(error) => super::process::progress(format!("{error:#}")),
-    }
-
     // One directory for each stage of the Containerfile that is replaced, with that stage's /out.
     fs::write(payload.join("Containerfile"), CONTAINERFILE)?;
     copy(hawser, &payload.join("build/out/usr/bin/hawser"))?;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinHandle;
@@ -95,6 +96,9 @@ pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, 
     ours.set_nonblocking(true).map_err(spawn)?;
     let channel = Channel::new(UnixStream::from_std(ours).map_err(spawn)?);
     let theirs = OwnedFd::from(theirs);
+    let (helper, input) = StdStream::pair().map_err(spawn)?;
+    helper.set_nonblocking(true).map_err(spawn)?;
+    tokio::spawn(answer_repairs(UnixStream::from_std(helper).map_err(spawn)?));
     let descriptor = theirs.as_raw_fd();
     let mut process = tokio::process::Command::new(program);
     process
@@ -102,7 +106,7 @@ pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, 
         .arg(format!("--fd={descriptor}"))
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(OwnedFd::from(input))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
@@ -142,6 +146,21 @@ pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, 
         }
         Ok(Err(error)) => Err(backend.failed(error).await),
         Err(_) => Err(backend.failed(BackendError::Silent).await),
+    }
+}
+
+/// Stands in for the helper (passt-repair) that would, with a capability, let passt's open connections move along.
+///
+/// A passt that was started with `--fd` takes its standard input for the connection to that helper, and ends where it is
+/// asked for its state with connections open and gets no answer there. So it gets one: the command's byte, as from a
+/// helper that has done it. That nothing was done it finds out by itself for each connection, and marks that as one for
+/// the target to reset. The sockets that come with a command are closed by the kernel, since nobody takes them.
+async fn answer_repairs(mut helper: UnixStream) {
+    let mut command = [0];
+    while helper.read_exact(&mut command).await.is_ok() {
+        if helper.write_all(&command).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -224,6 +243,12 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{text}");
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_it_asks_of_its_helper_is_answered() {
+        let failure = start_script("printf '\\1' >&0; head -c 1 <&0 | od -An -tu1 >&2; exit 4").await;
+        assert!(failure.to_string().contains("it said: 1"), "{failure}");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -20,9 +20,8 @@ use super::sriov_card::{Card, Function, PF_ADDRESSES, extra};
 use super::vmi;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
-use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, ROOT};
+use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
 use crate::lab::node::prepare::SIDECARS;
-use crate::report::Skip;
 
 const LIBRARIES: &str = "/usr/lib/x86_64-linux-gnu";
 /// The guest's and the host's vsock ports.
@@ -32,12 +31,6 @@ const CID: u32 = 77;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn all(lab: &Lab) -> Result<()> {
-    let virtiofsd = Path::new(SIDECARS).join("virtiofsd");
-    if !virtiofsd.exists() {
-        return Err(
-            Skip::because("virtiofsd could not be had: see the messages before the node's start").into(),
-        );
-    }
     let card = Card::with_functions()?;
     let [one, two] = card.functions.as_slice() else {
         bail!("two functions were wanted");
@@ -54,14 +47,6 @@ pub(super) fn all(lab: &Lab) -> Result<()> {
     extra
         .podman
         .push(format!("--env=PCI_RESOURCE_EXAMPLE_COM_CARD={addresses}"));
-    refused_without_virtiofsd(&pod, &extra)?;
-    extra
-        .podman
-        .push(format!("--volume={}:/usr/bin/virtiofsd:ro", virtiofsd.display()));
-    for library in ["libseccomp.so.2", "libcap-ng.so.0"] {
-        let path = format!("{LIBRARIES}/{library}");
-        extra.podman.push(format!("--volume={path}:{path}:ro"));
-    }
     let mut check = pod.launch_with("check", ROOT, &extra)?;
     check.expect_exit(0, END)?;
     for line in [
@@ -137,15 +122,6 @@ fn volumes(state: &Path) -> Result<()> {
     fs::write(settings.join("colour"), "green")?;
     // Beside the volumes, and so out of the guest's reach.
     fs::write(state.join("volumes/secret"), "not for the guest")?;
-    Ok(())
-}
-
-fn refused_without_virtiofsd(pod: &Pod<'_>, extra: &Extra) -> Result<()> {
-    let mut launcher = pod.launch_with("run", ROOT, extra)?;
-    launcher.expect_exit(4, END)?;
-    launcher
-        .console
-        .wait_for("virtiofsd: neither on PATH nor at", END)?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ const SIZE_LIMIT: u64 = 60 << 20;
 
 pub(super) fn is_complete_and_small(_lab: &Lab) -> Result<()> {
     // Each starts as the user that guests run as, so every library is there and readable.
-    for program in ["hawser", "cloud-hypervisor", "nft", "passt"] {
+    for program in ["hawser", "cloud-hypervisor", "nft", "passt", "virtiofsd"] {
         let argument = if program == "hawser" {
             "version"
         } else {

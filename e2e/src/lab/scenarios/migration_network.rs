@@ -328,7 +328,7 @@ pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
     }
     let arrived = wait_for_it(&target, &TLS)?;
     lan.plug(1)?;
-    let capture = Capture::start()?;
+    let capture = Capture::start_on("lan0")?;
     let to = url(&target);
     let mut moving = launcher.exec(&migrate(&to, &TLS))?;
     moving.expect_exit(0, TRANSFER)?;
