@@ -25,7 +25,22 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// The longest that the node may be silent afterwards: every scenario ends itself before.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
 
+/// How many nodes one run may take. QEMU's emulation of guests in guests ends by itself now and then, without a word;
+/// a node whose own kernel gave up is another matter, and no node follows that.
+const NODES: usize = 3;
+
 pub(crate) const GROUP: &str = "lab";
+
+#[derive(Debug)]
+struct WentDown;
+
+impl std::fmt::Display for WentDown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the node went down")
+    }
+}
+
+impl std::error::Error for WentDown {}
 
 /// Makes everything that is cached.
 pub(crate) fn setup() -> Result<()> {
@@ -122,18 +137,25 @@ fn run_prepared(
     let mut owed = names.to_vec();
     let result = prepare(names, narrate, binary, |node| {
         more(node)?;
-        progress("booting the node (emulated: everything in it takes its time)");
-        let mut child = node.start_agent()?;
-        let watched = watch(&mut child, report, &mut owed);
-        // Already gone where all went well.
-        let _ = child.kill();
-        child.wait()?;
-        watched.map_err(|error| {
-            anyhow!(
-                "{error:#}; the node's console ends:\n{}",
-                last_lines(&node.console(), 25)
-            )
-        })
+        for left in (0..NODES).rev() {
+            progress("booting the node (emulated: everything in it takes its time)");
+            let mut child = node.start_agent()?;
+            let watched = watch(&mut child, report, &mut owed);
+            // Already gone where all went well.
+            let _ = child.kill();
+            let how = child.wait()?;
+            let Err(error) = watched else { return Ok(()) };
+            let console = last_lines(&node.console(), 25);
+            if left == 0 || !error.is::<WentDown>() || console.contains("Kernel panic") {
+                return Err(anyhow!("{error:#}; the node's console ends:\n{console}"));
+            }
+            progress(format!(
+                "the emulator ended by itself ({how}): the {} scenarios that are left run in another node",
+                owed.len()
+            ));
+            request(node.payload, &owed, narrate)?;
+        }
+        Ok(())
     });
     let outcome = match result {
         Ok(()) if owed.is_empty() => return,
@@ -172,17 +194,22 @@ fn prepare(
         .chain(scenarios::NAMED)
         .any(|scenario| names.contains(&scenario.name));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
-    let request = Request {
-        scenarios: names.iter().map(|&name| name.to_owned()).collect(),
-        narrate,
-    };
-    fs::write(payload.join(REQUEST), serde_json::to_vec(&request)?)?;
+    request(&payload, names, narrate)?;
     let results = cache.scratch("results")?;
     then(&Node {
         image: &image,
         payload: &payload,
         results: &results,
     })
+}
+
+/// What the node is to run.
+fn request(payload: &Path, names: &[&str], narrate: bool) -> Result<()> {
+    let request = Request {
+        scenarios: names.iter().map(|&name| name.to_owned()).collect(),
+        narrate,
+    };
+    Ok(fs::write(payload.join(REQUEST), serde_json::to_vec(&request)?)?)
 }
 
 /// Follows the agent's events until it is done, crossing off what was owed.
@@ -193,7 +220,7 @@ fn watch(child: &mut Child, report: &mut Report, owed: &mut Vec<&str>) -> Result
         let event = match events.recv_timeout(deadline) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) => bail!("no word from the node in {} s", deadline.as_secs()),
-            Err(RecvTimeoutError::Disconnected) => bail!("the node went down"),
+            Err(RecvTimeoutError::Disconnected) => return Err(WentDown.into()),
         };
         deadline = SILENCE_DEADLINE;
         match event {

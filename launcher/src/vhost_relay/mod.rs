@@ -5,7 +5,7 @@
 //! and said again to a fresh backend, after which both sides of each running ring are woken once.
 //!
 //! Two differences of the two sides' readings of the protocol are bridged as well, both for a live migration's sake: the
-//! length of the reply to SET_LOG_BASE, for which the VMM would wait for ever, and the end of a backend that has handed
+//! form of the reply to SET_LOG_BASE, for which the VMM would wait for ever, and the end of a backend that has handed
 //! over. passt then ends at once, while the VMM still asks for the last of the log.
 
 mod channel;

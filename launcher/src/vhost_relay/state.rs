@@ -127,12 +127,12 @@ impl<F: Clone> Relay<F> {
     /// A message of the backend, as it is to reach the frontend.
     pub(super) fn hear_backend(&mut self, mut message: Message<F>) -> Result<Message<F>, Refused> {
         let awaited = self.awaited.take_if(|awaited| awaited.request == message.request);
-        if awaited.is_none() || !message.is_reply() {
+        let Some(awaited) = awaited.filter(|_| message.is_reply()) else {
             return Err(Refused::Unasked(message.request));
-        }
+        };
         match message.request {
             request::SET_LOG_BASE if message.payload.len() < LOG_BASE_REPLY => {
-                message.payload.resize(LOG_BASE_REPLY, 0);
+                message.payload = awaited.payload;
             }
             request::GET_VRING_BASE => {
                 let base = message.u32(4).ok_or(Refused::Form(message.request))?;
@@ -256,7 +256,7 @@ impl<F: Clone> Relay<F> {
                 let base = self.rings.get(&index).map_or(0, |ring| ring.base);
                 [index, base].map(u32::to_le_bytes).concat()
             }
-            request::SET_LOG_BASE => vec![0; LOG_BASE_REPLY],
+            request::SET_LOG_BASE => awaited.payload.clone(),
             // Zero is success to a question, and no feature to one for features.
             _ => vec![0; 8],
         };

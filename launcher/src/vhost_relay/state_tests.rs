@@ -130,7 +130,7 @@ fn a_backend_that_knows_no_acknowledgements_is_asked_for_none() {
 }
 
 #[test]
-fn the_reply_to_the_log_is_as_long_as_the_frontend_reads_it() {
+fn the_reply_to_the_log_has_the_form_and_length_in_which_the_frontend_reads_it() {
     let mut relay = relay(set_up());
     let log = Told::new(request::SET_LOG_BASE, words(&[4096, 0])).with([9]);
     relay.hear_frontend(log).unwrap();
@@ -138,7 +138,8 @@ fn the_reply_to_the_log_is_as_long_as_the_frontend_reads_it() {
     let mut reply = Told::new(request::SET_LOG_BASE, words(&[0]));
     reply.flags |= REPLY | NEED_REPLY;
     let passed = relay.hear_backend(reply.clone()).unwrap();
-    assert_eq!((passed.payload, passed.flags), (vec![0; 16], reply.flags));
+    // The VMM takes a log without a size for a broken answer.
+    assert_eq!((passed.payload, passed.flags), (words(&[4096, 0]), reply.flags));
     assert!(!relay.awaits());
     assert!(
         relay

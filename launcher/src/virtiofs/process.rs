@@ -91,8 +91,8 @@ pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Se
             return;
         };
         tracing::warn!(
-            "file system {name}: virtiofsd is gone and a fresh one takes its place; what the guest had open is lost, and it \
-             has to mount again: {why}"
+            "file system {name}: virtiofsd is gone and a fresh one takes its place at the guest's next boot; until then it answers \
+             nothing: {why}"
         );
         tokio::time::sleep(pause).await;
     }
