@@ -3,30 +3,31 @@
 //! It runs in a process of its own that has given up everything before it reads a byte from the guest: the user is
 //! the unprivileged one, no capability is left, and no_new_privs holds for it and for the VMM.
 
+mod boot;
 mod console;
 mod drive;
+mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hawser_dhcp::{announcements, serve};
-use hawser_netsetup::{Owner, open_tap};
+use hawser_netsetup::Owner;
 use nix::unistd::Pid;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
 
+use self::boot::{ask_sidecars, begin, boot};
 use self::drive::Drive;
 use crate::binding::Server;
 use crate::control::{self, Board, Call};
 use crate::disks::{self, Drive as Disk};
 use crate::error::{ExitCode, Failure, chain};
-use crate::hooks::{self, HookError, Hooks};
+use crate::hooks::Hooks;
 use crate::keeper::{GO, Orders, Verdict, die_with};
 use crate::lifecycle::{Event, Outcome, State};
 use crate::migration::{self, Description, Functions, Identity, Incoming, NicDescription};
@@ -35,21 +36,13 @@ use crate::peripherals::vsock;
 use crate::privileges;
 use crate::virtiofs;
 use crate::vmm::api::Api;
-use crate::vmm::config::{DeviceConfig, VmConfig, take_late_nics};
+use crate::vmm::config::{DeviceConfig, VmConfig};
 use crate::vmm::process::{self, Vmm};
 
 /// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
 const PRESS_INTERVAL: Duration = Duration::from_secs(5);
-/// The oldest cloud-hypervisor that is not known to crash or to be exploitable by its guest (CVE-2026-45782).
-const OLDEST: u32 = 52;
-/// A server whose channel broke is started again after this.
-const SERVER_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries of an order that cloud-hypervisor does not take yet.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-
-/// RFC 5227, section 2.3: two, two seconds apart; one more, since nobody asks for a guest's address when it moves.
-const ANNOUNCEMENTS: u32 = 3;
-const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Everything the supervisor needs, decided beforehand.
 #[derive(Debug)]
@@ -200,65 +193,6 @@ fn run_vmm(mut job: Job, orders: Orders) -> Result<Outcome, Failure> {
         })?;
         drive(vmm, job, orders).await
     })
-}
-
-/// Serves one NIC until `ended` says so, over a new channel whenever the old one breaks.
-/// `arrived`: it has come from another pod.
-async fn serve_guest(
-    Server {
-        tap,
-        lease,
-        announces,
-    }: Server,
-    arrived: bool,
-    ended: watch::Receiver<()>,
-) {
-    let mut announcements = (announces && arrived).then(|| announcements(&lease));
-    loop {
-        let cancel = {
-            let mut ended = ended.clone();
-            // Only the sender's end completes this: nothing is ever sent.
-            async move { while ended.changed().await.is_ok() {} }
-        };
-        let observer = |event: hawser_dhcp::Event| match event {
-            hawser_dhcp::Event::Ignored(_) => tracing::debug!("{tap}: {event}"),
-            event => tracing::info!("{tap}: {event}"),
-        };
-        let channel: Result<OwnedFd, _> = open_tap(&tap);
-        if let Ok(channel) = &channel
-            && let Some(frames) = announcements.take()
-            && let Ok(channel) = channel.try_clone()
-        {
-            tokio::spawn(announce(tap.clone(), channel, frames));
-        }
-        let result = match channel {
-            Ok(channel) => serve(channel, lease.clone(), observer, cancel)
-                .await
-                .map_err(|error| chain(&error)),
-            Err(error) => Err(chain(&error)),
-        };
-        match result {
-            Ok(()) => return,
-            Err(why) => tracing::error!("{tap}: the guest gets no DHCP and no router advertisements: {why}"),
-        }
-        tokio::time::sleep(SERVER_PAUSE).await;
-    }
-}
-
-/// Tells the pod's network where the guest is now, more than once: a frame may be lost, and a switch's port may forward
-/// nothing at first.
-async fn announce(tap: String, channel: OwnedFd, frames: Vec<Vec<u8>>) {
-    tracing::info!("{tap}: the guest's addresses are announced from this pod");
-    for round in 0..ANNOUNCEMENTS {
-        if round > 0 {
-            tokio::time::sleep(ANNOUNCEMENT_INTERVAL).await;
-        }
-        for frame in &frames {
-            if let Err(errno) = nix::unistd::write(&channel, frame) {
-                tracing::warn!("{tap}: an announcement could not be sent: {errno}");
-            }
-        }
-    }
 }
 
 /// Performs what the lifecycle decides.
@@ -452,87 +386,6 @@ enum Message {
     Unfit(Failure),
 }
 
-/// What the VM is created with.
-enum Config {
-    Ready(Value),
-    /// When the sidecars have had their say.
-    Asked(oneshot::Receiver<Result<Value, HookError>>),
-}
-
-/// What the VM is to be created with; where sidecars have a say in it, they are asked while the VMM comes up.
-fn ask_sidecars(
-    job: &mut Job,
-    ended: &watch::Sender<()>,
-) -> Result<(Config, Option<JoinHandle<()>>), Failure> {
-    let config = serde_json::to_value(&job.config)
-        .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
-    Ok(match job.hooks.take() {
-        None => (Config::Ready(config), None),
-        Some(hooks) => {
-            let (answer, defined) = oneshot::channel();
-            let sidecars = tokio::spawn(hooks::run(hooks, config, answer, ended.subscribe()));
-            (Config::Asked(defined), Some(sidecars))
-        }
-    })
-}
-
-/// Tells the VMM what the guest is.
-async fn create(
-    api: &Api,
-    config: Config,
-    descriptors: &mut BTreeMap<String, Vec<OwnedFd>>,
-) -> Result<(), Message> {
-    let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
-    let mut config = match config {
-        Config::Ready(config) => config,
-        Config::Asked(defined) => match defined.await {
-            Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
-            // The guest's end, which has come already, is the only reason for that.
-            Err(_) => {
-                let why = "the sidecars were not asked to the end".to_owned();
-                return Err(Message::Lifecycle(Event::ApiFailed(why)));
-            }
-        },
-    };
-    let handed_over: Vec<_> = descriptors.keys().cloned().collect();
-    let late = take_late_nics(&mut config, &handed_over);
-    api.create(&config).await.map_err(failed)?;
-    for nic in late {
-        let id = nic.get("id").and_then(Value::as_str).unwrap_or_default();
-        let queues = descriptors.remove(id).unwrap_or_default();
-        api.add_net(&nic, queues).await.map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Starts every passt and every virtiofsd, and lets the guest boot when all of them serve.
-async fn begin(
-    passts: Vec<(Passt, passt::Frontend)>,
-    (virtiofsd, shares): (PathBuf, Vec<virtiofs::Share>),
-    lost: mpsc::Sender<passt::Report>,
-    go: oneshot::Sender<()>,
-    send: mpsc::Sender<Message>,
-) {
-    for (Passt { program, command }, frontend) in passts {
-        let (ready, serves) = oneshot::channel();
-        tokio::spawn(passt::supervise(program, command, frontend, ready, lost.clone()));
-        if let Ok(Err(failure)) = serves.await {
-            let _ = send.send(Message::Unfit(failure)).await;
-            return;
-        }
-    }
-    for share in shares {
-        let (ready, serves) = oneshot::channel();
-        tokio::spawn(virtiofs::supervise(virtiofsd.clone(), share, ready));
-        if let Ok(Err(failure)) = serves.await {
-            let _ = send.send(Message::Unfit(failure)).await;
-            return;
-        }
-    }
-    // A boot that has failed already listens no more.
-    let _ = go.send(());
-}
-
 /// A NIC that does not work any more is better not there: the guest sees that, and does not wait for answers.
 async fn take_out(api: Api, nic: String) {
     if let Err(error) = api.remove_device(&nic).await {
@@ -565,75 +418,6 @@ async fn put_back(api: Api, nic: Value) {
     }
 }
 
-/// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
-/// Without a configuration there is nothing to tell: the guest comes with its own.
-async fn boot(
-    api: Api,
-    config: Option<Config>,
-    mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
-    wired: oneshot::Receiver<()>,
-    send: mpsc::Sender<Message>,
-) {
-    let attempt = async {
-        let ping = api
-            .ping()
-            .await
-            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(&error))))?;
-        tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
-        check_version(&ping.version).map_err(Message::Unfit)?;
-        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
-        let boots = config.is_some();
-        if let Some(config) = config {
-            create(&api, config, &mut descriptors).await?;
-        }
-        if wired.await.is_err() {
-            let why = "the keeper ended before the pod was wired".to_owned();
-            return Err(Message::Lifecycle(Event::ApiFailed(why)));
-        }
-        let _ = send.send(Message::Wired(ping.version)).await;
-        if !boots {
-            return Ok(false);
-        }
-        tracing::debug!("asking for vm.boot");
-        api.boot().await.map_err(failed)?;
-        Ok(true)
-    };
-    let message = match attempt.await {
-        Ok(true) => {
-            tracing::info!("the guest is running");
-            Message::Lifecycle(Event::Booted)
-        }
-        Ok(false) => return,
-        Err(message) => message,
-    };
-    // Nobody listens any more once the VMM is gone.
-    let _ = send.send(message).await;
-}
-
-/// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts. A version that has none is the user's own build.
-fn check_version(version: &str) -> Result<(), Failure> {
-    let digits: String = version
-        .trim_start_matches('v')
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    match digits.parse::<u32>() {
-        Ok(major) if major < OLDEST => Err(Failure::new(
-            ExitCode::PodUnfit,
-            format!("cloud-hypervisor {version} is too old: v{OLDEST}.0 or newer is needed"),
-        )
-        .remedy("install a newer release of cloud-hypervisor")),
-        Ok(_) => Ok(()),
-        Err(_) => {
-            tracing::warn!(
-                "cloud-hypervisor's version {:?} says nothing; v{OLDEST}.0 or newer is needed",
-                version
-            );
-            Ok(())
-        }
-    }
-}
-
 async fn press(api: Api, send: mpsc::Sender<Message>) {
     if let Err(error) = api.power_button().await {
         let why = chain(&error);
@@ -656,21 +440,5 @@ fn how(status: std::io::Result<std::process::ExitStatus>) -> Option<String> {
         Ok(status) if status.success() => None,
         Ok(status) => Some(format!("cloud-hypervisor ended with {status}")),
         Err(error) => Some(format!("cloud-hypervisor cannot be waited for: {error}")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_from_52_on() {
-        for good in ["v52.0", "v53.0", "53.0.0", "v53.0-dirty", "v100.1", "unknown"] {
-            assert!(check_version(good).is_ok(), "{good}");
-        }
-        for bad in ["v51.1", "v9.0", "51.2.0"] {
-            let failure = check_version(bad).unwrap_err();
-            assert_eq!(failure.code(), ExitCode::PodUnfit, "{bad}");
-        }
     }
 }

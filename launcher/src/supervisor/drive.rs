@@ -7,7 +7,8 @@ use serde_json::Value;
 use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 
-use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, serve_guest, take_out_after_migration};
+use super::serve::serve_guest;
+use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, take_out_after_migration};
 use crate::binding::Server;
 use crate::control::{Answer, Board, Call, Order, Request};
 use crate::lifecycle::{Action, Event, Outcome, State};

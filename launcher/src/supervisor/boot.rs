@@ -1,0 +1,188 @@
+//! From a VMM that has just been started to a guest that runs: what completes its configuration, what has to serve before
+//! it boots, and the requests themselves.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::{Job, Message, Passt};
+use crate::error::{ExitCode, Failure, chain};
+use crate::hooks::{self, HookError};
+use crate::lifecycle::Event;
+use crate::passt;
+use crate::virtiofs;
+use crate::vmm::api::Api;
+use crate::vmm::config::take_late_nics;
+
+/// The oldest cloud-hypervisor that is not known to crash or to be exploitable by its guest (CVE-2026-45782).
+const OLDEST: u32 = 52;
+
+/// What the VM is created with.
+pub(super) enum Config {
+    Ready(Value),
+    /// When the sidecars have had their say.
+    Asked(oneshot::Receiver<Result<Value, HookError>>),
+}
+
+/// What the VM is to be created with; where sidecars have a say in it, they are asked while the VMM comes up.
+pub(super) fn ask_sidecars(
+    job: &mut Job,
+    ended: &watch::Sender<()>,
+) -> Result<(Config, Option<JoinHandle<()>>), Failure> {
+    let config = serde_json::to_value(&job.config)
+        .map_err(|error| Failure::new(ExitCode::Internal, "the VM's configuration").because(error))?;
+    Ok(match job.hooks.take() {
+        None => (Config::Ready(config), None),
+        Some(hooks) => {
+            let (answer, defined) = oneshot::channel();
+            let sidecars = tokio::spawn(hooks::run(hooks, config, answer, ended.subscribe()));
+            (Config::Asked(defined), Some(sidecars))
+        }
+    })
+}
+
+/// Tells the VMM what the guest is.
+async fn create(
+    api: &Api,
+    config: Config,
+    descriptors: &mut BTreeMap<String, Vec<OwnedFd>>,
+) -> Result<(), Message> {
+    let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+    let mut config = match config {
+        Config::Ready(config) => config,
+        Config::Asked(defined) => match defined.await {
+            Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
+            // The guest's end, which has come already, is the only reason for that.
+            Err(_) => {
+                let why = "the sidecars were not asked to the end".to_owned();
+                return Err(Message::Lifecycle(Event::ApiFailed(why)));
+            }
+        },
+    };
+    let handed_over: Vec<_> = descriptors.keys().cloned().collect();
+    let late = take_late_nics(&mut config, &handed_over);
+    api.create(&config).await.map_err(failed)?;
+    for nic in late {
+        let id = nic.get("id").and_then(Value::as_str).unwrap_or_default();
+        let queues = descriptors.remove(id).unwrap_or_default();
+        api.add_net(&nic, queues).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Starts every passt and every virtiofsd, and lets the guest boot when all of them serve.
+pub(super) async fn begin(
+    passts: Vec<(Passt, passt::Frontend)>,
+    (virtiofsd, shares): (PathBuf, Vec<virtiofs::Share>),
+    lost: mpsc::Sender<passt::Report>,
+    go: oneshot::Sender<()>,
+    send: mpsc::Sender<Message>,
+) {
+    for (Passt { program, command }, frontend) in passts {
+        let (ready, serves) = oneshot::channel();
+        tokio::spawn(passt::supervise(program, command, frontend, ready, lost.clone()));
+        if let Ok(Err(failure)) = serves.await {
+            let _ = send.send(Message::Unfit(failure)).await;
+            return;
+        }
+    }
+    for share in shares {
+        let (ready, serves) = oneshot::channel();
+        tokio::spawn(virtiofs::supervise(virtiofsd.clone(), share, ready));
+        if let Ok(Err(failure)) = serves.await {
+            let _ = send.send(Message::Unfit(failure)).await;
+            return;
+        }
+    }
+    // A boot that has failed already listens no more.
+    let _ = go.send(());
+}
+
+/// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
+/// Without a configuration there is nothing to tell: the guest comes with its own.
+pub(super) async fn boot(
+    api: Api,
+    config: Option<Config>,
+    mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
+    wired: oneshot::Receiver<()>,
+    send: mpsc::Sender<Message>,
+) {
+    let attempt = async {
+        let ping = api
+            .ping()
+            .await
+            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(&error))))?;
+        tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
+        check_version(&ping.version).map_err(Message::Unfit)?;
+        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+        let boots = config.is_some();
+        if let Some(config) = config {
+            create(&api, config, &mut descriptors).await?;
+        }
+        if wired.await.is_err() {
+            let why = "the keeper ended before the pod was wired".to_owned();
+            return Err(Message::Lifecycle(Event::ApiFailed(why)));
+        }
+        let _ = send.send(Message::Wired(ping.version)).await;
+        if !boots {
+            return Ok(false);
+        }
+        tracing::debug!("asking for vm.boot");
+        api.boot().await.map_err(failed)?;
+        Ok(true)
+    };
+    let message = match attempt.await {
+        Ok(true) => {
+            tracing::info!("the guest is running");
+            Message::Lifecycle(Event::Booted)
+        }
+        Ok(false) => return,
+        Err(message) => message,
+    };
+    // Nobody listens any more once the VMM is gone.
+    let _ = send.send(message).await;
+}
+
+/// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts. A version that has none is the user's own build.
+fn check_version(version: &str) -> Result<(), Failure> {
+    let digits: String = version
+        .trim_start_matches('v')
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    match digits.parse::<u32>() {
+        Ok(major) if major < OLDEST => Err(Failure::new(
+            ExitCode::PodUnfit,
+            format!("cloud-hypervisor {version} is too old: v{OLDEST}.0 or newer is needed"),
+        )
+        .remedy("install a newer release of cloud-hypervisor")),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            tracing::warn!(
+                "cloud-hypervisor's version {:?} says nothing; v{OLDEST}.0 or newer is needed",
+                version
+            );
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_from_52_on() {
+        for good in ["v52.0", "v53.0", "53.0.0", "v53.0-dirty", "v100.1", "unknown"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+        for bad in ["v51.1", "v9.0", "51.2.0"] {
+            let failure = check_version(bad).unwrap_err();
+            assert_eq!(failure.code(), ExitCode::PodUnfit, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! NICs and functions of the node's PCI, for cloud-hypervisor's API.
+
+use std::path::{Path, PathBuf};
+
+use hawser_netsetup::{CniDevice, CniNic, GuestNic};
+use serde::Serialize;
+
+use super::{LandlockConfig, rule};
+use crate::spec::{Mac, PciAddress};
+use crate::vfio::Access;
+
+/// cloud-hypervisor's own default.
+const QUEUE_SIZE: u16 = 256;
+
+/// One virtio-net device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct NetConfig {
+    id: String,
+    /// Absent for a device that is handed over as a descriptor, or that a process serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tap: Option<String>,
+    mac: String,
+    /// Travels in a live migration, so it is the same in every pod. Absent for a device that is not ours to name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_mac: Option<String>,
+    #[serde(skip_serializing_if = "super::is_false")]
+    pub(super) vhost_user: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vhost_socket: Option<PathBuf>,
+    /// Receive and transmit queues together.
+    num_queues: u16,
+    queue_size: u16,
+    #[serde(flatten)]
+    pub(super) slot: Option<Slot>,
+}
+
+/// A place on the guest's PCI, of which everything else is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Slot {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pci_segment: Option<u16>,
+    pci_device_id: u8,
+}
+
+impl NetConfig {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn mac(&self) -> &str {
+        &self.mac
+    }
+
+    pub(crate) fn place(&self) -> Option<PciAddress> {
+        self.slot
+            .map(|slot| address(slot.pci_segment, slot.pci_device_id))
+    }
+
+    pub(crate) fn put(&mut self, address: PciAddress) {
+        self.slot = Some(Slot {
+            pci_segment: Some(address.domain).filter(|domain| *domain > 0),
+            pci_device_id: address.slot,
+        });
+    }
+
+    /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest is
+    /// then told the TAP's own.
+    pub(crate) fn tap(nic: &GuestNic) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: Some(nic.tap.clone()),
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: Some(Mac(nic.gateway_mac).to_string()),
+            vhost_user: false,
+            vhost_socket: None,
+            num_queues: nic.queue_pairs.saturating_mul(2),
+            queue_size: QUEUE_SIZE,
+            slot: None,
+        }
+    }
+
+    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its directory.
+    pub(crate) fn vhost_user(nic: &GuestNic, socket: &Path) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: None,
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: None,
+            vhost_user: true,
+            vhost_socket: Some(std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned())),
+            num_queues: nic.queue_pairs.saturating_mul(2),
+            queue_size: QUEUE_SIZE,
+            slot: None,
+        }
+    }
+
+    /// A NIC whose backend somebody else is going to name: a binding plugin's sidecar.
+    pub(crate) fn without_backend(name: &str, mac: Mac) -> Self {
+        Self {
+            id: name.to_owned(),
+            tap: None,
+            mac: mac.to_string(),
+            host_mac: None,
+            vhost_user: false,
+            vhost_socket: None,
+            num_queues: 2,
+            queue_size: QUEUE_SIZE,
+            slot: None,
+        }
+    }
+
+    /// What a CNI plugin made: a TAP by name, which keeps its own MAC, or a macvtap by descriptors.
+    pub(crate) fn of_cni(nic: &CniNic) -> Self {
+        Self {
+            id: nic.name.clone(),
+            tap: (nic.device == CniDevice::Tap).then(|| nic.interface.clone()),
+            mac: Mac(nic.guest_mac).to_string(),
+            host_mac: None,
+            vhost_user: false,
+            vhost_socket: None,
+            num_queues: nic.queue_pairs.saturating_mul(2),
+            queue_size: QUEUE_SIZE,
+            slot: None,
+        }
+    }
+}
+
+/// A function of the node's PCI, by VFIO.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DeviceConfig {
+    id: String,
+    path: PathBuf,
+    /// Of the guest, as is the slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pci_segment: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pci_device_id: Option<u8>,
+    #[serde(skip)]
+    pub(super) access: Access,
+}
+
+fn address(segment: Option<u16>, slot: u8) -> PciAddress {
+    PciAddress {
+        domain: segment.unwrap_or(0),
+        bus: 0,
+        slot,
+        function: 0,
+    }
+}
+
+impl DeviceConfig {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn place(&self) -> Option<PciAddress> {
+        self.pci_device_id.map(|slot| address(self.pci_segment, slot))
+    }
+
+    pub(crate) fn put(&mut self, address: PciAddress) {
+        self.pci_segment = Some(address.domain).filter(|domain| *domain > 0);
+        self.pci_device_id = Some(address.slot);
+    }
+
+    /// The path must be the link in `bus/pci`, which cloud-hypervisor reads to know the device.
+    pub(crate) fn function(id: &str, address: PciAddress, guest: Option<PciAddress>, access: Access) -> Self {
+        Self {
+            id: id.to_owned(),
+            path: format!("/sys/bus/pci/devices/{address}").into(),
+            pci_segment: guest.map(|guest| guest.domain).filter(|domain| *domain > 0),
+            pci_device_id: guest.map(|guest| guest.slot),
+            access,
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// What cloud-hypervisor opens for functions. Its own rule for them names a node by the PCI address, and there is none of
+/// that name. The rules go along in a live migration, so they are the same in every pod: they name no function.
+pub(super) fn vfio_rules(devices: &[DeviceConfig]) -> Vec<LandlockConfig> {
+    let mut rules = Vec::new();
+    if !devices.is_empty() {
+        rules.push(rule("/dev/vfio", "rw"));
+    }
+    if devices.iter().any(|device| device.access == Access::Iommufd) {
+        rules.push(rule("/dev/iommu", "rw"));
+        // Where the device's own node is called by its name.
+        rules.push(rule("/sys/devices", "r"));
+    }
+    rules
+}
