@@ -21,6 +21,7 @@ mod standin_script;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -44,6 +45,9 @@ enum Command {
         only: Option<Group>,
         /// Only what has this in its name
         filter: Option<String>,
+        /// Skip the lab's scenarios that have not begun so many seconds from now
+        #[arg(long, value_name = "SECONDS")]
+        within: Option<u64>,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -123,15 +127,19 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test {
             only,
             filter,
+            within,
             launcher,
-        } => Ok(test(only, filter.as_deref(), &launcher.binary())),
+        } => {
+            let until = within.and_then(|seconds| Instant::now().checked_add(Duration::from_secs(seconds)));
+            Ok(test(only, filter.as_deref(), until, &launcher.binary()))
+        }
         Command::Demo { launcher } => demo(&launcher.binary()),
         Command::Lab { scenarios, launcher } if scenarios == ["shell"] => {
             lab::shell(&launcher.binary()).map(|()| ExitCode::SUCCESS)
         }
         Command::Lab { scenarios, launcher } => {
             let mut report = Report::default();
-            lab::run(&mut report, &scenarios, &launcher.binary());
+            lab::run(&mut report, &scenarios, &launcher.binary(), None);
             Ok(report.finish())
         }
         Command::Bench {
@@ -194,7 +202,12 @@ fn demo(binary: &LauncherBinary) -> Result<ExitCode> {
 }
 
 /// The cheap ones first: what they find need not wait for the lab.
-fn test(only: Option<Group>, filter: Option<&str>, binary: &LauncherBinary) -> ExitCode {
+fn test(
+    only: Option<Group>,
+    filter: Option<&str>,
+    until: Option<Instant>,
+    binary: &LauncherBinary,
+) -> ExitCode {
     let wanted = |group| only.is_none_or(|only| only == group);
     let filters: Vec<String> = filter.map(str::to_owned).into_iter().collect();
     let mut report = Report::default();
@@ -211,7 +224,7 @@ fn test(only: Option<Group>, filter: Option<&str>, binary: &LauncherBinary) -> E
         scenarios::run(&mut report, filter, lab::launcher(binary));
     }
     if wanted(Group::Lab) {
-        lab::run(&mut report, &filters, binary);
+        lab::run(&mut report, &filters, binary, until);
     }
     report.finish()
 }

@@ -90,14 +90,34 @@ pub(crate) fn make_system(root: &Path, packages: &[&str]) -> Result<()> {
 
 /// Adds `packages` to a system of [`make_system`]'s.
 pub(crate) fn install(root: &Path, packages: &[&str]) -> Result<()> {
-    for arguments in [&["update"][..], &["install", "--yes", "--no-install-recommends"]] {
-        let names = if arguments.len() > 1 { packages } else { &[] };
+    install_with(root, &[], packages)
+}
+
+/// The same, in the versions of the release's backports. What needs no newer version for them stays as it is.
+pub(crate) fn install_from_backports(root: &Path, packages: &[&str]) -> Result<()> {
+    let backports = format!("{RELEASE}-backports");
+    fs::write(
+        root.join("etc/apt/sources.list.d/backports.list"),
+        format!("deb {} {backports} main\n", machine_mirror()),
+    )?;
+    install_with(root, &["--target-release", &backports], packages)
+}
+
+fn install_with(root: &Path, options: &[&str], packages: &[&str]) -> Result<()> {
+    for arguments in [
+        vec!["update"],
+        [
+            &["install", "--yes", "--no-install-recommends"],
+            options,
+            packages,
+        ]
+        .concat(),
+    ] {
         shown(
             Command::new("chroot")
                 .arg(root)
                 .args(["apt-get", "-q"])
                 .args(arguments)
-                .args(names)
                 .env("DEBIAN_FRONTEND", "noninteractive")
                 .env("LC_ALL", "C.UTF-8"),
         )?;

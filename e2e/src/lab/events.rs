@@ -15,10 +15,17 @@ pub(crate) const REQUEST: &str = "request.json";
 /// What the agent is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
-    /// Scenarios by name, in order.
-    pub(crate) scenarios: Vec<String>,
+    /// In order.
+    pub(crate) scenarios: Vec<Asked>,
     /// Show the guests' consoles while they run.
     pub(crate) narrate: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) name: String,
+    /// Skipped where it has not begun by then, from the agent's start on.
+    pub(crate) within: Option<Duration>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

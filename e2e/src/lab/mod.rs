@@ -4,8 +4,8 @@
 //! taken for granted, so both are had in a *node*: a QEMU machine under software emulation, made from Debian packages
 //! (`node_image`, `qemu`), that is booted once for all scenarios. It runs this same binary as its agent (`node`), which
 //! builds the launcher's image from the Containerfile, runs the scenarios (`scenarios`) and reports each as an event
-//! (`events`); `run` watches from outside, with a deadline for every event, and a node that dies or hangs fails the
-//! scenarios it still owed.
+//! (`events`); `run` watches from outside, with a deadline for every event, and with
+//! another node for what a lost one still owed (`tries`).
 //!
 //! The node is used even where the machine's own KVM would do: the scenarios change forwarding, load modules and fill
 //! a container store, which is nobody's business to do on the machine itself.
@@ -26,9 +26,13 @@ pub(crate) mod process;
 mod qemu;
 mod run;
 mod scenarios;
+mod tries;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
 pub(crate) use debian::install_machine_packages;
 pub(crate) use run::{bench, bench_migration, demo, run, setup, shell, why_no_real_guests};
 pub(crate) use scenarios::datapath::Order;
+
+/// The name of the lab's scenarios as a group, in reports.
+const GROUP: &str = "lab";

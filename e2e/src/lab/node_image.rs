@@ -16,6 +16,9 @@ const PACKAGES: &str = include_str!("../../../images/node/packages");
 const BOOT: &str = include_str!("../../../images/node/boot");
 /// Where `BOOT` is in the node.
 pub(crate) const BOOT_PATH: &str = "/sbin/hawser-boot";
+/// The emulator, from the release's backports: of KVM in an emulated machine the release's own 10.0 loses interrupts, and
+/// its kernel's memory now and then, when two guests run at once.
+const EMULATOR: &[&str] = &["qemu-system-x86"];
 const DISK_SIZE: &str = "4G";
 
 /// A node image that is complete.
@@ -27,7 +30,13 @@ pub(crate) struct NodeImage {
 impl NodeImage {
     /// From the cache, or made: some minutes, once.
     pub(crate) fn get(cache: &Cache) -> Result<Self> {
-        let recipe = [PACKAGES.as_bytes(), BOOT.as_bytes(), DISK_SIZE.as_bytes()];
+        let emulator = EMULATOR.concat();
+        let recipe = [
+            PACKAGES.as_bytes(),
+            emulator.as_bytes(),
+            BOOT.as_bytes(),
+            DISK_SIZE.as_bytes(),
+        ];
         let dir = cache.entry("node", &recipe, |dir| {
             progress("making the node's system from Debian packages (once; 3 to 5 minutes)");
             make(dir).context("cannot make the node's system")
@@ -81,6 +90,7 @@ fn make(dir: &Path) -> Result<()> {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .collect();
     debian::make_system(&root, &packages)?;
+    debian::install_from_backports(&root, EMULATOR)?;
 
     let boot = root.join(BOOT_PATH.trim_start_matches('/'));
     fs::write(&boot, BOOT)?;

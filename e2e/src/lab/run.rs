@@ -6,41 +6,54 @@ use std::path::Path;
 use std::process::Child;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::build::{LauncherBinary, launcher};
 use super::cache::Cache;
-use super::events::{Event, REQUEST, Request};
+use super::events::{Asked, Event, REQUEST, Request};
 use super::node_image::NodeImage;
 use super::process::progress;
 use super::qemu::Node;
 use super::scenarios::datapath::{ORDER, Order};
-use super::{debian, debian_guest, guest_image, payload, scenarios, vmm};
+use super::tries::Tries;
+use super::{GROUP, debian, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
 
-/// From power-on to the agent's first word. 10 s on two idle cores.
+/// From power-on to the agent's first word. 10 s on two idle cores, 80 s seen on busy ones.
 const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 /// The longest that the node may be silent afterwards: every scenario ends itself before.
-const SILENCE_DEADLINE: Duration = Duration::from_secs(300);
+const SILENCE_DEADLINE: Duration = Duration::from_secs(600);
 
-/// How many nodes one run may take. QEMU's emulation of guests in guests ends by itself now and then, without a word;
-/// a node whose own kernel gave up is another matter, and no node follows that.
-const NODES: usize = 3;
+/// How many nodes one run may take. The emulation of guests in guests is not free of faults: now and then the node's
+/// processor, its timer or its kernel ends, whatever runs in it. That is said aloud each time.
+const NODES: usize = 6;
+/// What a run that is to end within a time gives second tries besides.
+const SECOND_TRIES: Duration = Duration::from_secs(600);
 
-pub(crate) const GROUP: &str = "lab";
-
+/// How a node's run ended where it did not fail as a whole.
 #[derive(Debug)]
-struct WentDown;
-
-impl std::fmt::Display for WentDown {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the node went down")
-    }
+enum Ended {
+    Done,
+    /// The node is no more, or says nothing.
+    Lost {
+        how: String,
+        /// The scenario that ran.
+        during: Option<String>,
+    },
 }
 
-impl std::error::Error for WentDown {}
+/// What a run is asked for besides its scenarios.
+#[derive(Clone, Copy, Debug, Default)]
+struct Manner {
+    /// Show the guests' consoles.
+    narrate: bool,
+    /// No scenario begins later.
+    until: Option<Instant>,
+    /// What fails is tried in another node.
+    again: bool,
+}
 
 /// Makes everything that is cached.
 pub(crate) fn setup() -> Result<()> {
@@ -60,12 +73,10 @@ pub(crate) fn setup() -> Result<()> {
 }
 
 /// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report. One that
-/// has to be named is run for its whole name.
-pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary) {
+/// has to be named is run for its whole name. What would begin after `until` is skipped.
+pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary, until: Option<Instant>) {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
-    let mut names: Vec<&str> = scenarios::ALL
-        .iter()
-        .chain(scenarios::DEBIAN)
+    let mut names: Vec<&str> = scenarios::all()
         .map(|s| s.name)
         .filter(|name| wanted(name))
         .collect();
@@ -76,7 +87,12 @@ pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBina
             .filter(|name| filters.iter().any(|filter| filter == name)),
     );
     if !names.is_empty() {
-        run_named(report, &names, binary, false);
+        let manner = Manner {
+            until,
+            again: true,
+            ..Manner::default()
+        };
+        run_prepared(report, &names, binary, manner, |_| Ok(()));
     }
 }
 
@@ -92,38 +108,50 @@ pub(crate) fn why_no_real_guests() -> Result<Option<String>> {
 
 /// Runs the scenario that shows rather than checks.
 pub(crate) fn demo(report: &mut Report, binary: &LauncherBinary) {
-    run_named(report, &[scenarios::DEMO.name], binary, true);
+    let manner = Manner {
+        narrate: true,
+        ..Manner::default()
+    };
+    run_prepared(report, &[scenarios::DEMO.name], binary, manner, |_| Ok(()));
 }
 
 /// Runs the benchmark of what passes to and from guests.
 pub(crate) fn bench(report: &mut Report, binary: &LauncherBinary, order: &Order) {
-    run_prepared(report, &[scenarios::BENCH.name], binary, false, |node| {
-        fs::write(node.payload.join(ORDER), serde_json::to_vec(order)?)?;
-        guest_image::with_load(&node.payload.join("guest"), node.image)
-    });
+    run_prepared(
+        report,
+        &[scenarios::BENCH.name],
+        binary,
+        Manner::default(),
+        |node| {
+            fs::write(node.payload.join(ORDER), serde_json::to_vec(order)?)?;
+            guest_image::with_load(&node.payload.join("guest"), node.image)
+        },
+    );
 }
 
 /// Runs the benchmark of migrations.
 pub(crate) fn bench_migration(report: &mut Report, binary: &LauncherBinary, rounds: usize) {
-    run_prepared(report, &[scenarios::BLACKOUT.name], binary, false, |node| {
-        Ok(fs::write(
-            node.payload.join(scenarios::blackout::ROUNDS),
-            rounds.to_string(),
-        )?)
-    });
+    run_prepared(
+        report,
+        &[scenarios::BLACKOUT.name],
+        binary,
+        Manner::default(),
+        |node| {
+            Ok(fs::write(
+                node.payload.join(scenarios::blackout::ROUNDS),
+                rounds.to_string(),
+            )?)
+        },
+    );
 }
 
 /// A shell in the node.
 pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
-    prepare(&[], false, binary, |node| {
+    prepare(&[], binary, |node| {
         let mut child = node.start_shell()?;
         child.wait()?;
         Ok(())
     })
-}
-
-fn run_named(report: &mut Report, names: &[&str], binary: &LauncherBinary, narrate: bool) {
-    run_prepared(report, names, binary, narrate, |_| Ok(()));
 }
 
 /// `more` adds to the payload.
@@ -131,38 +159,46 @@ fn run_prepared(
     report: &mut Report,
     names: &[&str],
     binary: &LauncherBinary,
-    narrate: bool,
+    manner: Manner,
     more: impl FnOnce(&Node<'_>) -> Result<()>,
 ) {
-    let mut owed = names.to_vec();
-    let result = prepare(names, narrate, binary, |node| {
+    let mut tries = Tries::new(names, manner.again);
+    let result = prepare(names, binary, |node| {
         more(node)?;
         for left in (0..NODES).rev() {
+            request(node.payload, &tries, manner)?;
             progress("booting the node (emulated: everything in it takes its time)");
             let mut child = node.start_agent()?;
-            let watched = watch(&mut child, report, &mut owed);
+            let watched = watch(&mut child, report, &mut tries);
             // Already gone where all went well.
             let _ = child.kill();
-            let how = child.wait()?;
-            let Err(error) = watched else { return Ok(()) };
-            let console = last_lines(&node.console(), 25);
-            if left == 0 || !error.is::<WentDown>() || console.contains("Kernel panic") {
-                return Err(anyhow!("{error:#}; the node's console ends:\n{console}"));
+            let status = child.wait()?;
+            let console = || format!("the node's console ends:\n{}", last_lines(&node.console(), 25));
+            if let Ended::Lost { how, during } = watched.with_context(console)? {
+                let place = during.as_deref().unwrap_or("no scenario");
+                let error = format!("{how} ({status}) in {place}; {}", console());
+                progress(&error);
+                match during {
+                    Some(name) => tries.finished(report, &name, Outcome::Failed(error), None),
+                    None if left == 0 => bail!(error),
+                    None => {}
+                }
+            }
+            if tries.owed().is_empty() {
+                break;
             }
             progress(format!(
-                "the emulator ended by itself ({how}): the {} scenarios that are left run in another node",
-                owed.len()
+                "another node for what is left: {}",
+                tries.owed().join(", ")
             ));
-            request(node.payload, &owed, narrate)?;
         }
         Ok(())
     });
     let outcome = match result {
-        Ok(()) if owed.is_empty() => return,
         Ok(()) => Outcome::Failed("the node did not run it".to_owned()),
         Err(error) => Err(error).into(),
     };
-    for name in owed {
+    for name in tries.owed() {
         report.record(GROUP, name, outcome.clone(), None);
     }
 }
@@ -170,7 +206,6 @@ fn run_prepared(
 /// Everything before the node is switched on; then `then`.
 fn prepare(
     names: &[&str],
-    narrate: bool,
     binary: &LauncherBinary,
     then: impl FnOnce(&Node<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -194,7 +229,7 @@ fn prepare(
         .chain(scenarios::NAMED)
         .any(|scenario| names.contains(&scenario.name));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
-    request(&payload, names, narrate)?;
+    request(&payload, &Tries::new(names, false), Manner::default())?;
     let results = cache.scratch("results")?;
     then(&Node {
         image: &image,
@@ -204,40 +239,62 @@ fn prepare(
 }
 
 /// What the node is to run.
-fn request(payload: &Path, names: &[&str], narrate: bool) -> Result<()> {
+fn request(payload: &Path, tries: &Tries<'_>, manner: Manner) -> Result<()> {
+    let asked = |&name: &&str| {
+        let more = if tries.has_failed(name) {
+            SECOND_TRIES
+        } else {
+            Duration::ZERO
+        };
+        let within = |until: Instant| (until + more).saturating_duration_since(Instant::now());
+        Asked {
+            name: name.to_owned(),
+            within: manner.until.map(within),
+        }
+    };
     let request = Request {
-        scenarios: names.iter().map(|&name| name.to_owned()).collect(),
-        narrate,
+        scenarios: tries.owed().iter().map(asked).collect(),
+        narrate: manner.narrate,
     };
     Ok(fs::write(payload.join(REQUEST), serde_json::to_vec(&request)?)?)
 }
 
 /// Follows the agent's events until it is done, crossing off what was owed.
-fn watch(child: &mut Child, report: &mut Report, owed: &mut Vec<&str>) -> Result<()> {
+fn watch(child: &mut Child, report: &mut Report, tries: &mut Tries<'_>) -> Result<Ended> {
     let events = event_stream(child)?;
     let mut deadline = BOOT_DEADLINE;
+    let mut during = None;
     loop {
         let event = match events.recv_timeout(deadline) {
             Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => bail!("no word from the node in {} s", deadline.as_secs()),
-            Err(RecvTimeoutError::Disconnected) => return Err(WentDown.into()),
+            Err(RecvTimeoutError::Timeout) => {
+                let how = format!("no word from the node in {} s", deadline.as_secs());
+                return Ok(Ended::Lost { how, during });
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let how = "the node went down".to_owned();
+                return Ok(Ended::Lost { how, during });
+            }
         };
         deadline = SILENCE_DEADLINE;
         match event {
             Event::Up => progress("the node is up"),
             Event::Step { what } => progress(what),
             Event::Unprepared { error } => bail!("the node could not be prepared: {error}"),
-            Event::Started { scenario } => progress(format!("{GROUP} {scenario}")),
+            Event::Started { scenario } => {
+                progress(format!("{GROUP} {scenario}"));
+                during = Some(scenario);
+            }
             Event::Line { text } => println!("    {text}"),
             Event::Finished {
                 scenario,
                 outcome,
                 took,
             } => {
-                owed.retain(|name| *name != scenario);
-                report.record(GROUP, &scenario, outcome, Some(took));
+                during = None;
+                tries.finished(report, &scenario, outcome, Some(took));
             }
-            Event::Done => return Ok(()),
+            Event::Done => return Ok(Ended::Done),
         }
     }
 }

@@ -5,13 +5,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::prepare::prepare;
-use crate::lab::events::{Event, PORT, REQUEST, Request};
+use crate::lab::events::{Asked, Event, PORT, REQUEST, Request};
 use crate::lab::scenarios;
+use crate::report::Outcome;
 
 pub(crate) const PAYLOAD: &str = "/payload";
 pub(crate) const RESULTS: &str = "/results";
@@ -66,6 +67,7 @@ fn send(port: &Mutex<File>, event: &Event) {
 
 /// Runs to the end of the request. Failures of scenarios are events, not errors.
 pub(crate) fn run() -> Result<()> {
+    let begun = Instant::now();
     let request: Request = serde_json::from_slice(&fs::read(Path::new(PAYLOAD).join(REQUEST))?)?;
     let port = OpenOptions::new()
         .write(true)
@@ -82,10 +84,19 @@ pub(crate) fn run() -> Result<()> {
         });
         return Err(error);
     }
-    for name in request.scenarios {
+    for Asked { name, within } in request.scenarios {
         let Some(scenario) = scenarios::find(&name) else {
             continue;
         };
+        if within.is_some_and(|within| begun.elapsed() >= within) {
+            let reason = format!("the time of --within was over: `cargo e2e lab {name}` runs it");
+            lab.tell(&Event::Finished {
+                scenario: name,
+                outcome: Outcome::Skipped(reason),
+                took: Duration::ZERO,
+            });
+            continue;
+        }
         lab.tell(&Event::Started {
             scenario: name.clone(),
         });

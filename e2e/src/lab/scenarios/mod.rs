@@ -30,8 +30,8 @@ mod vmi;
 use crate::lab::node::Lab;
 use crate::report::Scenario;
 
-/// In the order in which they run: the lab itself first, so that a lab that is broken is not taken for a launcher that is.
-pub(crate) const ALL: &[Scenario<Lab>] = &[
+/// One or two for each capability. The lab itself first, so that a lab that is broken is not taken for a launcher that is.
+const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "bare_guest_boots_and_powers_off",
         run: bare::guest_boots_and_powers_off,
@@ -45,16 +45,60 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: masquerade::dual_stack,
     },
     Scenario {
+        name: "bridge_dual_stack_killed_and_taken_down",
+        run: bridge::dual_stack,
+    },
+    Scenario {
+        name: "passt_dual_stack_without_a_capability",
+        run: passt::dual_stack,
+    },
+    Scenario {
+        name: "sriov_guest_reaches_the_physical_function",
+        run: sriov::reaches_the_physical_function,
+    },
+    Scenario {
+        name: "migration_masquerade_with_tls",
+        run: migration::masquerade_with_tls,
+    },
+    Scenario {
+        name: "migration_bridge_on_a_shared_network",
+        run: migration_network::bridge_on_a_shared_network,
+    },
+    Scenario {
+        name: "migration_passt_to_other_addresses",
+        run: migration_passt::to_other_addresses,
+    },
+    Scenario {
+        name: "migration_sriov_with_the_targets_own_vf",
+        run: migration_sriov::moves,
+    },
+    Scenario {
+        name: "plugin_tap_a_macvtap",
+        run: plugins::macvtap,
+    },
+    Scenario {
+        name: "sidecar_gives_a_vhost_user_nic",
+        run: sidecar::vhost_user,
+    },
+    Scenario {
+        name: "disks_of_every_source_and_a_kill",
+        run: disks::every_source,
+    },
+    Scenario {
+        name: "devices_host_functions_shared_file_systems_and_vsock",
+        run: devices::all,
+    },
+];
+
+/// What else there is to each of them.
+const MORE: &[Scenario<Lab>] = &[
+    Scenario {
         name: "masquerade_listed_ports_only",
         run: masquerade::listed_ports_only,
     },
     Scenario {
         name: "masquerade_two_cpus_multi_queue",
         run: masquerade::multi_queue,
-    },
-    Scenario {
-        name: "bridge_dual_stack_killed_and_taken_down",
-        run: bridge::dual_stack,
     },
     Scenario {
         name: "bridge_two_cpus_multi_queue",
@@ -71,10 +115,6 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "masquerade_and_bridge_on_a_secondary_network_by_cni",
         run: secondary::masquerade_and_bridge,
-    },
-    Scenario {
-        name: "passt_dual_stack_without_a_capability",
-        run: passt::dual_stack,
     },
     Scenario {
         name: "passt_killed_lease_released_and_rebooted",
@@ -97,10 +137,6 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: passt::without_user_namespace,
     },
     Scenario {
-        name: "sriov_guest_reaches_the_physical_function",
-        run: sriov::reaches_the_physical_function,
-    },
-    Scenario {
         name: "sriov_two_guests_reach_one_another",
         run: sriov::two_guests,
     },
@@ -119,18 +155,6 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
     Scenario {
         name: "sriov_what_is_unfit_is_said_and_nothing_touched",
         run: sriov_unfit::each_thing,
-    },
-    Scenario {
-        name: "disks_of_every_source_and_a_kill",
-        run: disks::every_source,
-    },
-    Scenario {
-        name: "devices_host_functions_shared_file_systems_and_vsock",
-        run: devices::all,
-    },
-    Scenario {
-        name: "plugin_tap_a_macvtap",
-        run: plugins::macvtap,
     },
     Scenario {
         name: "plugin_tap_by_a_cni_plugin",
@@ -169,10 +193,6 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: privileges::init_container,
     },
     Scenario {
-        name: "sidecar_gives_a_vhost_user_nic",
-        run: sidecar::vhost_user,
-    },
-    Scenario {
         name: "sidecar_killed_is_reported",
         run: sidecar::killed,
     },
@@ -181,16 +201,8 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: sidecar::lies,
     },
     Scenario {
-        name: "migration_masquerade_with_tls",
-        run: migration::masquerade_with_tls,
-    },
-    Scenario {
         name: "migration_wrong_certificate_and_plain_tcp",
         run: migration::wrong_certificate,
-    },
-    Scenario {
-        name: "migration_passt_to_other_addresses",
-        run: migration_passt::to_other_addresses,
     },
     Scenario {
         name: "migration_passt_that_fails",
@@ -205,20 +217,12 @@ pub(crate) const ALL: &[Scenario<Lab>] = &[
         run: migration_network::masquerade_at_the_same_address,
     },
     Scenario {
-        name: "migration_bridge_on_a_shared_network",
-        run: migration_network::bridge_on_a_shared_network,
-    },
-    Scenario {
         name: "migration_bridge_on_the_pod_network",
         run: migration_network::bridge_on_the_pod_network,
     },
     Scenario {
         name: "migration_cut_and_killed_in_the_middle",
         run: migration_faults::each,
-    },
-    Scenario {
-        name: "migration_sriov_with_the_targets_own_vf",
-        run: migration_sriov::moves,
     },
     Scenario {
         name: "migration_sriov_guest_that_refuses",
@@ -278,9 +282,13 @@ pub(crate) const BLACKOUT: &Scenario<Lab> = &Scenario {
     run: blackout::compare,
 };
 
+/// All but those that have to be named, in the order in which they run: where time is short, the last ones are left out.
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario<Lab>> {
+    CORE.iter().chain(DEBIAN).chain(MORE)
+}
+
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
-    ALL.iter()
-        .chain(DEBIAN)
+    all()
         .chain(NAMED)
         .chain([DEMO, BENCH, BLACKOUT])
         .find(|scenario| scenario.name == name)
