@@ -205,7 +205,9 @@ impl Vmm {
         let ends = self.vcpu_ends.clone();
         thread::Builder::new()
             .name("vcpu0".to_owned())
-            .spawn(move || drop(ends.wait()))
+            .spawn(move || {
+                ends.wait();
+            })
             .map_err(|error| Refused::new(500, "The VM could not boot", error.to_string()))?;
         self.events.emit("vm", "booted");
         if let Some(delay) = self.script.reboot_after_ms {
