@@ -144,9 +144,10 @@ impl Vmm {
         let mut answers = BufReader::new(stream.try_clone()?);
         let mut ask = |step: Step, payload: &str| -> Result<()> {
             self.fault(step)?;
-            // In one piece, as cloud-hypervisor writes its instructions: a source that is stopped has sent all of it or none.
-            let instruction = format!("{} {}\n{payload}", step.word(), payload.len());
-            (&stream).write_all(instruction.as_bytes())?;
+            // In pieces, as cloud-hypervisor writes its requests, and with Nagle's algorithm on. The last instruction has
+            // no payload and is one piece: a source that is stopped has sent all of it or none.
+            (&stream).write_all(format!("{} {}\n", step.word(), payload.len()).as_bytes())?;
+            (&stream).write_all(payload.as_bytes())?;
             let mut answer = String::new();
             answers.read_line(&mut answer)?;
             ensure!(
