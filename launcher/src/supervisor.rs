@@ -37,6 +37,7 @@ use crate::privileges;
 use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::{DeviceConfig, VmConfig};
+use crate::vmm::log::Log;
 use crate::vmm::process::{self, Vmm};
 
 /// KubeVirt presses the power button every five seconds, and so do guests' firmware and init expect it.
@@ -202,6 +203,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         api,
         events,
         console,
+        log,
     } = vmm;
     let mut job = job;
     // Before the VMM is told of them.
@@ -233,6 +235,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let shares = (job.shared.virtiofsd.clone(), shares);
     let (lost, mut given_up) = mpsc::channel(1);
     let console = console::pump(console, &job.directory);
+    let log = Log::pass_on(log);
     let (send, mut receive) = mpsc::channel(16);
     let (tell, mut told) = mpsc::channel(16);
     let (arrive, mut arrivals) = mpsc::channel(64);
@@ -280,6 +283,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         child: Some(child),
         api,
         events,
+        log,
         state: State::Starting,
         board: Board::new(&job.directory, job.identity.clone(), job.nics.clone()),
         outgoing: None,

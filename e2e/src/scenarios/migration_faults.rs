@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -11,11 +12,11 @@ use serde_json::Value;
 
 use super::Context;
 use super::migration::{PATIENCE, Pair, SOON, explain, hawser, quick, runs};
-use super::running::expect_exit;
+use super::running::{expect_exit, processes};
 use crate::pods::{Pod, vmi};
 use crate::process::{Process, until};
 use crate::report::Scenario;
-use crate::standin_script::{Fault, Script, Step};
+use crate::standin_script::{Fault, GuestEnd, Script, Step};
 
 pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
@@ -25,6 +26,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "the source's VMM fails or dies, at each step",
         run: source_vmm,
+    },
+    Scenario {
+        name: "the guest itself ends while it moves",
+        run: guest_ends,
     },
     Scenario {
         name: "the target's VMM hangs",
@@ -151,6 +156,60 @@ fn source_vmm(context: &Context) -> Result<()> {
         };
         explain(&pair, "", result)
     })
+}
+
+/// Its end is its end at the source, with the exit code that it has outside a migration where cloud-hypervisor lets it
+/// have one. Rounds without end: cloud-hypervisor does not get to find out by itself.
+fn guest_ends(context: &Context) -> Result<()> {
+    let endless = (40_000, "rounds without end");
+    let few = (2, "few rounds");
+    let mut cases = Vec::new();
+    for (end, code, word) in [
+        (GuestEnd::PowerOff, 0, "the guest has shut down"),
+        (GuestEnd::Reboot, 6, "crashed or rebooted"),
+        (GuestEnd::TripleFault, 6, "crashed or rebooted"),
+        (GuestEnd::VcpuError, 6, "a vCPU of the guest's ended"),
+    ] {
+        for (rounds, name) in [endless, few] {
+            cases.push((format!("{end:?}, {name}"), (end, code, word, rounds)));
+        }
+    }
+    each(cases, |(end, code, word, rounds)| {
+        let script = Script {
+            guest_end: Some(end),
+            migration_rounds: rounds,
+            ..quick()
+        };
+        let mut pair = Pair::new(context, &script, &quick())?;
+        let moving = pair.migrate()?;
+        let result = ended(&mut pair, moving, code, word);
+        explain(&pair, "", result)
+    })
+}
+
+fn ended(pair: &mut Pair, mut moving: Process, code: i32, word: &str) -> Result<()> {
+    // The longest that a silent VMM is borne with, and then some.
+    let migrate = moving.wait_exit(Duration::from_secs(20))?.code().unwrap_or(-1);
+    expect_exit(migrate, 9, &moving)?;
+    ensure!(
+        moving.stderr().contains("has come to its end here") && moving.stderr().contains(word),
+        "not said why:\n{}",
+        moving.transcript()
+    );
+    let source = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(source, code, &pair.source)?;
+    pair.target_has_gone(9)?;
+    // Of a guest that powers off cloud-hypervisor says nothing: the target hears of the transfer's end first.
+    ensure!(
+        code == 0 || pair.target.stderr().contains(word),
+        "the target does not know why:\n{}",
+        pair.target.transcript()
+    );
+    // It has not been given away: a container that is started again starts it again.
+    let note = std::fs::read_to_string(pair.from.path("state/vmm/status.json"))?;
+    ensure!(!note.contains("handedOverTo"), "noted as given away: {note}");
+    ensure!(processes(&pair.from)?.is_empty(), "left at the source");
+    Ok(())
 }
 
 fn target_hangs(context: &Context) -> Result<()> {

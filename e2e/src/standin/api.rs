@@ -142,6 +142,7 @@ impl Read for Receiving<'_> {
 fn answer(stream: &UnixStream, vmm: &Arc<Vmm>, request: Request) -> Result<()> {
     let name = request.path.strip_prefix("/api/v1/").unwrap_or_default();
     vmm.script.stamp(name);
+    vmm.listen_or_hang();
     if vmm.script.hang.iter().any(|hanging| hanging == name) {
         loop {
             thread::park();

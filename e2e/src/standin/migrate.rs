@@ -4,11 +4,24 @@
 //! requests and answers alternate; the target has threads of vCPUs before it answers `state`, and runs its guest on
 //! `complete` before it answers that; a source whose connection breaks closes it, then resumes its guest. The event
 //! `restored` comes late, after the answer: the real one has another thread write its events, and now and then that
-//! thread is slower. What is not as there: TLS. The certificates are only looked at.
+//! thread is slower.
+//!
+//! What becomes of a guest that ends in the middle is as cloud-hypervisor 53 was read (`control_loop`, `vm_reboot`,
+//! `vm_delete` in vmm/src/lib.rs, the vCPUs' loop and `pause` in vmm/src/cpu.rs), and as it was seen to do with a guest
+//! of a few instructions. The control loop does not have the VM, so each end is an error that ends the loop, and the rest
+//! of the process waits for the thread that sends: no request is answered, and SIGTERM changes nothing. A reboot and a
+//! triple fault are told as `rebooting` before that. The thread goes on sending until it pauses the guest. A vCPU that
+//! powers off or reboots waits for the loop and does not answer: after a second the transfer fails, and the process
+//! prints why and ends with 1. The thread of one that a triple fault or an error has ended is gone, and is waited for
+//! without end, whatever the connection does. Where the connection breaks before that, the transfer fails at once, and
+//! the process ends with 1.
+//!
+//! What is not as there: TLS. The certificates are only looked at.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 use std::{fs, process, thread};
@@ -17,11 +30,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::config::VmConfig;
-use super::script::{Fault, Step};
+use super::script::{Fault, GuestEnd, Step};
 use super::vm::{Refused, Vmm, lock};
 
 /// How much later the event `restored` is than the answer that it belongs before.
 const LATE: Duration = Duration::from_millis(50);
+/// For a vCPU to say that it stands still.
+const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +130,7 @@ impl Vmm {
                 Err(error) => {
                     eprintln!("standin-vmm: migration: {error:#}");
                     vmm.events.emit("vm", "migration-failed");
+                    vmm.end_without_loop();
                     vmm.resume_here();
                 }
             }
@@ -128,9 +144,10 @@ impl Vmm {
         let mut answers = BufReader::new(stream.try_clone()?);
         let mut ask = |step: Step, payload: &str| -> Result<()> {
             self.fault(step)?;
-            // In one piece, as cloud-hypervisor writes its instructions: a source that is stopped has sent all of it or none.
-            let instruction = format!("{} {}\n{payload}", step.word(), payload.len());
-            (&stream).write_all(instruction.as_bytes())?;
+            // In pieces, as cloud-hypervisor writes its requests, and with Nagle's algorithm on. The last instruction has
+            // no payload and is one piece: a source that is stopped has sent all of it or none.
+            (&stream).write_all(format!("{} {}\n", step.word(), payload.len()).as_bytes())?;
+            (&stream).write_all(payload.as_bytes())?;
             let mut answer = String::new();
             answers.read_line(&mut answer)?;
             ensure!(
@@ -148,15 +165,68 @@ impl Vmm {
             ask(Step::Memory, &block)?;
             self.events
                 .emit_with("vm", "migration-memory-iteration", "id", &round.to_string());
+            if round == 0
+                && let Some(end) = self.script.guest_end
+            {
+                self.guest_ends(end);
+            }
             thread::sleep(Duration::from_millis(self.script.migration_round_ms));
         }
         self.events.emit("vm", "pausing");
+        self.pause()?;
         lock(&self.state).running = None;
         println!("standin-vmm: the guest is paused");
         self.events.emit("vm", "paused");
         ask(Step::Memory, &block)?;
         ask(Step::State, "{}")?;
         ask(Step::Complete, "")
+    }
+
+    fn guest_ends(&self, end: GuestEnd) {
+        if matches!(end, GuestEnd::Reboot | GuestEnd::TripleFault) {
+            self.events.emit("vm", "rebooting");
+        }
+        self.deaf.store(true, Ordering::SeqCst);
+        if matches!(end, GuestEnd::TripleFault | GuestEnd::VcpuError) {
+            self.vcpu_ends.wait();
+        }
+        println!("standin-vmm: the guest has ended");
+    }
+
+    /// Waits for each vCPU to stand still.
+    fn pause(&self) -> Result<()> {
+        match self.script.guest_end {
+            None => Ok(()),
+            Some(GuestEnd::PowerOff | GuestEnd::Reboot) => {
+                thread::sleep(ACKNOWLEDGE);
+                bail!("a vCPU does not answer")
+            }
+            Some(GuestEnd::TripleFault | GuestEnd::VcpuError) => loop {
+                thread::park();
+            },
+        }
+    }
+
+    /// Without its control loop, the process ends as soon as the thread that sends does.
+    fn end_without_loop(&self) {
+        if !self.deaf.load(Ordering::SeqCst) {
+            return;
+        }
+        let what = match self.script.guest_end {
+            Some(GuestEnd::Reboot | GuestEnd::TripleFault) => "Error rebooting VM",
+            _ => "Error shutting down VMM",
+        };
+        eprintln!(
+            "Error: Cloud Hypervisor exited with the following chain of errors:\n  0: VMM thread exited with error\n  1: {what}\n  \
+             2: VM is currently migrating and can't be modified"
+        );
+        process::exit(1)
+    }
+
+    pub(crate) fn listen_or_hang(&self) {
+        while self.deaf.load(Ordering::SeqCst) {
+            thread::park();
+        }
     }
 
     fn resume_here(self: &Arc<Self>) {

@@ -124,6 +124,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         thread::spawn(move || {
             // An error would only mean that the mask was changed, which nobody does.
             let _ = term.wait();
+            vmm.listen_or_hang();
             vmm.exit_as_guest_shutdown()
         });
     }

@@ -40,6 +40,20 @@ pub(crate) struct Script {
     pub(crate) migration_round_ms: u64,
     /// At which step of a live migration what goes wrong: a source before it takes the step, a target on it.
     pub(crate) migration_fault: Option<(Step, Fault)>,
+    /// What the guest does in the middle of a live migration: after the first round over its memory.
+    pub(crate) guest_end: Option<GuestEnd>,
+}
+
+/// Ends that a guest may come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum GuestEnd {
+    PowerOff,
+    Reboot,
+    /// Its kernel crashed.
+    TripleFault,
+    /// KVM cannot go on with a vCPU.
+    VcpuError,
 }
 
 /// Steps of a live migration as the VMMs take them.

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, process};
@@ -122,6 +122,10 @@ impl Drop for RunningNic {
 #[derive(Debug)]
 pub(crate) struct Vmm {
     pub(crate) script: Arc<Script>,
+    /// The control loop has ended: no request is answered any more, and SIGTERM ends nothing.
+    pub(super) deaf: AtomicBool,
+    /// The thread of the guest's vCPU is to end.
+    pub(super) vcpu_ends: Arc<Barrier>,
     pub(super) events: Events,
     pub(super) state: Mutex<State>,
 }
@@ -131,6 +135,8 @@ impl Vmm {
         Self {
             script,
             events,
+            deaf: AtomicBool::new(false),
+            vcpu_ends: Arc::new(Barrier::new(2)),
             state: Mutex::default(),
         }
     }
@@ -196,6 +202,13 @@ impl Vmm {
             .start(&config)
             .map_err(|error| Refused::new(500, "The VM could not boot", format!("{error:#}")))?;
         state.running = Some(running);
+        let ends = self.vcpu_ends.clone();
+        thread::Builder::new()
+            .name("vcpu0".to_owned())
+            .spawn(move || {
+                ends.wait();
+            })
+            .map_err(|error| Refused::new(500, "The VM could not boot", error.to_string()))?;
         self.events.emit("vm", "booted");
         if let Some(delay) = self.script.reboot_after_ms {
             let vmm = self.clone();

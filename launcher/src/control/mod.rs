@@ -64,7 +64,8 @@ pub(crate) enum Answer {
     },
 }
 
-/// A question, and where its answers go; the line ends when this is dropped.
+/// A question, and where its answers go; the line ends when this is dropped, or with [`Answer::Ended`], upon which this
+/// is closed.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) request: Request,
@@ -129,9 +130,13 @@ where
         }
     }
     while let Some(answer) = come.recv().await {
+        let last = matches!(answer, Answer::Ended { .. });
         let mut line = serde_json::to_vec(&answer).map_err(io::Error::other)?;
         line.push(b'\n');
         writing.write_all(&line).await?;
+        if last {
+            break;
+        }
     }
     writing.shutdown().await
 }

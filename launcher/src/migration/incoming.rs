@@ -185,7 +185,7 @@ impl Incoming {
                 self.on(Event::Commit, None, api, board)
             }
             Message::Abort { why } if self.peer == Some(channel) => self.on(
-                Event::Abort(format!("the source keeps the guest: {why}")),
+                Event::Abort(format!("the source gave up: {why}")),
                 None,
                 api,
                 board,

@@ -19,6 +19,7 @@ mod outgoing;
 mod relay;
 mod source;
 mod target;
+mod watch;
 
 #[cfg(test)]
 mod model;
@@ -35,7 +36,7 @@ pub(crate) use disks::{describe as describe_disks, readonly as readonly_disks};
 pub(crate) use functions::{Functions, Request as FunctionRequest, perform};
 pub(crate) use incoming::{Arrival, End, Incoming, Listener};
 pub(crate) use one_time::{directory as tls_directory, make_directory as make_tls_directory};
-pub(crate) use outgoing::{Hands, Outgoing, Told};
+pub(crate) use outgoing::{Hands, Outgoing, REBOOTS, Told};
 pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
 

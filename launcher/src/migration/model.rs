@@ -69,6 +69,10 @@ struct World {
     memory: bool,
     /// The VMM here has failed, and its launcher has not heard it.
     failure_unheard: bool,
+    /// The guest has come to its end here, and the launcher has not heard it. The VMM does nothing any more.
+    end_unheard: bool,
+    /// It has, at whatever time.
+    guest_ended: bool,
     /// The order to run is at the target's relay.
     order: bool,
     released: bool,
@@ -95,6 +99,8 @@ impl World {
             channel: true,
             memory: false,
             failure_unheard: false,
+            end_unheard: false,
+            guest_ended: false,
             order: false,
             released: false,
             hold_armed: false,
@@ -259,7 +265,8 @@ impl World {
                 add("lets go of its VF late", world);
             }
         }
-        if self.adding && self.source_alive {
+        // A VMM whose guest has ended does not answer.
+        if self.adding && self.source_alive && self.here != Vmm::Dead {
             let mut world = here.clone();
             world.adding = false;
             if world.vf == Vf::Out {
@@ -291,6 +298,11 @@ impl World {
             let mut world = here.clone();
             world.failure_unheard = false;
             add("failure heard", world.source_on(Src::TransferFailed(Self::why())));
+        }
+        if self.end_unheard && self.source_alive {
+            let mut world = here.clone();
+            world.end_unheard = false;
+            add("end heard", world.source_on(Src::GuestEnded(Self::why())));
         }
         // Timers.
         if self.source == source::State::Detaching && self.source_alive {
@@ -367,6 +379,13 @@ impl World {
             world.cut_memory();
             add("target's VMM dies", world.target_on(Tgt::VmmFailed(Self::why())));
         }
+        if self.source_alive && matches!(self.here, Vmm::Runs | Vmm::Paused) {
+            let mut world = less.clone();
+            world.here = Vmm::Dead;
+            world.end_unheard = true;
+            world.guest_ended = true;
+            add("the guest ends", world);
+        }
         if self.source_alive {
             add("cancelled", less.clone().source_on(Src::Cancel(Self::why())));
         }
@@ -401,9 +420,15 @@ impl World {
             "somebody waits for ever: {self:#?}"
         );
         match &self.source {
+            // It may have ended since, as any guest may.
+            source::State::Ended(Left::StaysHere { .. }) if self.guest_ended => {}
             source::State::Ended(Left::StaysHere { .. }) if self.source_alive => {
                 assert!(runs_here, "it was to stay: {self:#?}");
                 assert_ne!(self.vf, Vf::Out, "it stays without its VF: {self:#?}");
+            }
+            source::State::Ended(Left::EndedHere { .. }) => {
+                assert_eq!(self.here, Vmm::Dead, "it was to have ended: {self:#?}");
+                assert!(!runs_there, "it has not been given away: {self:#?}");
             }
             source::State::Ended(Left::Migrated) if self.source_alive => {
                 // It may have failed there since, as any guest may; its own launcher says so.
@@ -478,6 +503,8 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
             "source killed",
             "target killed",
             "target's VMM dies",
+            "the guest ends",
+            "end heard",
             "cancelled",
             "target stopped",
             "asks again",
@@ -490,6 +517,24 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
             );
         }
     }
+}
+
+#[test]
+fn the_end_of_a_guest_that_was_given_away_is_not_the_sources_to_judge() {
+    let sending = source::State::Sending;
+    let (ended, said) = sending.on(Src::GuestEnded("crashed".into()));
+    assert_eq!(
+        ended,
+        source::State::Ended(Left::EndedHere {
+            why: "crashed".into()
+        })
+    );
+    assert!(!ended.is_committed() && said.contains(&Out::SendAbort("crashed".into())));
+    let committed = source::State::Committed;
+    assert_eq!(
+        committed.clone().on(Src::GuestEnded(World::why())),
+        (committed, vec![])
+    );
 }
 
 /// The relay does not let it happen. If a VMM of another make ran the guest without being told, one guest is left all

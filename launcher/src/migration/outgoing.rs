@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::process::Child;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::channel::{self, Address, Security, Stream};
 use super::describe::Description;
@@ -16,11 +16,13 @@ use super::message::{Message, Prepare, VERSION};
 use super::one_time;
 use super::relay::{MEETING, SourceRelay};
 use super::source::{Action, Ending, Event, State};
+use super::watch::watch;
 use crate::control::{Answer, Board, Order};
 use crate::error::chain;
 use crate::lifecycle::Outcome;
 use crate::vmm::api::{Api, SendMigration};
 use crate::vmm::events::{Events, VmmEvent};
+use crate::vmm::{process, threads};
 
 /// For the target to compare, and to have its VMM listen.
 const PREPARE: Duration = Duration::from_secs(30);
@@ -33,6 +35,14 @@ const PAUSE: Duration = Duration::from_secs(20);
 /// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
 const DOUBT: Duration = Duration::from_secs(60);
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
+/// For whoever asked to hear how it ended.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+/// For a VMM whose transfer has failed to take orders for the guest again.
+const RECOVER: Duration = Duration::from_secs(30);
+pub(crate) const REBOOTS: &str =
+    "the guest crashed or rebooted while it moved, and cloud-hypervisor cannot start it anew then";
+const VCPU_ENDED: &str =
+    "a vCPU of the guest's ended while it moved, and cloud-hypervisor does not answer any more";
 
 /// What comes back from tasks.
 pub(crate) enum Told {
@@ -40,6 +50,10 @@ pub(crate) enum Told {
     /// The number tells a channel from the one before.
     Heard(u32, Heard),
     Event(Event),
+    /// The VMM has lost a vCPU's thread, and is silent.
+    VcpuEnded,
+    /// The VMM answers.
+    Answered,
     /// Of the supervisor's: a VF was added or asked for.
     Function(Done),
 }
@@ -66,6 +80,15 @@ pub(crate) struct Outgoing {
     channels: u32,
     relay: Option<SourceRelay>,
     times: Times,
+    /// The VMM has lent the guest to the transfer.
+    lent: bool,
+    /// The guest has begun to start anew, and has not yet.
+    rebooting: bool,
+    /// The VMM has answered since its transfer failed.
+    answered: bool,
+    watch: Option<AbortHandle>,
+    /// Of the guest, before it is lent.
+    vcpus: usize,
     tasks: JoinSet<()>,
     answers: mpsc::UnboundedSender<Answer>,
     tell: mpsc::Sender<Told>,
@@ -135,6 +158,11 @@ impl Outgoing {
             channels: 0,
             relay: None,
             times: Times::default(),
+            lent: false,
+            rebooting: false,
+            answered: false,
+            watch: None,
+            vcpus: 0,
             tasks: JoinSet::new(),
             answers,
             tell,
@@ -153,9 +181,12 @@ impl Outgoing {
         let why = match &self.state {
             State::Cancelling { why }
             | State::Attaching { why }
-            | State::Ended(Ending::StaysHere { why } | Ending::LostThere { why } | Ending::InDoubt { why }) => {
-                Some(why.as_str())
-            }
+            | State::Ended(
+                Ending::StaysHere { why }
+                | Ending::EndedHere { why }
+                | Ending::LostThere { why }
+                | Ending::InDoubt { why },
+            ) => Some(why.as_str()),
             _ => None,
         };
         board.migration("out", &self.address.to_string(), self.state.name(), why);
@@ -184,7 +215,17 @@ impl Outgoing {
     pub(crate) async fn told(&mut self, told: Told, hands: &mut Hands<'_>) -> Option<Outcome> {
         let event = match told {
             Told::Event(event) => event,
-            Told::Function(done) => hands.functions.done(done)?,
+            Told::Function(done) => match hands.functions.done(done)? {
+                Event::Attached => self.attached(hands.functions)?,
+                event => event,
+            },
+            Told::Answered => {
+                self.answered = true;
+                self.attached(hands.functions)?
+            }
+            // Otherwise it was starting anew, as it may.
+            Told::VcpuEnded if self.lent => Event::GuestEnded(VCPU_ENDED.to_owned()),
+            Told::VcpuEnded => return None,
             Told::Connected(stream) => {
                 self.channels = self.channels.wrapping_add(1);
                 let (channel, tell) = (self.channels, self.tell.clone());
@@ -230,16 +271,44 @@ impl Outgoing {
     /// What cloud-hypervisor says of itself.
     pub(crate) async fn vmm(&mut self, event: &VmmEvent, hands: &mut Hands<'_>) -> Option<Outcome> {
         match event.event.as_str() {
+            "migration-started" => {
+                self.lent = true;
+                if self.rebooting {
+                    return self.on(Event::GuestEnded(REBOOTS.to_owned()), hands).await;
+                }
+                let vmm = process::id(hands.child)?;
+                self.watch =
+                    Some(
+                        self.tasks
+                            .spawn(watch(vmm, self.vcpus, hands.api.clone(), self.tell.clone())),
+                    );
+                None
+            }
+            // Before the VM is lent, and after that, it starts anew as ever.
+            "rebooting" => {
+                self.rebooting = true;
+                if !self.lent {
+                    return None;
+                }
+                self.on(Event::GuestEnded(REBOOTS.to_owned()), hands).await
+            }
             "migration-failed" => {
+                self.lent = false;
                 let why = "cloud-hypervisor's transfer failed; its log says why".to_owned();
                 self.on(Event::TransferFailed(why), hands).await
             }
             "migration-finished" => self.on(Event::TransferFinished, hands).await,
-            "device-removed" | "rebooted" if hands.functions.are_out() => {
+            "device-removed" | "rebooted" => {
+                self.rebooting &= event.event != "rebooted";
+                if !hands.functions.are_out() {
+                    return None;
+                }
                 self.on(Event::Detached, hands).await
             }
             "paused" => {
                 self.times.paused = Some(Instant::now());
+                // A guest that stands still does not end.
+                self.unwatch();
                 let why = format!("the target did not take the guest within {} s", PAUSE.as_secs());
                 self.later(PAUSE, Event::Cancel(why));
                 self.progress("sending", "the guest is paused, its last memory goes over".into());
@@ -300,11 +369,8 @@ impl Outgoing {
                 self.later(DETACH, Event::NotDetached(why));
             }
             Action::Attach => {
-                let requests = hands.functions.attach();
-                if hands.functions.are_settled() {
-                    return Some(Event::Attached);
-                }
-                functions::perform(requests, hands.api, &self.tell);
+                self.recover(hands.api);
+                functions::perform(hands.functions.attach(), hands.api, &self.tell);
             }
             Action::Transfer => return self.transfer(hands).await,
             Action::CutTransfer => self.relay = None,
@@ -338,6 +404,34 @@ impl Outgoing {
         None
     }
 
+    /// A VMM whose transfer has failed has the guest again if it answers. One whose guest has ended meanwhile does not,
+    /// and its process is about to end.
+    fn recover(&mut self, api: &Api) {
+        self.unwatch();
+        let (api, tell) = (api.clone(), self.tell.clone());
+        self.tasks.spawn(async move {
+            let end = Instant::now() + RECOVER;
+            while let Err(error) = api.ping().await {
+                if Instant::now() >= end {
+                    tracing::error!("cloud-hypervisor does not answer: {}", chain(&error));
+                    break;
+                }
+                tokio::time::sleep(BETWEEN_QUESTIONS).await;
+            }
+            let _ = tell.send(Told::Answered).await;
+        });
+    }
+
+    fn unwatch(&mut self) {
+        if let Some(watch) = self.watch.take() {
+            watch.abort();
+        }
+    }
+
+    fn attached(&self, functions: &Functions) -> Option<Event> {
+        (self.answered && functions.are_settled()).then_some(Event::Attached)
+    }
+
     fn commit(&self) -> Message {
         Message::Commit {
             id: self.prepare.id.clone(),
@@ -347,6 +441,7 @@ impl Outgoing {
     async fn transfer(&mut self, hands: &mut Hands<'_>) -> Option<Event> {
         let to = self.address.to_string();
         self.times.began = Some(Instant::now());
+        self.vcpus = process::id(hands.child).map_or(0, |vmm| threads::vcpus(vmm).unwrap_or(0));
         let started = match SourceRelay::start(self.address.clone(), self.prepare.id.clone()).await {
             Ok(relay) => {
                 self.relay = Some(relay);
@@ -391,6 +486,9 @@ impl Outgoing {
         if has_said(&["migration-finished"]) {
             return Event::TransferFinished;
         }
+        if has_said(&["rebooting"]) {
+            return Event::GuestEnded(REBOOTS.to_owned());
+        }
         let hung_up = self.relay.as_ref().is_none_or(SourceRelay::is_hung_up);
         if hung_up || has_said(&["migration-failed", "resuming"]) {
             return Event::Fenced { failed: true };
@@ -430,6 +528,7 @@ impl Outgoing {
         let to = self.address.to_string();
         match &self.state {
             State::Ended(Ending::Migrated) => Some(Outcome::Migrated(to)),
+            State::Ended(Ending::EndedHere { why }) => Some(Outcome::Failed(why.clone())),
             State::Ended(Ending::LostThere { why }) => Some(Outcome::HandedOver(format!(
                 "given to {to}, and failed there: {why}"
             ))),
@@ -452,6 +551,10 @@ impl Outgoing {
                 tracing::warn!("migration: the guest stays here: {why}");
                 format!("the guest stays here: {why}")
             }
+            State::Ended(Ending::EndedHere { why }) => {
+                board.take_back();
+                format!("the guest has not moved, and has come to its end here: {why}")
+            }
             State::Ended(Ending::Migrated) => {
                 let text = format!("the guest runs at {}{}", self.address, self.times.text());
                 tracing::info!("migration: {text}");
@@ -470,5 +573,7 @@ impl Outgoing {
         if let Some(link) = self.link {
             link.finish().await;
         }
+        // This process may be about to end.
+        let _ = tokio::time::timeout(LAST_ANSWER, self.answers.closed()).await;
     }
 }

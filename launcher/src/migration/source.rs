@@ -33,6 +33,8 @@ pub(crate) enum State {
 pub(crate) enum Ending {
     /// The guest runs here, as if nothing had been.
     StaysHere { why: String },
+    /// It has come to its end here, by itself, before it was given away.
+    EndedHere { why: String },
     /// It runs there.
     Migrated,
     /// It was given away, and failed there.
@@ -61,6 +63,8 @@ pub(crate) enum Event {
     CannotFence(String),
     /// The VMM has given up and has the guest again.
     TransferFailed(String),
+    /// The guest has come to its end here, or the VMM has.
+    GuestEnded(String),
     /// The VMM has given the guest away and ends.
     TransferFinished,
     Running,
@@ -187,6 +191,20 @@ impl State {
             (State::Cancelling { why }, Event::TransferFailed(_)) => (attaching(why), vec![Attach]),
             (State::Attaching { why }, Event::Attached) => (stays(why), vec![]),
 
+            // Nothing is left to move, or to go back to.
+            (
+                State::Preparing
+                | State::Detaching
+                | State::Sending
+                | State::Fencing
+                | State::Cancelling { .. }
+                | State::Attaching { .. },
+                Event::GuestEnded(why),
+            ) => (
+                State::Ended(Ending::EndedHere { why: why.clone() }),
+                vec![CutTransfer, SendAbort(why), KillVmm],
+            ),
+
             // The VMM has given the guest away, so its last word was not held back on the way. There is nothing here
             // to go back to, and the target's runs it; or, once it was told to end, does not any more.
             (State::Sending | State::Fencing | State::Cancelling { .. }, Event::TransferFinished) => {
@@ -202,7 +220,7 @@ impl State {
     pub(crate) fn is_committed(&self) -> bool {
         match self {
             State::Committed => true,
-            State::Ended(ending) => !matches!(ending, Ending::StaysHere { .. }),
+            State::Ended(ending) => !matches!(ending, Ending::StaysHere { .. } | Ending::EndedHere { .. }),
             _ => false,
         }
     }
@@ -218,6 +236,7 @@ impl State {
             State::Cancelling { .. } => "cancelling",
             State::Attaching { .. } => "attaching",
             State::Ended(Ending::StaysHere { .. }) => "failed",
+            State::Ended(Ending::EndedHere { .. }) => "guest-ended",
             State::Ended(Ending::Migrated) => "migrated",
             State::Ended(Ending::LostThere { .. }) => "lost",
             State::Ended(Ending::InDoubt { .. }) => "in-doubt",

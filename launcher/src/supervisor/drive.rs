@@ -18,6 +18,7 @@ use crate::migration::{
 use crate::passt;
 use crate::vmm::api::Api;
 use crate::vmm::events::{Events, VmmEvent};
+use crate::vmm::log::{GuestEnd, Log};
 
 /// A NIC that cloud-hypervisor has restored does not know any more that its backend can log what it writes
 /// (`VHOST_F_LOG_ALL` is not among the features that the guest has taken, which is all that it keeps).
@@ -28,6 +29,7 @@ pub(super) struct Drive {
     pub(super) child: Option<Child>,
     pub(super) api: Api,
     pub(super) events: Events,
+    pub(super) log: Log,
     pub(super) state: State,
     pub(super) board: Board,
     pub(super) outgoing: Option<Outgoing>,
@@ -117,7 +119,22 @@ impl Drive {
         match &self.outgoing {
             // The guest is not in it any more. What has become of it is about to be known.
             Some(outgoing) if outgoing.is_committed() => self.exited = Some(how),
-            _ => self.apply(Event::VmmExited(how)),
+            _ => {
+                let how = self.as_ever(how).await;
+                let why = how.clone().unwrap_or_else(|| "the guest has shut down".into());
+                self.apply(Event::VmmExited(how));
+                self.migrate(SourceEvent::GuestEnded(why)).await;
+            }
+        }
+    }
+
+    /// How the VMM would have ended had it not been sending the guest.
+    async fn as_ever(&mut self, how: Option<String>) -> Option<String> {
+        let how = how?;
+        match self.log.guest_end().await {
+            Some(GuestEnd::ShutDown) => None,
+            Some(GuestEnd::Reboot) => Some(migration::REBOOTS.to_owned()),
+            None => Some(how),
         }
     }
 
@@ -318,6 +335,7 @@ impl Drive {
             outgoing,
             incoming,
             end_servers,
+            log,
             ..
         } = self;
         drop(end_servers);
@@ -327,6 +345,7 @@ impl Drive {
         if let Some(incoming) = incoming {
             incoming.finish().await;
         }
+        log.finish().await;
         if let State::Ended(outcome) = &state {
             board.state(match outcome {
                 Outcome::ShutDown => "shut-down",

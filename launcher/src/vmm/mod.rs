@@ -4,5 +4,6 @@ pub(crate) mod api;
 pub(crate) mod config;
 mod descriptors;
 pub(crate) mod events;
+pub(crate) mod log;
 pub(crate) mod process;
 pub(crate) mod threads;

@@ -27,6 +27,8 @@ pub(crate) struct Vmm {
     pub(crate) events: Events,
     /// What the guest writes to its serial port.
     pub(crate) console: PipeReader,
+    /// What it writes to standard error.
+    pub(crate) log: PipeReader,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,7 @@ pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError>
         source,
     })?;
     let (console, console_end) = io::pipe().map_err(SpawnError::Pipe)?;
+    let (log, log_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let (events, events_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Pipe)?;
     let inherited = [listener.as_raw_fd(), events_end.as_raw_fd()];
@@ -74,7 +77,7 @@ pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError>
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(OwnedFd::from(console_end))
-        .stderr(Stdio::inherit())
+        .stderr(OwnedFd::from(log_end))
         .kill_on_drop(true);
     // SAFETY: between fork and exec only async-signal-safe calls are made: prctl and fcntl.
     unsafe {
@@ -92,6 +95,7 @@ pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError>
         api: Api::new(&path),
         events: Events::new(events),
         console,
+        log,
     })
 }
 

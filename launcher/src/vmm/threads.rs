@@ -4,12 +4,13 @@ use std::{fs, io};
 
 use nix::unistd::Pid;
 
-/// Whether there are threads of vCPUs. cloud-hypervisor names them `vcpu0`, `vcpu1`, … and waits until they all run
+/// How many threads of vCPUs there are. cloud-hypervisor names them `vcpu0`, `vcpu1`, … and waits until they all run
 /// before it goes on, on a restored guest as on a new one.
-pub(crate) fn has_vcpus(vmm: Pid) -> io::Result<bool> {
+pub(crate) fn vcpus(vmm: Pid) -> io::Result<usize> {
+    let mut vcpus = 0_usize;
     for thread in fs::read_dir(format!("/proc/{vmm}/task"))? {
         match fs::read_to_string(thread?.path().join("comm")) {
-            Ok(name) if name.starts_with("vcpu") => return Ok(true),
+            Ok(name) if name.starts_with("vcpu") => vcpus = vcpus.saturating_add(1),
             Ok(_) => {}
             // It has ended since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -17,7 +18,7 @@ pub(crate) fn has_vcpus(vmm: Pid) -> io::Result<bool> {
             Err(error) => return Err(error),
         }
     }
-    Ok(false)
+    Ok(vcpus)
 }
 
 #[cfg(test)]
@@ -30,7 +31,7 @@ mod tests {
     #[test]
     fn a_thread_of_that_name_is_seen_as_soon_as_it_runs() {
         let own = Pid::this();
-        assert!(!has_vcpus(own).unwrap());
+        assert_eq!(vcpus(own).unwrap(), 0);
         let (runs, done) = (Barrier::new(2), Barrier::new(2));
         thread::scope(|scope| {
             thread::Builder::new()
@@ -41,14 +42,14 @@ mod tests {
                 })
                 .unwrap();
             runs.wait();
-            let seen = has_vcpus(own);
+            let seen = vcpus(own);
             done.wait();
-            assert!(seen.unwrap());
+            assert_eq!(seen.unwrap(), 1);
         });
     }
 
     #[test]
     fn of_a_process_that_has_gone_nothing_is_known() {
-        assert!(has_vcpus(Pid::from_raw(i32::MAX)).is_err());
+        assert!(vcpus(Pid::from_raw(i32::MAX)).is_err());
     }
 }
