@@ -56,6 +56,8 @@ impl Node<'_> {
             .arg(root.join("usr/share/qemu"))
             .arg("-L")
             .arg(root.join("usr/share/seabios"))
+            // One processor: two guests on two emulated ones have cost nodes their kernels' memory, and scenarios are no
+            // faster with them. What is emulated by one thread cannot race.
             .args([
                 "-M",
                 "q35",
@@ -64,7 +66,7 @@ impl Node<'_> {
                 "-cpu",
                 "EPYC,+svm",
                 "-smp",
-                "2",
+                "1",
                 "-m",
                 "4G",
             ])
