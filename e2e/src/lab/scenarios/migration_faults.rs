@@ -15,6 +15,7 @@ use super::migration::{
 };
 use super::migration_network::{ip, plug};
 use crate::lab::node::Lab;
+use crate::lab::node::guest;
 use crate::lab::node::pod::{Executed, Launcher, Pod, ROOT};
 
 /// Slow enough that a transfer is disturbed in its middle: the guest's 192 MiB take most of a minute.
@@ -66,6 +67,34 @@ pub(super) fn each(lab: &Lab) -> Result<()> {
     target.expect_exit(9, NOTICE)?;
     ensure!(vmms()? == 0, "{} VMMs of a guest that is dead", vmms()?);
     compare(&clean, &to.snapshot()?)
+}
+
+/// The guest itself ends in the middle: that is its end at the source, and nobody waits for a transfer that cloud-hypervisor
+/// neither goes on with nor gives up.
+pub(super) fn guest_ends(lab: &Lab) -> Result<()> {
+    let (from, to) = two_pods(lab, "ends")?;
+    let clean = to.snapshot()?;
+    from.run(SLOW)?;
+    for (what, command, code) in [
+        ("crashes", "echo c > /proc/sysrq-trigger", 6),
+        ("powers off", "poweroff -f", 0),
+    ] {
+        let mut source = from.launch("run", ROOT)?;
+        wait_for_both_families(&source)?;
+        lab.step(format!("the guest {what}"));
+        let (mut target, mut moving) = under_way(&source, &to)?;
+        // In the background, so that the answer gets out first.
+        guest::execute(
+            from.ipv4.into(),
+            &format!("(sleep 1; {command}) > /dev/null 2>&1 &"),
+        )?;
+        moving.expect_exit(9, NOTICE).context(what)?;
+        source.expect_exit(code, NOTICE).context(what)?;
+        target.expect_exit(9, NOTICE).context(what)?;
+        ensure!(vmms()? == 0, "{} VMMs of a guest that {what}", vmms()?);
+        compare(&clean, &to.snapshot()?)?;
+    }
+    Ok(())
 }
 
 fn under_way<'a>(source: &Launcher<'_>, to: &'a Pod<'_>) -> Result<(Launcher<'a>, Executed)> {

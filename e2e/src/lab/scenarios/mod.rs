@@ -225,6 +225,10 @@ const MORE: &[Scenario<Lab>] = &[
         run: migration_faults::each,
     },
     Scenario {
+        name: "migration_guest_that_ends_in_the_middle",
+        run: migration_faults::guest_ends,
+    },
+    Scenario {
         name: "migration_sriov_guest_that_refuses",
         run: migration_sriov::refuses,
     },
