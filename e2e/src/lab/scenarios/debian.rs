@@ -113,6 +113,12 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
     let mut manifest = manifest(make);
     vmi::set(&mut manifest, "/metadata/name", json!(pod.name()));
     vmi::set(&mut manifest, "/spec/domain/firmware", json!({}));
+    // With few timers everything takes longer, going down too.
+    vmi::set(
+        &mut manifest,
+        "/spec/terminationGracePeriodSeconds",
+        json!(STAGE.as_secs()),
+    );
     with_cloud_init(&mut manifest);
     pod.set_manifest(&manifest)?;
     let mut launcher = launch(&pod, make)?;
@@ -124,7 +130,7 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
     guest::execute(pod.ipv4.into(), "ls -d /sys/firmware/efi").context("booted, but not by UEFI")?;
     has_the_network(lab, &pod, make, &BEHIND_MASQUERADE)?;
     launcher.signal("TERM")?;
-    launcher.expect_exit(0, END)
+    launcher.expect_exit(0, STAGE + END)
 }
 
 /// A disk as the only source of a system, and a NIC.
