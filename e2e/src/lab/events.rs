@@ -1,4 +1,5 @@
-//! What the node's agent tells the machine: one JSON object a line, over a virtio port.
+//! What the node's agent tells the machine, one JSON object a line, over a virtio port; and what it is told, in files of the
+//! directory of results.
 
 use std::time::Duration;
 
@@ -9,23 +10,18 @@ use crate::report::Outcome;
 /// The name of the port in the node.
 pub(crate) const PORT: &str = "hawser.events";
 
-/// The file in the payload that says what to run.
-pub(crate) const REQUEST: &str = "request.json";
-
-/// What the agent is to do.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Request {
-    /// In order.
-    pub(crate) scenarios: Vec<Asked>,
-    /// Show the guests' consoles while they run.
-    pub(crate) narrate: bool,
+/// The file, among the results, that answers an agent's n-th [`Event::Ready`].
+pub(crate) fn turn_file(number: usize) -> String {
+    format!("turn-{number}.json")
 }
 
+/// What the agent is to do next.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Asked {
-    pub(crate) name: String,
-    /// Skipped where it has not begun by then, from the agent's start on.
-    pub(crate) within: Option<Duration>,
+pub(crate) struct Turn {
+    /// By name; none where it is done.
+    pub(crate) scenario: Option<String>,
+    /// Show the guests' consoles while it runs.
+    pub(crate) narrate: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,15 +37,14 @@ pub(crate) enum Event {
     Unprepared {
         error: String,
     },
-    Started {
-        scenario: String,
-    },
+    /// Waits for its next turn.
+    Ready,
     /// A line for the user.
     Line {
         text: String,
     },
+    /// The scenario of this turn.
     Finished {
-        scenario: String,
         outcome: Outcome,
         took: Duration,
     },

@@ -4,8 +4,8 @@
 //! taken for granted, so both are had in a *node*: a QEMU machine under software emulation, made from Debian packages
 //! (`node_image`, `qemu`), that is booted once for all scenarios. It runs this same binary as its agent (`node`), which
 //! builds the launcher's image from the Containerfile, runs the scenarios (`scenarios`) and reports each as an event
-//! (`events`); `run` watches from outside, with a deadline for every event, and with
-//! another node for what a lost one still owed (`tries`).
+//! (`events`); `nodes` watches from outside, with a deadline for every event, and
+//! boots another for what a lost one still owed (`tries`).
 //!
 //! The node is used even where the machine's own KVM would do: the scenarios change forwarding, load modules and fill
 //! a container store, which is nobody's business to do on the machine itself.
@@ -21,6 +21,7 @@ mod firmware;
 mod guest_image;
 pub(crate) mod node;
 mod node_image;
+mod nodes;
 mod payload;
 pub(crate) mod process;
 mod qemu;

@@ -1,12 +1,14 @@
 //! The node as a QEMU machine under software emulation: a processor with SVM, so that KVM and cloud-hypervisor are the
 //! real ones inside, an IOMMU, and a NIC with virtual functions.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::events::{Turn, turn_file};
 use super::node_image::{BOOT_PATH, NodeImage};
 
 /// How the node is started.
@@ -16,7 +18,7 @@ pub(crate) struct Node<'a> {
     /// Read-only in the node, at /payload.
     pub(crate) payload: &'a Path,
     /// Writable in the node, at /results. The node's console is kept there too.
-    pub(crate) results: &'a Path,
+    pub(crate) results: PathBuf,
 }
 
 impl Node<'_> {
@@ -41,6 +43,32 @@ impl Node<'_> {
         command.spawn().context("cannot start QEMU")
     }
 
+    /// The same with results of its own.
+    pub(crate) fn beside(&self, name: &str) -> Result<Self> {
+        let results = self.results.join(name);
+        fs::create_dir(&results)?;
+        Ok(Self { results, ..*self })
+    }
+
+    /// Answers the agent's n-th question for a scenario.
+    pub(crate) fn give_turn(&self, number: usize, turn: &Turn) -> Result<()> {
+        let unfinished = self.results.join("turn.unfinished");
+        fs::write(&unfinished, serde_json::to_vec(turn)?)?;
+        Ok(fs::rename(unfinished, self.results.join(turn_file(number)))?)
+    }
+
+    /// Takes away the answers to another node.
+    pub(crate) fn clear_turns(&self) -> Result<()> {
+        for number in 0.. {
+            match fs::remove_file(self.results.join(turn_file(number))) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn console(&self) -> PathBuf {
         self.results.join("node-console.log")
     }
@@ -51,7 +79,7 @@ impl Node<'_> {
         command
             .env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"))
             // Where -snapshot keeps what the node writes.
-            .env("TMPDIR", self.results)
+            .env("TMPDIR", &self.results)
             .arg("-L")
             .arg(root.join("usr/share/qemu"))
             .arg("-L")
@@ -93,7 +121,7 @@ impl Node<'_> {
             .args(["-netdev", "user,id=n0", "-device", "pcie-root-port,id=rp0,slot=1"])
             .args(["-device", "igb,bus=rp0,netdev=n0"])
             .args(["-virtfs", &share(self.payload, "payload", ",readonly=on")])
-            .args(["-virtfs", &share(self.results, "results", "")])
+            .args(["-virtfs", &share(&self.results, "results", "")])
             .args([
                 "-device",
                 "virtio-serial-pci",

@@ -1,48 +1,22 @@
-//! The machine's side of the lab: prepares, boots the node, and watches it.
+//! The machine's side of the lab: what is run, and what is prepared before a node is booted for it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::Child;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::build::{LauncherBinary, launcher};
 use super::cache::Cache;
-use super::events::{Asked, Event, REQUEST, Request};
 use super::node_image::NodeImage;
+use super::nodes::{self, Worker};
 use super::process::progress;
 use super::qemu::Node;
 use super::scenarios::datapath::{ORDER, Order};
 use super::tries::Tries;
 use super::{GROUP, debian, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::report::{Outcome, Report, Skip, is_selected};
-
-/// From power-on to the agent's first word. 10 s on two idle cores, 80 s seen on busy ones.
-const BOOT_DEADLINE: Duration = Duration::from_secs(300);
-/// The longest that the node may be silent afterwards: every scenario ends itself before.
-const SILENCE_DEADLINE: Duration = Duration::from_secs(600);
-
-/// How many nodes one run may take. The emulation of guests in guests is not free of faults: now and then the node's
-/// processor, its timer or its kernel ends, whatever runs in it. That is said aloud each time.
-const NODES: usize = 6;
-/// What a run that is to end within a time gives second tries besides.
-const SECOND_TRIES: Duration = Duration::from_secs(600);
-
-/// How a node's run ended where it did not fail as a whole.
-#[derive(Debug)]
-enum Ended {
-    Done,
-    /// The node is no more, or says nothing.
-    Lost {
-        how: String,
-        /// The scenario that ran.
-        during: Option<String>,
-    },
-}
 
 /// What a run is asked for besides its scenarios.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +27,8 @@ struct Manner {
     until: Option<Instant>,
     /// What fails is tried in another node.
     again: bool,
+    /// As many as the machine has room for.
+    nodes: bool,
 }
 
 /// Makes everything that is cached.
@@ -90,6 +66,7 @@ pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBina
         let manner = Manner {
             until,
             again: true,
+            nodes: true,
             ..Manner::default()
         };
         run_prepared(report, &names, binary, manner, |_| Ok(()));
@@ -157,50 +134,39 @@ pub(crate) fn shell(binary: &LauncherBinary) -> Result<()> {
 /// `more` adds to the payload.
 fn run_prepared(
     report: &mut Report,
-    names: &[&str],
+    names: &[&'static str],
     binary: &LauncherBinary,
     manner: Manner,
     more: impl FnOnce(&Node<'_>) -> Result<()>,
 ) {
-    let mut tries = Tries::new(names, manner.again);
+    let tries = Mutex::new(Tries::new(report, names, manner.again, manner.until));
     let result = prepare(names, binary, |node| {
         more(node)?;
-        for left in (0..NODES).rev() {
-            request(node.payload, &tries, manner)?;
-            progress("booting the node (emulated: everything in it takes its time)");
-            let mut child = node.start_agent()?;
-            let watched = watch(&mut child, report, &mut tries);
-            // Already gone where all went well.
-            let _ = child.kill();
-            let status = child.wait()?;
-            let console = || format!("the node's console ends:\n{}", last_lines(&node.console(), 25));
-            if let Ended::Lost { how, during } = watched.with_context(console)? {
-                let place = during.as_deref().unwrap_or("no scenario");
-                let error = format!("{how} ({status}) in {place}; {}", console());
-                progress(&error);
-                match during {
-                    Some(name) => tries.finished(report, &name, Outcome::Failed(error), None),
-                    None if left == 0 => bail!(error),
-                    None => {}
-                }
-            }
-            if tries.owed().is_empty() {
-                break;
-            }
-            progress(format!(
-                "another node for what is left: {}",
-                tries.owed().join(", ")
-            ));
+        let count = if manner.nodes { nodes::room(names.len()) } else { 1 };
+        if count == 1 {
+            return Worker::new(node, "", manner.narrate).run(&tries);
         }
-        Ok(())
+        let nodes: Vec<(Node<'_>, String)> = (1..=count)
+            .map(|number| Ok((node.beside(&number.to_string())?, format!("node {number}: "))))
+            .collect::<Result<_>>()?;
+        thread::scope(|scope| {
+            let workers: Vec<_> = nodes
+                .iter()
+                .map(|(node, label)| scope.spawn(|| Worker::new(node, label, manner.narrate).run(&tries)))
+                .collect();
+            let ended: Vec<Result<()>> = workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|_| bail!("panicked")))
+                .collect();
+            // One that ended early has left its share to the other.
+            ended.into_iter().collect()
+        })
     });
     let outcome = match result {
-        Ok(()) => Outcome::Failed("the node did not run it".to_owned()),
+        Ok(()) => Outcome::Failed("no node ran it".to_owned()),
         Err(error) => Err(error).into(),
     };
-    for name in tries.owed() {
-        report.record(GROUP, name, outcome.clone(), None);
-    }
+    nodes::locked(&tries).give_up(&outcome);
 }
 
 /// Everything before the node is switched on; then `then`.
@@ -224,109 +190,12 @@ fn prepare(
     let hawser = launcher(binary)?;
     let image = NodeImage::get(&cache)?;
     let payload = cache.scratch("payload")?;
-    let debian = scenarios::DEBIAN
-        .iter()
-        .chain(scenarios::NAMED)
-        .any(|scenario| names.contains(&scenario.name));
+    let debian = names.iter().any(|name| name.starts_with(scenarios::DEBIAN));
     payload::fill(&payload, &cache, &image, &hawser, debian)?;
-    request(&payload, &Tries::new(names, false), Manner::default())?;
     let results = cache.scratch("results")?;
     then(&Node {
         image: &image,
         payload: &payload,
-        results: &results,
+        results,
     })
-}
-
-/// What the node is to run.
-fn request(payload: &Path, tries: &Tries<'_>, manner: Manner) -> Result<()> {
-    let asked = |&name: &&str| {
-        let more = if tries.has_failed(name) {
-            SECOND_TRIES
-        } else {
-            Duration::ZERO
-        };
-        let within = |until: Instant| (until + more).saturating_duration_since(Instant::now());
-        Asked {
-            name: name.to_owned(),
-            within: manner.until.map(within),
-        }
-    };
-    let request = Request {
-        scenarios: tries.owed().iter().map(asked).collect(),
-        narrate: manner.narrate,
-    };
-    Ok(fs::write(payload.join(REQUEST), serde_json::to_vec(&request)?)?)
-}
-
-/// Follows the agent's events until it is done, crossing off what was owed.
-fn watch(child: &mut Child, report: &mut Report, tries: &mut Tries<'_>) -> Result<Ended> {
-    let events = event_stream(child)?;
-    let mut deadline = BOOT_DEADLINE;
-    let mut during = None;
-    loop {
-        let event = match events.recv_timeout(deadline) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => {
-                let how = format!("no word from the node in {} s", deadline.as_secs());
-                return Ok(Ended::Lost { how, during });
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                let how = "the node went down".to_owned();
-                return Ok(Ended::Lost { how, during });
-            }
-        };
-        deadline = SILENCE_DEADLINE;
-        match event {
-            Event::Up => progress("the node is up"),
-            Event::Step { what } => progress(what),
-            Event::Unprepared { error } => bail!("the node could not be prepared: {error}"),
-            Event::Started { scenario } => {
-                progress(format!("{GROUP} {scenario}"));
-                during = Some(scenario);
-            }
-            Event::Line { text } => println!("    {text}"),
-            Event::Finished {
-                scenario,
-                outcome,
-                took,
-            } => {
-                during = None;
-                tries.finished(report, &scenario, outcome, Some(took));
-            }
-            Event::Done => return Ok(Ended::Done),
-        }
-    }
-}
-
-fn event_stream(child: &mut Child) -> Result<Receiver<Event>> {
-    let stdout = child.stdout.take().context("QEMU has no stdout")?;
-    let (sender, receiver) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            match serde_json::from_str(&line) {
-                Ok(event) => {
-                    if sender.send(event).is_err() {
-                        return;
-                    }
-                }
-                // QEMU's own words, not the agent's.
-                Err(_) => eprintln!("    {line}"),
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-fn last_lines(path: &Path, count: usize) -> String {
-    let text = fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines
-        .iter()
-        .skip(lines.len().saturating_sub(count))
-        .copied()
-        .collect::<Vec<_>>()
-        .join("\n")
 }

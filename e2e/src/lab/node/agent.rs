@@ -1,21 +1,25 @@
-//! The node's agent: prepares the node, runs the scenarios that the machine asked for, and tells it about each.
+//! The node's agent: prepares the node, runs one scenario after the other as the machine asks for them, and tells it about
+//! each.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use super::prepare::prepare;
-use crate::lab::events::{Asked, Event, PORT, REQUEST, Request};
+use crate::lab::events::{Event, PORT, Turn, turn_file};
 use crate::lab::scenarios;
 use crate::report::Outcome;
 
 pub(crate) const PAYLOAD: &str = "/payload";
 pub(crate) const RESULTS: &str = "/results";
+
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What every scenario is given.
 #[derive(Debug)]
@@ -65,17 +69,15 @@ fn send(port: &Mutex<File>, event: &Event) {
     }
 }
 
-/// Runs to the end of the request. Failures of scenarios are events, not errors.
+/// Runs one scenario after the other, as it is told. Their failures are events, not errors.
 pub(crate) fn run() -> Result<()> {
-    let begun = Instant::now();
-    let request: Request = serde_json::from_slice(&fs::read(Path::new(PAYLOAD).join(REQUEST))?)?;
     let port = OpenOptions::new()
         .write(true)
         .open(port_device()?)
         .context("cannot open the event port")?;
-    let lab = Lab {
+    let mut lab = Lab {
         port: Arc::new(Mutex::new(port)),
-        narrate: request.narrate,
+        narrate: false,
     };
     lab.tell(&Event::Up);
     if let Err(error) = prepare(&lab) {
@@ -84,32 +86,35 @@ pub(crate) fn run() -> Result<()> {
         });
         return Err(error);
     }
-    for Asked { name, within } in request.scenarios {
-        let Some(scenario) = scenarios::find(&name) else {
-            continue;
-        };
-        if within.is_some_and(|within| begun.elapsed() >= within) {
-            let reason = format!("the time of --within was over: `cargo e2e lab {name}` runs it");
-            lab.tell(&Event::Finished {
-                scenario: name,
-                outcome: Outcome::Skipped(reason),
-                took: Duration::ZERO,
-            });
-            continue;
-        }
-        lab.tell(&Event::Started {
-            scenario: name.clone(),
-        });
+    for number in 0.. {
+        lab.tell(&Event::Ready);
+        let turn = turn(number)?;
+        let Some(name) = turn.scenario else { break };
+        lab.narrate = turn.narrate;
         let started = Instant::now();
-        let outcome = scenario.outcome(&lab);
+        let outcome = match scenarios::find(&name) {
+            Some(scenario) => scenario.outcome(&lab),
+            None => Outcome::Failed("the node does not know it".to_owned()),
+        };
         lab.tell(&Event::Finished {
-            scenario: name,
             outcome,
             took: started.elapsed(),
         });
     }
     lab.tell(&Event::Done);
     Ok(())
+}
+
+/// The machine's answer. It comes by renaming, so it is whole when it is there.
+fn turn(number: usize) -> Result<Turn> {
+    let path = Path::new(RESULTS).join(turn_file(number));
+    loop {
+        match fs::read(&path) {
+            Ok(turn) => return Ok(serde_json::from_slice(&turn)?),
+            Err(error) if error.kind() == ErrorKind::NotFound => thread::sleep(ASK_AGAIN),
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        }
+    }
 }
 
 /// The virtio port by its name: the device's own name depends on probing order.
