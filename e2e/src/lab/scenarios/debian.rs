@@ -107,7 +107,7 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
             Skip::because("no UEFI firmware: Debian's package cloudhv-efi-x86-64 could not be had").into(),
         );
     }
-    let _rare = RareTimers::set()?;
+    let rare = RareTimers::set()?;
     let make = &debian_guest::NETWORKD;
     let pod = Pod::create(lab, "uefi", &[FORWARD_IPV6])?;
     let mut manifest = manifest(make);
@@ -126,6 +126,8 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
         "no bootloader is named: the guest boots by UEFI",
         Duration::from_secs(30),
     )?;
+    launcher.console.wait_for("EFI stub", STAGE)?;
+    drop(rare);
     cloud_init_took_effect(lab, &pod, &launcher)?;
     guest::execute(pod.ipv4.into(), "ls -d /sys/firmware/efi").context("booted, but not by UEFI")?;
     has_the_network(lab, &pod, make, &BEHIND_MASQUERADE)?;
