@@ -193,6 +193,18 @@ impl Guest {
         })
     }
 
+    /// The same, and only for `family` (-4 or -6) where the client has a process for each. dhclient's two would each
+    /// replace the other's name servers.
+    pub(crate) fn client_of(&self, client: Client, family: &str) -> Result<Vec<Process>> {
+        match client {
+            Client::Dhclient => {
+                client.require()?;
+                Ok(vec![self.dhclient(family, &[])?])
+            }
+            _ => self.client(client),
+        }
+    }
+
     pub(crate) fn udhcpc(&self, more: &[&str]) -> Result<Process> {
         let mut args = vec![
             "-f", "-i", "eth0", "-O", "mtu", "-O", "search", "-t", "10", "-T", "1",

@@ -187,7 +187,7 @@ fn handed_on4(context: &Context, client: Client) -> Result<()> {
         pods_mac = mac_of(&pod.netns, "eth0")?;
         Ok(())
     })?;
-    let clients = running.guest.client(client)?;
+    let clients = running.guest.client_of(client, "-4")?;
     eventually(&running, &clients, || {
         has4(&running, &format!("{POD4}/24"), Some(NODE4))?;
         let guest = &running.guest.netns;

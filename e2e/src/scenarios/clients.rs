@@ -102,7 +102,7 @@ fn eventually(
 
 fn everything4(context: &Context, client: Client) -> Result<()> {
     let running = running(context)?;
-    let clients = running.guest.client(client)?;
+    let clients = running.guest.client_of(client, "-4")?;
     eventually(&running, &clients, || {
         let guest = &running.guest;
         ensure!(guest.has_address(&format!("{GUEST4}/24"))?, "no {GUEST4}/24");
@@ -133,7 +133,7 @@ fn everything4(context: &Context, client: Client) -> Result<()> {
 
 fn everything6(context: &Context, client: Client) -> Result<()> {
     let running = running(context)?;
-    let clients = running.guest.client(client)?;
+    let clients = running.guest.client_of(client, "-6")?;
     eventually(&running, &clients, || {
         let guest = &running.guest;
         let addresses = guest
