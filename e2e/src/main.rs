@@ -56,7 +56,7 @@ enum Command {
         #[command(flatten)]
         launcher: LauncherArguments,
     },
-    /// Run lab scenarios by name (all of them by default); `lab shell` is a shell in the lab's node
+    /// Run lab scenarios by name (all of them by default, those too that `test` leaves out); `lab shell` is a shell in the lab's node
     Lab {
         scenarios: Vec<String>,
         #[command(flatten)]
@@ -139,6 +139,11 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Lab { scenarios, launcher } => {
             let mut report = Report::default();
+            let scenarios = if scenarios.is_empty() {
+                lab::every()
+            } else {
+                scenarios
+            };
             lab::run(&mut report, &scenarios, &launcher.binary(), None);
             Ok(report.finish())
         }

@@ -32,7 +32,7 @@ mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
 pub(crate) use debian::install_machine_packages;
-pub(crate) use run::{bench, bench_migration, demo, run, setup, shell, why_no_real_guests};
+pub(crate) use run::{bench, bench_migration, demo, every, run, setup, shell, why_no_real_guests};
 pub(crate) use scenarios::datapath::Order;
 
 /// The name of the lab's scenarios as a group, in reports.

@@ -48,7 +48,13 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-/// Runs the scenarios that any of the filters selects (no filter: all) in one node and adds each to the report. One that
+/// The names of all scenarios, of those too that have to be named.
+pub(crate) fn every() -> Vec<String> {
+    let all = scenarios::all().chain(scenarios::NAMED);
+    all.map(|scenario| scenario.name.to_owned()).collect()
+}
+
+/// Runs the scenarios that any of the filters selects (no filter: all) and adds each to the report. One that
 /// has to be named is run for its whole name. What would begin after `until` is skipped.
 pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary, until: Option<Instant>) {
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));

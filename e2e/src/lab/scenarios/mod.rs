@@ -254,9 +254,7 @@ const SYSTEMS: &[Scenario<Lab>] = &[
     },
 ];
 
-/// Run only when they are named, because each takes minutes; and for the last there is another reason: QEMU's emulation of
-/// SVM ended the node while firmware ran in a guest, and whether what the scenario does against that is enough has not
-/// been seen.
+/// Run by `cargo e2e lab`, and when they are named; not by `cargo e2e test`, because each takes minutes.
 pub(crate) const NAMED: &[Scenario<Lab>] = &[
     Scenario {
         name: "debian_networkmanager_from_a_disk",
