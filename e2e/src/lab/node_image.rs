@@ -16,8 +16,8 @@ const PACKAGES: &str = include_str!("../../../images/node/packages");
 const BOOT: &str = include_str!("../../../images/node/boot");
 /// Where `BOOT` is in the node.
 pub(crate) const BOOT_PATH: &str = "/sbin/hawser-boot";
-/// The emulator, from the release's backports: of KVM in an emulated machine the release's own 10.0 loses interrupts, and
-/// its kernel's memory now and then, when two guests run at once.
+/// The emulator, from the release's backports: under the release's own 10.0, nodes were seen to stop getting timer
+/// interrupts, and to lose their kernel's memory where two guests ran at once.
 const EMULATOR: &[&str] = &["qemu-system-x86"];
 const DISK_SIZE: &str = "4G";
 

@@ -164,7 +164,10 @@ fn run_prepared(
                 .into_iter()
                 .map(|worker| worker.join().unwrap_or_else(|_| bail!("panicked")))
                 .collect();
-            // One that ended early has left its share to the other.
+            // One that ended early has left its share to the other: its error must not go unseen where nothing is left.
+            for error in ended.iter().filter_map(|ended| ended.as_ref().err()) {
+                progress(format!("a node's work ended early: {error:#}"));
+            }
             ended.into_iter().collect()
         })
     });

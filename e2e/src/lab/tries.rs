@@ -27,6 +27,8 @@ pub(super) struct Tries<'r> {
     report: &'r mut Report,
     first: VecDeque<&'static str>,
     second: VecDeque<&'static str>,
+    /// Given out, and not finished.
+    taken: Vec<&'static str>,
     again: bool,
     /// Nothing begins later, but for second tries.
     until: Option<Instant>,
@@ -46,6 +48,7 @@ impl<'r> Tries<'r> {
             report,
             first: names.iter().copied().collect(),
             second: VecDeque::new(),
+            taken: Vec::new(),
             again,
             until,
             failed: Vec::new(),
@@ -64,10 +67,12 @@ impl<'r> Tries<'r> {
     /// What is to be run next. Whoever takes it says how it [finished](Self::finished).
     pub(super) fn next(&mut self, round: Round) -> Option<&'static str> {
         self.in_time(round);
-        match round {
+        let name = match round {
             Round::First => self.first.pop_front(),
             Round::Second => self.second.pop_front(),
-        }
+        };
+        self.taken.extend(name);
+        name
     }
 
     /// Once the time is over, nothing is left.
@@ -81,7 +86,9 @@ impl<'r> Tries<'r> {
                 }
             }
             Round::Second if self.until.is_some_and(|until| now >= until + SECOND_TRIES) => {
-                self.give_up(&Outcome::Failed("no node ran it".to_owned()));
+                while let Some(name) = self.second.pop_front() {
+                    self.record_left(name, &Outcome::Failed("no node ran it".to_owned()));
+                }
             }
             _ => {}
         }
@@ -89,6 +96,7 @@ impl<'r> Tries<'r> {
 
     /// Records an outcome, unless it is a failure that another try may yet turn.
     pub(super) fn finished(&mut self, scenario: &'static str, outcome: Outcome, took: Option<Duration>) {
+        self.taken.retain(|taken| *taken != scenario);
         let first = self.failed.iter().find(|(failed, _)| *failed == scenario);
         match (&outcome, first) {
             (Outcome::Failed(error), None) if self.again && self.failed.len() < CHANCE => {
@@ -103,16 +111,23 @@ impl<'r> Tries<'r> {
         self.report.record(GROUP, scenario, outcome, took);
     }
 
-    /// Records what was never run, and for what failed once that failure.
+    /// Records what was never run or never finished, once all nodes have ended, and for what failed once that failure.
     pub(super) fn give_up(&mut self, outcome: &Outcome) {
-        for name in self.first.drain(..) {
-            self.report.record(GROUP, name, outcome.clone(), None);
+        let left: Vec<_> = self
+            .taken
+            .drain(..)
+            .chain(self.first.drain(..))
+            .chain(self.second.drain(..))
+            .collect();
+        for name in left {
+            self.record_left(name, outcome);
         }
-        for name in self.second.drain(..) {
-            let first = self.failed.iter().find(|(failed, _)| *failed == name);
-            let outcome = first.map_or_else(|| outcome.clone(), |(_, error)| Outcome::Failed(error.clone()));
-            self.report.record(GROUP, name, outcome, None);
-        }
+    }
+
+    fn record_left(&mut self, name: &str, outcome: &Outcome) {
+        let first = self.failed.iter().find(|(failed, _)| *failed == name);
+        let outcome = first.map_or_else(|| outcome.clone(), |(_, error)| Outcome::Failed(error.clone()));
+        self.report.record(GROUP, name, outcome, None);
     }
 }
 
@@ -195,6 +210,15 @@ mod tests {
         tries.finished("a", failed(), None);
         tries.until = long_ago;
         assert_eq!(tries.next(Round::Second), None);
+        assert_eq!(report.summary(), "0 passed, 1 failed, 0 skipped");
+    }
+
+    #[test]
+    fn what_a_node_took_and_never_finished_is_counted() {
+        let mut report = Report::default();
+        let mut tries = Tries::new(&mut report, &["a"], true, None);
+        assert_eq!(tries.next(Round::First), Some("a"));
+        tries.give_up(&failed());
         assert_eq!(report.summary(), "0 passed, 1 failed, 0 skipped");
     }
 
