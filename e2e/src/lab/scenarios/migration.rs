@@ -13,7 +13,7 @@ use super::vmi;
 use crate::certificates::Authority;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
-use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, ROOT};
+use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, Privileges, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
 /// For the guest's memory to go over, with everything emulated.
@@ -50,12 +50,19 @@ pub(super) fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>
 
 /// A target that waits for its guest.
 pub(super) fn wait_for_it<'a>(target: &'a Pod<'_>, security: &[&str]) -> Result<Launcher<'a>> {
+    wait_with(target, ROOT, Extra::default(), security)
+}
+
+/// The same with what else its container has.
+pub(super) fn wait_with<'a>(
+    target: &'a Pod<'_>,
+    privileges: Privileges<'_>,
+    mut extra: Extra,
+    security: &[&str],
+) -> Result<Launcher<'a>> {
     let options = std::iter::once("--incoming").chain(security.iter().copied());
-    let extra = Extra {
-        hawser: options.map(str::to_owned).collect(),
-        ..Extra::default()
-    };
-    let launcher = target.launch_with("run", ROOT, &extra)?;
+    extra.hawser.extend(options.map(str::to_owned));
+    let launcher = target.launch_with("run", privileges, &extra)?;
     launcher.console.wait_for("waiting for a guest at tcp:", BOOT)?;
     Ok(launcher)
 }

@@ -21,7 +21,7 @@ use crate::lab::process::output;
 use crate::packets::Capture;
 
 /// For a TCP connection to try again after it was cut off for a while: it waits twice as long each time.
-const RETRY: Duration = Duration::from_secs(60);
+pub(super) const RETRY: Duration = Duration::from_secs(60);
 /// The target's on the wire that the launchers meet on.
 const MEETING: [&str; 2] = ["10.99.0.1", "10.99.0.2"];
 /// The pod's interface of the network called red.
@@ -282,6 +282,31 @@ fn second_of_day(line: &str) -> Result<f64> {
     Ok(seconds)
 }
 
+/// Each kind of announcement of this sender is in the capture, and none from before the commit that the source tells of.
+pub(super) fn announced(lab: &Lab, capture: &Capture, mac: [u8; 6], source: &Launcher<'_>) -> Result<()> {
+    // The last of them comes some seconds later.
+    let committed = second_of_day(&source.console.wait_for("migration: committed", SERVE)?)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let mut seen: Vec<(f64, &str)> = Vec::new();
+    for (time, frame) in capture.timed_frames()? {
+        if let Some(kind) = announcement(&frame, mac) {
+            seen.push((time.as_secs_f64() % 86400.0 - committed, kind));
+        }
+    }
+    for (time, kind) in &seen {
+        lab.record("announcements", &format!("{time:.3} s after the commit: {kind}"))?;
+    }
+    let early = seen.iter().find(|(time, _)| *time < 0.0);
+    ensure!(early.is_none(), "before the commit: {early:?}");
+    for kind in ["RARP", "gratuitous ARP", "neighbour advertisement"] {
+        ensure!(
+            seen.iter().any(|(_, other)| *other == kind),
+            "no {kind}: {seen:?}"
+        );
+    }
+    Ok(())
+}
+
 /// Issue: bridge's row on a shared L2, and what is announced there, and when.
 pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
     let source = Pod::create(lab, "shared-a", &[FORWARD_IPV6])?;
@@ -340,26 +365,7 @@ pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
     arrived
         .console
         .wait_for("the guest's addresses are announced from this pod", SERVE)?;
-    // The last of them comes some seconds later.
-    let committed = second_of_day(&launcher.console.wait_for("migration: committed", SERVE)?)?;
-    std::thread::sleep(Duration::from_secs(5));
-    let mut seen: Vec<(f64, &str)> = Vec::new();
-    for (time, frame) in capture.timed_frames()? {
-        if let Some(kind) = announcement(&frame, mac) {
-            seen.push((time.as_secs_f64() % 86400.0 - committed, kind));
-        }
-    }
-    for (time, kind) in &seen {
-        lab.record("announcements", &format!("{time:.3} s after the commit: {kind}"))?;
-    }
-    let early = seen.iter().find(|(time, _)| *time < 0.0);
-    ensure!(early.is_none(), "before the commit: {early:?}");
-    for kind in ["RARP", "gratuitous ARP", "neighbour advertisement"] {
-        ensure!(
-            seen.iter().any(|(_, other)| *other == kind),
-            "no {kind}: {seen:?}"
-        );
-    }
+    announced(lab, &capture, mac, &launcher)?;
     ensure!(Path::new("/sys/class/net/lan0").exists(), "the network is gone");
     drop(lan);
     Ok(())

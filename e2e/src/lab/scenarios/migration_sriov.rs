@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::lifecycle::{END, compare};
 use super::masquerade::{BOOT, SERVE, wait_for_both_families};
-use super::migration::{TLS, TRANSFER, expect_state, migrate, status, url, vmms};
+use super::migration::{TLS, TRANSFER, expect_state, migrate, status, url, vmms, wait_with};
 use super::sriov::{MEMLOCK, manifest};
 use super::sriov_card::{Card, Function, PF_ADDRESSES, extra};
 use super::vmi;
@@ -59,11 +59,7 @@ fn two_pods<'a>(lab: &'a Lab, name: &str, manifest: &Value) -> Result<(Pod<'a>, 
 }
 
 fn wait_for_it<'a>(target: &'a Pod<'_>, function: &Function) -> Result<Launcher<'a>> {
-    let mut extra = extra(&[function], MEMLOCK);
-    extra.hawser = ["--incoming", TLS[0], TLS[1]].map(str::to_owned).into();
-    let launcher = target.launch_with("run", ROOT, &extra)?;
-    launcher.console.wait_for("waiting for a guest at tcp:", BOOT)?;
-    Ok(launcher)
+    wait_with(target, ROOT, extra(&[function], MEMLOCK), &TLS)
 }
 
 /// The guest's NIC with the function's MAC, once its kernel has found it.
