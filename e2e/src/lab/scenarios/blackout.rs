@@ -38,7 +38,7 @@ use crate::lab::process::output;
 pub(crate) const ROUNDS: &str = "migration-rounds";
 /// Address and MAC: bare, and hawser's.
 const BARE: (&str, &str) = ("10.96.0.11", "02:00:5e:00:53:11");
-const OURS: (&str, &str) = ("10.96.0.12", "02:00:5e:00:53:12");
+pub(super) const OURS: (&str, &str) = ("10.96.0.12", "02:00:5e:00:53:12");
 const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 const DOWNTIME_MS: u64 = 300;
 /// Milliseconds between two probes.
@@ -120,7 +120,7 @@ pub(crate) fn compare(lab: &Lab) -> Result<()> {
 }
 
 /// A guest with nothing but the network that it is probed on, and an address of its own there.
-fn one_nic() -> Value {
+pub(super) fn one_nic() -> Value {
     let (address, mac) = OURS;
     let mut manifest = manifest();
     vmi::set(

@@ -16,6 +16,7 @@ mod migration;
 mod migration_faults;
 mod migration_network;
 mod migration_passt;
+mod migration_plugins;
 mod migration_sriov;
 mod passt;
 mod plugins;
@@ -71,6 +72,10 @@ const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_sriov_with_the_targets_own_vf",
         run: migration_sriov::moves,
+    },
+    Scenario {
+        name: "migration_plugin_managed_tap_by_link_refresh",
+        run: migration_plugins::managed_tap,
     },
     Scenario {
         name: "plugin_tap_a_macvtap",
@@ -231,6 +236,14 @@ const MORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_sriov_guest_that_refuses",
         run: migration_sriov::refuses,
+    },
+    Scenario {
+        name: "migration_plugin_tap_of_the_same_name_and_mac",
+        run: migration_plugins::tap,
+    },
+    Scenario {
+        name: "migration_plugin_that_declares_none",
+        run: migration_plugins::undeclared,
     },
 ];
 

@@ -49,6 +49,8 @@ fn bindings() -> Value {
     json!({"binding": {
         "device": {"domainAttachmentType": "tap"},
         "wire": {"domainAttachmentType": "managedTap"},
+        "moving-device": {"domainAttachmentType": "tap", "migration": {}},
+        "moving-wire": {"domainAttachmentType": "managedTap", "migration": {"method": "link-refresh"}},
     }})
 }
 
@@ -254,7 +256,7 @@ fn on_a_cni_tap(pod: &Pod<'_>) -> Result<()> {
 }
 
 /// The namespace once every link-local address is known to be unique, which the kernel finds out in its own time.
-fn settled(pod: &Pod<'_>) -> Result<String> {
+pub(super) fn settled(pod: &Pod<'_>) -> Result<String> {
     let end = Instant::now() + SERVE;
     loop {
         let snapshot = pod.snapshot()?;
