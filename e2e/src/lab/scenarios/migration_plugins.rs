@@ -66,8 +66,9 @@ fn start<'a>(pod: &'a Pod<'_>, privileges: Privileges<'_>) -> Result<(Launcher<'
 }
 
 /// How often the guest has seen its link go up or down.
-fn link_changes() -> Result<String> {
-    guest::execute(OURS.0.parse()?, "cat /sys/class/net/eth0/carrier_changes")
+fn link_changes() -> Result<u32> {
+    let count = guest::execute(OURS.0.parse()?, "cat /sys/class/net/eth0/carrier_changes")?;
+    Ok(count.trim().parse()?)
 }
 
 /// What docs/plugins.md promises of a move: connections go on, the network learns where the guest is, and its link is up
