@@ -22,6 +22,8 @@ pub(crate) const NODE_IPV6: &str = "fd90::1";
 /// The guest's kernel and initramfs, on the node's own disk.
 pub(crate) const GUEST_IMAGE: &str = "/var/lib/lab/guest";
 
+/// What the image is made of, on the node's own disk: a directory for each stage, with that stage's `out`.
+pub(crate) const STAGED: &str = "/var/lib/lab/stages";
 /// Sidecars of binding plugins.
 pub(crate) const SIDECARS: &str = "/var/lib/lab/sidecars";
 
@@ -58,7 +60,7 @@ pub(crate) fn prepare(lab: &Lab) -> Result<()> {
 
 /// From the Containerfile's final stage, with the stages that need the Internet replaced by what the machine prepared.
 fn build_launcher() -> Result<()> {
-    let stages = Path::new("/var/lib/lab/stages");
+    let stages = Path::new(STAGED);
     fs::create_dir_all(stages)?;
     for stage in STAGES {
         output(

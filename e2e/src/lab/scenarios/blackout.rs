@@ -5,33 +5,28 @@
 //! Both are there all the time and move in turns, there and back; who is first changes with the round. A pair of
 //! neighbours in time sees the same node, so the ratio is that of each pair, and its median.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+mod probes;
+mod sides;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::lifecycle::END;
-use super::masquerade::{BOOT, SERVE};
-use super::migration::{TLS, TRANSFER, manifest, migrate, url, wait_for_it};
+use self::probes::PROBE;
+use self::sides::{Bare, Figures, Ours};
+use super::masquerade::SERVE;
+use super::migration::manifest;
 use super::migration_network::{RED, red_network};
 use super::vmi;
 use crate::bench::median;
 use crate::certificates::Authority;
 use crate::lab::events::Event;
-use crate::lab::node::console::Console;
 use crate::lab::node::guest::{self, PORT};
-use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
-use crate::lab::node::prepare::GUEST_IMAGE;
-use crate::lab::node::{Lab, PAYLOAD, RESULTS};
+use crate::lab::node::pod::{FORWARD_IPV6, Pod};
+use crate::lab::node::{Lab, PAYLOAD};
 use crate::lab::process::output;
 
 /// In the payload: the number of rounds.
@@ -41,8 +36,6 @@ const BARE: (&str, &str) = ("10.96.0.11", "02:00:5e:00:53:11");
 pub(super) const OURS: (&str, &str) = ("10.96.0.12", "02:00:5e:00:53:12");
 const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 const DOWNTIME_MS: u64 = 300;
-/// Milliseconds between two probes.
-const PROBE: f64 = 10.0;
 /// Eight mebibytes, ten times a second at most.
 const DIRTY: &str = "(while [ -e /tmp/dirty ]; do dd if=/dev/zero of=/tmp/dirt bs=1M count=8 conv=notrunc; sleep 0.1; done) > /dev/null 2>&1 &";
 const WHAT: [&str; 3] = ["blackout, ms", "stands still, ms", "transfer, ms"];
@@ -64,10 +57,8 @@ pub(crate) fn compare(lab: &Lab) -> Result<()> {
     for (index, pod) in [&bare_a, &bare_b].into_iter().enumerate() {
         wire(pod, index)?;
     }
-    let mut ours = a.launch("run", ROOT)?;
+    let mut ours = Ours::start(&a, true)?;
     let mut theirs = Bare::start(&bare_a, true)?;
-    ours.console.wait_for("guest: ready", BOOT)?;
-    theirs.console.wait_for("guest: ready", BOOT)?;
     for (address, _) in [BARE, OURS] {
         guest::greet_within(address.parse()?, PORT, SERVE)?;
     }
@@ -100,7 +91,7 @@ pub(crate) fn compare(lab: &Lab) -> Result<()> {
             if round % 2 == 0 {
                 theirs = move_bare(theirs)?;
             }
-            let (moved, figures) = hand_over(ours, to)?;
+            let (moved, figures) = ours.migrate(to)?;
             ours = moved;
             lab.record("blackout", &format!("{load} hawser {figures:?}"))?;
             own.push(figures);
@@ -108,7 +99,7 @@ pub(crate) fn compare(lab: &Lab) -> Result<()> {
                 theirs = move_bare(theirs)?;
             }
         }
-        let counted = |all: Vec<[f64; 3]>| all.into_iter().skip(1).collect::<Vec<_>>();
+        let counted = |all: Vec<Figures>| all.into_iter().skip(1).collect::<Vec<_>>();
         let (theirs, ours) = (counted(bare), counted(own));
         for line in table(load, &theirs, &ours) {
             say(line);
@@ -163,10 +154,10 @@ fn wire(pod: &Pod<'_>, index: usize) -> Result<()> {
     Ok(())
 }
 
-fn table(load: &str, theirs: &[[f64; 3]], ours: &[[f64; 3]]) -> Vec<String> {
+fn table(load: &str, theirs: &[Figures], ours: &[Figures]) -> Vec<String> {
     let line = |(index, what): (usize, &&str)| {
         let of =
-            |all: &[[f64; 3]]| -> Vec<f64> { all.iter().filter_map(|one| one.get(index).copied()).collect() };
+            |all: &[Figures]| -> Vec<f64> { all.iter().filter_map(|one| one.get(index).copied()).collect() };
         let (mut theirs, mut ours) = (of(theirs), of(ours));
         let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(own, other)| own / other).collect();
         let ratio = median(&mut ratios);
@@ -184,25 +175,6 @@ fn table(load: &str, theirs: &[[f64; 3]], ours: &[[f64; 3]]) -> Vec<String> {
     WHAT.iter().enumerate().map(line).collect()
 }
 
-/// Moves hawser's guest, and measures.
-fn hand_over<'a>(mut source: Launcher<'a>, to: &'a Pod<'_>) -> Result<(Launcher<'a>, [f64; 3])> {
-    // It was the source of the round before, and its guest may come back.
-    let _ = fs::remove_file(to.state().join("vmm/status.json"));
-    let target = wait_for_it(to, &TLS)?;
-    let url = url(to);
-    let probes = Probes::start(OURS.0)?;
-    let mut moving = source.exec(&migrate(&url, &TLS))?;
-    moving.expect_exit(0, TRANSFER)?;
-    let text = moving.console.wait_for("migrated: the guest runs at", SERVE)?;
-    source.expect_exit(0, END)?;
-    let blackout = probes.blackout()?;
-    let transfer = number_after(&text, "the transfer took ")?;
-    Ok((
-        target,
-        [blackout, number_after(&text, "stood still for ")?, transfer],
-    ))
-}
-
 fn number_after(text: &str, what: &str) -> Result<f64> {
     let rest = text
         .split_once(what)
@@ -215,214 +187,9 @@ fn number_after(text: &str, what: &str) -> Result<f64> {
     Ok(number.parse()?)
 }
 
-/// cloud-hypervisor in a pod, without a launcher.
-struct Bare {
-    child: Child,
-    console: Console,
-    directory: PathBuf,
-    socket: PathBuf,
-    events: PathBuf,
-    receiving: Option<JoinHandle<Result<()>>>,
-}
-
-impl Bare {
-    /// Without a guest it is there to receive one.
-    fn start(pod: &Pod<'_>, boots: bool) -> Result<Self> {
-        let directory = pod.dir().to_owned();
-        let (socket, events) = (directory.join("bare.sock"), directory.join("bare.events"));
-        for file in [&socket, &events] {
-            let _ = fs::remove_file(file);
-        }
-        // sysfs shows the network namespace that it was mounted in, and cloud-hypervisor looks for the TAP there.
-        let start = "mount -t sysfs sysfs /sys && exec \"$@\"";
-        let mut command = pod.command();
-        command.args(["unshare", "--mount", "sh", "-c", start, "sh"]);
-        command
-            .arg(Path::new(PAYLOAD).join("vmm/out/usr/bin/cloud-hypervisor"))
-            .args(["-v", "--api-socket", &format!("path={}", socket.display())])
-            .args(["--event-monitor", &format!("path={}", events.display())]);
-        if boots {
-            let (address, mac) = BARE;
-            command
-                .args(["--cpus", "boot=1", "--memory", "size=192M"])
-                .args(["--kernel", &format!("{GUEST_IMAGE}/vmlinux")])
-                .args(["--initramfs", &format!("{GUEST_IMAGE}/initrd.img")])
-                .args(["--cmdline", &format!("{KERNEL_ARGS} guest.ip.{mac}={address}/24")])
-                .args(["--serial", "tty", "--console", "off"])
-                .args(["--net", &format!("tap=tap0,mac={mac}")]);
-        }
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start cloud-hypervisor")?;
-        let console = Console::default();
-        let log = Path::new(RESULTS).join("bare-migration.log");
-        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-            console.follow(stdout, &log, |_| ())?;
-            console.follow(stderr, &log, |_| ())?;
-        }
-        Ok(Self {
-            child,
-            console,
-            directory,
-            socket,
-            events,
-            receiving: None,
-        })
-    }
-
-    fn migrate(mut self, to: &Pod<'_>) -> Result<(Self, [f64; 3])> {
-        let mut target = Self::start(to, false)?;
-        wait_for(SERVE, || target.socket.exists()).context("the target's API")?;
-        let url = format!("tcp:{}:49200", to.ipv4);
-        let order = json!({"receiver_url": url, "tls_dir": target.directory.join("certificates")});
-        let socket = target.socket.clone();
-        target.receiving = Some(thread::spawn(move || {
-            put(&socket, "vm.receive-migration", &order, TRANSFER)
-        }));
-        wait_for(SERVE, || target.said("migration-receive-ready")).context("the target listens")?;
-        let probes = Probes::start(BARE.0)?;
-        let order = json!({
-            "destination_url": url,
-            "downtime_ms": DOWNTIME_MS,
-            "timeout_s": 3600,
-            "connections": 1,
-            "tls_dir": self.directory.join("certificates"),
-        });
-        put(&self.socket, "vm.send-migration", &order, SERVE)?;
-        let line = self.console.wait_for("Migration completed after ", TRANSFER)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "the source ended with {status}");
-        if let Some(receiving) = target.receiving.take() {
-            receiving
-                .join()
-                .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))??;
-        }
-        let blackout = probes.blackout()?;
-        let still = number_after(&line, "with a downtime of ")?;
-        let transfer = number_after(&line, "Migration completed after ")? * 1000.0;
-        Ok((target, [blackout, still, transfer]))
-    }
-
-    fn said(&self, event: &str) -> bool {
-        fs::read_to_string(&self.events).is_ok_and(|text| text.contains(event))
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn wait_for(deadline: Duration, done: impl Fn() -> bool) -> Result<()> {
-    let end = Instant::now() + deadline;
-    while !done() {
-        if Instant::now() > end {
-            bail!("not within {} s", deadline.as_secs());
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
-/// A request of cloud-hypervisor's API, as ch-remote makes it.
-fn put(socket: &Path, what: &str, body: &Value, patience: Duration) -> Result<()> {
-    let mut api = UnixStream::connect(socket)?;
-    api.set_read_timeout(Some(patience))?;
-    let body = body.to_string();
-    write!(
-        api,
-        "PUT /api/v1/{what} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = vec![0; 4096];
-    let length = api.read(&mut answer)?;
-    let answer = String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned();
-    ensure!(answer.starts_with("HTTP/1.1 20"), "{what}: {answer}");
-    Ok(())
-}
-
-/// `ping` from the node, every ten milliseconds.
-struct Probes {
-    child: Child,
-    times: JoinHandle<Vec<f64>>,
-}
-
-impl Probes {
-    fn start(address: &str) -> Result<Self> {
-        let address: IpAddr = address.parse()?;
-        let interval = format!("{}", PROBE / 1000.0);
-        let mut child = Command::new("ping")
-            .args(["-n", "-D", "-i", &interval, &address.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start ping")?;
-        let answers = child.stdout.take().context("ping has no output")?;
-        let times = thread::spawn(move || {
-            BufReader::new(answers)
-                .lines()
-                .map_while(Result::ok)
-                .filter_map(|line| time_of(&line))
-                .collect()
-        });
-        // The guest answers before anything is measured.
-        thread::sleep(Duration::from_millis(500));
-        Ok(Self { child, times })
-    }
-
-    /// The longest time without an answer, less the interval, in milliseconds.
-    fn blackout(mut self) -> Result<f64> {
-        // It is heard of again.
-        thread::sleep(Duration::from_millis(500));
-        kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGINT)?;
-        self.child.wait()?;
-        let times = self
-            .times
-            .join()
-            .map_err(|_| anyhow::anyhow!("the reader of ping's answers panicked"))?;
-        ensure!(times.len() > 20, "{} answers", times.len());
-        longest(&times).context("no answers")
-    }
-}
-
-fn longest(times: &[f64]) -> Option<f64> {
-    let gaps = times
-        .iter()
-        .zip(times.iter().skip(1))
-        .map(|(earlier, later)| (later - earlier) * 1000.0 - PROBE);
-    gaps.max_by(f64::total_cmp)
-}
-
-/// Seconds, in `[1234.567] 64 bytes from …`.
-fn time_of(line: &str) -> Option<f64> {
-    let (time, rest) = line.strip_prefix('[')?.split_once("] ")?;
-    rest.contains("bytes from").then(|| time.parse().ok())?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_longest_time_without_an_answer() {
-        let lines = [
-            "PING 10.96.0.11 (10.96.0.11) 56(84) bytes of data.",
-            "[100.00] 64 bytes from 10.96.0.11: icmp_seq=1 ttl=64 time=0.5 ms",
-            "[100.01] 64 bytes from 10.96.0.11: icmp_seq=2 ttl=64 time=0.5 ms",
-            "[100.02] From 10.96.0.1 icmp_seq=3 Destination Host Unreachable",
-            "[100.25] 64 bytes from 10.96.0.11: icmp_seq=9 ttl=64 time=0.5 ms",
-        ];
-        let times: Vec<f64> = lines.iter().filter_map(|line| time_of(line)).collect();
-        assert_eq!(times.len(), 3);
-        assert!((longest(&times).unwrap() - 230.0).abs() < 0.01);
-        assert_eq!(longest(&[]), None);
-    }
 
     #[test]
     fn figures_are_found_in_what_each_side_says() {

@@ -1,0 +1,253 @@
+//! The two sides: hawser, and cloud-hypervisor without a launcher. Both run in a pod's network namespace and in no
+//! container: what ends a container is a program of its runtime's, which has nothing to do with either side and comes at
+//! the very moment that is measured.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::probes::Probes;
+use super::{BARE, DOWNTIME_MS, KERNEL_ARGS, OURS, number_after};
+use crate::lab::node::RESULTS;
+use crate::lab::node::console::Console;
+use crate::lab::node::pod::Pod;
+use crate::lab::node::prepare::{GUEST_IMAGE, STAGED};
+use crate::lab::scenarios::masquerade::{BOOT, SERVE};
+use crate::lab::scenarios::migration::{TRANSFER, url};
+
+/// In milliseconds: blackout, stands still, transfer.
+pub(super) type Figures = [f64; 3];
+
+const STATE: &str = "/run/hawser";
+
+/// On the node's own disk.
+fn program(stage: &str, name: &str) -> PathBuf {
+    Path::new(STAGED).join(stage).join("out/usr/bin").join(name)
+}
+
+/// A process in a pod.
+struct Process {
+    child: Child,
+    console: Console,
+}
+
+impl Process {
+    /// What it says is also kept in `log`.
+    fn start(mut command: Command, log: &str) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {command:?}"))?;
+        let console = Console::default();
+        let log = Path::new(RESULTS).join(log);
+        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
+            console.follow(stdout, &log, |_| ())?;
+            console.follow(stderr, &log, |_| ())?;
+        }
+        Ok(Self { child, console })
+    }
+
+    /// Waits for it to end by itself, with success.
+    fn ended(&mut self) -> Result<()> {
+        self.console.wait_for_end(TRANSFER)?;
+        let status = self.child.wait()?;
+        ensure!(
+            status.success(),
+            "it ended with {status}: {}",
+            self.console.last(8)
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A program in the pod's network namespace, with mounts of its own: sysfs shows the namespace that it was mounted in, and
+/// cloud-hypervisor looks for its TAP there; and the pod's state is at [`STATE`], the same path in every pod.
+fn inside(pod: &Pod<'_>, program: &Path) -> Result<Command> {
+    fs::create_dir_all(STATE)?;
+    let mounts = format!(
+        "mount -t sysfs sysfs /sys && mount --bind {} {STATE} && exec \"$@\"",
+        pod.state().display()
+    );
+    let mut command = pod.command();
+    command
+        .args(["unshare", "--mount", "sh", "-c", &mounts, "sh"])
+        .arg(program);
+    Ok(command)
+}
+
+/// hawser in a pod.
+pub(super) struct Ours<'a> {
+    pod: &'a Pod<'a>,
+    run: Process,
+}
+
+impl<'a> Ours<'a> {
+    /// With a guest, or there to receive one.
+    pub(super) fn start(pod: &'a Pod<'_>, boots: bool) -> Result<Self> {
+        // It was the source of the round before, and its guest may come back.
+        let _ = fs::remove_file(pod.state().join("vmm/status.json"));
+        let mut command = inside(pod, &program("build", "hawser"))?;
+        command
+            .args(["run", "--vmi", &pod.dir().join("vmi.json").display().to_string()])
+            .args(["--state-dir", STATE])
+            .args(["--image", &format!("kernel-boot={GUEST_IMAGE}")])
+            .arg("--cloud-hypervisor")
+            .arg(program("vmm", "cloud-hypervisor"));
+        if !boots {
+            command
+                .arg("--incoming")
+                .arg("--tls-dir")
+                .arg(pod.certificates()?);
+        }
+        let run = Process::start(command, "hawser-migration.log")?;
+        let ready = if boots {
+            "guest: ready"
+        } else {
+            "waiting for a guest at tcp:"
+        };
+        run.console.wait_for(ready, BOOT)?;
+        Ok(Self { pod, run })
+    }
+
+    pub(super) fn migrate<'b>(mut self, to: &'b Pod<'_>) -> Result<(Ours<'b>, Figures)> {
+        let target = Ours::start(to, false)?;
+        let probes = Probes::start(OURS.0)?;
+        let mut command = Command::new(program("build", "hawser"));
+        command
+            .args(["migrate", "--to", &url(to)])
+            .args(["--state-dir", &self.pod.state().display().to_string()])
+            .args(["--downtime", &format!("{DOWNTIME_MS}ms")])
+            .arg("--tls-dir")
+            .arg(self.pod.certificates()?);
+        let mut moving = Process::start(command, "hawser-migration.log")?;
+        moving.ended()?;
+        let text = moving.console.wait_for("migrated: the guest runs at", SERVE)?;
+        self.run.ended()?;
+        let blackout = probes.blackout()?;
+        let still = number_after(&text, "stood still for ")?;
+        let transfer = number_after(&text, "the transfer took ")?;
+        Ok((target, [blackout, still, transfer]))
+    }
+}
+
+/// cloud-hypervisor in a pod, without a launcher.
+pub(super) struct Bare {
+    vmm: Process,
+    directory: PathBuf,
+    socket: PathBuf,
+    events: PathBuf,
+}
+
+impl Bare {
+    /// Without a guest it is there to receive one.
+    pub(super) fn start(pod: &Pod<'_>, boots: bool) -> Result<Self> {
+        let directory = pod.dir().to_owned();
+        let (socket, events) = (directory.join("bare.sock"), directory.join("bare.events"));
+        for file in [&socket, &events] {
+            let _ = fs::remove_file(file);
+        }
+        let mut command = inside(pod, &program("vmm", "cloud-hypervisor"))?;
+        command
+            // As hawser has it: without, this side ends by SIGSYS every few rounds (launcher/src/vmm/process.rs).
+            .env("MALLOC_ARENA_MAX", "8")
+            .args(["-v", "--api-socket", &format!("path={}", socket.display())])
+            .args(["--event-monitor", &format!("path={}", events.display())]);
+        if boots {
+            let (address, mac) = BARE;
+            command
+                .args(["--cpus", "boot=1", "--memory", "size=192M"])
+                .args(["--kernel", &format!("{GUEST_IMAGE}/vmlinux")])
+                .args(["--initramfs", &format!("{GUEST_IMAGE}/initrd.img")])
+                .args(["--cmdline", &format!("{KERNEL_ARGS} guest.ip.{mac}={address}/24")])
+                .args(["--serial", "tty", "--console", "off"])
+                .args(["--net", &format!("tap=tap0,mac={mac}")]);
+        }
+        let vmm = Process::start(command, "bare-migration.log")?;
+        if boots {
+            vmm.console.wait_for("guest: ready", BOOT)?;
+        }
+        Ok(Self {
+            vmm,
+            directory,
+            socket,
+            events,
+        })
+    }
+
+    pub(super) fn migrate(mut self, to: &Pod<'_>) -> Result<(Self, Figures)> {
+        let target = Self::start(to, false)?;
+        wait_for(SERVE, || target.socket.exists()).context("the target's API")?;
+        let url = format!("tcp:{}:49200", to.ipv4);
+        let order = json!({"receiver_url": url, "tls_dir": target.directory.join("certificates")});
+        let socket = target.socket.clone();
+        let receiving: JoinHandle<Result<()>> =
+            thread::spawn(move || put(&socket, "vm.receive-migration", &order, TRANSFER));
+        wait_for(SERVE, || target.said("migration-receive-ready")).context("the target listens")?;
+        let probes = Probes::start(BARE.0)?;
+        let order = json!({
+            "destination_url": url,
+            "downtime_ms": DOWNTIME_MS,
+            "timeout_s": 3600,
+            "connections": 1,
+            "tls_dir": self.directory.join("certificates"),
+        });
+        put(&self.socket, "vm.send-migration", &order, SERVE)?;
+        self.vmm.ended()?;
+        let line = self.vmm.console.wait_for("Migration completed after ", SERVE)?;
+        receiving
+            .join()
+            .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))??;
+        let blackout = probes.blackout()?;
+        let still = number_after(&line, "with a downtime of ")?;
+        let transfer = number_after(&line, "Migration completed after ")? * 1000.0;
+        Ok((target, [blackout, still, transfer]))
+    }
+
+    fn said(&self, event: &str) -> bool {
+        fs::read_to_string(&self.events).is_ok_and(|text| text.contains(event))
+    }
+}
+
+fn wait_for(deadline: Duration, done: impl Fn() -> bool) -> Result<()> {
+    let end = Instant::now() + deadline;
+    while !done() {
+        if Instant::now() > end {
+            bail!("not within {} s", deadline.as_secs());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// A request of cloud-hypervisor's API, as ch-remote makes it.
+fn put(socket: &Path, what: &str, body: &Value, patience: Duration) -> Result<()> {
+    let mut api = UnixStream::connect(socket)?;
+    api.set_read_timeout(Some(patience))?;
+    let body = body.to_string();
+    write!(
+        api,
+        "PUT /api/v1/{what} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = vec![0; 4096];
+    let length = api.read(&mut answer)?;
+    let answer = String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned();
+    ensure!(answer.starts_with("HTTP/1.1 20"), "{what}: {answer}");
+    Ok(())
+}
