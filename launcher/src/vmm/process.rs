@@ -19,6 +19,12 @@ use tokio::process::{Child, Command};
 use super::api::Api;
 use super::events::Events;
 
+/// glibc lets a process have eight heaps for its threads before it asks how many processors there are, by reading a file
+/// of /sys in whichever thread happens to want the ninth. Where that is the one that writes events, cloud-hypervisor 53
+/// ends by SIGSYS and the guest with it: its filter does not let this thread open files. With a limit nobody asks. musl
+/// has one heap and does not know the variable.
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "8");
+
 /// A started VMM and the ends of its channels.
 #[derive(Debug)]
 pub(crate) struct Vmm {
@@ -74,6 +80,7 @@ pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError>
         .arg("--event-monitor")
         .arg(format!("fd={}", events_end.as_raw_fd()))
         .env_clear()
+        .env(ARENAS.0, ARENAS.1)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(OwnedFd::from(console_end))
