@@ -16,6 +16,7 @@ mod link;
 mod message;
 mod one_time;
 mod outgoing;
+mod pipe;
 mod relay;
 mod source;
 mod target;

@@ -23,18 +23,16 @@ use std::sync::{Arc, OnceLock};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::channel::{self, Address};
+use super::pipe::Pipe;
 use crate::vmm::threads;
 
 /// Where each VMM meets its relay. A port that no binding gives to the guest.
 pub(crate) const MEETING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 49153);
-/// Bytes, for each direction of each connection.
-const BUFFER: usize = 256 << 10;
 
 /// The source's half. Dropped, all its connections close.
 #[derive(Debug)]
@@ -108,28 +106,31 @@ impl Drop for SourceRelay {
 /// segment waits until the one before is acknowledged. On the loopback interface, where a segment is 64 KiB, that is
 /// nearly every piece, and an acknowledgement with nothing to go along with waits for 40 ms. The guest would stand still
 /// for two or three of those. So what was read is acknowledged at once; the kernel has to be told each time.
-async fn carry_out(mut ours: TcpStream, mut theirs: TcpStream) -> io::Result<()> {
-    let (mut from_vmm, mut to_vmm) = ours.split();
-    let (mut from_target, mut to_target) = theirs.split();
+async fn carry_out(ours: TcpStream, theirs: TcpStream) -> io::Result<()> {
     let requests = async {
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let read = from_vmm.read(&mut buffer).await?;
-            if read == 0 {
-                return to_target.shutdown().await;
-            }
+        let mut pipe = Pipe::new()?;
+        while pipe.take(&ours).await? > 0 {
             // Without it everything works, only later.
-            let _ = from_vmm.as_ref().set_quickack(true);
-            to_target
-                .write_all(buffer.get(..read).unwrap_or_default())
-                .await?;
+            let _ = ours.set_quickack(true);
+            pipe.give(&theirs).await?;
         }
+        end(&theirs)
     };
-    let answers = async {
-        copy(&mut from_target, &mut to_vmm).await?;
-        to_vmm.shutdown().await
-    };
-    tokio::try_join!(requests, answers).map(drop)
+    tokio::try_join!(requests, carry(&theirs, &ours)).map(drop)
+}
+
+/// One direction to its end.
+async fn carry(from: &TcpStream, to: &TcpStream) -> io::Result<()> {
+    let mut pipe = Pipe::new()?;
+    while pipe.take(from).await? > 0 {
+        pipe.give(to).await?;
+    }
+    end(to)
+}
+
+/// Nothing more will be written.
+fn end(stream: &TcpStream) -> io::Result<()> {
+    Ok(shutdown(stream.as_raw_fd(), Shutdown::Write)?)
 }
 
 /// The target's half.
@@ -168,10 +169,9 @@ impl TargetRelay {
                 }
             });
         } else {
-            let mut theirs = theirs;
             self.connections.spawn(async move {
-                if let Ok(mut ours) = meet().await {
-                    let _ = copy_bidirectional_with_sizes(&mut theirs, &mut ours, BUFFER, BUFFER).await;
+                if let Ok(ours) = meet().await {
+                    let _ = tokio::try_join!(carry(&theirs, &ours), carry(&ours, &theirs));
                 }
             });
         }
@@ -203,53 +203,43 @@ impl Hold {
             vmm,
             held,
         } = self;
-        let (mut from_source, mut to_source) = theirs.into_split();
-        let (mut from_vmm, mut to_vmm) = ours.into_split();
-        let holding = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&holding);
-        let requests = async move {
-            let mut buffer = vec![0; BUFFER];
-            loop {
-                let bytes = match from_source.read(&mut buffer).await {
-                    Ok(read) if read > 0 => buffer.get(..read).unwrap_or_default(),
-                    // The source has closed. Instructions that were held are worth nothing without it: whoever
-                    // releases has them already.
-                    _ => break,
-                };
-                if seen.load(Ordering::SeqCst) && !*release.borrow() {
+        let holding = AtomicBool::new(false);
+        let requests = async {
+            let mut pipe = Pipe::new()?;
+            // Once the source has closed, instructions that were held are worth nothing without it: whoever releases has
+            // them already.
+            while pipe.take(&theirs).await? > 0 {
+                if holding.load(Ordering::SeqCst) && !*release.borrow() {
                     let _ = held.send(()).await;
                     if release.wait_for(|released| *released).await.is_err() {
                         break;
                     }
                 }
-                if to_vmm.write_all(bytes).await.is_err() {
-                    break;
-                }
+                pipe.give(&ours).await?;
             }
-            let _ = to_vmm.shutdown().await;
+            io::Result::Ok(())
         };
-        let answers = async move {
-            let mut buffer = vec![0; BUFFER];
-            loop {
-                let bytes = match from_vmm.read(&mut buffer).await {
-                    Ok(read) if read > 0 => buffer.get(..read).unwrap_or_default(),
-                    _ => break,
-                };
+        let answers = async {
+            let mut pipe = Pipe::new()?;
+            while pipe.take(&ours).await? > 0 {
                 if !holding.load(Ordering::SeqCst) {
-                    match threads::vcpus(vmm) {
-                        Ok(there) => holding.store(there > 0, Ordering::SeqCst),
-                        // Nobody knows: then nothing more is let through.
-                        Err(error) => {
-                            tracing::warn!("cloud-hypervisor's threads: {error}");
-                            break;
-                        }
-                    }
+                    // Where nobody knows, nothing more is let through.
+                    let there = threads::vcpus(vmm)
+                        .inspect_err(|error| tracing::warn!("cloud-hypervisor's threads: {error}"))?;
+                    holding.store(there > 0, Ordering::SeqCst);
                 }
-                if to_source.write_all(bytes).await.is_err() {
-                    break;
-                }
+                pipe.give(&theirs).await?;
             }
-            let _ = to_source.shutdown().await;
+            io::Result::Ok(())
+        };
+        // An end or an error in either direction is for the VMMs to judge.
+        let requests = async {
+            let _ = requests.await;
+            let _ = end(&ours);
+        };
+        let answers = async {
+            let _ = answers.await;
+            let _ = end(&theirs);
         };
         tokio::join!(requests, answers);
     }
@@ -257,6 +247,8 @@ impl Hold {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     /// As cloud-hypervisor writes the last of a guest's memory: header, table and pages, each by itself, then it waits.
