@@ -325,7 +325,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
                 }
             },
             Some(told) = told.recv() => this.told(told).await,
-            Some(arrival) = arrivals.recv() => this.arrived(arrival),
+            Some(arrival) = arrivals.recv() => this.arrived(arrival).await,
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {

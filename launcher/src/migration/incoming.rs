@@ -62,6 +62,8 @@ pub(crate) struct Incoming {
     /// The NICs as the guest has them, which are to be the same here.
     nics: Vec<NicDescription>,
     vmm: Option<Pid>,
+    /// The state's name that was last shown.
+    shown: &'static str,
     tasks: JoinSet<()>,
     tell: mpsc::Sender<Arrival>,
 }
@@ -90,6 +92,7 @@ impl Incoming {
             passts,
             nics: Vec::new(),
             vmm: None,
+            shown: State::Waiting.name(),
             tasks: JoinSet::new(),
             tell,
         };
@@ -122,7 +125,13 @@ impl Incoming {
         });
     }
 
-    pub(crate) fn show(&self, board: &mut Board) {
+    /// Says where it is, if that is news. After each event, and not before what the event has led to is under way: the guest
+    /// may be standing still for it.
+    pub(crate) fn show(&mut self, board: &mut Board) {
+        if self.state.name() == self.shown {
+            return;
+        }
+        self.shown = self.state.name();
         let why = match &self.state {
             State::Ended(Ending::Gone { why } | Ending::Lost { why }) => Some(why.as_str()),
             _ => None,
@@ -132,9 +141,9 @@ impl Incoming {
         tracing::info!("migration: {}", self.state.name());
     }
 
-    pub(crate) fn arrived(&mut self, arrival: Arrival, api: &Api, board: &mut Board) -> Option<End> {
+    pub(crate) fn arrived(&mut self, arrival: Arrival, api: &Api) -> Option<End> {
         match arrival {
-            Arrival::Event(event) => self.on(event, None, api, board),
+            Arrival::Event(event) => self.on(event, None, api),
             Arrival::Connection(channel::Incoming::Control(stream)) => {
                 self.channels = self.channels.wrapping_add(1);
                 let (channel, tell) = (self.channels, self.tell.clone());
@@ -158,13 +167,13 @@ impl Incoming {
                     return None;
                 }
                 self.peer = None;
-                self.on(Event::ChannelLost(why), None, api, board)
+                self.on(Event::ChannelLost(why), None, api)
             }
-            Arrival::Heard(channel, Heard::Said(message)) => self.said(channel, message, api, board),
+            Arrival::Heard(channel, Heard::Said(message)) => self.said(channel, message, api),
         }
     }
 
-    fn said(&mut self, channel: u32, message: Message, api: &Api, board: &mut Board) -> Option<End> {
+    fn said(&mut self, channel: u32, message: Message, api: &Api) -> Option<End> {
         match message {
             Message::Prepare(prepare) => {
                 let reasons = self.judge(&prepare);
@@ -177,19 +186,16 @@ impl Incoming {
                         tracing::warn!("migration: {note}");
                     }
                 }
-                self.on(Event::Prepare { reasons }, Some(channel), api, board)
+                self.on(Event::Prepare { reasons }, Some(channel), api)
             }
             // Whoever knows the name is the source, over whatever channel.
             Message::Commit { id } if self.id.as_ref() == Some(&id) => {
                 self.peer = Some(channel);
-                self.on(Event::Commit, None, api, board)
+                self.on(Event::Commit, None, api)
             }
-            Message::Abort { why } if self.peer == Some(channel) => self.on(
-                Event::Abort(format!("the source gave up: {why}")),
-                None,
-                api,
-                board,
-            ),
+            Message::Abort { why } if self.peer == Some(channel) => {
+                self.on(Event::Abort(format!("the source gave up: {why}")), None, api)
+            }
             _ => None,
         }
     }
@@ -212,31 +218,21 @@ impl Incoming {
     }
 
     /// What cloud-hypervisor says of itself.
-    pub(crate) fn vmm(&mut self, event: &VmmEvent, api: &Api, board: &mut Board) -> Option<End> {
+    pub(crate) fn vmm(&mut self, event: &VmmEvent, api: &Api) -> Option<End> {
         let event = match event.event.as_str() {
             "migration-receive-ready" => Event::Listening,
             "migration-receive-finished" => Event::Resumed,
             "migration-receive-failed" => Event::VmmFailed("cloud-hypervisor's transfer failed".into()),
             _ => return None,
         };
-        self.on(event, None, api, board)
+        self.on(event, None, api)
     }
 
     /// `from`: the channel that an answer goes to if it is not the source's.
-    pub(crate) fn on(
-        &mut self,
-        event: Event,
-        from: Option<u32>,
-        api: &Api,
-        board: &mut Board,
-    ) -> Option<End> {
+    pub(crate) fn on(&mut self, event: Event, from: Option<u32>, api: &Api) -> Option<End> {
         let had_ended = matches!(self.state, State::Ended(_));
-        let before = self.state.name();
         let (state, actions) = std::mem::replace(&mut self.state, State::Waiting).on(event);
         self.state = state;
-        if self.state.name() != before {
-            self.show(board);
-        }
         for action in actions {
             self.perform(action, from, api);
         }
@@ -279,10 +275,7 @@ impl Incoming {
                     relay.release();
                 }
             }
-            Action::SayRunning => {
-                self.say(Message::Running);
-                one_time::clear(&self.vmm_dir);
-            }
+            Action::SayRunning => self.say(Message::Running),
             Action::SayLost(why) => self.say(Message::Lost { why }),
             Action::SayGone(why) => {
                 self.relay = None;
@@ -335,6 +328,11 @@ impl Incoming {
             };
             let _ = tell.send(Arrival::Event(event)).await;
         });
+    }
+
+    /// The guest is here: nobody needs the hand-off's certificates any more.
+    pub(crate) fn forget(&self) {
+        one_time::clear(&self.vmm_dir);
     }
 
     /// The NICs of the guest that has come, as it had them where it was.

@@ -94,8 +94,8 @@ impl Drive {
     /// Somebody wants the guest to end.
     pub(super) async fn stop(&mut self) {
         if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.is_open()) {
-            let end = incoming.on(TargetEvent::Stop, None, &self.api, &mut self.board);
-            return self.received(end);
+            let end = incoming.on(TargetEvent::Stop, None, &self.api);
+            return self.received(end).await;
         }
         match &self.outgoing {
             // It is not ours to end any more.
@@ -113,8 +113,8 @@ impl Drive {
         if let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.is_open()) {
             let why = how.clone().unwrap_or_else(|| "cloud-hypervisor ended".into());
             self.exited = Some(how);
-            let end = incoming.on(TargetEvent::VmmFailed(why), None, &self.api, &mut self.board);
-            return self.received(end);
+            let end = incoming.on(TargetEvent::VmmFailed(why), None, &self.api);
+            return self.received(end).await;
         }
         match &self.outgoing {
             // The guest is not in it any more. What has become of it is about to be known.
@@ -152,8 +152,8 @@ impl Drive {
             _ => {}
         }
         if let Some(incoming) = &mut self.incoming {
-            let end = incoming.vmm(event, &self.api, &mut self.board);
-            self.received(end);
+            let end = incoming.vmm(event, &self.api);
+            self.received(end).await;
         }
         if let Some(outgoing) = &mut self.outgoing {
             let mut hands = Hands {
@@ -287,19 +287,27 @@ impl Drive {
         }
     }
 
-    pub(super) fn arrived(&mut self, arrival: Arrival) {
+    pub(super) async fn arrived(&mut self, arrival: Arrival) {
         if let Some(incoming) = &mut self.incoming {
-            let end = incoming.arrived(arrival, &self.api, &mut self.board);
-            self.received(end);
+            let end = incoming.arrived(arrival, &self.api);
+            self.received(end).await;
         }
     }
 
     /// After each event of a hand-off to us.
-    fn received(&mut self, end: Option<End>) {
+    async fn received(&mut self, end: Option<End>) {
+        // Other tasks carry what has been said and let go. They are first: the guest or the source may wait for it.
+        tokio::task::yield_now().await;
+        if let Some(incoming) = &mut self.incoming {
+            incoming.show(&mut self.board);
+        }
         match end {
             Some(End::Runs { stop }) => {
                 tracing::info!("the guest is running");
                 self.restored = true;
+                if let Some(incoming) = &self.incoming {
+                    incoming.forget();
+                }
                 self.keep_addresses();
                 self.serve(true);
                 self.apply(Event::Booted);
