@@ -45,6 +45,7 @@ pub(crate) fn check(args: &CheckArgs, guest: Option<&GuestSpec>) -> Result<ExitC
     findings.push(net_admin());
     findings.push(program("nft", Path::new("nft"), "install nftables in the image"));
     findings.push(passt());
+    findings.extend(passt_repair());
     findings.push(match find_program(&args.cloud_hypervisor) {
         Ok(path) => Finding::Good(format!("cloud-hypervisor: {}", path.display())),
         Err(failure) => Finding::Bad(failure),
@@ -142,6 +143,22 @@ fn passt() -> Finding {
             failure.to_string().trim_start_matches("hawser: ")
         )),
     }
+}
+
+/// A migration goes without it too.
+fn passt_repair() -> Option<Finding> {
+    passt::find().ok()?;
+    let ends = "connections that are open behind passt end in a migration";
+    Some(match passt::Helper::program() {
+        None => Finding::Note(format!("passt-repair: not found on PATH: {ends}")),
+        Some(_) if !privileges::has(caps::Capability::CAP_NET_ADMIN) => {
+            Finding::Note(format!("passt-repair: without CAP_NET_ADMIN {ends}"))
+        }
+        Some(path) => Finding::Good(format!(
+            "passt-repair: {}: connections behind passt migrate to a pod of the same addresses",
+            path.display()
+        )),
+    })
 }
 
 /// Only shared file systems need it.

@@ -1,8 +1,9 @@
-//! The process that stays behind: PID 1 of the container, and the only one with a capability while a guest runs.
+//! The process that stays behind: PID 1 of the container, and the only one with a capability while a guest runs, but for
+//! passt's helper where there is one.
 //!
-//! It forks the supervisor, wires the pod while that starts the VMM, and says when the guest may run. Then it does four
-//! things: it reaps every orphan of the container, passes on the wish to stop, waits for the supervisor's verdict, and
-//! hands back control so that the wiring can be taken down. It reads nothing from the guest, from the VMM or from the
+//! It forks the supervisor, wires the pod while that starts the VMM, and says when the guest may run. Then it does five
+//! things: it reaps every orphan of the container, passes on the wish to stop, has passt's helper run where a guest is
+//! behind passt, waits for the supervisor's verdict, and hands back control so that the wiring can be taken down. It reads nothing from the guest, from the VMM or from the
 //! network once the guest runs; its only inputs are then signals and exit statuses.
 //!
 //! The fork happens while the process has one thread and no runtime.
@@ -17,7 +18,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::error::{ExitCode, Failure};
-use crate::privileges;
+use crate::{passt, privileges};
 
 /// Signals that mean: end the guest in good order.
 const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
@@ -53,6 +54,7 @@ pub(crate) struct Kept<T> {
 pub(crate) fn keep<T>(
     supervise: impl FnOnce(Orders) -> Verdict,
     wire: impl FnOnce() -> Result<T, Failure>,
+    helper: Option<passt::Helper>,
 ) -> Result<Kept<T>, Failure> {
     let fail = |what: &'static str| move |errno: Errno| Failure::new(ExitCode::Internal, what).because(errno);
     // Blocked before the fork, so that a signal that comes in between waits for us.
@@ -97,7 +99,8 @@ pub(crate) fn keep<T>(
             if let Err(error) = privileges::keep_net_admin_alone() {
                 tracing::warn!("the keeper could not give up its other capabilities: {error}");
             }
-            let verdict = wait(child, &watched, orders)?;
+            let mut helper = helper.filter(|_| wired.is_ok()).map(Aide::start);
+            let verdict = wait(child, &watched, orders, &mut helper)?;
             before.thread_set_mask().map_err(fail("unblock signals"))?;
             Ok(Kept { wired, verdict })
         }
@@ -130,7 +133,12 @@ fn status(verdict: Verdict) -> i32 {
     verdict.code as i32 | given_away
 }
 
-fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<Verdict, Failure> {
+fn wait(
+    supervisor: Pid,
+    watched: &SigSet,
+    mut orders: Option<File>,
+    helper: &mut Option<Aide>,
+) -> Result<Verdict, Failure> {
     let mut verdict = None;
     loop {
         // Reap first: a child may have ended before the signals were watched.
@@ -139,6 +147,11 @@ fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<V
             Ok(status) => {
                 if status.pid() == Some(supervisor) {
                     verdict = Some(judge(status));
+                    if let Some(helper) = helper.take() {
+                        helper.end(verdict.is_some_and(|verdict| verdict.given_away));
+                    }
+                } else if let Some(helper) = helper {
+                    helper.reaped(status);
                 }
                 continue;
             }
@@ -152,6 +165,66 @@ fn wait(supervisor: Pid, watched: &SigSet, mut orders: Option<File>) -> Result<V
         match watched.wait() {
             Ok(signal) if STOP.contains(&signal) => tell(&mut orders, STOP_GUEST),
             _ => {}
+        }
+    }
+}
+
+/// The helper of passt's, which is there for the next hand-off again when it has served one.
+struct Aide {
+    helper: passt::Helper,
+    running: Option<passt::Running>,
+    /// It has ended because it had been asked for something.
+    served: bool,
+}
+
+impl Aide {
+    fn start(helper: passt::Helper) -> Self {
+        let mut this = Self {
+            helper,
+            running: None,
+            served: false,
+        };
+        this.begin();
+        this
+    }
+
+    fn begin(&mut self) {
+        let started = privileges::with_net_admin(|| self.helper.start());
+        self.running = started
+            .inspect_err(|error| {
+                tracing::warn!("passt-repair: {error}: connections behind passt end in a migration");
+            })
+            .ok();
+    }
+
+    fn reaped(&mut self, status: WaitStatus) {
+        let is_it = |running: &mut passt::Running| status.pid() == Some(running.pid());
+        if self.running.take_if(is_it).is_none() {
+            return;
+        }
+        match status {
+            WaitStatus::Exited(_, 0) => {
+                self.served = true;
+                self.begin();
+            }
+            // One that cannot do it would fail again.
+            status => tracing::warn!(
+                "passt-repair ended unexpectedly ({status:?}): connections behind passt end in the next migration",
+            ),
+        }
+    }
+
+    /// `given_away`: connections that were put aside go on in another pod, with the addresses of this one. Until the
+    /// network leads there, this pod's kernel is not to answer what comes for them.
+    fn end(self, given_away: bool) {
+        if given_away && self.served {
+            let silent = privileges::with_net_admin(hawser_netsetup::fall_silent);
+            if let Err(error) = silent {
+                tracing::warn!("connections that have moved may be reset here: {error}");
+            }
+        }
+        if let Some(running) = self.running {
+            running.end();
         }
     }
 }

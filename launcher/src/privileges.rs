@@ -95,6 +95,19 @@ pub(crate) fn raise_net_admin() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Does `work`, with CAP_NET_ADMIN for the programs that it starts too.
+pub(crate) fn with_net_admin<T, E: std::error::Error + Send + Sync + 'static>(
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, Failure> {
+    raise_net_admin()?;
+    let result = work();
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        // What is held stays the same; what is started next should have nothing.
+        let _ = caps::clear(None, set);
+    }
+    result.map_err(|error| Failure::new(ExitCode::Internal, "with CAP_NET_ADMIN").because(error))
+}
+
 /// What the keeper goes on with: CAP_NET_ADMIN if it had it, nothing else.
 pub(crate) fn keep_net_admin_alone() -> Result<(), caps::errors::CapsError> {
     let rest: HashSet<_> = [Capability::CAP_NET_ADMIN]

@@ -109,6 +109,11 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         );
     }
     obstacles.extend(obstacle);
+    let helper = if passts.is_empty() {
+        None
+    } else {
+        passt_helper(&state, owner)?
+    };
     let job = Job {
         owner,
         config: vm_config(
@@ -131,6 +136,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         readonly_disks: migration::readonly_disks(&drives),
         obstacles,
         passt_version,
+        repairs: helper.as_ref().map(|helper| helper.directory().clone()),
         hooks,
         descriptors: open_macvtaps(&attachments, owner)?,
         drives,
@@ -153,6 +159,7 @@ fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let kept = keeper::keep(
         |orders| supervisor::supervise(job, parent, orders),
         || wire(&plan, nft, &journal),
+        helper,
     )?;
     let wired = kept.wired?;
     if kept.verdict.given_away {
@@ -348,6 +355,16 @@ fn find_passt(attachments: &[Attachment]) -> Result<PasstsFound, Failure> {
         version: fit.date,
         obstacle: fit.obstacle(),
     })
+}
+
+/// Who moves passt's open connections, if somebody can.
+fn passt_helper(state: &StateDir, owner: Owner) -> Result<Option<passt::Helper>, Failure> {
+    let directory = state.repairs(owner).map_err(|error| {
+        Failure::new(ExitCode::PodUnfit, "the state directory's repair/")
+            .because(error)
+            .remedy("mount a writable volume there (emptyDir), or name another with --state-dir")
+    })?;
+    Ok(passt::Helper::find(directory))
 }
 
 fn setup(common: &Common) -> Result<ExitCode, Failure> {

@@ -1,4 +1,5 @@
-//! The state directory: `journal.json` and `lock` for the privileged half, `vmm/` for the unprivileged one.
+//! The state directory: `journal.json` and `lock` for the privileged half, `vmm/` for the unprivileged one, `repair/` where
+//! passt's helper meets that.
 //!
 //! The guest's side can write only below `vmm/`. The privileged half opens nothing there, so no link planted
 //! there can lead it anywhere.
@@ -50,52 +51,59 @@ impl StateDir {
             path: path.to_owned(),
             _lock: lock,
         };
-        this.make_vmm_dir(owner).map_err(fail)?;
+        make_shared(&this.vmm_dir(), owner).map_err(fail)?;
         Ok(this)
-    }
-
-    /// Made for the owner's group while that is our own effective group, so that root needs no CAP_CHOWN.
-    fn make_vmm_dir(&self, owner: Owner) -> io::Result<()> {
-        let dir = self.vmm_dir();
-        let before = getegid();
-        if geteuid().as_raw() != owner.uid {
-            setegid(Gid::from_raw(owner.gid))?;
-        }
-        let made = DirBuilder::new().mode(0o770).create(&dir);
-        setegid(before)?;
-        match made {
-            // The umask has taken the group's bits away.
-            Ok(()) => fs::set_permissions(&dir, Permissions::from_mode(0o770))?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-        let found = fs::symlink_metadata(&dir)?;
-        if !found.is_dir() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotADirectory,
-                dir.display().to_string(),
-            ));
-        }
-        let usable = found.uid() == owner.uid || (found.gid() == owner.gid && found.mode() & 0o070 == 0o070);
-        if !usable {
-            let why = format!(
-                "{} is there and not for user {}: remove it",
-                dir.display(),
-                owner.uid
-            );
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        }
-        Ok(())
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
         self.path.join("journal.json")
     }
 
+    /// Where the unprivileged half shows the helper that keeps the capability a socket; nothing else is in it.
+    pub(crate) fn repairs(&self, owner: Owner) -> io::Result<PathBuf> {
+        let dir = self.path.join("repair");
+        make_shared(&dir, owner)?;
+        Ok(dir)
+    }
+
     /// The unprivileged half's: sockets, status, console log, and the disks that are made for the guest.
     pub(crate) fn vmm_dir(&self) -> PathBuf {
         vmm_dir(&self.path)
     }
+}
+
+/// A directory for the owner too: made for the owner's group while that is our own effective group, so that root needs no
+/// CAP_CHOWN.
+fn make_shared(dir: &Path, owner: Owner) -> io::Result<()> {
+    let before = getegid();
+    if geteuid().as_raw() != owner.uid {
+        setegid(Gid::from_raw(owner.gid))?;
+    }
+    let made = DirBuilder::new().mode(0o770).create(dir);
+    setegid(before)?;
+    match made {
+        // The umask has taken the group's bits away.
+        Ok(()) => fs::set_permissions(dir, Permissions::from_mode(0o770))?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let found = fs::symlink_metadata(dir)?;
+    if !found.is_dir() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotADirectory,
+            dir.display().to_string(),
+        ));
+    }
+    let usable = found.uid() == owner.uid || (found.gid() == owner.gid && found.mode() & 0o070 == 0o070);
+    if !usable {
+        let why = format!(
+            "{} is there and not for user {}: remove it",
+            dir.display(),
+            owner.uid
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
 }
 
 /// Where that is, whether or not it is there yet.

@@ -75,6 +75,8 @@ pub(crate) struct Job {
     pub(crate) obstacles: Vec<String>,
     /// As the launchers compare it.
     pub(crate) passt_version: Option<u32>,
+    /// Where the helper waits that can move passt's open connections.
+    pub(crate) repairs: Option<PathBuf>,
 }
 
 /// A passt to be kept running behind a NIC.
@@ -211,7 +213,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let passts = std::mem::take(&mut job.passts)
         .into_iter()
         .map(|passt| {
-            let (frontend, handle) = passt::Frontend::listen(&job.directory)?;
+            let (frontend, handle) = passt::Frontend::listen(&job.directory, job.repairs.clone())?;
             handles.insert(passt.command.nic.clone(), handle);
             Ok((passt, frontend))
         })

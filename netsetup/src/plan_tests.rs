@@ -185,6 +185,7 @@ fn rules_for_listed_ports_and_istio() {
 #[test]
 fn tables_are_removed_whether_or_not_they_are_there() {
     insta::assert_snapshot!(crate::ruleset::removal().to_string());
+    insta::assert_snapshot!(crate::ruleset::silence().to_string(), @"");
 }
 
 #[test]

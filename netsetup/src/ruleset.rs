@@ -89,6 +89,29 @@ pub(crate) fn removal() -> serde_json::Value {
     objects.document()
 }
 
+/// Drops what the kernel answers where nobody listens: resets (RFC 9293, section 3.10.7.1) and ICMP's unreachables
+/// (RFC 1122, section 4.1.3.1).
+pub(crate) fn silence() -> serde_json::Value {
+    const CHAIN: &str = "silence";
+    let mut objects = Objects::default();
+    objects.have_table(NfFamily::INet);
+    objects.base_chain(CHAIN, NfChainType::Filter, NfHook::Output, 0);
+    for (protocol, field, value) in [
+        ("tcp", "flags", "rst"),
+        ("icmp", "type", "destination-unreachable"),
+        ("icmpv6", "type", "destination-unreachable"),
+    ] {
+        let field = payload(protocol, field);
+        let matches = if protocol == "tcp" {
+            is_in(field, text(value))
+        } else {
+            equal(field, text(value))
+        };
+        objects.rule(NfFamily::INet, CHAIN, vec![matches, DROP]);
+    }
+    objects.document()
+}
+
 /// `document` in one transaction with the removal of what is there.
 pub(crate) fn replacing(document: &serde_json::Value) -> serde_json::Value {
     let removal = removal();

@@ -197,6 +197,7 @@ pub(crate) fn describe(
                 .chain(by_passt)
                 .collect(),
             passt: nic.passt.clone(),
+            pod: nic.passt.clone(),
             addresses_may_change: guest.pod_bridge_may_migrate && primary_bridge(nic),
             vf: None,
         }
@@ -211,6 +212,7 @@ pub(crate) fn describe(
         queue_pairs: 0,
         addresses: Vec::new(),
         passt: None,
+        pod: None,
         addresses_may_change: false,
         vf: Some(VfDescription {
             address: vf.address.to_string(),
@@ -227,6 +229,7 @@ pub(crate) fn describe(
         queue_pairs: nic.queue_pairs,
         addresses: Vec::new(),
         passt: None,
+        pod: None,
         addresses_may_change: false,
         vf: None,
     };

@@ -121,10 +121,13 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         queue_pairs: 1,
         migration: Migration::possible(
             "the guest keeps its MAC and addresses, which the target's passt goes on with; others then use the target \
-             pod's; open connections are reset",
+             pod's; open connections go on where those are the same and both launchers have NET_ADMIN and passt-repair, and \
+             are reset otherwise",
         ),
         privileges: vec![
-            "no capability; passt must be allowed a user namespace (the container's seccomp profile)".into(),
+            "no capability (NET_ADMIN is used, where the container has it, to take open connections along in a migration); \
+             passt must be allowed a user namespace (the container's seccomp profile)"
+                .into(),
             "net.ipv4.ping_group_range with the group, for the guest to ping, and net.ipv4.ip_unprivileged_port_start no \
              higher than its lowest port: set by the pod where /proc/sys is read-only"
                 .into(),

@@ -54,6 +54,9 @@ pub(crate) struct NicDescription {
     /// The same, where passt tells it: the guest brings it along, and the target's passt goes on with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passt: Option<Handed>,
+    /// The pod's own, where passt serves the guest: others reach it by them, whatever the guest has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<Handed>,
     /// The user has said that the target's pod may have other ones for it.
     #[serde(default)]
     pub(crate) addresses_may_change: bool,
@@ -207,6 +210,16 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
     }
 }
 
+/// Whether others reach the guest at the same addresses in both pods, as far as passt has to do with them.
+pub(crate) fn same_pod_addresses(source: &NicDescription, target: &NicDescription) -> bool {
+    let addresses = |nic: &NicDescription| {
+        let pod = nic.pod.as_ref()?;
+        Some((pod.v4.map(|v4| v4.address), pod.v6))
+    };
+    let (theirs, ours) = (addresses(source), addresses(target));
+    theirs.is_some() && theirs == ours
+}
+
 /// What the guest will find changed although it may go.
 pub(crate) fn notes(source: &Description, target: &Description) -> Vec<String> {
     let changed = |ours: &NicDescription| {
@@ -275,6 +288,7 @@ mod tests {
                 queue_pairs: 1,
                 addresses: vec!["10.0.2.2/24".into(), "fd10:0:2::2".into()],
                 passt: None,
+                pod: None,
                 addresses_may_change: false,
                 vf: None,
             }],
@@ -299,7 +313,23 @@ mod tests {
             }),
             v6: v6.map(|v6| v6.parse().unwrap()),
         });
+        nic.pod.clone_from(&nic.passt);
         description
+    }
+
+    #[test]
+    fn connections_go_along_only_to_a_pod_with_the_same_addresses_whatever_the_guest_has() {
+        let same =
+            |source: &Description, target: &Description| same_pod_addresses(&source.nics[0], &target.nics[0]);
+        let source = behind_passt("10.1.0.7", Some("fd00::7"));
+        let mut twin = source.clone();
+        let pod = twin.nics[0].pod.as_mut().unwrap();
+        pod.v4.as_mut().unwrap().prefix_len = 16;
+        twin.nics[0].passt = None;
+        assert!(same(&source, &twin));
+        assert!(!same(&source, &behind_passt("10.1.0.8", Some("fd00::7"))));
+        assert!(!same(&source, &behind_passt("10.1.0.7", None)));
+        assert!(!same(&description(), &description()), "not of passt");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::channel::{self, Security};
-use super::describe::{Description, NicDescription, notes, reasons};
+use super::describe::{Description, NicDescription, notes, reasons, same_pod_addresses};
 use super::link::{Heard, Link};
 use super::message::{Message, Prepare};
 use super::one_time;
@@ -61,6 +61,8 @@ pub(crate) struct Incoming {
     passts: BTreeMap<String, passt::Handle>,
     /// The NICs as the guest has them, which are to be the same here.
     nics: Vec<NicDescription>,
+    /// Those behind passt whose open connections come along.
+    connected: Vec<String>,
     vmm: Option<Pid>,
     /// The state's name that was last shown.
     shown: &'static str,
@@ -91,6 +93,7 @@ impl Incoming {
             relay: None,
             passts,
             nics: Vec::new(),
+            connected: Vec::new(),
             vmm: None,
             shown: State::Waiting.name(),
             tasks: JoinSet::new(),
@@ -181,6 +184,7 @@ impl Incoming {
                     self.peer = Some(channel);
                     self.id = Some(prepare.id.clone());
                     self.nics.clone_from(&prepare.description.nics);
+                    self.connected = self.take_connections(&self.nics);
                     self.credentials = prepare.credentials.is_some();
                     for note in notes(&prepare.description, &self.own) {
                         tracing::warn!("migration: {note}");
@@ -215,6 +219,19 @@ impl Incoming {
             _ => {}
         }
         all
+    }
+
+    /// Of these NICs at the source, those whose connections can go on here.
+    fn take_connections(&self, theirs: &[NicDescription]) -> Vec<String> {
+        let here = |nic: &&NicDescription| {
+            let takes = self
+                .passts
+                .get(&nic.name)
+                .is_some_and(passt::Handle::keeps_connections);
+            let ours = self.own.nics.iter().find(|ours| ours.name == nic.name);
+            takes && ours.is_some_and(|ours| same_pod_addresses(nic, ours))
+        };
+        theirs.iter().filter(here).map(|nic| nic.name.clone()).collect()
     }
 
     /// What cloud-hypervisor says of itself.
@@ -261,7 +278,9 @@ impl Incoming {
                 }
             }
             Action::Receive => self.receive(api),
-            Action::SayPrepared => self.say(Message::Prepared),
+            Action::SayPrepared => self.say(Message::Prepared {
+                takes_connections: !self.connected.is_empty(),
+            }),
             Action::SayHolding => self.say(Message::Holding),
             Action::ArmHold => {
                 let tell = self.tell.clone();
@@ -310,14 +329,20 @@ impl Incoming {
         let adoptions: Vec<_> = self
             .nics
             .iter()
-            .filter_map(|nic| Some((self.passts.get(&nic.name)?.clone(), nic.passt.clone()?)))
+            .filter_map(|nic| {
+                let connected = self.connected.contains(&nic.name);
+                Some((self.passts.get(&nic.name)?.clone(), nic.passt.clone()?, connected))
+            })
             .collect();
         let (api, tell) = (api.clone(), self.tell.clone());
         self.tasks.spawn(async move {
             let receive = async {
                 // The VMM connects to them when it restores the guest.
-                for (passt, handed) in adoptions {
+                for (passt, handed, connected) in adoptions {
                     passt.adopt(handed).await?;
+                    if connected {
+                        passt.move_connections(passt::Side::Target).await;
+                    }
                 }
                 api.receive_migration(&how).await.map_err(|error| chain(&error))
             };

@@ -29,7 +29,11 @@ pub(crate) enum Message {
         reasons: Vec<String>,
     },
     /// Target: the pod is wired, the VMM listens.
-    Prepared,
+    Prepared {
+        /// Connections that are open behind passt can be taken up here: it has the same addresses, and who can do it.
+        #[serde(default)]
+        takes_connections: bool,
+    },
     /// Target: all of the guest is here and stands still; it will not run without `Commit`.
     Holding,
     /// Source: the guest is yours. It cannot run here any more. Said again over a new channel where the answer was lost.

@@ -1,5 +1,6 @@
 //! The source at work: performs what [`super::source`] decides.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -20,6 +21,7 @@ use super::watch::watch;
 use crate::control::{Answer, Board, Order};
 use crate::error::chain;
 use crate::lifecycle::Outcome;
+use crate::passt;
 use crate::vmm::api::{Api, SendMigration};
 use crate::vmm::events::{Events, VmmEvent};
 use crate::vmm::{process, threads};
@@ -65,6 +67,7 @@ pub(crate) struct Hands<'a> {
     pub(crate) api: &'a Api,
     pub(crate) board: &'a mut Board,
     pub(crate) functions: &'a mut Functions,
+    pub(crate) passts: &'a BTreeMap<String, passt::Handle>,
 }
 
 /// A hand-off under way. Dropped, its connections close and its timers end.
@@ -248,7 +251,10 @@ impl Outgoing {
                 Event::ChannelLost(why)
             }
             Told::Heard(_, Heard::Said(message)) => match message {
-                Message::Prepared => Event::Prepared,
+                Message::Prepared { takes_connections } => {
+                    self.move_connections(takes_connections, hands.passts);
+                    Event::Prepared
+                }
                 Message::Refused { reasons } => {
                     Event::Refused(format!("the target refuses: {}", reasons.join("; ")))
                 }
@@ -425,6 +431,19 @@ impl Outgoing {
     fn unwatch(&mut self) {
         if let Some(watch) = self.watch.take() {
             watch.abort();
+        }
+    }
+
+    /// Before the transfer, at the end of which passt is asked for them.
+    fn move_connections(&mut self, along: bool, passts: &BTreeMap<String, passt::Handle>) {
+        for passt in passts.values().cloned() {
+            self.tasks.spawn(async move {
+                if along {
+                    passt.move_connections(passt::Side::Source).await;
+                } else {
+                    passt.leave_connections().await;
+                }
+            });
         }
     }
 

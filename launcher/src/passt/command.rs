@@ -127,6 +127,7 @@ fn arguments(inputs: &Inputs) -> Vec<String> {
     // Without these the gateway's address is the pod's loopback, sidecars and all.
     set("map-host-loopback", "none".into());
     set("map-guest-addr", "none".into());
+    // Its helper comes by standard input (`super::repair`).
     set("repair-path", "none".into());
     // Both are said always: what is not said of one may follow from the other.
     set(

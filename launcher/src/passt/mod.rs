@@ -5,13 +5,17 @@
 //! serves. It ends by itself when the connection does, so none outlives the supervisor.
 
 mod command;
+mod helper;
 mod output;
 mod process;
+mod repair;
 mod supervise;
 mod version;
 
 pub(crate) use command::{Command, forwards_all_text};
+pub(crate) use helper::{Helper, Running};
 pub(crate) use output::follow;
+pub(crate) use repair::Side;
 pub(crate) use supervise::{Frontend, Handle, Report, Restarts, supervise};
 pub(crate) use version::{Fitness, check, find};
 

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinHandle;
 
+use super::repair::Repair;
 use super::{Command, output};
 use crate::error::{ExitCode, Failure};
 use crate::vhost_relay::{BackendError, Channel, greet};
@@ -87,7 +87,7 @@ fn said(lines: &[String]) -> String {
 }
 
 /// Starts one, and waits until it answers.
-pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, StartError> {
+pub(super) async fn start(program: &Path, command: &Command, repair: &Repair) -> Result<Backend, StartError> {
     let spawn = |source| StartError::Spawn {
         program: program.display().to_string(),
         source,
@@ -98,7 +98,8 @@ pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, 
     let theirs = OwnedFd::from(theirs);
     let (helper, input) = StdStream::pair().map_err(spawn)?;
     helper.set_nonblocking(true).map_err(spawn)?;
-    tokio::spawn(answer_repairs(UnixStream::from_std(helper).map_err(spawn)?));
+    let helper = UnixStream::from_std(helper).map_err(spawn)?;
+    tokio::spawn(repair.clone().serve(helper));
     let descriptor = theirs.as_raw_fd();
     let mut process = tokio::process::Command::new(program);
     process
@@ -146,21 +147,6 @@ pub(super) async fn start(program: &Path, command: &Command) -> Result<Backend, 
         }
         Ok(Err(error)) => Err(backend.failed(error).await),
         Err(_) => Err(backend.failed(BackendError::Silent).await),
-    }
-}
-
-/// Stands in for the helper (passt-repair) that would, with a capability, let passt's open connections move along.
-///
-/// A passt that was started with `--fd` takes its standard input for the connection to that helper, and ends where it is
-/// asked for its state with connections open and gets no answer there. So it gets one: the command's byte, as from a
-/// helper that has done it. That nothing was done it finds out by itself for each connection, and marks that as one for
-/// the target to reset. The sockets that come with a command are closed by the kernel, since nobody takes them.
-async fn answer_repairs(mut helper: UnixStream) {
-    let mut command = [0];
-    while helper.read_exact(&mut command).await.is_ok() {
-        if helper.write_all(&command).await.is_err() {
-            return;
-        }
     }
 }
 
@@ -225,7 +211,10 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let command = Command::bare("default", &["--quiet"]);
-        start(&program, &command).await.unwrap_err().failure()
+        start(&program, &command, &Repair::new(None))
+            .await
+            .unwrap_err()
+            .failure()
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Command;
 use super::process::{Backend, StartError, start};
+use super::repair::{Repair, Side};
 use crate::error::Failure;
 use crate::vhost_relay::{End, Session};
 
@@ -37,6 +38,7 @@ pub(crate) struct Frontend {
     listener: UnixListener,
     adoptions: mpsc::Receiver<Adoption>,
     leaving: Arc<AtomicBool>,
+    repair: Repair,
 }
 
 /// What a live migration wants of it.
@@ -44,6 +46,7 @@ pub(crate) struct Frontend {
 pub(crate) struct Handle {
     adoptions: mpsc::Sender<Adoption>,
     leaving: Arc<AtomicBool>,
+    repair: Repair,
 }
 
 /// A guest that comes from another pod, with what passt told it there.
@@ -64,6 +67,21 @@ impl Handle {
         served.map_err(|error| format!("passt: {}", crate::error::chain(&error)))
     }
 
+    /// Whether open connections can be given away or taken up here.
+    pub(crate) fn keeps_connections(&self) -> bool {
+        self.repair.is_possible()
+    }
+
+    /// They go along with the hand-off that begins.
+    pub(crate) async fn move_connections(&self, side: Side) {
+        self.repair.begin(side).await;
+    }
+
+    /// They do not, or the hand-off has come to nothing.
+    pub(crate) async fn leave_connections(&self) {
+        self.repair.end().await;
+    }
+
     /// Whether cloud-hypervisor has let go of the NIC to hand it over. It does not take it up again if the guest stays.
     pub(crate) fn is_let_go(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
@@ -76,7 +94,8 @@ impl Frontend {
         directory.join("passt.sock")
     }
 
-    pub(crate) fn listen(directory: &Path) -> io::Result<(Self, Handle)> {
+    /// `helper`: where one waits for a socket by which it can be asked to move connections.
+    pub(crate) fn listen(directory: &Path, helper: Option<PathBuf>) -> io::Result<(Self, Handle)> {
         let path = Self::path(directory);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -84,14 +103,17 @@ impl Frontend {
         }
         let (send, adoptions) = mpsc::channel(1);
         let leaving = Arc::default();
+        let repair = Repair::new(helper);
         let this = Self {
             listener: UnixListener::bind(path)?,
             adoptions,
             leaving: Arc::clone(&leaving),
+            repair: repair.clone(),
         };
         let handle = Handle {
             adoptions: send,
             leaving,
+            repair,
         };
         Ok((this, handle))
     }
@@ -111,7 +133,8 @@ pub(crate) async fn supervise(
     ready: oneshot::Sender<Result<(), Failure>>,
     lost: mpsc::Sender<Report>,
 ) {
-    let mut first = match start(&program, &command).await {
+    let repair = frontend.repair.clone();
+    let mut first = match start(&program, &command, &repair).await {
         Ok(backend) => {
             let _ = ready.send(Ok(()));
             Some(backend)
@@ -131,7 +154,7 @@ pub(crate) async fn supervise(
                     if let Some(backend) = first.take() {
                         backend.finish().await;
                     }
-                    let started = start(&program, &command).await;
+                    let started = start(&program, &command, &repair).await;
                     let _ = done.send(started.map(|backend| first = Some(backend)));
                 } else {
                     let _ = done.send(Ok(()));
@@ -150,6 +173,7 @@ pub(crate) async fn supervise(
         let mut line = Line {
             program: &program,
             command: &command,
+            repair: &repair,
             session: Session::new(stream, Arc::clone(&frontend.leaving)),
             restarts: Restarts::default(),
         };
@@ -173,6 +197,7 @@ pub(crate) async fn supervise(
 struct Line<'a> {
     program: &'a Path,
     command: &'a Command,
+    repair: &'a Repair,
     session: Session,
     restarts: Restarts,
 }
@@ -182,7 +207,7 @@ impl Line<'_> {
     async fn serve(&mut self, first: Option<Backend>) -> Result<(), String> {
         let mut backend = match first {
             Some(backend) => backend,
-            None => match start(self.program, self.command).await {
+            None => match start(self.program, self.command, self.repair).await {
                 Ok(backend) => backend,
                 Err(error) => self.replace(crate::error::chain(&error)).await?,
             },
@@ -231,7 +256,7 @@ impl Line<'_> {
                 return Err(why);
             };
             tokio::time::sleep(pause).await;
-            let mut backend = match start(self.program, self.command).await {
+            let mut backend = match start(self.program, self.command, self.repair).await {
                 Ok(backend) => backend,
                 Err(error) => {
                     why = crate::error::chain(&error);
@@ -300,7 +325,7 @@ exec cat <&"$socket" > /dev/null
     async fn a_guest_from_elsewhere_is_served_with_its_own_addresses_before_the_vmm_comes() {
         let directory = tempfile::tempdir().unwrap();
         let program = stand_in(directory.path());
-        let (frontend, handle) = Frontend::listen(directory.path()).unwrap();
+        let (frontend, handle) = Frontend::listen(directory.path(), None).unwrap();
         let command = Command::bare("default", &[]);
         let (ready, serves) = oneshot::channel();
         let (lost, _) = mpsc::channel(1);

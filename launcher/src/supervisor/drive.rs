@@ -162,6 +162,7 @@ impl Drive {
                 api: &self.api,
                 board: &mut self.board,
                 functions: &mut self.functions,
+                passts: &self.passts,
             };
             let outcome = outgoing.vmm(event, &mut hands).await;
             self.migrated(outcome).await;
@@ -233,6 +234,7 @@ impl Drive {
             api: &self.api,
             board: &mut self.board,
             functions: &mut self.functions,
+            passts: &self.passts,
         };
         let outcome = outgoing.told(told, &mut hands).await;
         self.functions.show(&mut self.board);
@@ -259,6 +261,9 @@ impl Drive {
     /// The guest stays. cloud-hypervisor ends the connection of a vhost-user NIC when it takes the last of the guest's
     /// state, and does not connect again: the NIC would be dead from then on.
     fn take_up_again(&mut self) {
+        for passt in self.passts.values().cloned() {
+            tokio::spawn(async move { passt.leave_connections().await });
+        }
         let let_go = self.passts.iter().filter(|(_, passt)| passt.is_let_go());
         for (nic, _) in let_go {
             tracing::warn!(

@@ -156,6 +156,11 @@ impl Objects {
         self.0.push(NfObject::CmdObject(NfCmd::Delete(table(family))));
     }
 
+    /// Also where it is there.
+    pub(super) fn have_table(&mut self, family: NfFamily) {
+        self.add(table(family));
+    }
+
     pub(super) fn create_table(&mut self, family: NfFamily) {
         self.0.push(NfObject::CmdObject(NfCmd::Create(table(family))));
     }

@@ -37,8 +37,8 @@ pub(super) fn ip(command: &str) -> Result<String> {
 
 /// Two pods with the same addresses and MAC on the pod network, of which one is plugged in: as where a network gives a
 /// guest's new pod the address of the one before. The launchers meet on a wire of their own.
-struct Twins<'a> {
-    source: Pod<'a>,
+pub(super) struct Twins<'a> {
+    pub(super) source: Pod<'a>,
     target: Pod<'a>,
     /// The node's ends.
     ports: [String; 2],
@@ -46,7 +46,7 @@ struct Twins<'a> {
 }
 
 impl<'a> Twins<'a> {
-    fn create(lab: &'a Lab, name: &str, manifest: &Value) -> Result<Self> {
+    pub(super) fn create(lab: &'a Lab, name: &str, manifest: &Value) -> Result<Self> {
         let source = Pod::create(lab, &format!("{name}-a"), &[FORWARD_IPV6])?;
         let mut target = Pod::create(lab, &format!("{name}-b"), &[FORWARD_IPV6])?;
         let (port, switch) = plug(&source)?;
@@ -157,6 +157,11 @@ pub(super) fn masquerade_at_the_same_address(lab: &Lab) -> Result<()> {
     let twins = Twins::create(lab, "same", &manifest())?;
     let mut source = twins.source.launch("run", ROOT)?;
     wait_for_both_families(&source)?;
+    connections_go_on(&twins, &mut source)
+}
+
+/// Connections that others have opened, and one of the guest's own.
+pub(super) fn connections_go_on(twins: &Twins<'_>, source: &mut Launcher<'_>) -> Result<()> {
     let mut sessions = Vec::new();
     for address in twins.source.addresses() {
         guest::greet_within(address, PORT, SERVE)?;
@@ -168,7 +173,7 @@ pub(super) fn masquerade_at_the_same_address(lab: &Lab) -> Result<()> {
     counter
         .beyond(3, SERVE)
         .context("a connection of the guest's own")?;
-    move_and_swap(&twins, &mut source, &mut sessions)?;
+    move_and_swap(twins, source, &mut sessions)?;
     let counted = counter.counted();
     counter.beyond(counted + 3, RETRY).with_context(|| {
         let seen = guest::execute(

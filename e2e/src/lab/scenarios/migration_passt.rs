@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use super::lifecycle::{END, compare};
 use super::masquerade::{BOOT, SERVE, reach_out};
 use super::migration::{TLS, TRANSFER, expect_state, migrate, status, url, vmms};
+use super::migration_network::{Twins, connections_go_on};
 use super::passt::{PING, wait_for_the_pods_addresses};
 use super::vmi;
 use crate::certificates::Authority;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
-use crate::lab::node::pod::{Extra, Launcher, Pod, UNPRIVILEGED};
+use crate::lab::node::pod::{Extra, Launcher, NET_ADMIN_ONLY, Pod, UNPRIVILEGED};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
 /// How long the guest's web server waits for a request.
@@ -199,6 +200,15 @@ pub(super) fn to_other_addresses(lab: &Lab) -> Result<()> {
     let mut target = onward;
     target.signal("TERM")?;
     target.expect_exit(0, END)
+}
+
+/// Issue: passt's row, where the pod's address is the same: what was open goes on, by passt-repair, which runs as user 107
+/// at the source and as root at the target.
+pub(super) fn at_the_same_address(lab: &Lab) -> Result<()> {
+    let twins = Twins::create(lab, "passt-same", &manifest())?;
+    let mut source = twins.source.launch("run", NET_ADMIN_ONLY)?;
+    wait_for_the_pods_addresses(&twins.source, &source)?;
+    connections_go_on(&twins, &mut source)
 }
 
 /// Before the guest's last state is taken nothing has happened to the source's passt; after it the NIC is put back.

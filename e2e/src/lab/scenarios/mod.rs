@@ -210,6 +210,10 @@ const MORE: &[Scenario<Lab>] = &[
         run: migration::wrong_certificate,
     },
     Scenario {
+        name: "migration_passt_at_the_same_address",
+        run: migration_passt::at_the_same_address,
+    },
+    Scenario {
         name: "migration_passt_that_fails",
         run: migration_passt::failures,
     },

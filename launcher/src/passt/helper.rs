@@ -1,0 +1,77 @@
+//! passt-repair(1), run by the half that keeps CAP_NET_ADMIN: a process with that capability and a seccomp filter of its
+//! own, which waits until a socket appears in a directory, connects to it, and does nothing but switch repair mode on and
+//! off for the sockets that come by it ([`super::repair`] is who shows it one, and when).
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Its name on PATH.
+const PROGRAM: &str = "passt-repair";
+
+/// What to run, and where it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Helper {
+    program: PathBuf,
+    directory: PathBuf,
+}
+
+impl Helper {
+    /// None where there is no such program on PATH, or no capability that it could use.
+    pub(crate) fn find(directory: PathBuf) -> Option<Self> {
+        if !crate::privileges::has(caps::Capability::CAP_NET_ADMIN) {
+            return None;
+        }
+        let program = Self::program()?;
+        Some(Self { program, directory })
+    }
+
+    pub(crate) fn program() -> Option<PathBuf> {
+        crate::doctor::on_path(PROGRAM.as_ref())
+    }
+
+    pub(crate) fn directory(&self) -> &PathBuf {
+        &self.directory
+    }
+
+    /// With the capabilities of whoever starts it. It ends with that one, and after each hand-off.
+    pub(crate) fn start(&self) -> io::Result<Running> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg(&self.directory)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        // SAFETY: between fork and exec only async-signal-safe calls are made: setsid and prctl.
+        unsafe {
+            command.pre_exec(|| {
+                nix::unistd::setsid()?;
+                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+                Ok(())
+            });
+        }
+        let child = command.spawn()?;
+        let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+        Ok(Running(Pid::from_raw(pid)))
+    }
+}
+
+/// To be reaped by whoever reaps all.
+#[derive(Debug)]
+pub(crate) struct Running(Pid);
+
+impl Running {
+    pub(crate) fn pid(&self) -> Pid {
+        self.0
+    }
+
+    pub(crate) fn end(&self) {
+        // It may have ended by itself.
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+}
