@@ -173,8 +173,8 @@ fn wait(
 struct Aide {
     helper: passt::Helper,
     running: Option<passt::Running>,
-    /// It has ended because it had been asked for something.
-    served: bool,
+    /// The pod's kernel answers nothing for connections that it does not know.
+    silent: bool,
 }
 
 impl Aide {
@@ -182,7 +182,7 @@ impl Aide {
         let mut this = Self {
             helper,
             running: None,
-            served: false,
+            silent: false,
         };
         this.begin();
         this
@@ -204,7 +204,7 @@ impl Aide {
         }
         match status {
             WaitStatus::Exited(_, 0) => {
-                self.served = true;
+                self.be_silent(self.helper.has_put_aside());
                 self.begin();
             }
             // One that cannot do it would fail again.
@@ -214,17 +214,27 @@ impl Aide {
         }
     }
 
-    /// `given_away`: connections that were put aside go on in another pod, with the addresses of this one. Until the
-    /// network leads there, this pod's kernel is not to answer what comes for them.
-    fn end(self, given_away: bool) {
-        if given_away && self.served {
-            let silent = privileges::with_net_admin(hawser_netsetup::fall_silent);
-            if let Err(error) = silent {
-                tracing::warn!("connections that have moved may be reset here: {error}");
-            }
-        }
+    fn end(mut self, given_away: bool) {
+        self.be_silent(given_away && self.helper.has_put_aside());
         if let Some(running) = self.running {
             running.end();
+        }
+    }
+
+    /// While connections of this pod are put aside, and for good once they go on in another one, with its addresses: until
+    /// the network leads there, this pod's kernel is not to answer what comes for them.
+    fn be_silent(&mut self, silent: bool) {
+        if silent == self.silent {
+            return;
+        }
+        let done = privileges::with_net_admin(if silent {
+            hawser_netsetup::fall_silent
+        } else {
+            hawser_netsetup::end_silence
+        });
+        match done {
+            Ok(()) => self.silent = silent,
+            Err(error) => tracing::warn!("connections that have moved may be reset here: {error}"),
         }
     }
 }

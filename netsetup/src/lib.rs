@@ -22,7 +22,9 @@ pub use apply::{Kernel, apply, undo};
 pub use cni::{CniDevice, CniNic, CniSpec};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use journal::{Journal, Undo};
-pub use kernel::{Linux, MacvtapError, Nft, fall_silent, interface_names, open_macvtap, open_tap};
+pub use kernel::{
+    Linux, MacvtapError, Nft, end_silence, fall_silent, interface_names, open_macvtap, open_tap,
+};
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
 pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Plan, Router6};
 pub use ruleset::document as ruleset;

@@ -185,7 +185,16 @@ fn rules_for_listed_ports_and_istio() {
 #[test]
 fn tables_are_removed_whether_or_not_they_are_there() {
     insta::assert_snapshot!(crate::ruleset::removal().to_string());
-    insta::assert_snapshot!(crate::ruleset::silence().to_string(), @"");
+}
+
+#[test]
+fn a_pod_without_its_guest_answers_nothing() {
+    insta::assert_snapshot!(crate::ruleset::silence().to_string());
+    let end = crate::ruleset::end_of_silence().to_string();
+    assert!(
+        end.contains(r#"{"delete":{"table":{"family":"inet","name":"hawser-silence"}}}"#),
+        "{end}"
+    );
 }
 
 #[test]

@@ -21,6 +21,9 @@ use crate::spec::{KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, PortRange, Port
 /// Name of both tables.
 pub(crate) const TABLE: &str = "hawser";
 
+/// The table of a pod whose guest is elsewhere, apart from the wiring, which stays as it is.
+const SILENCE: &str = "hawser-silence";
+
 /// DHCP and RS frames a second that reach the server; a guest that sends more loses them. An honest one sends a
 /// handful in a minute.
 const SERVER_RATE: u32 = 200;
@@ -92,8 +95,8 @@ pub(crate) fn removal() -> serde_json::Value {
 /// Drops what the kernel answers where nobody listens: resets (RFC 9293, section 3.10.7.1) and ICMP's unreachables
 /// (RFC 1122, section 4.1.3.1).
 pub(crate) fn silence() -> serde_json::Value {
-    const CHAIN: &str = "silence";
-    let mut objects = Objects::default();
+    const CHAIN: &str = "output";
+    let mut objects = Objects::in_table(SILENCE);
     objects.have_table(NfFamily::INet);
     objects.base_chain(CHAIN, NfChainType::Filter, NfHook::Output, 0);
     for (protocol, field, value) in [
@@ -109,6 +112,13 @@ pub(crate) fn silence() -> serde_json::Value {
         };
         objects.rule(NfFamily::INet, CHAIN, vec![matches, DROP]);
     }
+    objects.document()
+}
+
+/// And answers again, whether or not it did not.
+pub(crate) fn end_of_silence() -> serde_json::Value {
+    let mut objects = Objects::in_table(SILENCE);
+    objects.delete_table(NfFamily::INet);
     objects.document()
 }
 

@@ -436,7 +436,8 @@ impl Outgoing {
 
     /// Before the transfer, at the end of which passt is asked for them.
     fn move_connections(&mut self, along: bool, passts: &BTreeMap<String, passt::Handle>) {
-        for passt in passts.values().cloned() {
+        for passt in passts.values() {
+            let passt = passt.clone();
             self.tasks.spawn(async move {
                 if along {
                     passt.move_connections(passt::Side::Source).await;

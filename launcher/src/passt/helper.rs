@@ -30,6 +30,14 @@ impl Helper {
         Some(Self { program, directory })
     }
 
+    /// Whether the unprivileged half has left its mark that connections are put aside.
+    pub(crate) fn has_put_aside(&self) -> bool {
+        self.directory
+            .join(super::repair::MARK)
+            .symlink_metadata()
+            .is_ok()
+    }
+
     pub(crate) fn program() -> Option<PathBuf> {
         crate::doctor::on_path(PROGRAM.as_ref())
     }
@@ -38,7 +46,8 @@ impl Helper {
         &self.directory
     }
 
-    /// With the capabilities of whoever starts it. It ends with that one, and after each hand-off.
+    /// With the capabilities of whoever starts it. It ends with that one, and when a connection to it does: which is how the
+    /// unprivileged half makes itself heard.
     pub(crate) fn start(&self) -> io::Result<Running> {
         let mut command = Command::new(&self.program);
         command

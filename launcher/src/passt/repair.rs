@@ -12,7 +12,8 @@
 //!
 //! At the source the relay keeps what has been put aside open, behind a filter that drops whatever comes: a segment that
 //! arrives after passt has read a connection's queues would be acknowledged and lost, and one that arrives after passt has
-//! closed it would be answered by the pod's kernel with a reset.
+//! closed it would be answered by the pod's kernel with a reset. For the time after, when this process is gone, the
+//! privileged half silences the kernel: it looks for a mark of ours whenever the helper ends, as that does with its connection.
 
 use std::fs::{self, Permissions};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -39,6 +40,8 @@ const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MOST));
 const ON: u8 = 1;
 /// For the helper to come, and to answer: it does nothing else.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// In the directory as long as something is put aside.
+pub(super) const MARK: &str = "aside";
 /// The one who waits in the directory looks for this ending.
 const NAME: &str = "passt.repair";
 /// Classic BPF: return 0, which keeps nothing of a packet.
@@ -99,7 +102,14 @@ impl Repair {
 
     /// Nothing is put aside from here on, and what has been ends: the guest has not gone, or goes to other addresses.
     pub(super) async fn end(&self) {
-        *self.inner.lock().await = Inner::default();
+        let Some(directory) = &self.directory else { return };
+        let mut inner = self.inner.lock().await;
+        let marked = mark(directory, false);
+        let helper = std::mem::take(&mut *inner).helper;
+        // The privileged half looks when a helper ends: this one's end, or that of one that comes only for it.
+        if marked && helper.is_none() {
+            drop(meet(directory).await);
+        }
     }
 
     /// Serves one passt, whose standard input is the other end of `passt`.
@@ -107,7 +117,10 @@ impl Repair {
         let mut asked = false;
         while let Ok(Some((command, sockets))) = receive(&passt).await {
             asked = true;
-            self.inner.lock().await.perform(command, sockets).await;
+            let marks = self.inner.lock().await.perform(command, sockets).await;
+            if let (Some(aside), Some(directory)) = (marks, &self.directory) {
+                mark(directory, aside);
+            }
             if send(&passt, command, &[]).await.is_err() {
                 break;
             }
@@ -120,10 +133,9 @@ impl Repair {
 }
 
 impl Inner {
-    async fn perform(&mut self, command: u8, sockets: Vec<OwnedFd>) {
-        let Some((helper, side)) = &mut self.helper else {
-            return;
-        };
+    /// Tells what becomes of the mark.
+    async fn perform(&mut self, command: u8, sockets: Vec<OwnedFd>) -> Option<bool> {
+        let (helper, side) = self.helper.as_mut()?;
         let source = *side == Side::Source;
         if source {
             filter(&sockets, command == ON);
@@ -141,13 +153,20 @@ impl Inner {
             Err(_) => Some("it does not answer".to_owned()),
         };
         match error {
-            None if source && command == ON => self.aside.extend(sockets),
-            None if source => self.aside.clear(),
-            None => {}
+            None if source && command == ON => {
+                self.aside.extend(sockets);
+                Some(true)
+            }
+            None if source => {
+                self.aside.clear();
+                Some(false)
+            }
+            None => None,
             Some(error) => {
                 tracing::warn!("passt-repair: {error}: connections that are open may end");
                 filter(&sockets, false);
                 self.helper = None;
+                None
             }
         }
     }
@@ -176,6 +195,23 @@ async fn meet(directory: &Path) -> io::Result<UnixStream> {
     match came {
         Ok(accepted) => Ok(accepted?.0),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it has not come")),
+    }
+}
+
+/// Whether it was there before.
+fn mark(directory: &Path, aside: bool) -> bool {
+    let path = directory.join(MARK);
+    if aside {
+        match fs::File::create_new(&path) {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
+            Err(error) => {
+                tracing::warn!("{}: {error}: connections that move may be reset", path.display());
+                false
+            }
+        }
+    } else {
+        fs::remove_file(&path).is_ok()
     }
 }
 
@@ -316,6 +352,7 @@ mod tests {
         );
         let ((), asked) = tokio::join!(ask(&passt, OFF, &ours), help(&helper, 1));
         assert_eq!(asked, [(OFF, 1)]);
+        assert!(!directory.path().join(MARK).exists());
         assert_eq!(heard(&socket, SOON).unwrap(), 8, "it was sent again");
     }
 
@@ -326,11 +363,15 @@ mod tests {
         let ((), helper) = tokio::join!(repair.begin(Side::Source), come(&directory));
         let ours = [ours];
         tokio::join!(ask(&passt, ON, &ours), help(&helper, 1));
+        let marked = || directory.path().join(MARK).exists();
+        assert!(marked());
         drop((ours, passt));
         assert!(receive(&helper).await.unwrap().is_none(), "the helper may go");
         peer.write_all(b"meanwhile").unwrap();
         assert_eq!(heard(&peer, LONG).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        repair.end().await;
+        let ((), poked) = tokio::join!(repair.end(), come(&directory));
+        assert!(!marked());
+        assert!(receive(&poked).await.unwrap().is_none(), "for the keeper to look");
         // Without repair mode, which needs the capability, a socket says that it is closed.
         assert!(!heard(&peer, SOON).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
     }

@@ -261,7 +261,8 @@ impl Drive {
     /// The guest stays. cloud-hypervisor ends the connection of a vhost-user NIC when it takes the last of the guest's
     /// state, and does not connect again: the NIC would be dead from then on.
     fn take_up_again(&mut self) {
-        for passt in self.passts.values().cloned() {
+        for passt in self.passts.values() {
+            let passt = passt.clone();
             tokio::spawn(async move { passt.leave_connections().await });
         }
         let let_go = self.passts.iter().filter(|(_, passt)| passt.is_let_go());

@@ -20,7 +20,7 @@ use crate::ruleset;
 use crate::step::Step;
 
 pub use macvtap::{MacvtapError, open_macvtap};
-pub use nft::{Nft, fall_silent};
+pub use nft::{Nft, end_silence, fall_silent};
 pub use tap::open_tap;
 
 /// The kernel of this process's network namespace, over one rtnetlink socket.

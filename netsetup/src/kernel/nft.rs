@@ -93,6 +93,14 @@ pub fn fall_silent() -> Result<(), StepFailure> {
     run(&ruleset::silence())
 }
 
+/// Takes [`fall_silent`] back.
+///
+/// # Errors
+/// When there is no `nft`, or the kernel refuses.
+pub fn end_silence() -> Result<(), StepFailure> {
+    run(&ruleset::end_of_silence())
+}
+
 fn failed(source: std::io::Error) -> StepFailure {
     StepFailure::system("run nft", source)
 }

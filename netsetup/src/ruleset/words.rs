@@ -134,41 +134,58 @@ pub(super) fn copy_to(device: &str) -> Stmt {
     })
 }
 
-fn table(family: NfFamily) -> NfListObject<'static> {
-    NfListObject::Table(Table {
-        family,
-        name: TABLE.into(),
-        handle: None,
-    })
+pub(super) struct Objects {
+    list: Vec<NfObject<'static>>,
+    table: &'static str,
 }
 
-#[derive(Default)]
-pub(super) struct Objects(Vec<NfObject<'static>>);
+impl Default for Objects {
+    fn default() -> Self {
+        Self::in_table(TABLE)
+    }
+}
 
 impl Objects {
+    pub(super) fn in_table(table: &'static str) -> Self {
+        Self {
+            list: Vec::new(),
+            table,
+        }
+    }
+
+    fn table(&self, family: NfFamily) -> NfListObject<'static> {
+        NfListObject::Table(Table {
+            family,
+            name: self.table.into(),
+            handle: None,
+        })
+    }
+
     fn add(&mut self, object: NfListObject<'static>) {
-        self.0.push(NfObject::CmdObject(NfCmd::Add(object)));
+        self.list.push(NfObject::CmdObject(NfCmd::Add(object)));
     }
 
     /// Adding what is there is no error and deleting what is not there is: so first the one, then the other.
     pub(super) fn delete_table(&mut self, family: NfFamily) {
-        self.add(table(family));
-        self.0.push(NfObject::CmdObject(NfCmd::Delete(table(family))));
+        self.add(self.table(family));
+        self.list
+            .push(NfObject::CmdObject(NfCmd::Delete(self.table(family))));
     }
 
     /// Also where it is there.
     pub(super) fn have_table(&mut self, family: NfFamily) {
-        self.add(table(family));
+        self.add(self.table(family));
     }
 
     pub(super) fn create_table(&mut self, family: NfFamily) {
-        self.0.push(NfObject::CmdObject(NfCmd::Create(table(family))));
+        self.list
+            .push(NfObject::CmdObject(NfCmd::Create(self.table(family))));
     }
 
     pub(super) fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
         self.add(NfListObject::Chain(Chain {
             family: NfFamily::INet,
-            table: TABLE.into(),
+            table: self.table.into(),
             name: Cow::Owned(name.to_owned()),
             _type: Some(kind),
             hook: Some(hook),
@@ -181,7 +198,7 @@ impl Objects {
     pub(super) fn device_chain(&mut self, name: &str, device: &str) {
         self.add(NfListObject::Chain(Chain {
             family: NfFamily::NetDev,
-            table: TABLE.into(),
+            table: self.table.into(),
             name: Cow::Owned(name.to_owned()),
             _type: Some(NfChainType::Filter),
             hook: Some(NfHook::Ingress),
@@ -195,7 +212,7 @@ impl Objects {
     pub(super) fn chain(&mut self, name: &str) {
         self.add(NfListObject::Chain(Chain {
             family: NfFamily::INet,
-            table: TABLE.into(),
+            table: self.table.into(),
             name: Cow::Owned(name.to_owned()),
             ..Chain::default()
         }));
@@ -204,7 +221,7 @@ impl Objects {
     pub(super) fn port_set(&mut self, name: &str, ports: Vec<Expr>) {
         self.add(NfListObject::Set(Box::new(Set {
             family: NfFamily::INet,
-            table: TABLE.into(),
+            table: self.table.into(),
             name: Cow::Owned(name.to_owned()),
             set_type: SetTypeValue::Single(SetType::InetService),
             flags: Some(HashSet::from([SetFlag::Interval])),
@@ -216,7 +233,7 @@ impl Objects {
     pub(super) fn rule(&mut self, family: NfFamily, chain: &str, expr: Vec<Stmt>) {
         self.add(NfListObject::Rule(Rule {
             family,
-            table: TABLE.into(),
+            table: self.table.into(),
             chain: Cow::Owned(chain.to_owned()),
             expr: Cow::Owned(expr),
             ..Rule::default()
@@ -225,7 +242,7 @@ impl Objects {
 
     pub(super) fn document(self) -> serde_json::Value {
         let document = Nftables {
-            objects: Cow::Owned(self.0),
+            objects: Cow::Owned(self.list),
         };
         // The crate's types are plain data: turning them into JSON cannot fail.
         let mut document = serde_json::to_value(document).unwrap_or_default();

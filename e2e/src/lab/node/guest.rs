@@ -3,11 +3,11 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// What the guest's web server answers with (images/guest/init).
 pub(crate) const GREETING: &str = "hello from the guest";
@@ -126,6 +126,54 @@ impl Session {
                 Err(error) => return Err(error).with_context(|| format!("waiting for {word}")),
             }
         }
+        Ok(())
+    }
+
+    /// All that the guest has echoed, in its order.
+    pub(crate) fn echoes(&self) -> impl Iterator<Item = &str> {
+        self.heard.lines().filter_map(|line| line.strip_prefix("said-"))
+    }
+}
+
+/// A session on which something is said all the time.
+#[derive(Debug)]
+pub(crate) struct Talk {
+    enough: Arc<AtomicBool>,
+    speaker: JoinHandle<Result<(Session, u32)>>,
+}
+
+impl Talk {
+    pub(crate) fn begin(mut session: Session) -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&enough);
+        let speaker = thread::spawn(move || {
+            let mut said = 0;
+            while !over.load(Ordering::SeqCst) {
+                session
+                    .say(&said.to_string())
+                    .with_context(|| format!("after {said} words"))?;
+                said += 1;
+                thread::sleep(Duration::from_millis(100));
+            }
+            Ok((session, said))
+        });
+        Self { enough, speaker }
+    }
+
+    /// Every word has come back once, in its order.
+    pub(crate) fn end(self, deadline: Duration) -> Result<()> {
+        self.enough.store(true, Ordering::SeqCst);
+        let ended = self.speaker.join().map_err(|_| anyhow!("the speaker panicked"))?;
+        let (mut session, said) = ended?;
+        session.say("end")?;
+        session.hear("end", deadline)?;
+        let wanted = (0..said).map(|word| word.to_string());
+        let echoes = session.echoes().filter(|word| !["begin", "end"].contains(word));
+        ensure!(
+            echoes.eq(wanted),
+            "of {said} words came back: {:?}",
+            session.heard
+        );
         Ok(())
     }
 }

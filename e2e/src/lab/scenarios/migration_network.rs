@@ -14,7 +14,7 @@ use super::migration::{TLS, TRANSFER, manifest, migrate, url, wait_for_it};
 use super::{bridge, vmi};
 use crate::certificates::Authority;
 use crate::lab::node::Lab;
-use crate::lab::node::guest::{self, Counter, PORT, Session};
+use crate::lab::node::guest::{self, Counter, PORT, Session, Talk};
 use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 use crate::lab::process::output;
@@ -173,7 +173,16 @@ pub(super) fn connections_go_on(twins: &Twins<'_>, source: &mut Launcher<'_>) ->
     counter
         .beyond(3, SERVE)
         .context("a connection of the guest's own")?;
+    let talks: Vec<_> = twins
+        .source
+        .addresses()
+        .into_iter()
+        .map(|address| Session::open(address).map(Talk::begin))
+        .collect::<Result<_>>()?;
     move_and_swap(twins, source, &mut sessions)?;
+    for talk in talks {
+        talk.end(RETRY).context("what was said all the time")?;
+    }
     let counted = counter.counted();
     counter.beyond(counted + 3, RETRY).with_context(|| {
         let seen = guest::execute(
