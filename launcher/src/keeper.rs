@@ -173,16 +173,17 @@ fn wait(
 struct Aide {
     helper: passt::Helper,
     running: Option<passt::Running>,
-    /// The pod's kernel answers nothing for connections that it does not know.
+    /// The pod's kernel sends no resets for connections that it does not know.
     silent: bool,
 }
 
 impl Aide {
     fn start(helper: passt::Helper) -> Self {
         let mut this = Self {
+            // Where an earlier launcher was killed over it, this one takes it back.
+            silent: helper.has_put_aside(),
             helper,
             running: None,
-            silent: false,
         };
         this.begin();
         this

@@ -188,7 +188,7 @@ fn tables_are_removed_whether_or_not_they_are_there() {
 }
 
 #[test]
-fn a_pod_without_its_guest_answers_nothing() {
+fn a_pod_whose_guest_is_elsewhere_sends_no_resets() {
     insta::assert_snapshot!(crate::ruleset::silence().to_string());
     let end = crate::ruleset::end_of_silence().to_string();
     assert!(

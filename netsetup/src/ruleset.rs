@@ -21,7 +21,7 @@ use crate::spec::{KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, PortRange, Port
 /// Name of both tables.
 pub(crate) const TABLE: &str = "hawser";
 
-/// The table of a pod whose guest is elsewhere, apart from the wiring, which stays as it is.
+/// The table of a pod whose guest's connections go on elsewhere; apart from the wiring, which stays as it is.
 const SILENCE: &str = "hawser-silence";
 
 /// DHCP and RS frames a second that reach the server; a guest that sends more loses them. An honest one sends a
@@ -92,30 +92,21 @@ pub(crate) fn removal() -> serde_json::Value {
     objects.document()
 }
 
-/// Drops what the kernel answers where nobody listens: resets (RFC 9293, section 3.10.7.1) and ICMP's unreachables
-/// (RFC 1122, section 4.1.3.1).
+/// Drops the resets with which the kernel answers segments of connections that it does not know. They have no ACK, where
+/// those that end a connection and those that refuse one have (RFC 9293, sections 3.5.2 and 3.10.7.1).
 pub(crate) fn silence() -> serde_json::Value {
     const CHAIN: &str = "output";
+    const RST: u32 = 4;
+    const RST_AND_ACK: u32 = 0x14;
     let mut objects = Objects::in_table(SILENCE);
     objects.have_table(NfFamily::INet);
     objects.base_chain(CHAIN, NfChainType::Filter, NfHook::Output, 0);
-    for (protocol, field, value) in [
-        ("tcp", "flags", "rst"),
-        ("icmp", "type", "destination-unreachable"),
-        ("icmpv6", "type", "destination-unreachable"),
-    ] {
-        let field = payload(protocol, field);
-        let matches = if protocol == "tcp" {
-            is_in(field, text(value))
-        } else {
-            equal(field, text(value))
-        };
-        objects.rule(NfFamily::INet, CHAIN, vec![matches, DROP]);
-    }
+    let flags = masked(payload("tcp", "flags"), RST_AND_ACK);
+    objects.rule(NfFamily::INet, CHAIN, vec![equal(flags, Expr::Number(RST)), DROP]);
     objects.document()
 }
 
-/// And answers again, whether or not it did not.
+/// Takes that back, whether or not it is there.
 pub(crate) fn end_of_silence() -> serde_json::Value {
     let mut objects = Objects::in_table(SILENCE);
     objects.delete_table(NfFamily::INet);

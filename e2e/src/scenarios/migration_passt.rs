@@ -5,20 +5,27 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::migration::{FILES, SOON, TLS, TO, certify, migrate, quick, status};
 use super::running::expect_exit;
 use crate::certificates::Authority;
-use crate::pods::{GUEST_MAC, NODE4, POD4, POD6, Pod, PodSpec, set, vmi};
+use crate::pods::{GUEST_MAC, NODE4, POD4, POD6, Pod, PodSpec, Privileges, set, vmi};
 use crate::process::Process;
 use crate::report::Scenario;
 
-pub(super) const SCENARIOS: &[Scenario<Context>] = &[Scenario {
-    name: "a guest behind passt takes its addresses along, once",
-    run: takes_its_addresses_along,
-}];
+pub(super) const SCENARIOS: &[Scenario<Context>] = &[
+    Scenario {
+        name: "a guest behind passt takes its addresses along, once",
+        run: takes_its_addresses_along,
+    },
+    Scenario {
+        name: "connections behind passt are put aside only for a pod of the same addresses",
+        run: asks_its_helper_for_the_same_addresses_only,
+    },
+];
 
 /// Answers the greeting with no features (version 1, a reply to request 1, eight bytes), and stays until its connection
 /// ends.
@@ -29,6 +36,12 @@ socket=${!#}
 socket=${socket#--fd=}
 printf '\1\0\0\0\5\0\0\0\10\0\0\0\0\0\0\0\0\0\0\0' >&"$socket"
 exec cat <&"$socket" > /dev/null
+"#;
+/// A stand-in for its helper: notes whether it is shown a socket, and does not come.
+const PASST_REPAIR: &str = r#"#!/bin/bash
+until [ -S "$1/passt.repair" ]; do sleep 0.02; done
+echo shown >> /srv/repairs
+exec sleep 60
 "#;
 const OTHER4: &str = "10.244.0.6";
 const OTHER6: &str = "fd00:10:244::6";
@@ -45,7 +58,12 @@ fn manifest() -> Value {
 
 fn put_passt(pod: &Pod) -> Result<()> {
     fs::create_dir(pod.path("bin"))?;
-    for (file, text, mode) in [("bin/passt", PASST, 0o755), ("passt-lines", "", 0o666)] {
+    for (file, text, mode) in [
+        ("bin/passt", PASST, 0o755),
+        ("passt-lines", "", 0o666),
+        ("bin/passt-repair", PASST_REPAIR, 0o755),
+        ("repairs", "", 0o666),
+    ] {
         fs::write(pod.path(file), text)?;
         fs::set_permissions(pod.path(file), Permissions::from_mode(mode))?;
     }
@@ -91,9 +109,14 @@ fn expect_addresses(line: Option<&String>, wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn takes_its_addresses_along(context: &Context) -> Result<()> {
-    let from = Pod::new(&context.programs, PodSpec::default())?;
-    let to = Pod::new(&context.programs, PodSpec::default())?;
+/// Two pods with a wire for the launchers, the second with addresses of its own if that is asked for.
+fn pods(context: &Context, privileges: Privileges, others: bool) -> Result<[Pod; 2]> {
+    let spec = || PodSpec {
+        privileges,
+        ..PodSpec::default()
+    };
+    let from = Pod::new(&context.programs, spec())?;
+    let to = Pod::new(&context.programs, spec())?;
     from.netns.ip(&format!(
         "link add mig0 type veth peer name mig0 netns {}",
         to.netns.name()
@@ -106,10 +129,50 @@ fn takes_its_addresses_along(context: &Context) -> Result<()> {
         put_passt(pod)?;
         certify(&authority, pod, address)?;
     }
-    to.netns.ip("address flush dev eth0 scope global")?;
-    to.netns.ip(&format!("address add {OTHER4}/24 dev eth0"))?;
-    to.netns.ip(&format!("address add {OTHER6}/64 dev eth0 nodad"))?;
+    if others {
+        to.netns.ip("address flush dev eth0 scope global")?;
+        to.netns.ip(&format!("address add {OTHER4}/24 dev eth0"))?;
+        to.netns.ip(&format!("address add {OTHER6}/64 dev eth0 nodad"))?;
+    }
+    Ok([from, to])
+}
 
+/// What is put aside and cannot be taken up would end without a word to the other side.
+fn asks_its_helper_for_the_same_addresses_only(context: &Context) -> Result<()> {
+    let both = [Privileges::NetAdmin, Privileges::Root];
+    for (privileges, others) in both
+        .into_iter()
+        .zip([false, true])
+        .chain([(Privileges::Nothing, false)])
+    {
+        let [from, to] = pods(context, privileges, others)?;
+        let mut source = run(&from, &[])?;
+        source.wait_for("the guest is running", 1, SOON)?;
+        let mut target = run(&to, &["--incoming", TLS[0], TLS[1]])?;
+        target.wait_for("waiting for a guest", 1, SOON)?;
+        let mut moving = migrate(&from, &TLS)?;
+        let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+        expect_exit(code, 0, &moving).with_context(|| target.transcript())?;
+        let wanted = privileges != Privileges::Nothing && !others;
+        for (pod, launcher) in [(&from, &source), (&to, &target)] {
+            let shown = !fs::read_to_string(pod.path("repairs"))?.is_empty();
+            ensure!(
+                shown == wanted,
+                "{privileges:?}, other addresses {others}: the helper was shown a socket: {shown}: {}",
+                launcher.transcript()
+            );
+        }
+        target.signal(Signal::SIGTERM)?;
+        let code = target.wait_exit(SOON)?.code().unwrap_or(-1);
+        expect_exit(code, 0, &target)?;
+        let code = source.wait_exit(SOON)?.code().unwrap_or(-1);
+        expect_exit(code, 0, &source)?;
+    }
+    Ok(())
+}
+
+fn takes_its_addresses_along(context: &Context) -> Result<()> {
+    let [from, to] = pods(context, Privileges::Root, true)?;
     let mut source = run(&from, &[])?;
     source.wait_for("the guest is running", 1, SOON)?;
     let mut target = run(&to, &["--incoming", TLS[0], TLS[1]])?;
@@ -149,7 +212,7 @@ fn takes_its_addresses_along(context: &Context) -> Result<()> {
         "{}: to {TO}",
         moving.transcript()
     );
-    target.signal(nix::sys::signal::Signal::SIGTERM)?;
+    target.signal(Signal::SIGTERM)?;
     let code = target.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &target)
 }

@@ -10,12 +10,11 @@
 //! answered as if it had been done. That it was not it finds out by itself for each connection, and marks that as one for
 //! the target to reset.
 //!
-//! At the source the relay keeps what has been put aside open, behind a filter that drops whatever comes: a segment that
-//! arrives after passt has read a connection's queues would be acknowledged and lost, and one that arrives after passt has
-//! closed it would be answered by the pod's kernel with a reset. For the time after, when this process is gone, the
-//! privileged half silences the kernel: it looks for a mark of ours whenever the helper ends, as that does with its connection.
+//! At the source passt closes what it has put aside, and others go on sending for a while. The pod's kernel would answer
+//! with a reset, from passt's end of the connection until the network leads to the other pod, beyond the end of this
+//! process. So the half that keeps the capability has it send none, from before the transfer on ([`Repair::begin`]).
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +27,6 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use socket2::{SockFilter, SockRef};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
@@ -36,17 +34,12 @@ use tokio::sync::Mutex;
 /// What a passt can send with one command (SCM_MAX_FD of the kernel).
 const MOST: usize = 253;
 const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MOST));
-/// TCP_REPAIR_ON; the two others that there are, off with and without a window probe, end it.
-const ON: u8 = 1;
 /// For the helper to come, and to answer: it does nothing else.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// In the directory as long as something is put aside.
+/// In the directory for as long as connections may be put aside, and for good where they went along.
 pub(super) const MARK: &str = "aside";
 /// The one who waits in the directory looks for this ending.
 const NAME: &str = "passt.repair";
-/// Classic BPF: return 0, which keeps nothing of a packet.
-const DROP_ALL: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
-
 /// What becomes of connections in this hand-off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -61,20 +54,14 @@ pub(crate) enum Side {
 pub(super) struct Repair {
     /// Where the helper waits for a socket to appear; none where nobody does.
     directory: Option<PathBuf>,
-    inner: Arc<Mutex<Inner>>,
-}
-
-#[derive(Debug, Default)]
-struct Inner {
-    helper: Option<(UnixStream, Side)>,
-    aside: Vec<OwnedFd>,
+    helper: Arc<Mutex<Option<UnixStream>>>,
 }
 
 impl Repair {
     pub(super) fn new(directory: Option<PathBuf>) -> Self {
         Self {
             directory,
-            inner: Arc::default(),
+            helper: Arc::default(),
         }
     }
 
@@ -83,31 +70,32 @@ impl Repair {
     }
 
     /// From here on what passt asks for is done. What it asks meanwhile waits.
+    ///
+    /// The privileged half hears nothing but that a helper has ended, as each does with its connection. It then looks for
+    /// our mark, sees to the resets, and has another helper come. So once that one is here, there are none.
     pub(super) async fn begin(&self, side: Side) {
         let Some(directory) = &self.directory else { return };
-        let mut inner = self.inner.lock().await;
-        if let Some((helper, before)) = &mut inner.helper
-            && helper
-                .try_read(&mut [0])
-                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        {
-            *before = side;
-            return;
-        }
-        match meet(directory).await {
-            Ok(helper) => inner.helper = Some((helper, side)),
+        let mut helper = self.helper.lock().await;
+        *helper = None;
+        let come = async {
+            if side == Side::Source {
+                File::create(directory.join(MARK))?;
+                drop(meet(directory).await?);
+            }
+            meet(directory).await
+        };
+        match come.await {
+            Ok(came) => *helper = Some(came),
             Err(error) => tracing::warn!("passt-repair: {error}: connections that are open will end"),
         }
     }
 
-    /// Nothing is put aside from here on, and what has been ends: the guest has not gone, or goes to other addresses.
+    /// Nothing is put aside from here on: the guest has not gone, or goes to other addresses.
     pub(super) async fn end(&self) {
         let Some(directory) = &self.directory else { return };
-        let mut inner = self.inner.lock().await;
-        let marked = mark(directory, false);
-        let helper = std::mem::take(&mut *inner).helper;
-        // The privileged half looks when a helper ends: this one's end, or that of one that comes only for it.
-        if marked && helper.is_none() {
+        let mut helper = self.helper.lock().await;
+        let marked = fs::remove_file(directory.join(MARK)).is_ok();
+        if helper.take().is_none() && marked {
             drop(meet(directory).await);
         }
     }
@@ -117,9 +105,12 @@ impl Repair {
         let mut asked = false;
         while let Ok(Some((command, sockets))) = receive(&passt).await {
             asked = true;
-            let marks = self.inner.lock().await.perform(command, sockets).await;
-            if let (Some(aside), Some(directory)) = (marks, &self.directory) {
-                mark(directory, aside);
+            let mut helper = self.helper.lock().await;
+            if let Some(there) = helper.as_mut()
+                && let Err(error) = pass_on(there, command, &sockets).await
+            {
+                tracing::warn!("passt-repair: {error}: connections that are open may end");
+                *helper = None;
             }
             if send(&passt, command, &[]).await.is_err() {
                 break;
@@ -127,49 +118,25 @@ impl Repair {
         }
         // It has closed its end: its state is given or taken. One that had nothing to ask may be the one before.
         if asked {
-            self.inner.lock().await.helper = None;
+            *self.helper.lock().await = None;
         }
     }
 }
 
-impl Inner {
-    /// Tells what becomes of the mark.
-    async fn perform(&mut self, command: u8, sockets: Vec<OwnedFd>) -> Option<bool> {
-        let (helper, side) = self.helper.as_mut()?;
-        let source = *side == Side::Source;
-        if source {
-            filter(&sockets, command == ON);
+/// To the helper, and its answer.
+async fn pass_on(helper: &mut UnixStream, command: u8, sockets: &[OwnedFd]) -> io::Result<()> {
+    let asked = async {
+        send(helper, command, sockets).await?;
+        let mut answer = [0];
+        helper.read_exact(&mut answer).await?;
+        if answer == [command] {
+            Ok(())
+        } else {
+            Err(io::Error::other("it answered otherwise"))
         }
-        let asked = async {
-            send(helper, command, &sockets).await?;
-            let mut answer = [0];
-            helper.read_exact(&mut answer).await?;
-            Ok::<_, io::Error>(answer == [command])
-        };
-        let error = match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(true)) => None,
-            Ok(Ok(false)) => Some("it answered otherwise".to_owned()),
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some("it does not answer".to_owned()),
-        };
-        match error {
-            None if source && command == ON => {
-                self.aside.extend(sockets);
-                Some(true)
-            }
-            None if source => {
-                self.aside.clear();
-                Some(false)
-            }
-            None => None,
-            Some(error) => {
-                tracing::warn!("passt-repair: {error}: connections that are open may end");
-                filter(&sockets, false);
-                self.helper = None;
-                None
-            }
-        }
-    }
+    };
+    let silent = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(silent)
 }
 
 /// Shows the helper a socket, and waits until it has come to it.
@@ -195,41 +162,6 @@ async fn meet(directory: &Path) -> io::Result<UnixStream> {
     match came {
         Ok(accepted) => Ok(accepted?.0),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it has not come")),
-    }
-}
-
-/// Whether it was there before.
-fn mark(directory: &Path, aside: bool) -> bool {
-    let path = directory.join(MARK);
-    if aside {
-        match fs::File::create_new(&path) {
-            Ok(_) => false,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
-            Err(error) => {
-                tracing::warn!("{}: {error}: connections that move may be reset", path.display());
-                false
-            }
-        }
-    } else {
-        fs::remove_file(&path).is_ok()
-    }
-}
-
-/// Drops whatever comes for these sockets from here on; or takes that back.
-fn filter(sockets: &[OwnedFd], all: bool) {
-    for socket in sockets {
-        let socket = SockRef::from(socket);
-        let done = if all {
-            socket.attach_filter(&DROP_ALL)
-        } else {
-            socket.detach_filter()
-        };
-        match done {
-            // None was attached.
-            Err(error) if !all && error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!("a connection's filter: {error}"),
-            Ok(()) => {}
-        }
     }
 }
 
@@ -274,7 +206,6 @@ async fn send(to: &UnixStream, byte: u8, sockets: &[OwnedFd]) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::time::Instant;
 
@@ -282,10 +213,10 @@ mod tests {
 
     use super::*;
 
-    const OFF: u8 = 0;
-    /// For what is wanted on one machine; and for what is not to come.
+    /// TCP_REPAIR_ON.
+    const ON: u8 = 1;
+    /// For what is wanted on one machine.
     const SOON: Duration = Duration::from_secs(5);
-    const LONG: Duration = Duration::from_millis(300);
 
     /// A relay, and passt's end of it.
     fn relay() -> (TempDir, Repair, UnixStream) {
@@ -324,94 +255,63 @@ mod tests {
         asked
     }
 
-    fn connection() -> (OwnedFd, TcpStream) {
+    fn connection() -> OwnedFd {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (listener.accept().unwrap().0.into(), peer)
-    }
-
-    /// What comes by `stream` within `time`.
-    fn heard(stream: &TcpStream, time: Duration) -> io::Result<usize> {
-        stream.set_read_timeout(Some(time)).unwrap();
-        (&mut &*stream).read(&mut [0; 8])
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap().into()
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn what_the_source_puts_aside_hears_nothing_until_it_is_put_back() {
+    async fn before_a_source_puts_anything_aside_the_other_half_has_seen_its_mark() {
         let (directory, repair, passt) = relay();
-        let (ours, mut peer) = connection();
-        let socket = TcpStream::from(ours.try_clone().unwrap());
-        let ((), helper) = tokio::join!(repair.begin(Side::Source), come(&directory));
-        let ours = [ours];
+        let marked = || directory.path().join(MARK).exists();
+        let came = async {
+            let first = come(&directory).await;
+            assert!(receive(&first).await.unwrap().is_none(), "it ends");
+            assert!(marked());
+            come(&directory).await
+        };
+        let ((), helper) = tokio::join!(repair.begin(Side::Source), came);
+        let ours = [connection()];
         let ((), asked) = tokio::join!(ask(&passt, ON, &ours), help(&helper, 1));
         assert_eq!(asked, [(ON, 1)]);
-        peer.write_all(b"meanwhile").unwrap();
-        assert_eq!(
-            heard(&socket, LONG).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
-        let ((), asked) = tokio::join!(ask(&passt, OFF, &ours), help(&helper, 1));
-        assert_eq!(asked, [(OFF, 1)]);
-        assert!(!directory.path().join(MARK).exists());
-        assert_eq!(heard(&socket, SOON).unwrap(), 8, "it was sent again");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn what_passt_has_closed_is_not_reset_before_the_guest_is_gone_or_stays() {
-        let (directory, repair, passt) = relay();
-        let (ours, mut peer) = connection();
-        let ((), helper) = tokio::join!(repair.begin(Side::Source), come(&directory));
-        let ours = [ours];
-        tokio::join!(ask(&passt, ON, &ours), help(&helper, 1));
-        let marked = || directory.path().join(MARK).exists();
-        assert!(marked());
-        drop((ours, passt));
-        assert!(receive(&helper).await.unwrap().is_none(), "the helper may go");
-        peer.write_all(b"meanwhile").unwrap();
-        assert_eq!(heard(&peer, LONG).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let ((), poked) = tokio::join!(repair.end(), come(&directory));
+        // Its state is given.
+        drop(passt);
+        assert!(receive(&helper).await.unwrap().is_none());
+        assert!(marked(), "until the guest stays");
+        let ((), last) = tokio::join!(repair.end(), come(&directory));
         assert!(!marked());
-        assert!(receive(&poked).await.unwrap().is_none(), "for the keeper to look");
-        // Without repair mode, which needs the capability, a socket says that it is closed.
-        assert!(!heard(&peer, SOON).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+        assert!(
+            receive(&last).await.unwrap().is_none(),
+            "for the other half to look"
+        );
+        assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn the_target_hears_at_once_and_one_that_asks_nothing_leaves_the_helper_to_the_next() {
+    async fn a_target_makes_no_mark_and_a_passt_that_asked_nothing_leaves_the_helper_to_the_next() {
         let (directory, repair, passt) = relay();
         let (first, ended) = UnixStream::pair().unwrap();
         let serving = tokio::spawn(repair.clone().serve(first));
-        let (ours, mut peer) = connection();
-        let socket = TcpStream::from(ours.try_clone().unwrap());
         let ((), helper) = tokio::join!(repair.begin(Side::Target), come(&directory));
+        assert!(!directory.path().join(MARK).exists());
         drop(ended);
         serving.await.unwrap();
-        let ours = [ours];
-        tokio::join!(ask(&passt, ON, &ours), help(&helper, 1));
-        peer.write_all(b"at once").unwrap();
-        assert_eq!(heard(&socket, SOON).unwrap(), 7);
-        // A hand-off later it is the same one.
-        repair.begin(Side::Source).await;
-        drop(passt);
-        assert!(receive(&helper).await.unwrap().is_none());
+        let ours = [connection(), connection()];
+        let ((), asked) = tokio::join!(ask(&passt, ON, &ours), help(&helper, 1));
+        assert_eq!(asked, [(ON, 2)]);
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn passt_is_answered_whatever_becomes_of_the_helper() {
         let (directory, repair, passt) = relay();
-        let (ours, mut peer) = connection();
-        let socket = TcpStream::from(ours.try_clone().unwrap());
-        let ours = [ours];
+        let ours = [connection()];
         ask(&passt, ON, &ours).await;
-        let ((), helper) = tokio::join!(repair.begin(Side::Source), come(&directory));
+        let ((), helper) = tokio::join!(repair.begin(Side::Target), come(&directory));
         drop(helper);
         ask(&passt, ON, &ours).await;
-        peer.write_all(b"go on").unwrap();
-        assert_eq!(heard(&socket, SOON).unwrap(), 5, "nothing is left on it");
         let began = Instant::now();
         repair.begin(Side::Source).await;
         assert!(began.elapsed() < PATIENCE * 3, "nobody comes");
         ask(&passt, ON, &ours).await;
-        assert!(std::fs::read_dir(directory.path()).unwrap().next().is_none());
     }
 }

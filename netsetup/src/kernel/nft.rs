@@ -84,8 +84,8 @@ pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
     Nft::start()?.run(document)
 }
 
-/// The pod's kernel refuses nothing any more and resets nothing: what nobody here waits for is dropped, as if there were
-/// no pod. For one whose guest goes on elsewhere with the pod's addresses. Needs CAP_NET_ADMIN, ambient for `nft` too.
+/// The pod's kernel sends no resets for connections that it does not know: they go on in another pod with its addresses.
+/// Needs CAP_NET_ADMIN, ambient for `nft` too.
 ///
 /// # Errors
 /// When there is no `nft`, or the kernel refuses.

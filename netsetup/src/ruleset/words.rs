@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use nftables::expr::{
-    Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, PayloadRaw, Prefix, Range,
+    BinaryOperation, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
+    PayloadRaw, Prefix, Range,
 };
 use nftables::schema::{
     Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
@@ -110,6 +111,10 @@ pub(super) fn not_equal(left: Expr, right: Expr) -> Stmt {
 
 pub(super) fn is_in(left: Expr, right: Expr) -> Stmt {
     compare(Operator::IN, left, right)
+}
+
+pub(super) fn masked(value: Expr, mask: u32) -> Expr {
+    Expression::BinaryOperation(Box::new(BinaryOperation::AND(value, Expression::Number(mask))))
 }
 
 pub(super) fn jump(chain: &str) -> Stmt {
