@@ -39,7 +39,7 @@ exec cat <&"$socket" > /dev/null
 "#;
 /// A stand-in for its helper: notes whether it is shown a socket, and does not come.
 const PASST_REPAIR: &str = r#"#!/bin/bash
-until [ -S "$1/passt.repair" ]; do sleep 0.02; done
+until compgen -G "$1/*.repair" > /dev/null; do sleep 0.02; done
 echo shown >> /srv/repairs
 exec sleep 60
 "#;

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -35,11 +35,13 @@ use tokio::sync::Mutex;
 const MOST: usize = 253;
 const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MOST));
 /// For the helper to come, and to answer: it does nothing else.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const AGAIN: Duration = Duration::from_millis(50);
 /// In the directory for as long as connections may be put aside, and for good where they went along.
 pub(super) const MARK: &str = "aside";
 /// The one who waits in the directory looks for this ending.
-const NAME: &str = "passt.repair";
+const ENDING: &str = ".repair";
+const BOUND: &str = "new";
 /// What becomes of connections in this hand-off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -141,28 +143,62 @@ async fn pass_on(helper: &mut UnixStream, command: u8, sockets: &[OwnedFd]) -> i
 
 /// Shows the helper a socket, and waits until it has come to it.
 async fn meet(directory: &Path) -> io::Result<UnixStream> {
-    let (bound, shown) = (directory.join("new"), directory.join(NAME));
-    let clear = || {
-        for path in [&bound, &shown] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+    let shown = Shown::new(directory)?;
+    let deadline = Instant::now() + PATIENCE;
+    // One that has only been started may not look yet, and it looks at what is created while it does.
+    for count in 0.. {
+        shown.again(count)?;
+        if let Ok(accepted) = tokio::time::timeout(AGAIN, shown.listener.accept()).await {
+            return Ok(accepted?.0);
         }
-        Ok(())
-    };
-    clear()?;
-    let listener = UnixListener::bind(&bound)?;
-    // The helper may be root without a capability for files. Who can get here the directory decides.
-    fs::set_permissions(&bound, Permissions::from_mode(0o666))?;
-    // It looks at what is created, and connects at once: so the name appears when all is ready.
-    fs::hard_link(&bound, &shown)?;
-    let came = tokio::time::timeout(PATIENCE, listener.accept()).await;
-    clear()?;
-    match came {
-        Ok(accepted) => Ok(accepted?.0),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "it has not come")),
+        if Instant::now() > deadline {
+            break;
+        }
     }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "it has not come"))
+}
+
+/// A socket under any number of names, which are gone with it. None goes before: the helper may be on its way.
+struct Shown<'a> {
+    directory: &'a Path,
+    listener: UnixListener,
+}
+
+impl<'a> Shown<'a> {
+    fn new(directory: &'a Path) -> io::Result<Self> {
+        clear(directory)?;
+        let bound = directory.join(BOUND);
+        let listener = UnixListener::bind(&bound)?;
+        // The helper may be root without a capability for files. Who can get here the directory decides.
+        fs::set_permissions(&bound, Permissions::from_mode(0o666))?;
+        Ok(Self { directory, listener })
+    }
+
+    /// It connects as soon as the name appears, so that comes last.
+    fn again(&self, count: u32) -> io::Result<()> {
+        fs::hard_link(
+            self.directory.join(BOUND),
+            self.directory.join(format!("{count}{ENDING}")),
+        )
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        // What is left here the next one clears.
+        let _ = clear(self.directory);
+    }
+}
+
+fn clear(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == BOUND || name.as_encoded_bytes().ends_with(ENDING.as_bytes()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The next command with its sockets; none at the end. To be awaited to its end.
@@ -207,8 +243,6 @@ async fn send(to: &UnixStream, byte: u8, sockets: &[OwnedFd]) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
-    use std::time::Instant;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -229,7 +263,7 @@ mod tests {
 
     /// A stand-in for passt-repair: comes when it is shown a socket, and says what it was asked for.
     async fn come(directory: &TempDir) -> UnixStream {
-        let shown = directory.path().join(NAME);
+        let shown = directory.path().join(format!("1{ENDING}"));
         loop {
             if let Ok(stream) = UnixStream::connect(&shown).await {
                 return stream;
