@@ -15,8 +15,6 @@ use serde_json::{Value, json};
 
 use super::probes::Probes;
 use super::{BARE, DOWNTIME_MS, KERNEL_ARGS, OURS, number_after};
-use crate::lab::node::RESULTS;
-use crate::lab::node::console::Console;
 use crate::lab::node::pod::Pod;
 use crate::lab::node::prepare::{GUEST_IMAGE, STAGED};
 use crate::lab::scenarios::masquerade::{BOOT, SERVE};
@@ -32,40 +30,47 @@ fn program(stage: &str, name: &str) -> PathBuf {
     Path::new(STAGED).join(stage).join("out/usr/bin").join(name)
 }
 
-/// A process in a pod.
+/// A process in a pod. What it says goes to a file on the node's own disk, which is looked at before and after the guest
+/// moves: a reader would be woken for each line in between, and take its time from what is measured.
 struct Process {
     child: Child,
-    console: Console,
+    log: PathBuf,
+    /// Where in the log this process begins.
+    from: usize,
 }
 
 impl Process {
-    /// What it says is also kept in `log`.
-    fn start(mut command: Command, log: &str) -> Result<Self> {
-        let mut child = command
+    fn start(mut command: Command, log: PathBuf) -> Result<Self> {
+        let file = fs::File::options().create(true).append(true).open(&log)?;
+        let from = usize::try_from(file.metadata()?.len())?;
+        let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(file.try_clone()?)
+            .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
-        let console = Console::default();
-        let log = Path::new(RESULTS).join(log);
-        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-            console.follow(stdout, &log, |_| ())?;
-            console.follow(stderr, &log, |_| ())?;
-        }
-        Ok(Self { child, console })
+        Ok(Self { child, log, from })
+    }
+
+    fn said(&self) -> String {
+        let all = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(all.get(self.from..).unwrap_or_default()).into_owned()
+    }
+
+    fn says(&self, what: &str, deadline: Duration) -> Result<()> {
+        wait_for(deadline, || self.said().contains(what))
+            .with_context(|| format!("no {what:?} in {}", self.said()))
     }
 
     /// Waits for it to end by itself, with success.
-    fn ended(&mut self) -> Result<()> {
-        self.console.wait_for_end(TRANSFER)?;
+    fn ended(&mut self) -> Result<String> {
+        let child = &mut self.child;
+        let ended = wait_for(TRANSFER, || !matches!(child.try_wait(), Ok(None)));
+        let said = self.said();
+        ended.with_context(|| format!("it has not ended: {said}"))?;
         let status = self.child.wait()?;
-        ensure!(
-            status.success(),
-            "it ended with {status}: {}",
-            self.console.last(8)
-        );
-        Ok(())
+        ensure!(status.success(), "it ended with {status}: {said}");
+        Ok(said)
     }
 }
 
@@ -115,13 +120,13 @@ impl<'a> Ours<'a> {
                 .arg("--tls-dir")
                 .arg(pod.certificates()?);
         }
-        let run = Process::start(command, "hawser-migration.log")?;
+        let run = Process::start(command, pod.dir().join("run.log"))?;
         let ready = if boots {
             "guest: ready"
         } else {
             "waiting for a guest at tcp:"
         };
-        run.console.wait_for(ready, BOOT)?;
+        run.says(ready, BOOT)?;
         Ok(Self { pod, run })
     }
 
@@ -135,9 +140,8 @@ impl<'a> Ours<'a> {
             .args(["--downtime", &format!("{DOWNTIME_MS}ms")])
             .arg("--tls-dir")
             .arg(self.pod.certificates()?);
-        let mut moving = Process::start(command, "hawser-migration.log")?;
-        moving.ended()?;
-        let text = moving.console.wait_for("migrated: the guest runs at", SERVE)?;
+        let mut moving = Process::start(command, self.pod.dir().join("migrate.log"))?;
+        let text = moving.ended()?;
         self.run.ended()?;
         let blackout = probes.blackout()?;
         let still = number_after(&text, "stood still for ")?;
@@ -166,7 +170,7 @@ impl Bare {
         command
             // As hawser has it: without, this side ends by SIGSYS every few rounds (launcher/src/vmm/process.rs).
             .env("MALLOC_ARENA_MAX", "8")
-            .args(["-v", "--api-socket", &format!("path={}", socket.display())])
+            .args(["--api-socket", &format!("path={}", socket.display())])
             .args(["--event-monitor", &format!("path={}", events.display())]);
         if boots {
             let (address, mac) = BARE;
@@ -178,9 +182,9 @@ impl Bare {
                 .args(["--serial", "tty", "--console", "off"])
                 .args(["--net", &format!("tap=tap0,mac={mac}")]);
         }
-        let vmm = Process::start(command, "bare-migration.log")?;
+        let vmm = Process::start(command, directory.join("bare.log"))?;
         if boots {
-            vmm.console.wait_for("guest: ready", BOOT)?;
+            vmm.says("guest: ready", BOOT)?;
         }
         Ok(Self {
             vmm,
@@ -209,13 +213,14 @@ impl Bare {
         });
         put(&self.socket, "vm.send-migration", &order, SERVE)?;
         self.vmm.ended()?;
-        let line = self.vmm.console.wait_for("Migration completed after ", SERVE)?;
         receiving
             .join()
             .map_err(|_| anyhow::anyhow!("the receiving thread panicked"))??;
         let blackout = probes.blackout()?;
-        let still = number_after(&line, "with a downtime of ")?;
-        let transfer = number_after(&line, "Migration completed after ")? * 1000.0;
+        let events = fs::read_to_string(&self.events)?;
+        let at = |event| moment(&events, event);
+        let finished = at("migration-finished")?;
+        let (still, transfer) = (finished - at("paused")?, finished - at("migration-started")?);
         Ok((target, [blackout, still, transfer]))
     }
 
@@ -224,13 +229,28 @@ impl Bare {
     }
 }
 
-fn wait_for(deadline: Duration, done: impl Fn() -> bool) -> Result<()> {
+/// When cloud-hypervisor wrote this event last, in milliseconds.
+fn moment(events: &str, event: &str) -> Result<f64> {
+    let is_it = |one: &Value| one.get("event").and_then(Value::as_str) == Some(event);
+    let timestamp = events
+        .split("\n\n")
+        .filter_map(|one| serde_json::from_str::<Value>(one).ok())
+        .filter(is_it)
+        .last()
+        .and_then(|one| one.get("timestamp").cloned())
+        .with_context(|| format!("no event {event:?} with a timestamp"))?;
+    let part = |name| timestamp.get(name).and_then(Value::as_f64);
+    let (seconds, nanoseconds) = part("secs").zip(part("nanos")).context("the timestamp")?;
+    Ok(seconds * 1e3 + nanoseconds / 1e6)
+}
+
+fn wait_for(deadline: Duration, mut done: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + deadline;
     while !done() {
         if Instant::now() > end {
             bail!("not within {} s", deadline.as_secs());
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
@@ -250,4 +270,20 @@ fn put(socket: &Path, what: &str, body: &Value, patience: Duration) -> Result<()
     let answer = String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned();
     ensure!(answer.starts_with("HTTP/1.1 20"), "{what}: {answer}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_moments_that_cloud_hypervisor_writes() {
+        let events = r#"{"timestamp":{"secs":2,"nanos":500000000},"source":"vm","event":"paused","properties":null}
+
+{"timestamp":{"secs":3,"nanos":1000000},"source":"vm","event":"paused"}
+
+"#;
+        assert!((moment(events, "paused").unwrap() - 3001.0).abs() < 0.01);
+        assert!(moment(events, "resumed").is_err());
+    }
 }
