@@ -88,7 +88,11 @@ impl Repair {
         };
         match come.await {
             Ok(came) => *helper = Some(came),
-            Err(error) => tracing::warn!("passt-repair: {error}: connections that are open will end"),
+            Err(error) => {
+                tracing::warn!("passt-repair: {error}: connections that are open will end");
+                // Those who have them should be told.
+                let _ = fs::remove_file(directory.join(MARK));
+            }
         }
     }
 
@@ -346,6 +350,7 @@ mod tests {
         let began = Instant::now();
         repair.begin(Side::Source).await;
         assert!(began.elapsed() < PATIENCE * 3, "nobody comes");
+        assert!(!directory.path().join(MARK).exists());
         ask(&passt, ON, &ours).await;
     }
 }
