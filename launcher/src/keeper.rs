@@ -3,8 +3,9 @@
 //!
 //! It forks the supervisor, wires the pod while that starts the VMM, and says when the guest may run. Then it does five
 //! things: it reaps every orphan of the container, passes on the wish to stop, has passt's helper run where a guest is
-//! behind passt, waits for the supervisor's verdict, and hands back control so that the wiring can be taken down. It reads nothing from the guest, from the VMM or from the
-//! network once the guest runs; its only inputs are then signals and exit statuses.
+//! behind passt, waits for the supervisor's verdict, and hands back control so that the wiring can be taken down. It reads
+//! nothing from the guest, from the VMM or from the network once the guest runs; its only inputs are then signals, exit
+//! statuses, and whether a mark is there when the helper has ended.
 //!
 //! The fork happens while the process has one thread and no runtime.
 
@@ -173,15 +174,15 @@ fn wait(
 struct Aide {
     helper: passt::Helper,
     running: Option<passt::Running>,
-    /// The pod's kernel sends no resets for connections that it does not know.
-    silent: bool,
+    /// The pod's kernel sends no resets for connections that it does not know. Not known where an earlier launcher has left
+    /// its mark: it may have been killed over it, or have taken it back.
+    silent: Option<bool>,
 }
 
 impl Aide {
     fn start(helper: passt::Helper) -> Self {
         let mut this = Self {
-            // Where an earlier launcher was killed over it, this one takes it back.
-            silent: helper.has_put_aside(),
+            silent: (!helper.has_put_aside()).then_some(false),
             helper,
             running: None,
         };
@@ -225,7 +226,7 @@ impl Aide {
     /// While connections of this pod are put aside, and for good once they go on in another one, with its addresses: until
     /// the network leads there, this pod's kernel is not to answer what comes for them.
     fn be_silent(&mut self, silent: bool) {
-        if silent == self.silent {
+        if self.silent == Some(silent) {
             return;
         }
         let done = privileges::with_net_admin(if silent {
@@ -234,7 +235,7 @@ impl Aide {
             hawser_netsetup::end_silence
         });
         match done {
-            Ok(()) => self.silent = silent,
+            Ok(()) => self.silent = Some(silent),
             Err(error) => tracing::warn!("connections that have moved may be reset here: {error}"),
         }
     }

@@ -177,6 +177,14 @@ fn asks_its_helper_for_the_same_addresses_only(context: &Context) -> Result<()> 
         expect_exit(code, 0, &target)?;
         let code = source.wait_exit(SOON)?.code().unwrap_or(-1);
         expect_exit(code, 0, &source)?;
+        // The kernel of a pod whose connections have gone along resets nothing, for good.
+        for (pod, silent) in [(&from, wanted[0] > 0), (&to, false)] {
+            let tables = pod.netns.nft("list tables")?;
+            ensure!(
+                tables.contains("inet hawser-silence") == silent,
+                "{privileges:?}, other addresses {others}: to be silent {silent}: {tables:?}"
+            );
+        }
     }
     Ok(())
 }
