@@ -109,7 +109,7 @@ pub struct PodArgs {
     #[arg(long, value_name = "FILE")]
     pub network_status: Option<PathBuf>,
     /// Where the metadata of claimed devices is mounted (Dynamic Resource Allocation).
-    #[arg(long, value_name = "DIR", default_value = crate::pod_networks::CLAIMS)]
+    #[arg(long, value_name = "DIR", default_value = crate::pod::networks::CLAIMS)]
     pub device_metadata: PathBuf,
 }
 

@@ -9,7 +9,7 @@ use hawser_netsetup::interface_names;
 use crate::cli::{Inputs, PodArgs};
 use crate::error::{ExitCode, Failure};
 use crate::plugins::{self, Registry};
-use crate::pod_networks::{self, PodNetworks};
+use crate::pod::networks::{self, PodNetworks};
 use crate::spec::{self, GuestSpec, Loaded};
 
 /// The guest of the manifest, with the interfaces that the pod has on its networks.
@@ -30,7 +30,7 @@ pub(crate) fn named(
     )
     };
     let networks = PodNetworks::await_file(pod.network_status.as_deref(), patience).map_err(unfit)?;
-    pod_networks::named(guest, networks.as_ref(), there).map_err(unfit)
+    networks::named(guest, networks.as_ref(), there).map_err(unfit)
 }
 
 /// The manifest that the command line or the environment names, with the binding plugins that it names in turn.

@@ -9,30 +9,29 @@
 mod beneath;
 mod binding;
 pub mod cli;
+mod commands;
 mod control;
-mod cpus;
+
+mod devices;
 mod disks;
-mod doctor;
 mod error;
 mod hooks;
-mod hugepages;
-mod image;
+
 mod inputs;
 mod keeper;
 mod lifecycle;
 mod migration;
 mod passt;
-mod peripherals;
-mod picture;
+
 mod plugins;
-mod pod_networks;
+mod pod;
 mod privileges;
-mod resolv;
+
 mod run;
 pub mod spec;
 mod state_dir;
 mod supervisor;
-mod vfio;
+
 mod vhost_relay;
 mod virtiofs;
 mod vmm;

@@ -14,19 +14,20 @@ use crate::binding::{self, Attachment, Device, Found, Functions, Macvtap, sriov}
 use crate::cli::{
     Cli, Command, Common, ExplainArgs, ExplainFormat, Format, MigrateArgs, PlanArgs, RunArgs, SecurityArgs,
 };
+use crate::commands::check as doctor;
+use crate::commands::plan::Picture;
 use crate::control::{self, Order};
 use crate::disks;
 use crate::error::{ExitCode, Failure};
 use crate::hooks::{Deadlines, Hooks};
-use crate::image;
 use crate::migration::{self, Identity, Listener, Security};
-use crate::picture::Picture;
-use crate::resolv;
+use crate::pod::resolv;
+use crate::pod::{boot_source as image, cpus, host_devices, hugepages, vfio};
 use crate::spec::{self, GuestSpec, Loaded};
 use crate::state_dir::{StateDir, vmm_dir};
 use crate::supervisor::{self, Job, Passt, Shared, Start};
 use crate::vmm::config::vm_config;
-use crate::{cpus, doctor, hooks, hugepages, inputs, keeper, passt, peripherals, privileges, vfio, virtiofs};
+use crate::{devices, hooks, inputs, keeper, passt, privileges, virtiofs};
 
 /// Whom a TAP is asked about where nobody is going to run a guest.
 const KUBEVIRTS_UID: u32 = 107;
@@ -302,7 +303,7 @@ fn functions(guest: &GuestSpec, common: &Common, owner: Owner) -> Result<(Functi
     let (vfs, notes) = sriov::vfs(guest, &common.pod, ANNOTATION)?;
     say(&notes);
     let mut functions = Functions {
-        host: peripherals::host::find(guest, &common.pod, &vfs)?,
+        host: host_devices::find(guest, &common.pod, &vfs)?,
         vfs,
         access: vfio::Access::Group,
     };
@@ -393,7 +394,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let resolv = resolv::read();
     let (vfs, mut notes) = sriov::vfs(&guest, &args.common.pod, Duration::ZERO)?;
     let mut functions = Functions {
-        host: peripherals::host::find(&guest, &args.common.pod, &vfs)?,
+        host: host_devices::find(&guest, &args.common.pod, &vfs)?,
         vfs,
         access: vfio::Access::Group,
     };
@@ -438,11 +439,11 @@ fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     });
     let cni = find_cni(&guest, owner);
     let explanations = binding::explain(&guest, &cni);
-    let devices = peripherals::explain(&guest);
+    let devices = devices::explain(&guest);
     match args.output {
         ExplainFormat::Text => {
             print!("{}", binding::explanation_text(&explanations));
-            print!("{}", peripherals::explanation_text(&devices));
+            print!("{}", devices::explanation_text(&devices));
         }
         ExplainFormat::Json => {
             println!(

@@ -24,7 +24,7 @@ use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop, Migration};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
-use crate::resolv::Resolv;
+use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface};
 
 /// The server's identifier and the source of its replies, as in KubeVirt. It is on no interface: a guest sends what is

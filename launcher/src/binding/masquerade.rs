@@ -15,7 +15,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::explain::{Explanation, Hop, Migration, ports_text};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
-use crate::resolv::Resolv;
+use crate::pod::resolv::Resolv;
 use crate::spec::{self, GuestSpec, Interface, NetworkSource};
 
 /// KubeVirt's guest networks.
@@ -151,7 +151,7 @@ mod tests {
     use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
 
     use super::*;
-    use crate::resolv;
+    use crate::pod::resolv;
 
     fn guest(extra: &str) -> GuestSpec {
         let manifest = format!(

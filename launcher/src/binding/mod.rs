@@ -21,11 +21,11 @@ use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 use crate::error::{ExitCode, Failure};
 use crate::migration::{NicDescription, VfDescription};
 use crate::passt::Frontend;
-use crate::peripherals::HostFunction;
-use crate::pod_networks::conventional_name;
-use crate::resolv::Resolv;
+use crate::pod::host_devices::HostFunction;
+use crate::pod::networks::conventional_name;
+use crate::pod::resolv::Resolv;
+use crate::pod::vfio::Access;
 use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac, Network, PciAddress};
-use crate::vfio::Access;
 use crate::vmm::config::{DeviceConfig, NetConfig};
 
 pub(crate) use attachment::{Attachment, Device, Macvtap, Server};

@@ -15,7 +15,7 @@ use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
 use super::explain::{Explanation, Hop, Migration, ports_text};
 use super::{pod_interface, refuse_unheeded, search_list, tap_nic};
 use crate::passt::{Command, forwards_all_text};
-use crate::resolv::Resolv;
+use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface};
 
 /// passt's own hardware address, from which the guest hears everything.

@@ -156,8 +156,8 @@ pub(crate) fn tagged(guest: &GuestSpec, attachments: &[Attachment]) -> Vec<Tagge
 mod tests {
     use super::*;
     use crate::binding::Device;
+    use crate::pod::vfio::Access;
     use crate::spec::Mac;
-    use crate::vfio::Access;
     use crate::vmm::config::{DeviceConfig, NetConfig};
 
     fn guest(interfaces: &str, source: &str) -> GuestSpec {

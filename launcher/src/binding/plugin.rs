@@ -16,7 +16,7 @@ use hawser_netsetup::{CniDevice, CniNic, CniSpec, Nic, Wiring, bridge_name, tap_
 use super::attachment::{Attachment, Device, Macvtap};
 use super::explain::{Explanation, Hop, Migration};
 use super::{pod_interface, queue_pairs, refuse_unheeded, tap_nic};
-use crate::pod_networks::possible_names;
+use crate::pod::networks::possible_names;
 use crate::spec::{
     self, Binding, DhcpOptions, DomainAttachment, DownwardApi, GuestSpec, Interface, MigrationMethod, Plugin,
 };

@@ -22,9 +22,9 @@ use super::place::misplaced;
 use super::{Attachment, Device, pod_interface};
 use crate::cli::PodArgs;
 use crate::error::{ExitCode, Failure};
-use crate::pod_networks::{self, PodNetworks, Resources};
+use crate::pod::networks::{self, PodNetworks, Resources};
+use crate::pod::vfio::Access;
 use crate::spec::{Binding, Claim, DhcpOptions, GuestSpec, Interface, Mac, NetworkSource, PciAddress};
-use crate::vfio::Access;
 use crate::vmm::config::DeviceConfig;
 
 /// Which function an interface of the guest has.
@@ -86,14 +86,14 @@ pub(crate) fn vfs(
     if of_guest(guest).next().is_none() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let fail = |error: pod_networks::Error| {
+    let fail = |error: networks::Error| {
         Failure::new(ExitCode::PodUnfit, "SR-IOV: which VF a network has")
             .because(error)
             .remedy("see to what writes it: Multus' annotation by the downward API, the device plugin, or the DRA driver")
     };
     let networks = PodNetworks::await_file(pod.network_status.as_deref(), patience).map_err(fail)?;
     let resources = Resources::from_environment().map_err(fail)?;
-    let claimed = |claim: &Claim| pod_networks::claimed(&pod.device_metadata, claim).map_err(fail);
+    let claimed = |claim: &Claim| networks::claimed(&pod.device_metadata, claim).map_err(fail);
     choose(guest, networks.as_ref(), &resources, claimed)
 }
 

@@ -12,7 +12,7 @@ use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, qcow2, seed};
 use crate::beneath::{self, Beneath, Links};
 use crate::cli::Common;
 use crate::error::{ExitCode, Failure};
-use crate::image;
+use crate::pod::boot_source;
 use crate::spec::{CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
 
 const SECTOR: u64 = 512;
@@ -62,7 +62,7 @@ pub(crate) fn find(common: &Common, guest: &GuestSpec, directory: &Path) -> Resu
 /// Where the pod has what the volume names.
 fn place(common: &Common, disk: &Disk) -> PathBuf {
     if matches!(disk.volume.source, VolumeSource::ContainerDisk { .. }) {
-        return image::directory(common, &disk.name);
+        return boot_source::directory(common, &disk.name);
     }
     volume_place(common, &disk.name)
 }

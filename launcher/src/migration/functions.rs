@@ -291,7 +291,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::vfio::Access;
+    use crate::pod::vfio::Access;
 
     fn functions(comes: bool) -> Functions {
         let device = |id: &str, address: &str| {

@@ -28,7 +28,7 @@ mod model;
 use hawser_netsetup::CniNic;
 
 use crate::binding;
-use crate::peripherals;
+use crate::devices;
 use crate::spec::GuestSpec;
 
 pub(crate) use channel::{Security, check, listen_address};
@@ -55,6 +55,6 @@ pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
         .filter_map(binding::Explanation::obstacle)
         .chain(disks::obstacles(guest))
         .chain(pinned)
-        .chain(peripherals::obstacles(guest))
+        .chain(devices::obstacles(guest))
         .collect()
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed, KEPT_ISTIO_TCP, KEPT_TCP};
 use serde::Serialize;
 
-use crate::resolv::Resolv;
+use crate::pod::resolv::Resolv;
 use crate::spec::{PortRange, Ports, Protocol};
 
 /// Next hop of a guest in a pod without an IPv4 default route: passt answers for any address, and the pod's own routes
@@ -286,7 +286,7 @@ mod tests {
 
     fn line(handed: &Handed, ports: &Ports, istio: bool, resolv: &str, search: &[&str]) -> String {
         let search: Vec<_> = search.iter().map(ToString::to_string).collect();
-        let resolv = crate::resolv::parse(resolv);
+        let resolv = crate::pod::resolv::parse(resolv);
         Command::new(&nic(), handed, ports, istio, "web", &resolv, &search)
             .arguments
             .join("\n")
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_guest_from_another_pod_keeps_its_addresses_and_all_else_is_of_this_pod() {
-        let resolv = crate::resolv::parse("nameserver 10.96.0.10\nnameserver fd00::a\n");
+        let resolv = crate::pod::resolv::parse("nameserver 10.96.0.10\nnameserver fd00::a\n");
         let ports = listed(vec![port(Protocol::Tcp, 80, 80)]);
         let here = Command::new(&nic(), &handed(), &ports, false, "web", &resolv, &[]);
         let theirs = Handed {

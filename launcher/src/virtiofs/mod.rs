@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::AccessFlags;
 
 use crate::cli::Common;
+use crate::commands::check::on_path;
 use crate::disks;
-use crate::doctor::on_path;
 use crate::error::{ExitCode, Failure};
 use crate::spec::GuestSpec;
 

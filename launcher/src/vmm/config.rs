@@ -12,13 +12,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::binding::{Attachment, Device, Functions};
-use crate::cpus::{Cpu, Pinning};
 use crate::disks::Drive;
 use crate::hooks;
-use crate::image::Boot;
 use crate::migration;
+use crate::pod::boot_source::Boot;
+use crate::pod::cpus::{Cpu, Pinning};
+use crate::pod::vfio::Access;
 use crate::spec::GuestSpec;
-use crate::vfio::Access;
 
 pub(crate) use nics::{DeviceConfig, NetConfig};
 

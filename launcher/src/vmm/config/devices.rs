@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::DeviceConfig;
 use crate::binding::Functions;
-use crate::peripherals::{HostFunction, vsock as socket};
+use crate::devices::vsock as socket;
+use crate::pod::host_devices::HostFunction;
 use crate::spec::{GuestSpec, HostDeviceKind};
 use crate::virtiofs;
 

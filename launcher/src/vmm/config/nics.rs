@@ -6,8 +6,8 @@ use hawser_netsetup::{CniDevice, CniNic, GuestNic};
 use serde::Serialize;
 
 use super::{LandlockConfig, rule};
+use crate::pod::vfio::Access;
 use crate::spec::{Mac, PciAddress};
-use crate::vfio::Access;
 
 /// cloud-hypervisor's own default.
 const QUEUE_SIZE: u16 = 256;

@@ -2,7 +2,7 @@ use hawser_netsetup::{CniDevice, CniNic, FamilyPlan, GATEWAY_MAC, GuestNic};
 
 use super::*;
 use crate::disks::ImageType;
-use crate::image::KernelFiles;
+use crate::pod::boot_source::KernelFiles;
 use crate::spec::Mac;
 
 const MANIFEST: &str = "
@@ -304,7 +304,7 @@ fn a_guest_with_a_gpu_a_shared_file_system_and_a_virtio_socket() {
     let guest = crate::spec::load(&manifest).unwrap().spec;
     let functions = Functions {
         vfs: Vec::new(),
-        host: vec![crate::peripherals::HostFunction {
+        host: vec![crate::pod::host_devices::HostFunction {
             name: "g".into(),
             kind: crate::spec::HostDeviceKind::Gpu,
             address: "0000:65:00.0".parse().unwrap(),

@@ -13,7 +13,7 @@
 mod claims;
 mod names;
 mod resources;
-mod waiting;
+mod wait_for_file;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -126,7 +126,7 @@ impl PodNetworks {
     pub(crate) fn await_file(named: Option<&Path>, patience: Duration) -> Result<Option<Self>, Error> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
         if named.is_some() || path.exists() {
-            waiting::until_written(path, patience).map_err(|source| Error::Read {
+            wait_for_file::until_written(path, patience).map_err(|source| Error::Read {
                 path: path.to_owned(),
                 source,
             })?;

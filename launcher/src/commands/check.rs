@@ -11,9 +11,10 @@ use hawser_netsetup::{Owner, observe};
 use crate::binding::{Functions, sriov};
 use crate::cli::CheckArgs;
 use crate::error::{ExitCode, Failure};
-use crate::peripherals::host;
+use crate::pod::host_devices as host;
+use crate::pod::{cpus, vfio};
 use crate::spec::GuestSpec;
-use crate::{cpus, passt, privileges, vfio, virtiofs};
+use crate::{passt, privileges, virtiofs};
 
 enum Finding {
     Good(String),

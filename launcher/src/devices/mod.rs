@@ -1,11 +1,9 @@
 //! What the guest has besides NICs and disks: devices of the node's by VFIO, shared file systems, and a virtio socket.
 //!
-//! `host` finds which of the pod's devices is meant, `vsock` is the place of the socket; file systems have a process
+//! `vsock` is the place of the socket; file systems have a process
 //! behind each (`virtiofs`). What is asked about them is answered here, from the manifest alone.
 
 mod explain;
-pub(crate) mod host;
 pub(crate) mod vsock;
 
 pub(crate) use explain::{explain, obstacles, text as explanation_text};
-pub(crate) use host::HostFunction;

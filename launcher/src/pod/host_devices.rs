@@ -1,6 +1,6 @@
 //! GPUs and other devices of the node's: which of the pod's devices each of the manifest's is.
 //!
-//! Device plugins tell it by variables (`pod_networks::Resources`), drivers of Dynamic Resource Allocation by a claim's
+//! Device plugins tell it by variables (`networks::Resources`), drivers of Dynamic Resource Allocation by a claim's
 //! metadata. A function that a network has is no other device's. What is asked of the kernel before the VMM gets it is the
 //! same as for a VF (`vfio`).
 
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::binding::Vf;
 use crate::cli::PodArgs;
 use crate::error::{ExitCode, Failure};
-use crate::pod_networks::{self, Given, Resources};
+use crate::pod::networks::{self, Given, Resources};
 use crate::spec::{Claim, GuestSpec, HostDevice, HostDeviceKind, HostDeviceSource, PciAddress};
 
 /// Which function a device of the manifest's is.
@@ -36,11 +36,11 @@ pub(crate) fn find(guest: &GuestSpec, pod: &PodArgs, vfs: &[Vf]) -> Result<Vec<H
         return Ok(Vec::new());
     }
     let resources = Resources::from_environment().map_err(untold)?;
-    let claimed = |claim: &Claim| pod_networks::claimed(&pod.device_metadata, claim).map_err(untold);
+    let claimed = |claim: &Claim| networks::claimed(&pod.device_metadata, claim).map_err(untold);
     choose(&guest.host_devices, vfs, &resources, claimed)
 }
 
-fn untold(error: pod_networks::Error) -> Failure {
+fn untold(error: networks::Error) -> Failure {
     Failure::new(ExitCode::PodUnfit, "host devices: which of the pod's each is")
         .because(error)
         .remedy("see to what writes it: the device plugin, or the DRA driver")
@@ -150,5 +150,5 @@ fn unfit(what: String, remedy: impl Into<String>) -> Failure {
 }
 
 #[cfg(test)]
-#[path = "host_tests.rs"]
+#[path = "host_devices_tests.rs"]
 mod tests;

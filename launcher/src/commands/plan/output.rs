@@ -1,7 +1,5 @@
 //! What a plan looks like: as text, as JSON, and as a drawing of the pod for Graphviz.
 
-mod drawing;
-
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -9,14 +7,14 @@ use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
 use crate::binding::{self, Attachment, Found, ports_text};
-use crate::cpus::Pinning;
+use crate::devices;
 use crate::disks::{Drive, Make};
 use crate::error::Failure;
 use crate::hooks;
-use crate::image::Boot;
 use crate::passt;
-use crate::peripherals;
-use crate::resolv::Resolv;
+use crate::pod::boot_source::Boot;
+use crate::pod::cpus::Pinning;
+use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::vm_config;
 
@@ -102,7 +100,7 @@ impl Picture<'_> {
             let _ = writeln!(out, "\nfile system {name}: {path}, by virtiofs{how}");
         }
         if let Some(vsock) = guest.vsock {
-            let socket = peripherals::vsock::socket(&self.directory);
+            let socket = devices::vsock::socket(&self.directory);
             let _ = writeln!(out, "\nvsock: CID {}, {}", vsock.cid, socket.display());
         }
         for plugin in hooks::plugins(self.guest) {
@@ -160,7 +158,7 @@ impl Picture<'_> {
     }
 
     pub(crate) fn dot(&self) -> String {
-        drawing::dot(self.guest, self.plan, &self.found.cni, &self.attachments)
+        super::dot::dot(self.guest, self.plan, &self.found.cni, &self.attachments)
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {

@@ -1,0 +1,6 @@
+//! `hawser plan`.
+
+mod dot;
+mod output;
+
+pub(crate) use output::Picture;
