@@ -56,10 +56,14 @@ impl Page {
         prose.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     }
 
+    /// Everything but code.
+    pub(crate) fn words(&self) -> String {
+        self.prose().split('`').step_by(2).collect()
+    }
+
     /// Targets of links.
     pub(crate) fn links(&self) -> Vec<String> {
-        let prose = self.prose();
-        let text: String = prose.split('`').step_by(2).collect();
+        let text = self.words();
         let mut links = Vec::new();
         for (at, mark) in text.match_indices("](") {
             links.extend(text[at + mark.len()..].split(')').next().map(str::to_owned));

@@ -38,7 +38,7 @@ const KERNEL_ARGS: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 const DOWNTIME_MS: u64 = 300;
 /// Two mebibytes, ten times a second at most: few enough to go over within the limit.
 const DIRTY: &str = "(while [ -e /tmp/dirty ]; do dd if=/dev/zero of=/tmp/dirt bs=1M count=2 conv=notrunc; sleep 0.1; done) > /dev/null 2>&1 &";
-const WHAT: [&str; 3] = ["blackout, ms", "stands still, ms", "transfer, ms"];
+const WHAT: [&str; 3] = ["blackout, ms", "downtime, ms", "transfer, ms"];
 
 pub(crate) fn compare(lab: &Lab) -> Result<()> {
     let rounds: usize = fs::read_to_string(Path::new(PAYLOAD).join(ROUNDS))?
