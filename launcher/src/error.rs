@@ -78,8 +78,38 @@ impl Failure {
         self
     }
 
+    /// The pod lacks something that a guest needs, and this is how to provide it.
+    pub(crate) fn unfit(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(ExitCode::PodUnfit, what).remedy(remedy)
+    }
+
+    /// Several failures as one; none of none. The exit code is that of the first.
+    pub(crate) fn all(failures: Vec<Self>) -> Option<Self> {
+        let mut rest = failures.into_iter();
+        let first = rest.next()?;
+        let others: Vec<_> = rest.collect();
+        if others.is_empty() {
+            return Some(first);
+        }
+        let code = first.code;
+        let mut what = format!("{} things stand in the way", others.len().saturating_add(1));
+        for failure in std::iter::once(first).chain(others) {
+            what.push_str("\n  ");
+            what.push_str(&failure.body().replace('\n', "\n  "));
+        }
+        Some(Self::new(code, what))
+    }
+
     pub fn code(&self) -> ExitCode {
         self.code
+    }
+
+    /// What and why, and the remedy on a line of its own.
+    pub(crate) fn body(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{}\n  remedy: {remedy}", self.what_and_why()),
+            None => self.what_and_why(),
+        }
     }
 
     /// For another process of ours to read: code, what and why, remedy.
@@ -123,11 +153,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "hawser: {}", self.what_and_why())?;
-        match &self.remedy {
-            Some(remedy) => write!(f, "\n  remedy: {remedy}"),
-            None => Ok(()),
-        }
+        write!(f, "hawser: {}", self.body())
     }
 }
 
@@ -182,6 +208,20 @@ mod tests {
             "hawser: write the journal: no space\n  remedy: make room"
         );
         assert_eq!(failure.code() as i32, 4);
+    }
+
+    #[test]
+    fn several_failures_are_told_in_one_with_the_code_of_the_first() {
+        let one = |code, what: &str| Failure::new(code, what).remedy("mend it");
+        assert!(Failure::all(Vec::new()).is_none());
+        let alone = Failure::all(vec![one(ExitCode::NotOurs, "a")]).unwrap();
+        assert_eq!(alone.to_string(), "hawser: a\n  remedy: mend it");
+        let both = Failure::all(vec![one(ExitCode::PodUnfit, "a"), one(ExitCode::NotOurs, "b")]).unwrap();
+        assert_eq!(both.code(), ExitCode::PodUnfit);
+        assert_eq!(
+            both.to_string(),
+            "hawser: 2 things stand in the way\n  a\n    remedy: mend it\n  b\n    remedy: mend it"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@
 mod beneath;
 mod binding;
 pub mod cli;
-mod commands;
+pub mod commands;
 mod control;
 
 mod devices;
@@ -17,9 +17,10 @@ mod disks;
 mod error;
 mod hooks;
 
-mod inputs;
 mod keeper;
+mod launch;
 mod lifecycle;
+mod load;
 mod migration;
 mod passt;
 
@@ -27,14 +28,14 @@ mod plugins;
 mod pod;
 mod privileges;
 
-mod run;
 pub mod spec;
 mod state_dir;
 mod supervisor;
+mod survey;
 
 mod vhost_relay;
 mod virtiofs;
 mod vmm;
 
+pub use commands::dispatch;
 pub use error::{ExitCode, Failure};
-pub use run::dispatch;

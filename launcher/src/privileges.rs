@@ -79,16 +79,25 @@ pub(crate) fn has(cap: Capability) -> bool {
     caps::has_cap(None, CapSet::Permitted, cap).unwrap_or(false)
 }
 
+/// Whether this process may wire the pod.
+pub(crate) fn need_net_admin() -> Result<(), Failure> {
+    if has(Capability::CAP_NET_ADMIN) {
+        return Ok(());
+    }
+    Err(without_net_admin())
+}
+
+fn without_net_admin() -> Failure {
+    Failure::unfit(
+        "the network has to be set up, and that needs CAP_NET_ADMIN",
+        "add the capability NET_ADMIN to the container (securityContext.capabilities.add, or podman run --cap-add \
+         NET_ADMIN), or wire the pod beforehand with hawser setup in an init container that has it",
+    )
+}
+
 /// Makes CAP_NET_ADMIN usable here and by the programs that are started from here.
 pub(crate) fn raise_net_admin() -> Result<(), Failure> {
-    let fail = |error: caps::errors::CapsError| {
-        Failure::new(ExitCode::PodUnfit, "the network has to be set up, and that needs CAP_NET_ADMIN")
-            .because(error)
-            .remedy(
-                "add the capability NET_ADMIN to the container (securityContext.capabilities.add, or podman run \
-                 --cap-add NET_ADMIN), or wire the pod beforehand with hawser setup in an init container that has it",
-            )
-    };
+    let fail = |error: caps::errors::CapsError| without_net_admin().because(error);
     for set in [CapSet::Effective, CapSet::Inheritable, CapSet::Ambient] {
         caps::raise(None, set, Capability::CAP_NET_ADMIN).map_err(fail)?;
     }

@@ -60,9 +60,15 @@ impl StateDir {
     }
 
     /// Where the unprivileged half shows the helper that keeps the capability a socket; nothing else is in it.
-    pub(crate) fn repairs(&self, owner: Owner) -> io::Result<PathBuf> {
+    pub(crate) fn repairs(&self, owner: Owner) -> Result<PathBuf, Failure> {
         let dir = self.path.join("repair");
-        make_shared(&dir, owner)?;
+        make_shared(&dir, owner).map_err(|error| {
+            Failure::unfit(
+                format!("the state directory's {}", dir.display()),
+                "mount a writable volume there (emptyDir), or name another with --state-dir",
+            )
+            .because(error)
+        })?;
         Ok(dir)
     }
 

@@ -21,6 +21,7 @@ use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::boot::check_version;
 use self::boot::{ask_sidecars, begin, boot};
 use self::drive::Drive;
 use crate::binding::Server;

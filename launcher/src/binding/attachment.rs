@@ -20,8 +20,6 @@ pub(crate) struct Attachment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
     Net(NetConfig),
-    /// The same on a macvtap, which is opened beforehand and handed over.
-    Macvtap(NetConfig, Macvtap),
     /// A function of the node's own PCI.
     Vfio(DeviceConfig),
 }
@@ -30,7 +28,7 @@ impl Device {
     /// The interface's.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::Net(net) | Self::Macvtap(net, _) => net.id(),
+            Self::Net(net) => net.id(),
             Self::Vfio(device) => device.id(),
         }
     }
@@ -42,7 +40,7 @@ impl Device {
     /// Of a virtio NIC.
     pub(crate) fn mac(&self) -> Option<&str> {
         match self {
-            Self::Net(net) | Self::Macvtap(net, _) => Some(net.mac()),
+            Self::Net(net) => Some(net.mac()),
             Self::Vfio(_) => None,
         }
     }
@@ -50,25 +48,17 @@ impl Device {
     /// Where it is in the guest, if the VMM is told that.
     pub(crate) fn place(&self) -> Option<PciAddress> {
         match self {
-            Self::Net(net) | Self::Macvtap(net, _) => net.place(),
+            Self::Net(net) => net.place(),
             Self::Vfio(device) => device.place(),
         }
     }
 
     pub(crate) fn put(&mut self, address: PciAddress) {
         match self {
-            Self::Net(net) | Self::Macvtap(net, _) => net.put(address),
+            Self::Net(net) => net.put(address),
             Self::Vfio(device) => device.put(address),
         }
     }
-}
-
-/// A macvtap to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Macvtap {
-    pub(crate) interface: String,
-    pub(crate) index: u32,
-    pub(crate) queue_pairs: u16,
 }
 
 /// A DHCP and RA server of ours.

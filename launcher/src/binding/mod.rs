@@ -10,7 +10,7 @@ mod passt;
 mod place;
 mod plugin;
 mod sidecar;
-pub(crate) mod sriov;
+mod sriov;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -21,18 +21,16 @@ use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 use crate::error::{ExitCode, Failure};
 use crate::migration::{NicDescription, VfDescription};
 use crate::passt::Frontend;
-use crate::pod::host_devices::HostFunction;
-use crate::pod::networks::conventional_name;
+use crate::pod::networks::pod_interface;
+use crate::pod::pci::{PciFunctions, Vf};
 use crate::pod::resolv::Resolv;
-use crate::pod::vfio::Access;
-use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac, Network, PciAddress};
+use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac};
 use crate::vmm::config::{DeviceConfig, NetConfig};
 
-pub(crate) use attachment::{Attachment, Device, Macvtap, Server};
+pub(crate) use attachment::{Attachment, Device, Server};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
-pub(crate) use place::{TaggedDevice, tagged};
+pub(crate) use place::tagged;
 pub(crate) use plugin::cni_specs;
-pub(crate) use sriov::Vf;
 
 /// What every interface of the guest wants from the pod's namespace.
 pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failure> {
@@ -75,7 +73,7 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failu
 pub(crate) fn attachments(
     guest: &GuestSpec,
     nics: &[GuestNic],
-    found: &Found,
+    found: &Found<'_>,
     resolv: &Resolv,
     directory: &Path,
 ) -> Vec<Attachment> {
@@ -89,8 +87,8 @@ pub(crate) fn attachments(
             return Some(plugin::attachment(nic));
         }
         if interface.binding == Binding::Sriov {
-            let vf = found.functions.vfs.iter().find(|vf| vf.name == interface.name)?;
-            return Some(sriov::attachment(vf, found.functions.access));
+            let vf = found.pci.vfs.iter().find(|vf| vf.name == interface.name)?;
+            return Some(sriov::attachment(vf, found.pci.access));
         }
         let nic = nics.iter().find(|nic| nic.name == interface.name)?;
         if nic.is_down() {
@@ -117,28 +115,11 @@ pub(crate) fn attachments(
 }
 
 /// What the pod has for the interfaces that are not wired here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found<'a> {
     /// Devices that CNI plugins have made.
-    pub(crate) cni: Vec<CniNic>,
-    pub(crate) functions: Functions,
-}
-
-/// The node's PCI functions that the guest has, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Functions {
-    pub(crate) vfs: Vec<Vf>,
-    /// Those that are no interface's.
-    pub(crate) host: Vec<HostFunction>,
-    pub(crate) access: Access,
-}
-
-impl Functions {
-    pub(crate) fn addresses(&self) -> Vec<PciAddress> {
-        let vfs = self.vfs.iter().map(|vf| vf.address);
-        vfs.chain(self.host.iter().map(|function| function.address))
-            .collect()
-    }
+    pub(crate) cni: &'a [CniNic],
+    pub(crate) pci: &'a PciFunctions,
 }
 
 /// A NIC on a TAP of ours, with our server where there is anything to tell.
@@ -158,7 +139,7 @@ fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
 pub(crate) fn describe(
     guest: &GuestSpec,
     nics: &[GuestNic],
-    found: &Found,
+    found: &Found<'_>,
     attachments: &[Attachment],
 ) -> Vec<NicDescription> {
     let explanations = explain(guest, &[]);
@@ -235,7 +216,7 @@ pub(crate) fn describe(
     };
     let wired = nics.iter().map(describe);
     let made = found.cni.iter().map(of_cni);
-    let functions = found.functions.vfs.iter().map(vf);
+    let functions = found.pci.vfs.iter().map(vf);
     wired.chain(made).chain(functions).collect()
 }
 
@@ -243,7 +224,7 @@ pub(crate) fn describe(
 pub(crate) fn devices(attachments: &[Attachment]) -> Vec<DeviceConfig> {
     let function = |attachment: &Attachment| match &attachment.device {
         Device::Vfio(config) => Some(config.clone()),
-        Device::Net(_) | Device::Macvtap(..) => None,
+        Device::Net(_) => None,
     };
     attachments.iter().filter_map(function).collect()
 }
@@ -257,6 +238,19 @@ pub(crate) fn notes(guest: &GuestSpec) -> Vec<String> {
     passts
         .flat_map(|interface| passt::notes(guest, interface))
         .collect()
+}
+
+/// Whether any NIC has something to be made in the pod's namespace.
+pub(crate) fn needs_wiring(guest: &GuestSpec) -> bool {
+    let wired = |interface: &Interface| match &interface.binding {
+        _ if interface.state == LinkState::Down => true,
+        Binding::Masquerade | Binding::Bridge | Binding::Passt => true,
+        Binding::Plugin { plugin, .. } => {
+            plugin.domain_attachment_type == Some(crate::spec::DomainAttachment::ManagedTap)
+        }
+        Binding::Sriov => false,
+    };
+    guest.interfaces.iter().any(wired)
 }
 
 /// Whether any NIC's frames come by a TAP.
@@ -310,14 +304,6 @@ fn refuse_unheeded(interface: &Interface) -> Vec<String> {
         refusals.push(format!("{path}.pciAddress: {problem}"));
     }
     refusals
-}
-
-/// The pod's interface of a network: what the pod says, else what KubeVirt would have it called.
-fn pod_interface(network: &Network) -> String {
-    match &network.pod_interface {
-        Some(name) => name.clone(),
-        None => conventional_name(network),
-    }
 }
 
 /// The whole line of a nic spec that bindings over a TAP share.

@@ -6,42 +6,14 @@
 //! `cloudInitConfigDrive`), so that what it is told is so: virtio NICs then have the slots that they would have had
 //! anyway, and functions the last ones, which keeps all of them in the manifest's order.
 
-use serde::Serialize;
-
 use super::Attachment;
+use crate::disks::TaggedDevice;
 use crate::spec::{CloudInitSource, GuestSpec, Interface, PciAddress, VolumeSource};
 
 /// cloud-hypervisor's most.
 const SEGMENTS: u16 = 96;
 /// Of a segment; the host bridge has the first.
 const SLOTS: u8 = 32;
-
-/// A device that the manifest tags, as KubeVirt's metadata has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct TaggedDevice {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    bus: &'static str,
-    /// In the guest.
-    address: String,
-    /// Of a virtio NIC; that of a function is not ours to know.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mac: Option<String>,
-    tags: [String; 1],
-}
-
-#[cfg(test)]
-impl TaggedDevice {
-    pub(crate) fn of_nic(address: &str, mac: Option<&str>, tag: &str) -> Self {
-        Self {
-            kind: "nic",
-            bus: "pci",
-            address: address.to_owned(),
-            mac: mac.map(str::to_owned),
-            tags: [tag.to_owned()],
-        }
-    }
-}
 
 /// Why the guest's PCI has no such place.
 pub(crate) fn misplaced(wanted: PciAddress) -> Option<String> {
@@ -141,13 +113,11 @@ pub(crate) fn tagged(guest: &GuestSpec, attachments: &[Attachment]) -> Vec<Tagge
         let attachment = attachments
             .iter()
             .find(|attachment| attachment.device.name() == interface.name)?;
-        Some(TaggedDevice {
-            kind: "nic",
-            bus: "pci",
-            address: attachment.device.place()?.to_string(),
-            mac: attachment.device.mac().map(str::to_owned),
-            tags: [tag],
-        })
+        Some(TaggedDevice::nic(
+            attachment.device.place()?.to_string(),
+            attachment.device.mac().map(str::to_owned),
+            tag,
+        ))
     };
     guest.interfaces.iter().filter_map(tell).collect()
 }
@@ -156,7 +126,7 @@ pub(crate) fn tagged(guest: &GuestSpec, attachments: &[Attachment]) -> Vec<Tagge
 mod tests {
     use super::*;
     use crate::binding::Device;
-    use crate::pod::vfio::Access;
+    use crate::pod::pci::vfio::Access;
     use crate::spec::Mac;
     use crate::vmm::config::{DeviceConfig, NetConfig};
 

@@ -13,7 +13,7 @@
 
 use hawser_netsetup::{CniDevice, CniNic, CniSpec, Nic, Wiring, bridge_name, tap_name};
 
-use super::attachment::{Attachment, Device, Macvtap};
+use super::attachment::{Attachment, Device};
 use super::explain::{Explanation, Hop, Migration};
 use super::{pod_interface, queue_pairs, refuse_unheeded, tap_nic};
 use crate::pod::networks::possible_names;
@@ -75,19 +75,8 @@ fn cni_spec(guest: &GuestSpec, interface: &Interface) -> CniSpec {
 
 /// The device that was found, for the VM.
 pub(super) fn attachment(nic: &CniNic) -> Attachment {
-    let net = NetConfig::of_cni(nic);
     Attachment {
-        device: match nic.device {
-            CniDevice::Tap => Device::Net(net),
-            CniDevice::Macvtap { index } => Device::Macvtap(
-                net,
-                Macvtap {
-                    interface: nic.interface.clone(),
-                    index,
-                    queue_pairs: nic.queue_pairs,
-                },
-            ),
-        },
+        device: Device::Net(NetConfig::of_cni(nic)),
         server: None,
         passt: None,
     }

@@ -1,4 +1,36 @@
-//! One file for each verb of the command line.
+//! The verbs of the command line, one file each.
 
-pub(crate) mod check;
-pub(crate) mod plan;
+pub mod args;
+pub mod check;
+pub mod explain;
+pub mod migrate;
+pub mod plan;
+pub mod run;
+pub mod setup;
+pub mod status;
+mod wiring;
+
+use crate::cli::{Cli, Command};
+use crate::error::{ExitCode, Failure};
+use crate::spec;
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Setup(args) => setup::setup(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Migrate(args) => migrate::migrate(args),
+        Command::Schema => {
+            println!("{:#}", spec::schema());
+            Ok(ExitCode::Success)
+        }
+        Command::Version => {
+            println!("hawser {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::Success)
+        }
+    }
+}

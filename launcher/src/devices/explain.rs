@@ -144,7 +144,7 @@ mod tests {
             assert!(obstacle.starts_with(&format!("{device}: ")), "{obstacle}");
             assert!(shown.contains(&format!("\n{device}\n  given by ")), "{shown}");
         }
-        let whole = crate::migration::obstacles(&guest, &[]);
+        let whole = crate::launch::migratable::obstacles(&guest, &[]);
         assert!(whole.ends_with(&obstacles), "{whole:?}");
         assert!(
             shown.contains("virtiofsd, from spec.volumes[0].secret, read-only"),

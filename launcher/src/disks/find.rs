@@ -10,9 +10,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use super::fat::{self, Files};
 use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, qcow2, seed};
 use crate::beneath::{self, Beneath, Links};
-use crate::cli::Common;
 use crate::error::{ExitCode, Failure};
-use crate::pod::boot_source;
+use crate::pod::places::Places;
 use crate::spec::{CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
 
 const SECTOR: u64 = 512;
@@ -49,10 +48,10 @@ enum Problem {
 }
 
 /// Finds every volume of `guest`. `directory` is the unprivileged half's own, where the disks that are made will be.
-pub(crate) fn find(common: &Common, guest: &GuestSpec, directory: &Path) -> Result<Vec<Drive>, Failure> {
+pub(crate) fn find(places: &Places, guest: &GuestSpec, directory: &Path) -> Vec<Result<Drive, Failure>> {
     let made = directory.join(DIRECTORY);
     let drive = |disk: &Disk| {
-        let place = place(common, disk);
+        let place = place(places, disk);
         let found = one(guest, disk, &place, &made);
         found.map_err(|problem| fail(disk, &place, &problem))
     };
@@ -60,19 +59,10 @@ pub(crate) fn find(common: &Common, guest: &GuestSpec, directory: &Path) -> Resu
 }
 
 /// Where the pod has what the volume names.
-fn place(common: &Common, disk: &Disk) -> PathBuf {
-    if matches!(disk.volume.source, VolumeSource::ContainerDisk { .. }) {
-        return boot_source::directory(common, &disk.name);
-    }
-    volume_place(common, &disk.name)
-}
-
-/// Where the pod has a volume that is no image.
-pub(crate) fn volume_place(common: &Common, name: &str) -> PathBuf {
-    let given = common.volumes.iter().rev().find(|(given, _)| given == name);
-    match given {
-        Some((_, path)) => path.clone(),
-        None => common.state_dir.join("volumes").join(name),
+fn place(places: &Places, disk: &Disk) -> PathBuf {
+    match disk.volume.source {
+        VolumeSource::ContainerDisk { .. } => places.image(&disk.name),
+        _ => places.volume(&disk.name),
     }
 }
 

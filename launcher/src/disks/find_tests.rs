@@ -36,9 +36,9 @@ impl Pod {
         let Command::Run(args) = Cli::try_parse_from(line.iter().chain(options)).unwrap().command else {
             panic!()
         };
-        let mut drives = find(&args.common, &guest, &self.0.path().join("vmm"))?;
+        let mut drives = find(&args.pod.places(), &guest, &self.0.path().join("vmm"));
         assert_eq!(drives.len(), 1);
-        Ok(drives.remove(0))
+        drives.remove(0)
     }
 
     fn find(&self, source: &str) -> Result<Drive, Failure> {

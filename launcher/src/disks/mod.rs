@@ -17,15 +17,14 @@ mod make;
 mod qcow2;
 mod seed;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::binding::TaggedDevice;
-
-pub(crate) use find::{find, volume_place};
+pub(crate) use find::find;
 pub(crate) use make::{clear, make};
-pub(crate) use seed::Seed;
+pub(crate) use seed::{Seed, TaggedDevice};
 
 /// Below the unprivileged half's directory.
 pub(crate) const DIRECTORY: &str = "disks";
@@ -64,13 +63,32 @@ pub(crate) struct Drive {
     pub(crate) make: Option<Make>,
 }
 
-/// Has the guest told of the NICs that its manifest tags, where cloud-init has a place for it.
-pub(crate) fn tell(drives: &mut [Drive], devices: &[TaggedDevice]) {
-    for drive in drives {
+impl fmt::Display for Drive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "disk {}: ", self.name)?;
+        match (&self.base, &self.make) {
+            (Some(base), _) => write!(f, "an overlay on {}, gone at the end", base.display())?,
+            (None, Some(Make::Lasting(size))) => {
+                write!(f, "{}, to be made, {size} bytes", self.path.display())?;
+            }
+            (None, Some(Make::Empty(size))) => write!(f, "empty, {size} bytes, gone at the end")?,
+            (None, Some(Make::Image(_) | Make::Seed(_))) => {
+                f.write_str("made from the manifest or the volume's files")?;
+            }
+            (None, None) => write!(f, "{}", self.path.display())?,
+        }
+        f.write_str(if self.readonly { ", read-only" } else { "" })
+    }
+}
+
+/// The disks with the NICs that the manifest tags in cloud-init's metadata, where that has a place for them.
+pub(crate) fn tagged(mut drives: Vec<Drive>, devices: &[TaggedDevice]) -> Vec<Drive> {
+    for drive in &mut drives {
         if let Some(Make::Seed(seed)) = &mut drive.make {
-            seed.tell(devices);
+            seed.add_devices(devices);
         }
     }
+    drives
 }
 
 /// A file to make.

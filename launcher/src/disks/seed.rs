@@ -1,13 +1,39 @@
 //! The disk by which cloud-init in the guest learns what it is to do: the data sources NoCloud and ConfigDrive, as KubeVirt
 //! fills them.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::fat::{self, Files};
-use crate::binding::TaggedDevice;
 use crate::spec::{CloudInitSource, GuestSpec, VolumeLabel};
 
 const CONFIG_DRIVE_META: &str = "openstack/latest/meta_data.json";
+
+/// A device that the manifest tags, as KubeVirt's metadata has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TaggedDevice {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    bus: &'static str,
+    /// In the guest.
+    address: String,
+    /// Of a virtio NIC; hawser does not know that of a PCI function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+    tags: [String; 1],
+}
+
+impl TaggedDevice {
+    pub(crate) fn nic(address: String, mac: Option<String>, tag: String) -> Self {
+        Self {
+            kind: "nic",
+            bus: "pci",
+            address,
+            mac,
+            tags: [tag],
+        }
+    }
+}
 
 /// Such a disk, before it is written.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,7 +53,7 @@ impl Seed {
     }
 
     /// As in KubeVirt, only ConfigDrive has a place for it.
-    pub(crate) fn tell(&mut self, devices: &[TaggedDevice]) {
+    pub(crate) fn add_devices(&mut self, devices: &[TaggedDevice]) {
         if devices.is_empty() || self.source != CloudInitSource::ConfigDrive {
             return;
         }
@@ -154,10 +180,10 @@ mod tests {
     #[test]
     fn tagged_devices_are_told_where_there_is_a_place_for_it() {
         let devices = || {
-            vec![TaggedDevice::of_nic(
-                "0000:00:04.0",
-                Some("02:00:00:00:00:01"),
-                "red",
+            vec![TaggedDevice::nic(
+                "0000:00:04.0".to_owned(),
+                Some("02:00:00:00:00:01".to_owned()),
+                "red".to_owned(),
             )]
         };
         for (source, meta, told) in [
@@ -167,9 +193,9 @@ mod tests {
             let guest = crate::spec::load(MANIFEST).unwrap().spec;
             let mut seed = Seed::new(source, super::seed(source, &guest, Vec::new(), None));
             let before = seed.clone();
-            seed.tell(&[]);
+            seed.add_devices(&[]);
             assert!(seed == before, "nothing to tell");
-            seed.tell(&devices());
+            seed.add_devices(&devices());
             let data: Value = serde_json::from_slice(&seed.files[meta]).unwrap();
             let expected = json!([{"type": "nic", "bus": "pci", "address": "0000:00:04.0", "mac": "02:00:00:00:00:01",
                 "tags": ["red"]}]);

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::disks::Drive;
-use crate::spec::GuestSpec;
 
 /// Bytes.
 const SAMPLE: u64 = 64 << 10;
@@ -28,17 +27,6 @@ pub(crate) struct DiskDescription {
     pub(crate) size: u64,
     /// SHA-256 over its samples.
     pub(crate) digest: String,
-}
-
-/// Why the guest cannot go for the sake of its disks.
-pub(super) fn obstacles(guest: &GuestSpec) -> impl Iterator<Item = String> {
-    guest.disks.iter().filter(|disk| !disk.readonly).map(|disk| {
-        format!(
-            "disk {}: only read-only disks migrate by this version of hawser; the target does not have what the guest \
-             has written",
-            disk.name
-        )
-    })
 }
 
 /// The disks to describe when somebody asks: those that exist as files once they are made.

@@ -291,7 +291,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pod::vfio::Access;
+    use crate::pod::pci::vfio::Access;
 
     fn functions(comes: bool) -> Functions {
         let device = |id: &str, address: &str| {

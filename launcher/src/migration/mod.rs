@@ -25,13 +25,7 @@ mod watch;
 #[cfg(test)]
 mod model;
 
-use hawser_netsetup::CniNic;
-
-use crate::binding;
-use crate::devices;
-use crate::spec::GuestSpec;
-
-pub(crate) use channel::{Security, check, listen_address};
+pub(crate) use channel::{Address, Security, check, listen_address};
 pub(crate) use describe::{Description, Identity, NicDescription, VfDescription};
 pub(crate) use disks::{describe as describe_disks, readonly as readonly_disks};
 pub(crate) use functions::{Functions, Request as FunctionRequest, perform};
@@ -40,21 +34,3 @@ pub(crate) use one_time::{directory as tls_directory, make_directory as make_tls
 pub(crate) use outgoing::{Hands, Outgoing, REBOOTS, Told};
 pub(crate) use source::Event as SourceEvent;
 pub(crate) use target::Event as TargetEvent;
-
-/// Why this guest cannot leave its pod, whatever the target is like: what `hawser explain` says of each interface and
-/// device, the disks that it writes, and CPUs, which nobody takes along. `cni`: devices that CNI plugins have made, where
-/// the pod has been looked into.
-pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
-    let interfaces = binding::explain(guest, cni);
-    let pinned = guest.dedicated_cpus.map(|_| {
-        "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and goes along as it is"
-            .to_owned()
-    });
-    interfaces
-        .iter()
-        .filter_map(binding::Explanation::obstacle)
-        .chain(disks::obstacles(guest))
-        .chain(pinned)
-        .chain(devices::obstacles(guest))
-        .collect()
-}

@@ -72,11 +72,6 @@ impl Command {
         &self.inputs.handed
     }
 
-    /// No port was listed: a socket for nearly every one there is.
-    pub(crate) fn all_ports(&self) -> bool {
-        self.inputs.ports.all
-    }
-
     /// In this pod, for a guest that has its addresses from another one: all else is as it is here.
     pub(crate) fn for_guest_with(&self, handed: &Handed) -> Self {
         let inputs = Inputs {

@@ -39,7 +39,7 @@ impl Helper {
     }
 
     pub(crate) fn program() -> Option<PathBuf> {
-        crate::commands::check::on_path(PROGRAM.as_ref())
+        crate::pod::programs::on_path(PROGRAM.as_ref())
     }
 
     pub(crate) fn directory(&self) -> &PathBuf {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{Command, PROGRAM};
+use super::PROGRAM;
 use crate::error::{ExitCode, Failure};
 
 /// The first release with vhost-user that KubeVirt and we have seen to work: year, month and day as one number.
@@ -51,18 +51,18 @@ impl Fitness {
 
 /// passt on PATH.
 pub(crate) fn find() -> Result<PathBuf, Failure> {
-    crate::commands::check::on_path(Path::new(PROGRAM))
+    crate::pod::programs::on_path(Path::new(PROGRAM))
         .ok_or_else(|| Failure::new(ExitCode::PodUnfit, "passt: not found on PATH").remedy(INSTALL))
 }
 
 /// Asks `program` for its version, and this process for what it may open.
-pub(crate) fn check(program: &Path, commands: &[&Command]) -> Result<Fitness, Failure> {
+pub(crate) fn check(program: &Path, all_ports: bool) -> Result<Fitness, Failure> {
     let said = ask(program).map_err(|error| {
         Failure::new(ExitCode::PodUnfit, format!("passt: start {}", program.display()))
             .because(error)
             .remedy(INSTALL)
     })?;
-    if commands.iter().any(|command| command.all_ports()) {
+    if all_ports {
         let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
         check_descriptors(sockets_for_all(&range), hard)?;
@@ -232,8 +232,8 @@ mod tests {
         let script = "#!/bin/sh\ntest -t 1 && echo 'passt 0.0~git20250503.587980c-2'; echo Copyright\n";
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let fit = check(&program, &[]).unwrap();
+        let fit = check(&program, false).unwrap();
         assert_eq!(fit.version, "0.0~git20250503.587980c-2");
-        assert!(check(&dir.path().join("none"), &[]).is_err());
+        assert!(check(&dir.path().join("none"), false).is_err());
     }
 }

@@ -1,9 +1,10 @@
 //! What the guest boots from, as files of this pod: a kernel in an image that the pod mounts, or the UEFI firmware.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::places::Places;
 use crate::beneath::{Beneath, Links};
-use crate::cli::Common;
 use crate::error::{ExitCode, Failure};
 use crate::spec::{GuestSpec, KernelBoot};
 
@@ -17,6 +18,15 @@ pub(crate) enum Boot {
     Firmware(PathBuf),
 }
 
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel(files) => write!(f, "kernel {}", files.kernel.display()),
+            Self::Firmware(path) => write!(f, "UEFI firmware {}", path.display()),
+        }
+    }
+}
+
 /// A guest's kernel as files of this pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KernelFiles {
@@ -25,17 +35,17 @@ pub(crate) struct KernelFiles {
     pub(crate) cmdline: String,
 }
 
-pub(crate) fn boot(common: &Common, guest: &GuestSpec) -> Result<Boot, Failure> {
+pub(crate) fn boot(places: &Places, guest: &GuestSpec) -> Result<Boot, Failure> {
     match &guest.kernel_boot {
-        Some(boot) => kernel_files(common, boot).map(Boot::Kernel),
-        None => firmware(&common.firmware).map(Boot::Firmware),
+        Some(boot) => kernel_files(places, boot).map(Boot::Kernel),
+        None => firmware(&places.firmware).map(Boot::Firmware),
     }
 }
 
 /// Finds the files that `spec.domain.firmware.kernelBoot` names.
-fn kernel_files(common: &Common, boot: &KernelBoot) -> Result<KernelFiles, Failure> {
+fn kernel_files(places: &Places, boot: &KernelBoot) -> Result<KernelFiles, Failure> {
     let of = format!("{}.container", boot.path);
-    let directory = directory(common, KERNEL_BOOT);
+    let directory = places.image(KERNEL_BOOT);
     let file = |field: &str, path: &str| resolve(&directory, path, &format!("{of}.{field}"));
     let Some(kernel) = &boot.kernel_path else {
         return Err(Failure::new(
@@ -67,15 +77,6 @@ fn firmware(path: &Path) -> Result<PathBuf, Failure> {
         return Err(fail("not a regular file".to_owned()));
     }
     Ok(found)
-}
-
-/// Where the pod mounts an image.
-pub(crate) fn directory(common: &Common, name: &str) -> PathBuf {
-    let given = common.images.iter().rev().find(|(image, _)| image == name);
-    match given {
-        Some((_, directory)) => directory.clone(),
-        None => common.state_dir.join("images").join(name),
-    }
 }
 
 /// The real path of a regular file below `directory`.

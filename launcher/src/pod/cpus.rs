@@ -46,7 +46,7 @@ impl fmt::Display for Pinning {
 
 impl Pinning {
     /// Puts this process, and whatever it starts, where everything else is to be. A vCPU's thread leaves by itself.
-    pub(crate) fn keep_off(&self) -> Result<(), Failure> {
+    pub(crate) fn pin_self(&self) -> Result<(), Failure> {
         let Some(cpu) = self.rest else { return Ok(()) };
         let mut set = CpuSet::new();
         set.set(cpu)

@@ -1,9 +1,11 @@
-//! What this pod has for its guest. Everything here only reads.
+//! What this pod has for its guest. Everything here only reads. `survey` puts the parts together.
 
 pub(crate) mod boot_source;
 pub(crate) mod cpus;
-pub(crate) mod host_devices;
+pub(crate) mod finding;
 pub(crate) mod hugepages;
 pub(crate) mod networks;
+pub(crate) mod pci;
+pub(crate) mod places;
+pub(crate) mod programs;
 pub(crate) mod resolv;
-pub(crate) mod vfio;

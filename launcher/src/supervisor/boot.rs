@@ -148,7 +148,7 @@ pub(super) async fn boot(
 }
 
 /// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts. A version that has none is the user's own build.
-fn check_version(version: &str) -> Result<(), Failure> {
+pub(crate) fn check_version(version: &str) -> Result<(), Failure> {
     let digits: String = version
         .trim_start_matches('v')
         .chars()

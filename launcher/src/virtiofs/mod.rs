@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::AccessFlags;
 
-use crate::cli::Common;
-use crate::commands::check::on_path;
-use crate::disks;
 use crate::error::{ExitCode, Failure};
-use crate::spec::GuestSpec;
+use crate::pod::places::Places;
+use crate::pod::programs::on_path;
+use crate::spec::{Filesystem, GuestSpec};
 
 pub(crate) use process::{Share, listen, supervise};
 
@@ -54,24 +53,25 @@ pub(crate) fn program() -> Result<PathBuf, Failure> {
 }
 
 /// Every directory that is to be shared. To be called as the user that virtiofsd will be.
-pub(crate) fn find(common: &Common, guest: &GuestSpec) -> Result<Vec<Export>, Failure> {
-    let mut exports = Vec::new();
-    for filesystem in &guest.filesystems {
-        let place = disks::volume_place(common, &filesystem.name);
+pub(crate) fn find(places: &Places, guest: &GuestSpec) -> Vec<Result<Export, Failure>> {
+    let export = |filesystem: &Filesystem| {
+        let place = places.volume(&filesystem.name);
         let directory = usable(&place, filesystem.readonly).map_err(|error| {
-            let what = format!("{}: {}: {error}", filesystem.path, place.display());
-            Failure::new(ExitCode::PodUnfit, what).remedy(format!(
-                "mount the volume there for the guest's user, or say where it is with --volume {}=DIR",
-                filesystem.name
-            ))
+            Failure::unfit(
+                format!("{}: {}: {error}", filesystem.path, place.display()),
+                format!(
+                    "mount the volume there for the guest's user, or say where it is with --volume {}=DIR",
+                    filesystem.name
+                ),
+            )
         })?;
-        exports.push(Export {
+        Ok(Export {
             name: filesystem.name.clone(),
             directory,
             readonly: filesystem.readonly,
-        });
-    }
-    Ok(exports)
+        })
+    };
+    guest.filesystems.iter().map(export).collect()
 }
 
 fn usable(place: &Path, readonly: bool) -> std::io::Result<PathBuf> {

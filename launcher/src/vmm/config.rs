@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::binding::{Attachment, Device, Functions};
+use crate::binding::{Attachment, Device};
 use crate::disks::Drive;
 use crate::hooks;
 use crate::migration;
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::{Cpu, Pinning};
-use crate::pod::vfio::Access;
+use crate::pod::pci::PciFunctions;
+use crate::pod::pci::vfio::Access;
 use crate::spec::GuestSpec;
 
 pub(crate) use nics::{DeviceConfig, NetConfig};
@@ -130,14 +131,14 @@ pub(crate) fn vm_config(
     boot: &Boot,
     drives: &[Drive],
     attachments: &[Attachment],
-    functions: &Functions,
+    functions: &PciFunctions,
     directory: &Path,
 ) -> VmConfig {
     let mut net = Vec::new();
     let mut devices = Vec::new();
     for attachment in attachments {
         match &attachment.device {
-            Device::Net(config) | Device::Macvtap(config, _) => net.push(config.clone()),
+            Device::Net(config) => net.push(config.clone()),
             Device::Vfio(config) => devices.push(config.clone()),
         }
     }

@@ -1,4 +1,4 @@
-//! What a plan looks like: as text, as JSON, and as a drawing of the pod for Graphviz.
+//! A plan as text and as JSON.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -6,37 +6,37 @@ use std::path::PathBuf;
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{self, Attachment, Found, ports_text};
+use crate::binding::{Attachment, ports_text};
 use crate::devices;
-use crate::disks::{Drive, Make};
-use crate::error::Failure;
+use crate::disks::Drive;
 use crate::hooks;
+use crate::launch::Layout;
 use crate::passt;
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
-use crate::pod::resolv::Resolv;
+use crate::pod::finding::Part;
+use crate::pod::pci::PciFunctions;
 use crate::spec::{GuestSpec, Interface, Mac};
-use crate::vmm::config::vm_config;
+use crate::vmm::config::{VmConfig, vm_config};
 
-pub(crate) struct Picture<'a> {
-    pub(crate) guest: &'a GuestSpec,
-    pub(crate) plan: &'a Plan,
-    pub(crate) found: &'a Found,
-    pub(crate) attachments: Vec<Attachment>,
-    /// What the user should know besides what the plan itself notes.
-    pub(crate) notes: Vec<String>,
-    /// Where a plan is made, the guest's image need not be.
-    pub(crate) boot: Result<Boot, Failure>,
-    /// Nor has what makes a plan to run where the guest will.
-    pub(crate) pinning: Result<Option<Pinning>, Failure>,
-    pub(crate) drives: Result<Vec<Drive>, Failure>,
-    pub(crate) resolv: &'a Resolv,
+pub(super) struct Output<'a> {
+    pub(super) guest: &'a GuestSpec,
+    pub(super) plan: &'a Plan,
+    pub(super) cni: &'a [CniNic],
+    pub(super) pci: &'a PciFunctions,
+    pub(super) layout: &'a Layout,
+    /// What the survey of the pod noted.
+    pub(super) notes: Vec<String>,
+    /// Where a plan is made, the guest's image, CPUs and disks need not be.
+    pub(super) boot: &'a Part<Boot>,
+    pub(super) cpus: &'a Part<Option<Pinning>>,
+    pub(super) disks: &'a Part<Vec<Drive>>,
     /// The unprivileged half's.
-    pub(crate) directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
-impl Picture<'_> {
-    pub(crate) fn text(&self) -> String {
+impl Output<'_> {
+    pub(super) fn text(&self) -> String {
         let mut out = String::new();
         let guest = self.guest;
         let _ = writeln!(
@@ -47,26 +47,22 @@ impl Picture<'_> {
             guest.vcpus,
             guest.memory >> 20
         );
-        match &self.pinning {
-            Ok(Some(pinning)) => drop(writeln!(out, "{pinning}")),
-            Ok(None) => {}
-            Err(failure) => drop(writeln!(out, "{}", not_here("CPUs of its own are", failure))),
+        if let Some(Some(pinning)) = self.cpus.value() {
+            let _ = writeln!(out, "{pinning}");
         }
-        let line = match &self.boot {
-            Ok(Boot::Kernel(files)) => format!("kernel {}", files.kernel.display()),
-            Ok(Boot::Firmware(path)) => format!("UEFI firmware {}", path.display()),
-            Err(failure) if guest.kernel_boot.is_some() => not_here("kernel", failure),
-            Err(failure) => not_here("what boots is", failure),
+        not_here(&mut out, "dedicated CPUs", self.cpus);
+        if let Some(boot) = self.boot.value() {
+            let _ = writeln!(out, "{boot}");
+        }
+        let what = match guest.kernel_boot {
+            Some(_) => "kernel",
+            None => "firmware",
         };
-        let _ = writeln!(out, "{line}");
-        match &self.drives {
-            Ok(drives) => drives.iter().for_each(|drive| {
-                let _ = writeln!(out, "{}", disk_fact(drive));
-            }),
-            Err(failure) => {
-                let _ = writeln!(out, "{}", not_here("disk", failure));
-            }
+        not_here(&mut out, what, self.boot);
+        for drive in self.disks.value().into_iter().flatten() {
+            let _ = writeln!(out, "{drive}");
         }
+        not_here(&mut out, "disk", self.disks);
         for nic in &self.plan.nics {
             let how = match (&nic.bridge, &nic.passt) {
                 _ if nic.is_down() => "a link that is down, beside",
@@ -82,16 +78,16 @@ impl Picture<'_> {
                 let _ = writeln!(out, "  runs passt {}", shell_words(&command.arguments));
             }
         }
-        for nic in &self.found.cni {
+        for nic in self.cni {
             let _ = writeln!(out, "\nNIC {}: {}", nic.name, cni_facts(nic));
         }
-        for vf in &self.found.functions.vfs {
+        for vf in &self.pci.vfs {
             let _ = writeln!(out, "\nNIC {vf}");
             if let Some(address) = vf.guest_address {
                 let _ = writeln!(out, "  in the guest at {address}");
             }
         }
-        for function in &self.found.functions.host {
+        for function in &self.pci.host {
             let _ = writeln!(out, "\n{function}");
         }
         for filesystem in &guest.filesystems {
@@ -113,15 +109,7 @@ impl Picture<'_> {
                 );
             }
         }
-        let bindings = binding::notes(guest);
-        for note in self
-            .plan
-            .notes
-            .iter()
-            .chain(&bindings)
-            .chain(&self.resolv.notes)
-            .chain(&self.notes)
-        {
+        for note in self.plan.notes.iter().chain(self.all_notes()) {
             let _ = writeln!(out, "\nnote: {note}");
         }
         if self.plan.nics.is_empty() {
@@ -137,28 +125,55 @@ impl Picture<'_> {
         out
     }
 
-    pub(crate) fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
+        let servers = self
+            .attachments()
+            .iter()
+            .filter_map(|attachment| attachment.server.as_ref());
         json!({
             "guest": self.guest,
             "plan": self.plan,
-            "cni": self.found.cni,
-            "leases": self.attachments.iter().filter_map(|attachment| Some(&attachment.server.as_ref()?.lease)).collect::<Vec<_>>(),
-            "vmConfig": self.boot.as_ref().ok().zip(self.drives.as_ref().ok()).map(|(boot, drives)| vm_config(self.guest, boot, drives, &self.attachments, &self.found.functions, &self.directory).pinned(self.pinning.as_ref().ok().and_then(Option::as_ref))),
+            "cni": self.cni,
+            "leases": servers.map(|server| &server.lease).collect::<Vec<_>>(),
+            "vmConfig": self.vm_config(),
             "passt": self.passts().collect::<Vec<_>>(),
-            "functions": self.found.functions.vfs,
-            "hostDevices": self.found.functions.host,
-            "notes": binding::notes(self.guest).iter().chain(&self.resolv.notes).chain(&self.notes).collect::<Vec<_>>(),
+            "functions": self.pci.vfs,
+            "hostDevices": self.pci.host,
+            "notes": self.all_notes().collect::<Vec<_>>(),
         })
     }
 
+    /// Known once what boots and every disk are.
+    fn vm_config(&self) -> Option<VmConfig> {
+        let (boot, disks) = self.boot.value().zip(self.disks.value())?;
+        let config = vm_config(
+            self.guest,
+            boot,
+            disks,
+            self.attachments(),
+            self.pci,
+            &self.directory,
+        );
+        Some(config.pinned(self.cpus.value().and_then(Option::as_ref)))
+    }
+
+    fn attachments(&self) -> &[Attachment] {
+        &self.layout.attachments
+    }
+
+    /// Besides those of the plan itself.
+    fn all_notes(&self) -> impl Iterator<Item = &String> {
+        self.layout.notes.iter().chain(&self.notes)
+    }
+
     fn passts(&self) -> impl Iterator<Item = &passt::Command> {
-        self.attachments
+        self.attachments()
             .iter()
             .filter_map(|attachment| attachment.passt.as_ref())
     }
 
-    pub(crate) fn dot(&self) -> String {
-        super::dot::dot(self.guest, self.plan, &self.found.cni, &self.attachments)
+    pub(super) fn dot(&self) -> String {
+        super::dot::dot(self.guest, self.plan, self.cni, self.attachments())
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {
@@ -169,28 +184,10 @@ impl Picture<'_> {
     }
 }
 
-fn not_here(what: &str, failure: &Failure) -> String {
-    let text = failure.to_string();
-    format!("{what} not found here: {}", text.trim_start_matches("hawser: "))
-}
-
-fn disk_fact(drive: &Drive) -> String {
-    let mut line = format!("disk {}: ", drive.name);
-    let _ = match (&drive.base, &drive.make) {
-        (Some(base), _) => write!(line, "an overlay on {}, gone at the end", base.display()),
-        (None, Some(Make::Lasting(size))) => {
-            write!(line, "{}, to be made, {size} bytes", drive.path.display())
-        }
-        (None, Some(Make::Empty(size))) => write!(line, "empty, {size} bytes, gone at the end"),
-        (None, Some(Make::Image(_) | Make::Seed(_))) => {
-            write!(line, "made from the manifest or the volume's files")
-        }
-        (None, None) => write!(line, "{}", drive.path.display()),
-    };
-    if drive.readonly {
-        line.push_str(", read-only");
+fn not_here<T>(out: &mut String, what: &str, part: &Part<T>) {
+    for failure in part.failures() {
+        let _ = writeln!(out, "{what} not found here: {}", failure.body());
     }
-    line
 }
 
 fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {

@@ -30,6 +30,14 @@ pub(crate) fn conventional_name(network: &Network) -> String {
     }
 }
 
+/// The pod's interface of a network: what the pod says, else what KubeVirt would have it called.
+pub(crate) fn pod_interface(network: &Network) -> String {
+    match &network.pod_interface {
+        Some(name) => name.clone(),
+        None => conventional_name(network),
+    }
+}
+
 /// All that the pod's interface may be called, the likeliest first.
 pub(crate) fn possible_names(network: &Network) -> Vec<String> {
     if let Some(known) = &network.pod_interface {

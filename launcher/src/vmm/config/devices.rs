@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::DeviceConfig;
-use crate::binding::Functions;
 use crate::devices::vsock as socket;
-use crate::pod::host_devices::HostFunction;
+use crate::pod::pci::{HostFunction, PciFunctions};
 use crate::spec::{GuestSpec, HostDeviceKind};
 use crate::virtiofs;
 
@@ -33,7 +32,7 @@ pub(super) struct VsockConfig {
 }
 
 /// Functions that are no interface's. No interface's name has a dot in it, so that these are nobody else's.
-pub(super) fn host(functions: &Functions) -> impl Iterator<Item = DeviceConfig> {
+pub(super) fn host(functions: &PciFunctions) -> impl Iterator<Item = DeviceConfig> {
     let device = |function: &HostFunction| {
         let kind = match function.kind {
             HostDeviceKind::Gpu => "gpu",

@@ -6,7 +6,7 @@ use hawser_netsetup::{CniDevice, CniNic, GuestNic};
 use serde::Serialize;
 
 use super::{LandlockConfig, rule};
-use crate::pod::vfio::Access;
+use crate::pod::pci::vfio::Access;
 use crate::spec::{Mac, PciAddress};
 
 /// cloud-hypervisor's own default.

@@ -75,10 +75,11 @@ fn drive(name: &str, boot_order: Option<u32>) -> Drive {
 }
 
 fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[Attachment]) -> VmConfig {
-    let functions = Functions {
+    let functions = PciFunctions {
         vfs: Vec::new(),
         host: Vec::new(),
         access: Access::Group,
+        nodes: Vec::new(),
     };
     super::vm_config(
         guest,
@@ -124,20 +125,8 @@ fn cni(name: &str, device: CniDevice) -> Attachment {
         mac: [2, 0, 0, 0, 0, 3],
         mtu: 1500,
     };
-    let net = NetConfig::of_cni(&nic);
-    let device = match device {
-        CniDevice::Tap => Device::Net(net),
-        CniDevice::Macvtap { index } => Device::Macvtap(
-            net,
-            crate::binding::Macvtap {
-                interface: nic.interface,
-                index,
-                queue_pairs: 2,
-            },
-        ),
-    };
     Attachment {
-        device,
+        device: Device::Net(NetConfig::of_cni(&nic)),
         server: None,
         passt: None,
     }
@@ -302,14 +291,15 @@ fn a_guest_with_a_gpu_a_shared_file_system_and_a_virtio_socket() {
     let manifest = MANIFEST.replace("devices: {interfaces:", devices);
     let manifest = manifest.replace("masquerade: {}}]}", "masquerade: {}}]") + volumes;
     let guest = crate::spec::load(&manifest).unwrap().spec;
-    let functions = Functions {
+    let functions = PciFunctions {
         vfs: Vec::new(),
-        host: vec![crate::pod::host_devices::HostFunction {
+        host: vec![crate::pod::pci::host_devices::HostFunction {
             name: "g".into(),
             kind: crate::spec::HostDeviceKind::Gpu,
             address: "0000:65:00.0".parse().unwrap(),
         }],
         access: Access::Group,
+        nodes: Vec::new(),
     };
     let config = super::vm_config(
         &guest,

@@ -97,7 +97,7 @@ fn each_thing_that_is_not_so_has_its_own_words() {
     ] {
         let failure = roots.function(address(text)).unwrap_err();
         assert_eq!(first_line(&failure), expected);
-        assert_eq!(failure.code(), ExitCode::PodUnfit);
+        assert_eq!(failure.code(), crate::ExitCode::PodUnfit);
     }
 }
 

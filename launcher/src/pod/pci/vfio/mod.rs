@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use hawser_netsetup::Owner;
 
-use crate::error::{ExitCode, Failure};
+use crate::error::Failure;
 use crate::privileges;
 use crate::spec::PciAddress;
 
@@ -135,15 +135,6 @@ pub(crate) fn examine(
     (found, fit)
 }
 
-/// The first reason why not.
-pub(crate) fn fit(addresses: &[PciAddress], owner: Owner, guest_memory: u64) -> Result<Fit, Failure> {
-    let (found, fit) = examine(addresses, owner, guest_memory);
-    match found.into_iter().find_map(Result::err) {
-        Some(failure) => Err(failure),
-        None => fit.ok_or_else(|| Failure::new(ExitCode::Internal, "VFIO: neither fit nor unfit")),
-    }
-}
-
 /// What can be seen without any right: by what the VMM would have the functions, and what is not as it has to be.
 pub(crate) fn glance(addresses: &[PciAddress]) -> (Access, Vec<String>) {
     let roots = Roots::default();
@@ -152,7 +143,7 @@ pub(crate) fn glance(addresses: &[PciAddress]) -> (Access, Vec<String>) {
     for address in addresses {
         match roots.function(*address) {
             Ok(function) => functions.push(function),
-            Err(failure) => lacks.push(failure.to_string().trim_start_matches("hawser: ").to_owned()),
+            Err(failure) => lacks.push(failure.body()),
         }
     }
     (roots.access(&functions), lacks)
@@ -164,10 +155,6 @@ fn node_remedy(path: &str, owner: Owner) -> String {
          chown {} {path} on the node, or the runtime's device_ownership_from_security_context together with runAsUser",
         owner.uid, owner.uid
     )
-}
-
-fn unfit(what: impl Into<String>, remedy: impl Into<String>) -> Failure {
-    Failure::new(ExitCode::PodUnfit, what).remedy(remedy)
 }
 
 #[cfg(test)]

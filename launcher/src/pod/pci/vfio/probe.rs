@@ -18,7 +18,7 @@ use vfio_bindings::bindings::vfio::{
     VFIO_API_VERSION, VFIO_BASE, VFIO_GROUP_FLAGS_VIABLE, VFIO_TYPE, VFIO_TYPE1v2_IOMMU, vfio_group_status,
 };
 
-use super::{Access, CONTAINER, Function, Roots, unfit};
+use super::{Access, CONTAINER, Function, Roots};
 use crate::error::{ExitCode, Failure};
 use crate::privileges;
 
@@ -127,7 +127,7 @@ fn opening(path: &Path, error: &io::Error) -> Failure {
         }
         _ => "see to the node's VFIO; its kernel log may say more",
     };
-    unfit(format!("{}: cannot be opened: {error}", path.display()), remedy)
+    Failure::unfit(format!("{}: cannot be opened: {error}", path.display()), remedy)
 }
 
 fn has_type1(container: &File, path: &Path) -> Result<(), Failure> {
@@ -139,7 +139,7 @@ fn has_type1(container: &File, path: &Path) -> Result<(), Failure> {
         )
     };
     if version != Ok(VFIO_API_VERSION as i32) {
-        return Err(unfit(
+        return Err(Failure::unfit(
             format!(
                 "{}: not a VFIO container of version {VFIO_API_VERSION}",
                 path.display()
@@ -148,7 +148,7 @@ fn has_type1(container: &File, path: &Path) -> Result<(), Failure> {
         ));
     }
     if type1 != Ok(1) {
-        return Err(unfit(
+        return Err(Failure::unfit(
             format!("{}: no type-1 IOMMU", path.display()),
             "switch the node's IOMMU on, and load its driver: modprobe vfio_iommu_type1",
         ));
@@ -172,7 +172,7 @@ fn is_viable(group: &File, function: &Function) -> Result<(), Failure> {
         return Ok(());
     }
     let why = asked.err().map(|errno| format!(" ({errno})")).unwrap_or_default();
-    Err(unfit(
+    Err(Failure::unfit(
         format!("{address}: IOMMU group {number} is not viable{why}"),
         "bind every device of the group to vfio-pci or to no driver",
     ))
@@ -189,7 +189,7 @@ fn refused(path: &Path, ioctl: &str, errno: Errno) -> Failure {
         }
         _ => "see to the node's IOMMU; its kernel log may say more",
     };
-    unfit(format!("{}: {ioctl}: {}", path.display(), errno.desc()), remedy)
+    Failure::unfit(format!("{}: {ioctl}: {}", path.display(), errno.desc()), remedy)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use super::{Roots, unfit};
+use super::Roots;
 use crate::error::Failure;
 use crate::spec::PciAddress;
 
@@ -36,16 +36,16 @@ impl Roots {
     pub(super) fn function(&self, address: PciAddress) -> Result<Function, Failure> {
         let device = self.sys.join("bus/pci/devices").join(address.to_string());
         if !device.exists() {
-            return Err(unfit(
+            return Err(Failure::unfit(
                 format!("{address}: no such PCI device on this node"),
-                "see to what told the address: the network-status file, the device plugin's variable or the claim's metadata",
+                "check what assigned the address: the network-status file, the device plugin's variable or the claim's metadata",
             ));
         }
         match target(&device.join("driver")) {
             Some(driver) if is_vfio(&driver) => {}
             driver => {
                 let bound = driver.map_or("to no driver".to_owned(), |driver| format!("to {driver}"));
-                return Err(unfit(
+                return Err(Failure::unfit(
                     format!("{address}: bound {bound}, not to vfio-pci"),
                     format!(
                         "on the node: driverctl set-override {address} vfio-pci; with the SR-IOV network operator: \
@@ -58,7 +58,7 @@ impl Roots {
         let number = target(&group).and_then(|name| name.parse().ok());
         let no_iommu = fs::read_to_string(group.join("name")).is_ok_and(|name| name.trim() == "vfio-noiommu");
         let Some(number) = number.filter(|_| !no_iommu) else {
-            return Err(unfit(
+            return Err(Failure::unfit(
                 format!("{address}: in no IOMMU group"),
                 "switch the node's IOMMU on: in its firmware (VT-d, AMD-Vi), and with intel_iommu=on on its kernel's \
                  command line",
@@ -66,7 +66,7 @@ impl Roots {
         };
         let others = others(&group);
         if !others.is_empty() {
-            return Err(unfit(
+            return Err(Failure::unfit(
                 format!(
                     "{address}: IOMMU group {number} is not viable: {}",
                     others.join(", ")

@@ -75,7 +75,7 @@ fn devices_of_one_resource_come_in_the_manifests_order_and_never_twice() {
         &[("PCI_RESOURCE_X_IO_GPU", "0000:65:00.0,0000:17:00.0")],
     )
     .unwrap_err();
-    assert_eq!(failure.code(), ExitCode::PodUnfit);
+    assert_eq!(failure.code(), crate::ExitCode::PodUnfit);
     assert_eq!(
         failure.to_string().lines().next().unwrap(),
         "hawser: spec.domain.devices.hostDevices[2].deviceName: PCI_RESOURCE_X_IO_GPU has no function that is free: \
@@ -107,7 +107,7 @@ fn what_a_network_or_a_claim_has_is_passed_over() {
 fn what_is_no_function_is_refused_by_its_field_with_the_reason() {
     let one = |resource: &str, variables: &[(&str, &str)]| {
         let failure = find(&[(Gpu, "g", of(resource))], &[], variables).unwrap_err();
-        assert_eq!(failure.code(), ExitCode::PodUnfit);
+        assert_eq!(failure.code(), crate::ExitCode::PodUnfit);
         let text = failure.to_string();
         assert!(
             text.starts_with("hawser: spec.domain.devices.hostDevices[0].deviceName: "),

@@ -4,7 +4,6 @@
 use caps::{CapSet, Capability};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-use super::unfit;
 use crate::error::{ExitCode, Failure};
 
 /// Beyond the guest's memory: what the VMM itself may lock, and firmware that is mapped beside it. Bytes.
@@ -49,7 +48,7 @@ pub(super) fn ensure(guest_memory: u64) -> Result<String, Failure> {
 }
 
 fn too_low(hard: rlim_t, needed: u64) -> Failure {
-    unfit(
+    Failure::unfit(
         format!(
             "locked memory: the limit is {}, and the guest's memory with headroom is {}",
             amount(hard),

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
-use crate::binding::Vf;
-use crate::cli::PodArgs;
-use crate::error::{ExitCode, Failure};
+use super::Vf;
+use crate::error::Failure;
 use crate::pod::networks::{self, Given, Resources};
 use crate::spec::{Claim, GuestSpec, HostDevice, HostDeviceKind, HostDeviceSource, PciAddress};
 
@@ -30,20 +30,26 @@ impl fmt::Display for HostFunction {
     }
 }
 
-/// Finds each in this pod. `vfs` are spoken for.
-pub(crate) fn find(guest: &GuestSpec, pod: &PodArgs, vfs: &[Vf]) -> Result<Vec<HostFunction>, Failure> {
+/// Finds each in this pod. `vfs` are assigned already.
+pub(super) fn find(
+    guest: &GuestSpec,
+    vfs: &[Vf],
+    device_metadata: &Path,
+) -> Result<Vec<HostFunction>, Failure> {
     if guest.host_devices.is_empty() {
         return Ok(Vec::new());
     }
-    let resources = Resources::from_environment().map_err(untold)?;
-    let claimed = |claim: &Claim| networks::claimed(&pod.device_metadata, claim).map_err(untold);
+    let resources = Resources::from_environment().map_err(unknown)?;
+    let claimed = |claim: &Claim| networks::claimed(device_metadata, claim).map_err(unknown);
     choose(&guest.host_devices, vfs, &resources, claimed)
 }
 
-fn untold(error: networks::Error) -> Failure {
-    Failure::new(ExitCode::PodUnfit, "host devices: which of the pod's each is")
-        .because(error)
-        .remedy("see to what writes it: the device plugin, or the DRA driver")
+fn unknown(error: networks::Error) -> Failure {
+    Failure::unfit(
+        "host devices: which of the pod's each is",
+        "check what writes it: the device plugin, or the DRA driver",
+    )
+    .because(error)
 }
 
 fn choose(
@@ -62,12 +68,12 @@ fn choose(
         if let HostDeviceSource::Claim(claim) = &device.source {
             let address = claimed(claim)?;
             if let Some(other) = taken.get(&address) {
-                return Err(unfit(
+                return Err(Failure::unfit(
                     format!(
                         "{}: the claim's device {address} is that of {other} already",
                         device.path
                     ),
-                    "see to what told the addresses: each device of the guest needs one of its own",
+                    "check what assigned the addresses: each device of the guest needs one of its own",
                 ));
             }
             taken.insert(address, label(device));
@@ -103,7 +109,7 @@ fn of_resource(
     taken: &BTreeMap<PciAddress, String>,
 ) -> Result<PciAddress, Failure> {
     let path = format!("{}.deviceName", device.path);
-    match resources.given(resource).map_err(untold)? {
+    match resources.given(resource).map_err(unknown)? {
         Given::Functions { variable, addresses } => {
             if let Some(free) = addresses.iter().find(|address| !taken.contains_key(address)) {
                 return Ok(*free);
@@ -120,22 +126,22 @@ fn of_resource(
             } else {
                 list.join(", ")
             };
-            Err(unfit(
+            Err(Failure::unfit(
                 format!("{path}: {variable} has no function that is free: {list}"),
                 format!("request as many of {resource} in the pod's limits as devices of the guest name it"),
             ))
         }
-        Given::Mediated { variable } => Err(unfit(
+        Given::Mediated { variable } => Err(Failure::unfit(
             format!(
                 "{path}: a mediated device ({variable}): not supported: cloud-hypervisor is given whole PCI functions"
             ),
             "use a resource of whole functions on vfio-pci, or of SR-IOV VFs",
         )),
-        Given::Usb { variable } => Err(unfit(
+        Given::Usb { variable } => Err(Failure::unfit(
             format!("{path}: a USB device ({variable}): not supported: cloud-hypervisor has no USB"),
             "give the guest the PCI function of a USB controller",
         )),
-        Given::Nothing { variables } => Err(unfit(
+        Given::Nothing { variables } => Err(Failure::unfit(
             format!(
                 "{path}: the pod has been given no {resource}: {} are not set",
                 variables.join(" and ")
@@ -143,10 +149,6 @@ fn of_resource(
             "request the resource in the pod's limits, from a device plugin that sets one of these to PCI addresses",
         )),
     }
-}
-
-fn unfit(what: String, remedy: impl Into<String>) -> Failure {
-    Failure::new(ExitCode::PodUnfit, what).remedy(remedy)
 }
 
 #[cfg(test)]

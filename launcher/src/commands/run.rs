@@ -1,0 +1,117 @@
+//! `hawser run`: from a manifest to an exit code. Each phase takes what the one before came to.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::args::{PodArgs, SecurityArgs};
+use super::wiring;
+use crate::binding;
+use crate::error::{ExitCode, Failure};
+use crate::keeper;
+use crate::launch::{Launch, Role};
+use crate::migration::{self, Listener, Security};
+use crate::passt;
+use crate::state_dir::StateDir;
+use crate::supervisor;
+use crate::survey::{Look, Survey};
+
+/// For the pod's annotations to reach it: the kubelet looks every minute at the latest.
+pub(super) const ANNOTATION_TIMEOUT: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub pod: PodArgs,
+    /// Boot nothing; wait for a guest that another launcher migrates to this pod.
+    #[arg(long)]
+    pub incoming: bool,
+    /// Address to wait at. hawser keeps port 49152 from every guest.
+    #[arg(
+        long,
+        value_name = "tcp:ADDRESS:PORT",
+        default_value = "tcp:0.0.0.0:49152",
+        requires = "incoming",
+        value_parser = migration::listen_address
+    )]
+    pub migration_listen: SocketAddr,
+    #[command(flatten)]
+    pub security: SecurityArgs,
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let role = args.role()?;
+    let loaded = args.pod.manifest.load()?;
+    role.check(&loaded.spec)?;
+    // Started this early, nft is ready by the time there are rules for it.
+    let nft = match binding::needs_wiring(&loaded.spec) {
+        true => wiring::begin()?,
+        false => None,
+    };
+    let places = args.pod.places();
+    let survey = Survey {
+        places: &places,
+        uid: args.pod.uid,
+        look: Look::Start {
+            wait: ANNOTATION_TIMEOUT,
+        },
+        certificates: role.certificates(),
+    };
+    let (pod, notes) = survey.pod(loaded.spec).fit()?;
+    wiring::note(&notes);
+    let launch = Launch::new(pod, role, args.pod.hooks(loaded.vmi), &places.vmm_dir())?;
+    wiring::note(&launch.notes);
+    let state = StateDir::open(&places.state_dir, launch.job.owner)?;
+    keep(launch, &state, nft)
+}
+
+/// Splits the process in two, runs the guest to its end in one half, and wires the pod and takes the wiring down in the
+/// other.
+fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> Result<ExitCode, Failure> {
+    let Launch {
+        plan, cpus, mut job, ..
+    } = launch;
+    let repair = match job.passts.is_empty() {
+        true => None,
+        false => passt::Helper::find(state.repairs(job.owner)?),
+    };
+    job.repairs = repair.as_ref().map(|repair| repair.directory().clone());
+    if let Some(cpus) = &cpus {
+        cpus.pin_self()?;
+    }
+    let parent = nix::unistd::getpid();
+    let journal = state.journal();
+    let kept = keeper::keep(
+        |orders| supervisor::supervise(job, parent, orders),
+        || wiring::wire(&plan, nft, &journal),
+        repair,
+    )?;
+    let wired = kept.wired?;
+    if kept.verdict.given_away {
+        tracing::info!("the wiring stays as long as the pod: the guest's addresses are in use elsewhere");
+        return Ok(kept.verdict.code);
+    }
+    let undone = wiring::take_down(&wired, &journal);
+    Ok(match kept.verdict.code {
+        ExitCode::Success if !undone => ExitCode::Teardown,
+        code => code,
+    })
+}
+
+impl RunArgs {
+    /// Whether the guest boots here, or is migrated here and by whom.
+    fn role(&self) -> Result<Role, Failure> {
+        if !self.incoming {
+            return Ok(Role::Boot);
+        }
+        let security = match self.security.tls_directory()? {
+            Some(directory) => Security::Tls(directory),
+            None => Security::Plain,
+        };
+        Ok(Role::Receive(Listener {
+            address: self.migration_listen,
+            security,
+        }))
+    }
+}

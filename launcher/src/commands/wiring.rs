@@ -1,0 +1,70 @@
+//! Wires the pod and takes the wiring down again.
+
+use std::path::Path;
+
+use hawser_netsetup::{Journal, Linux, Nft, Plan, apply, undo};
+
+use crate::error::Failure;
+use crate::privileges;
+use crate::survey::namespace::block_on;
+
+/// Makes the capability effective where it is held, since what can be done decides what is planned, and starts the tool
+/// that will need it.
+pub(super) fn begin() -> Result<Option<Nft>, Failure> {
+    if !privileges::has(caps::Capability::CAP_NET_ADMIN) {
+        return Ok(None);
+    }
+    privileges::raise_net_admin()?;
+    // Where there is none, the survey says so.
+    Ok(Nft::start().ok())
+}
+
+/// Makes the namespace as the plan wants it. Returns what to take down at the end.
+pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
+    if plan.nics.is_empty() {
+        tracing::info!("the pod needs no wiring");
+    } else if plan.steps.is_empty() {
+        tracing::info!("the pod is wired already");
+    } else if plan.needs_net_admin() {
+        privileges::raise_net_admin()?;
+    }
+    block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await?) })
+}
+
+/// Takes back what was done, last first, and reports every error. False if something is left.
+pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
+    if done.undo.is_empty() {
+        return true;
+    }
+    // Sysctls are root's to write, by its user id.
+    let as_root = !done.needs_net_admin() && nix::unistd::geteuid().is_root();
+    if !privileges::has(caps::Capability::CAP_NET_ADMIN) && !as_root {
+        tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
+        return true;
+    }
+    let raised = if as_root {
+        Ok(())
+    } else {
+        privileges::raise_net_admin()
+    };
+    let result = raised.and_then(|()| block_on(async { Ok(undo(&mut Linux::open()?, done, journal).await) }));
+    match result {
+        Ok(failures) => {
+            for failure in &failures {
+                tracing::error!("{failure}: {}", failure.source);
+            }
+            failures.is_empty()
+        }
+        Err(failure) => {
+            tracing::error!("{failure}");
+            false
+        }
+    }
+}
+
+/// Logs what the user should know although nothing is wrong.
+pub(super) fn note(notes: &[String]) {
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+}

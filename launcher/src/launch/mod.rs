@@ -1,0 +1,211 @@
+//! From a guest and a fit pod to everything that a launcher does with them, decided in one place and without touching
+//! anything.
+
+pub(crate) mod migratable;
+
+use std::path::Path;
+use std::time::Duration;
+
+use hawser_netsetup::{CniNic, Plan};
+use serde_json::Value;
+
+use self::migratable::obstacles;
+use crate::binding::{self, Attachment, Found};
+use crate::disks;
+use crate::error::{ExitCode, Failure};
+use crate::hooks::{self, Deadlines, Hooks};
+use crate::migration::{self, Identity, Listener, Security};
+use crate::pod::cpus::Pinning;
+use crate::pod::pci::PciFunctions;
+use crate::pod::resolv::Resolv;
+use crate::spec::GuestSpec;
+use crate::supervisor::{Job, Passt, Shared, Start};
+use crate::survey::FitPod;
+use crate::vmm::config::vm_config;
+
+/// What this launcher is there for.
+#[derive(Debug, Clone)]
+pub(crate) enum Role {
+    /// To boot the guest.
+    Boot,
+    /// To take the guest over from another launcher, which comes to this address.
+    Receive(Listener),
+}
+
+impl Role {
+    /// A target refuses a guest that could not leave where it is either. What the manifest alone tells is told before the
+    /// pod is looked at.
+    pub(crate) fn check(&self, guest: &GuestSpec) -> Result<(), Failure> {
+        self.allows(&obstacles(guest, &[]))
+    }
+
+    fn allows(&self, obstacles: &[String]) -> Result<(), Failure> {
+        match self {
+            Self::Receive(_) if !obstacles.is_empty() => Err(Failure::new(
+                ExitCode::Manifest,
+                format!(
+                    "this guest cannot be migrated, so no launcher can receive it\n  {}",
+                    obstacles.join("\n  ")
+                ),
+            )),
+            Self::Boot | Self::Receive(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn certificates(&self) -> Option<&Security> {
+        match self {
+            Self::Boot => None,
+            Self::Receive(listener) => Some(&listener.security),
+        }
+    }
+}
+
+/// How each NIC of the guest is joined to the pod.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) attachments: Vec<Attachment>,
+    /// What the user should know although nothing is wrong.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Layout {
+    /// Sockets are below `directory`, the unprivileged half's.
+    pub(crate) fn new(
+        guest: &GuestSpec,
+        plan: &Plan,
+        cni: &[CniNic],
+        pci: &PciFunctions,
+        resolv: &Resolv,
+        directory: &Path,
+    ) -> Self {
+        let found = Found { cni, pci };
+        let mut notes = binding::notes(guest);
+        notes.extend(resolv.notes.iter().cloned());
+        Self {
+            attachments: binding::attachments(guest, &plan.nics, &found, resolv, directory),
+            notes,
+        }
+    }
+}
+
+/// Everything that a launcher does, before it does any of it.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// For the privileged half.
+    pub(crate) plan: Plan,
+    pub(crate) cpus: Option<Pinning>,
+    /// For the unprivileged half.
+    pub(crate) job: Job,
+    /// What the user should know although nothing is wrong.
+    pub(crate) notes: Vec<String>,
+}
+
+/// What the sidecars of binding plugins are asked with.
+#[derive(Debug)]
+pub(crate) struct HookOptions {
+    pub(crate) timeout: Duration,
+    /// The VirtualMachineInstance, as it was written.
+    pub(crate) vmi: Value,
+}
+
+impl Launch {
+    pub(crate) fn new(
+        pod: FitPod,
+        role: Role,
+        options: HookOptions,
+        directory: &Path,
+    ) -> Result<Self, Failure> {
+        let FitPod {
+            guest,
+            owner,
+            plan,
+            cni,
+            descriptors,
+            boot,
+            cpus,
+            disks,
+            exports,
+            pci,
+            passt,
+            cloud_hypervisor,
+            hooks,
+            resolv,
+        } = pod;
+        let mut obstacles = obstacles(&guest, &cni);
+        role.allows(&obstacles)?;
+        if let Some(why) = passt.as_ref().and_then(|passt| passt.not_migratable.clone()) {
+            if matches!(role, Role::Receive(_)) {
+                return Err(Failure::unfit(why, "install a newer passt in the image"));
+            }
+            obstacles.push(why);
+        }
+        let Layout { attachments, notes } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
+        let drives = disks::tagged(disks, &binding::tagged(&guest, &attachments));
+        let found = Found { cni: &cni, pci: &pci };
+        let config = vm_config(&guest, &boot, &drives, &attachments, &pci, directory).pinned(cpus.as_ref());
+        let job = Job {
+            owner,
+            config,
+            start: match role {
+                Role::Boot => Start::Boot,
+                Role::Receive(listener) => Start::Receive(listener),
+            },
+            identity: Identity {
+                namespace: guest.namespace.clone(),
+                name: guest.name.clone(),
+                uid: guest.uid.clone(),
+            },
+            nics: binding::describe(&guest, &plan.nics, &found, &attachments),
+            functions: binding::devices(&attachments),
+            readonly_disks: migration::readonly_disks(&drives),
+            obstacles,
+            passt_version: passt.as_ref().and_then(|passt| passt.date),
+            repairs: None,
+            hooks: sidecars(&guest, hooks, options),
+            descriptors,
+            drives,
+            shared: Shared {
+                exports: exports.directories,
+                virtiofsd: exports.virtiofsd,
+                vsock: guest.vsock.is_some(),
+            },
+            passts: attachments
+                .iter()
+                .filter_map(|attachment| attachment.passt.clone())
+                .zip(passt.iter())
+                .map(|(command, passt)| Passt {
+                    program: passt.path.clone(),
+                    command,
+                })
+                .collect(),
+            servers: attachments
+                .into_iter()
+                .filter_map(|attachment| attachment.server)
+                .collect(),
+            program: cloud_hypervisor,
+            directory: directory.to_owned(),
+            grace: Duration::from_secs(guest.termination_grace_period_seconds),
+            nodes: pci.nodes,
+        };
+        Ok(Self {
+            plan,
+            cpus,
+            job,
+            notes,
+        })
+    }
+}
+
+/// The sidecars that complete the VM's configuration; none where no plugin has one.
+fn sidecars(guest: &GuestSpec, directory: std::path::PathBuf, options: HookOptions) -> Option<Hooks> {
+    let plugins = hooks::plugins(guest);
+    if plugins.is_empty() {
+        return None;
+    }
+    Some(Hooks {
+        directory,
+        deadlines: Deadlines::starting_within(options.timeout),
+        vmi: options.vmi,
+        plugins,
+    })
+}

@@ -1,0 +1,461 @@
+//! One look at the pod, before anything is touched: what a start for this guest would use, and everything that stands in its
+//! way. `run` refuses with all of that, `check` prints it, and `plan` goes on with what there is.
+
+pub(crate) mod namespace;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hawser_netsetup::{Owner, Plan, interface_names};
+
+use self::namespace::{Descriptors, Network};
+use crate::binding;
+use crate::disks::{self, Drive};
+use crate::error::{ExitCode, Failure};
+use crate::hooks;
+use crate::migration::{self, Security};
+use crate::pod::boot_source::{self, Boot};
+use crate::pod::cpus::{self, Pinning};
+use crate::pod::finding::{Finding, Part};
+use crate::pod::hugepages;
+use crate::pod::networks::{self, PodNetworks};
+use crate::pod::pci::{self, PciFunctions};
+use crate::pod::places::Places;
+use crate::pod::programs::{self, PasstProgram};
+use crate::pod::resolv::{self, Resolv};
+use crate::privileges;
+use crate::spec::GuestSpec;
+use crate::virtiofs::{self, Export};
+
+/// How closely the pod is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// As anybody can: no device is opened and nothing waited for.
+    Glance,
+    /// With the rights of a start, which is about to follow. An annotation that is still missing is waited for so long.
+    Start { wait: Duration },
+    /// The same, to tell somebody.
+    Check,
+}
+
+/// What is looked for.
+#[derive(Debug)]
+pub(crate) struct Survey<'a> {
+    pub(crate) places: &'a Places,
+    /// The user that the guest's processes run as where hawser is root.
+    pub(crate) uid: u32,
+    pub(crate) look: Look,
+    /// Certificates that a migration to this pod needs.
+    pub(crate) certificates: Option<&'a Security>,
+}
+
+/// What the pod has for its guest, part by part, in the order in which it is told.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// With the interfaces that the pod has on its networks.
+    pub(crate) guest: GuestSpec,
+    pub(crate) owner: Part<Owner>,
+    certificates: Part<()>,
+    devices: Part<Vec<&'static str>>,
+    networks: Part<Option<PodNetworks>>,
+    pub(crate) network: Part<Network>,
+    wiring: Part<()>,
+    pub(crate) descriptors: Part<Descriptors>,
+    pub(crate) boot: Part<Boot>,
+    huge_pages: Part<()>,
+    pub(crate) cpus: Part<Option<Pinning>>,
+    pub(crate) disks: Part<Vec<Drive>>,
+    pub(crate) exports: Part<Exports>,
+    pub(crate) pci: Part<PciFunctions>,
+    passt: Part<Option<PasstProgram>>,
+    cloud_hypervisor: Part<PathBuf>,
+    state_dir: Part<()>,
+    hooks: Part<PathBuf>,
+    pub(crate) resolv: Resolv,
+}
+
+/// Directories that are shared with the guest, and what shares them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Exports {
+    pub(crate) directories: Vec<Export>,
+    pub(crate) virtiofsd: PathBuf,
+}
+
+/// A pod in which nothing stands in the way of this guest.
+#[derive(Debug)]
+pub(crate) struct FitPod {
+    pub(crate) guest: GuestSpec,
+    pub(crate) owner: Owner,
+    pub(crate) plan: Plan,
+    pub(crate) cni: Vec<hawser_netsetup::CniNic>,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) boot: Boot,
+    pub(crate) cpus: Option<Pinning>,
+    pub(crate) disks: Vec<Drive>,
+    pub(crate) exports: Exports,
+    pub(crate) pci: PciFunctions,
+    pub(crate) passt: Option<PasstProgram>,
+    pub(crate) cloud_hypervisor: PathBuf,
+    pub(crate) hooks: PathBuf,
+    pub(crate) resolv: Resolv,
+}
+
+impl Survey<'_> {
+    pub(crate) fn pod(&self, guest: GuestSpec) -> Pod {
+        let owner = Part::of(privileges::owner(self.uid), |owner| {
+            format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
+        });
+        // What follows is asked for the user that the guest's processes would be.
+        let user = owner.value().copied().unwrap_or(Owner {
+            uid: self.uid,
+            gid: self.uid,
+        });
+        let networks = self.networks();
+        let (guest, network) = match name_interfaces(guest, &networks) {
+            Ok(guest) => {
+                let network = namespace::network(&guest, user);
+                (guest, network)
+            }
+            Err((guest, failure)) => (guest, failure.map_or_else(Part::unknown, Part::bad)),
+        };
+        Pod {
+            certificates: self.certificates(),
+            devices: match self.look {
+                Look::Glance => Part::silent(Vec::new()),
+                Look::Start { .. } | Look::Check => devices(&guest, user, &privileges::DEVICES),
+            },
+            wiring: match network.value() {
+                Some(network) if self.look != Look::Glance => namespace::wiring(&network.plan),
+                _ => Part::silent(()),
+            },
+            descriptors: match network.value() {
+                Some(network) if self.look != Look::Glance => namespace::descriptors(&network.cni, user),
+                Some(_) => Part::silent(Descriptors::new()),
+                None => Part::unknown(),
+            },
+            boot: Part::of(boot_source::boot(self.places, &guest), Boot::to_string),
+            huge_pages: Part::or_bad(hugepages::check(&guest)),
+            cpus: cpus(&guest),
+            disks: self.disks(&guest, &owner),
+            exports: self.exports(&guest, &owner),
+            pci: match networks.value() {
+                Some(networks) => self.pci(&guest, networks.as_ref(), user),
+                None => Part::unknown(),
+            },
+            passt: programs::passt(&guest),
+            cloud_hypervisor: self.cloud_hypervisor(),
+            state_dir: self.state_dir(),
+            hooks: self.hooks(&guest),
+            resolv: resolv::read(),
+            guest,
+            owner,
+            networks,
+            network,
+        }
+    }
+
+    /// The wiring alone: for whom, and what it changes.
+    pub(crate) fn wiring(&self, guest: GuestSpec) -> Result<(Owner, Plan, Vec<String>), Failure> {
+        let owner = privileges::owner(self.uid)?;
+        let networks = self.networks();
+        let guest = match name_interfaces(guest, &networks) {
+            Ok(guest) => guest,
+            Err((_, Some(failure))) => return Err(failure),
+            Err((_, None)) => return Err(networks.require().map(|_| ()).err().unwrap_or_else(neither)),
+        };
+        let devices = devices(&guest, owner, &[privileges::TUN]);
+        let network = namespace::network(&guest, owner);
+        let notes = network.notes().map(str::to_owned).collect();
+        let needs = match network.value() {
+            Some(network) => namespace::wiring(&network.plan),
+            None => Part::silent(()),
+        };
+        let all = devices
+            .join(network, |_, network| network)
+            .join(needs, |network, ()| network);
+        Ok((owner, all.require()?.plan, notes))
+    }
+
+    /// What there is to say of a pod whose guest is not known.
+    pub(crate) fn without_guest(&self) -> Vec<Finding> {
+        let mut owner = Part::of(privileges::owner(self.uid), |owner| {
+            format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
+        });
+        let user = owner.value().copied().unwrap_or(Owner {
+            uid: self.uid,
+            gid: self.uid,
+        });
+        let mut findings = owner.take_findings();
+        findings.extend(usable(privileges::DEVICES, user).take_findings());
+        findings.push(namespace::net_admin());
+        findings.push(namespace::nft());
+        findings.extend(programs::passt_if_needed());
+        findings.extend(self.cloud_hypervisor().take_findings());
+        findings.extend(self.state_dir().take_findings());
+        findings.extend(namespace::facts().take_findings());
+        findings
+    }
+
+    fn certificates(&self) -> Part<()> {
+        let Some(security) = self.certificates else {
+            return Part::silent(());
+        };
+        Part::or_bad(migration::check(security, true).map_err(|error| {
+            Failure::unfit(
+                "certificates of the migration",
+                "mount a directory with ca-cert.pem, server-cert.pem and server-key.pem, readable for the guest's user, and \
+                 name it with --tls-dir",
+            )
+            .because(error)
+        }))
+    }
+
+    fn networks(&self) -> Part<Option<PodNetworks>> {
+        let wait = match self.look {
+            Look::Start { wait } => wait,
+            Look::Glance | Look::Check => Duration::ZERO,
+        };
+        let path = self.places.network_status.as_deref();
+        Part::or_bad(PodNetworks::await_file(path, wait).map_err(networks_unfit))
+    }
+
+    /// As the user that will open them, so that what is found can be opened.
+    fn as_owner<T>(&self, owner: &Part<Owner>, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        match owner.value() {
+            Some(owner) if self.look != Look::Glance => privileges::as_owner(*owner, || Ok(work())),
+            _ => Ok(work()),
+        }
+    }
+
+    fn disks(&self, guest: &GuestSpec, owner: &Part<Owner>) -> Part<Vec<Drive>> {
+        let find = || disks::find(self.places, guest, &self.places.vmm_dir());
+        match self.as_owner(owner, find) {
+            Ok(found) => Part::all(found, Drive::to_string),
+            Err(failure) => Part::bad(failure),
+        }
+    }
+
+    fn exports(&self, guest: &GuestSpec, owner: &Part<Owner>) -> Part<Exports> {
+        if guest.filesystems.is_empty() {
+            return Part::silent(Exports::default());
+        }
+        let virtiofsd = Part::of(virtiofs::program(), |path| {
+            format!("virtiofsd: {}", path.display())
+        });
+        let directories = match self.as_owner(owner, || virtiofs::find(self.places, guest)) {
+            Ok(found) => Part::all(found, |export| {
+                format!("file system {}: {}", export.name, export.directory.display())
+            }),
+            Err(failure) => Part::bad(failure),
+        };
+        virtiofsd.join(directories, |virtiofsd, directories| Exports {
+            directories,
+            virtiofsd,
+        })
+    }
+
+    fn pci(&self, guest: &GuestSpec, networks: Option<&PodNetworks>, owner: Owner) -> Part<PciFunctions> {
+        let found = pci::find(guest, networks, &self.places.device_metadata);
+        match self.look {
+            Look::Glance => found.and_then(|found| pci::glance(found)),
+            Look::Start { .. } | Look::Check => {
+                found.and_then(|found| pci::examine(found, owner, guest.memory))
+            }
+        }
+    }
+
+    fn cloud_hypervisor(&self) -> Part<PathBuf> {
+        let found = programs::cloud_hypervisor(&self.places.cloud_hypervisor);
+        let found = found.and_then(|path| {
+            // A start is told by the VMM itself, which is on its way up by then.
+            if self.look == Look::Check {
+                programs::cloud_hypervisor_version(&path)?;
+            }
+            Ok(path)
+        });
+        Part::of(found, |path| format!("cloud-hypervisor: {}", path.display()))
+    }
+
+    fn state_dir(&self) -> Part<()> {
+        let path = &self.places.state_dir;
+        let nearest = path.ancestors().find(|path| path.exists());
+        let nearest = nearest.unwrap_or(Path::new("/"));
+        let found = nix::unistd::access(nearest, nix::unistd::AccessFlags::W_OK).map_err(|_| {
+            Failure::unfit(
+                format!("state directory: {} is not writable", nearest.display()),
+                "mount a writable volume there (emptyDir), or name another with --state-dir",
+            )
+        });
+        Part::of(found, |()| format!("state directory: {}", path.display()))
+    }
+
+    fn hooks(&self, guest: &GuestSpec) -> Part<PathBuf> {
+        let directory = self.places.hooks();
+        if hooks::plugins(guest).is_empty() {
+            return Part::silent(directory);
+        }
+        let absolute = std::path::absolute(&directory).map_err(|error| {
+            let what = format!("the hooks' directory {}", directory.display());
+            Failure::new(ExitCode::PodUnfit, what).because(error)
+        });
+        let part = Part::or_bad(absolute);
+        match directory.is_dir() {
+            true => part.with(Finding::Good(format!(
+                "sidecars' sockets: {}",
+                directory.display()
+            ))),
+            false => part.with(Finding::Note(format!(
+                "{} is not there yet: the sidecars of binding plugins are waited for at the start",
+                directory.display()
+            ))),
+        }
+    }
+}
+
+impl Pod {
+    /// Everything that was found, in order.
+    pub(crate) fn findings(mut self) -> Vec<Finding> {
+        self.take_findings()
+    }
+
+    fn take_findings(&mut self) -> Vec<Finding> {
+        let mut all = self.owner.take_findings();
+        all.extend(self.certificates.take_findings());
+        all.extend(self.devices.take_findings());
+        all.extend(self.networks.take_findings());
+        all.extend(self.network.take_findings());
+        all.extend(self.wiring.take_findings());
+        all.extend(self.descriptors.take_findings());
+        all.extend(self.boot.take_findings());
+        all.extend(self.huge_pages.take_findings());
+        all.extend(self.cpus.take_findings());
+        all.extend(self.disks.take_findings());
+        all.extend(self.exports.take_findings());
+        all.extend(self.pci.take_findings());
+        all.extend(self.passt.take_findings());
+        all.extend(self.cloud_hypervisor.take_findings());
+        all.extend(self.state_dir.take_findings());
+        all.extend(self.hooks.take_findings());
+        all
+    }
+
+    /// The pod and what to note of it, or everything that stands in the way.
+    pub(crate) fn fit(mut self) -> Result<(FitPod, Vec<String>), Failure> {
+        let mut failures = Vec::new();
+        let mut notes = Vec::new();
+        for finding in self.take_findings() {
+            match finding {
+                Finding::Good(text) => tracing::debug!("{text}"),
+                Finding::Note(text) => notes.push(text),
+                Finding::Bad(failure) => failures.push(failure),
+            }
+        }
+        if let Some(failure) = Failure::all(failures) {
+            return Err(failure);
+        }
+        let fit = self.into_fit().ok_or_else(neither)?;
+        Ok((fit, notes))
+    }
+
+    /// What there is to say besides what stands in the way.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let networks = self.network.notes();
+        networks
+            .chain(self.pci.notes())
+            .chain(self.passt.notes())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// What a plan cannot do without.
+    pub(crate) fn wiring_and_functions(&mut self) -> Result<(Network, PciFunctions), Failure> {
+        let networks = std::mem::replace(&mut self.networks, Part::unknown());
+        let network = std::mem::replace(&mut self.network, Part::unknown());
+        let pci = std::mem::replace(&mut self.pci, Part::unknown());
+        let all = networks
+            .join(network, |_, network| network)
+            .join(pci, |network, pci| (network, pci));
+        all.require()
+    }
+
+    fn into_fit(self) -> Option<FitPod> {
+        let Network { plan, cni } = self.network.into_value()?;
+        Some(FitPod {
+            guest: self.guest,
+            owner: self.owner.into_value()?,
+            plan,
+            cni,
+            descriptors: self.descriptors.into_value()?,
+            boot: self.boot.into_value()?,
+            cpus: self.cpus.into_value()?,
+            disks: self.disks.into_value()?,
+            exports: self.exports.into_value()?,
+            pci: self.pci.into_value()?,
+            passt: self.passt.into_value()?,
+            cloud_hypervisor: self.cloud_hypervisor.into_value()?,
+            hooks: self.hooks.into_value()?,
+            resolv: self.resolv,
+        })
+    }
+}
+
+fn neither() -> Failure {
+    Failure::new(ExitCode::Internal, "a part of the pod is neither fit nor unfit")
+}
+
+/// The guest with the interfaces that a pod with these would have for it.
+pub(crate) fn name_interfaces_here(
+    guest: GuestSpec,
+    network_status: Option<&Path>,
+    interfaces: &[String],
+) -> Result<GuestSpec, Failure> {
+    let networks = PodNetworks::await_file(network_status, Duration::ZERO).map_err(networks_unfit)?;
+    networks::named(guest, networks.as_ref(), interfaces).map_err(networks_unfit)
+}
+
+/// Without a failure of its own where the networks could not be read, since that is said already.
+fn name_interfaces(
+    guest: GuestSpec,
+    networks: &Part<Option<PodNetworks>>,
+) -> Result<GuestSpec, (GuestSpec, Option<Failure>)> {
+    let Some(networks) = networks.value() else {
+        return Err((guest, None));
+    };
+    networks::named(guest.clone(), networks.as_ref(), &interface_names())
+        .map_err(|error| (guest, Some(networks_unfit(error))))
+}
+
+pub(super) fn networks_unfit(error: networks::Error) -> Failure {
+    Failure::unfit(
+        "the pod's networks",
+        "attach the pod to each network of the manifest, and give what Multus writes of them (the annotation \
+         k8s.v1.cni.cncf.io/network-status, as a file of the downward API) with --network-status",
+    )
+    .because(error)
+}
+
+/// The nodes that the VMM opens for every guest, and the one for TAPs where there is any.
+fn devices(guest: &GuestSpec, owner: Owner, devices: &[&'static str]) -> Part<Vec<&'static str>> {
+    let needed = devices
+        .iter()
+        .copied()
+        .filter(|device| *device != privileges::TUN || binding::needs_tap(guest));
+    usable(needed, owner)
+}
+
+fn usable(devices: impl IntoIterator<Item = &'static str>, owner: Owner) -> Part<Vec<&'static str>> {
+    let look = |device: &'static str| privileges::device(device, owner).map(|()| device);
+    let found = devices.into_iter().map(look).collect();
+    Part::all(found, |device| format!("{device}: usable by user {}", owner.uid))
+}
+
+fn cpus(guest: &GuestSpec) -> Part<Option<Pinning>> {
+    match cpus::pin(guest) {
+        Ok(Some(pinning)) => {
+            let line = Finding::Good(pinning.to_string());
+            Part::silent(Some(pinning)).with(line)
+        }
+        Ok(None) => Part::silent(None),
+        Err(failure) => Part::bad(failure),
+    }
+}
