@@ -252,10 +252,11 @@ impl Pod {
         let state = self.path("state").display().to_string();
         let image = format!("kernel-boot={}", self.path("image").display());
         let vmm = self.path("vmm/standin-vmm").display().to_string();
-        if matches!(verb, "run" | "setup" | "plan") {
+        if matches!(verb, "run" | "setup" | "plan" | "check") {
             all.extend(["--state-dir", &state, "--image", &image]);
         }
-        if verb == "run" {
+        let is_given = args.contains(&"--cloud-hypervisor");
+        if matches!(verb, "run" | "check") && !is_given {
             all.extend(["--cloud-hypervisor", &vmm]);
         }
         all.extend(args);

@@ -27,6 +27,7 @@ mod privileges;
 mod running;
 mod sidecars;
 mod traffic;
+mod unfit;
 
 use std::path::PathBuf;
 
@@ -65,6 +66,7 @@ pub(crate) fn run(report: &mut Report, filter: Option<&str>, hawser: Result<Path
 const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("stand-in", double::SCENARIOS),
     ("input", input::SCENARIOS),
+    ("unfit", unfit::SCENARIOS),
     ("examples", examples::SCENARIOS),
     ("cpus", cpus::SCENARIOS),
     ("link down", down::SCENARIOS),

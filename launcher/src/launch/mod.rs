@@ -139,7 +139,11 @@ impl Launch {
             }
             obstacles.push(why);
         }
-        let Layout { attachments, notes } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
+        let Layout {
+            attachments,
+            notes: others,
+        } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
+        let notes = plan.notes.iter().cloned().chain(others).collect();
         let drives = disks::tagged(disks, &binding::tagged(&guest, &attachments));
         let found = Found { cni: &cni, pci: &pci };
         let config = vm_config(&guest, &boot, &drives, &attachments, &pci, directory).pinned(cpus.as_ref());

@@ -111,13 +111,8 @@ impl Survey<'_> {
             gid: self.uid,
         });
         let networks = self.networks();
-        let (guest, network) = match name_interfaces(guest, &networks) {
-            Ok(guest) => {
-                let network = namespace::network(&guest, user);
-                (guest, network)
-            }
-            Err((guest, failure)) => (guest, failure.map_or_else(Part::unknown, Part::bad)),
-        };
+        let (guest, named) = name_interfaces(guest, &networks);
+        let network = named.and_then(|()| namespace::network(&guest, user));
         Pod {
             certificates: self.certificates(),
             devices: match self.look {
@@ -158,13 +153,10 @@ impl Survey<'_> {
     pub(crate) fn wiring(&self, guest: GuestSpec) -> Result<(Owner, Plan, Vec<String>), Failure> {
         let owner = privileges::owner(self.uid)?;
         let networks = self.networks();
-        let guest = match name_interfaces(guest, &networks) {
-            Ok(guest) => guest,
-            Err((_, Some(failure))) => return Err(failure),
-            Err((_, None)) => return Err(networks.require().map(|_| ()).err().unwrap_or_else(neither)),
-        };
+        let (guest, named) = name_interfaces(guest, &networks);
         let devices = devices(&guest, owner, &[privileges::TUN]);
-        let network = namespace::network(&guest, owner);
+        let named = networks.join(named, |_, ()| ());
+        let network = named.and_then(|()| namespace::network(&guest, owner));
         let notes = network.notes().map(str::to_owned).collect();
         let needs = match network.value() {
             Some(network) => namespace::wiring(&network.plan),
@@ -257,7 +249,7 @@ impl Survey<'_> {
     fn pci(&self, guest: &GuestSpec, networks: Option<&PodNetworks>, owner: Owner) -> Part<PciFunctions> {
         let found = pci::find(guest, networks, &self.places.device_metadata);
         match self.look {
-            Look::Glance => found.and_then(|found| pci::glance(found)),
+            Look::Glance => found.and_then(pci::glance),
             Look::Start { .. } | Look::Check => {
                 found.and_then(|found| pci::examine(found, owner, guest.memory))
             }
@@ -413,16 +405,16 @@ pub(crate) fn name_interfaces_here(
     networks::named(guest, networks.as_ref(), interfaces).map_err(networks_unfit)
 }
 
-/// Without a failure of its own where the networks could not be read, since that is said already.
-fn name_interfaces(
-    guest: GuestSpec,
-    networks: &Part<Option<PodNetworks>>,
-) -> Result<GuestSpec, (GuestSpec, Option<Failure>)> {
+/// The guest with the interfaces that the pod has on its networks, if it has one on each.
+fn name_interfaces(guest: GuestSpec, networks: &Part<Option<PodNetworks>>) -> (GuestSpec, Part<()>) {
+    // Why they could not be read is said already.
     let Some(networks) = networks.value() else {
-        return Err((guest, None));
+        return (guest, Part::unknown());
     };
-    networks::named(guest.clone(), networks.as_ref(), &interface_names())
-        .map_err(|error| (guest, Some(networks_unfit(error))))
+    match networks::named(guest.clone(), networks.as_ref(), &interface_names()) {
+        Ok(named) => (named, Part::silent(())),
+        Err(error) => (guest, Part::bad(networks_unfit(error))),
+    }
 }
 
 pub(super) fn networks_unfit(error: networks::Error) -> Failure {
