@@ -26,7 +26,7 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
     pub downtime: Duration,
     /// Abort the migration if that point is not reached within this time (whole seconds).
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "3600s", value_parser = duration)]
     pub timeout: Duration,
     /// TCP connections for the guest's memory.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
