@@ -456,7 +456,7 @@ fn disks(context: &Context) -> Result<()> {
     ensure!(
         moving
             .stderr()
-            .contains("disk scratch: only read-only disks migrate"),
+            .contains("disk scratch: this version of hawser migrates read-only disks only"),
         "{}",
         moving.transcript()
     );
