@@ -16,7 +16,6 @@ use crate::entry::Entry;
 use crate::netns::Netns;
 use crate::pods::Pod;
 use crate::process::{Process, output, until};
-use crate::programs::install;
 use crate::report::Skip;
 
 pub(crate) const GUEST4: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -45,18 +44,12 @@ impl Client {
         }
     }
 
-    /// Installs it where it is missing.
-    ///
     /// # Errors
-    /// A [`Skip`] where it cannot be installed.
+    /// A [`Skip`] where it is missing.
     pub(crate) fn require(self) -> Result<()> {
         let (program, package) = self.program();
-        if !Path::new(program).exists()
-            && let Err(error) = install(package)
-        {
-            return Err(
-                Skip::because(format!("{program} is missing and cannot be installed: {error:#}")).into(),
-            );
+        if !Path::new(program).exists() {
+            return Err(Skip::because(format!("no {program}: install {package}")).into());
         }
         Ok(())
     }

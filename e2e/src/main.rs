@@ -9,6 +9,7 @@ mod entry;
 mod guests;
 mod lab;
 mod netns;
+mod packages;
 mod packets;
 mod pods;
 mod process;
@@ -218,7 +219,7 @@ fn test(
     let mut report = Report::default();
     // Some unit tests ask Debian's own tools whether they read what hawser has written.
     if nix::unistd::geteuid().is_root()
-        && let Err(error) = lab::install_machine_packages()
+        && let Err(error) = packages::install()
     {
         eprintln!("{error:#}");
     }

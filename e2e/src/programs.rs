@@ -1,11 +1,11 @@
-//! The programs that the scenarios in namespaces run, built and found; and the packages they need.
+//! The programs that the scenarios in namespaces run, built and found.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::output;
+use crate::packages;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
@@ -22,9 +22,7 @@ impl Programs {
     /// A build that fails, a machine without root or the tools.
     pub(crate) fn with(hawser: PathBuf) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "namespaces need root");
-        for (program, package) in [("ip", "iproute2"), ("nft", "nftables"), ("ping", "iputils-ping")] {
-            require(program, package)?;
-        }
+        packages::install()?;
         Ok(Self {
             hawser,
             standin: build("hawser-e2e", "--bin", "standin-vmm")?,
@@ -32,22 +30,6 @@ impl Programs {
             enter: build("hawser-e2e", "--bin", "enter")?,
         })
     }
-}
-
-fn require(program: &str, package: &str) -> Result<()> {
-    let found = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        .iter()
-        .any(|dir| Path::new(dir).join(program).exists());
-    if !found {
-        install(package).with_context(|| format!("{program} is missing"))?;
-    }
-    Ok(())
-}
-
-pub(crate) fn install(package: &str) -> Result<()> {
-    let mut apt = Command::new("apt-get");
-    apt.env("DEBIAN_FRONTEND", "noninteractive");
-    output(apt.args(["install", "-y", "--no-install-recommends", package])).map(drop)
 }
 
 /// Builds a program of the workspace; `kind` is `--bin` or `--example`.

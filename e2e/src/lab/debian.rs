@@ -1,10 +1,10 @@
-//! Debian as the machine has it: its packages, its mirror, and a fresh system beside it.
+//! Debian as the machine has it: its mirror, and a fresh system beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use sha2::{Digest, Sha256};
 
 use super::cache::hex;
@@ -14,61 +14,6 @@ use super::process::{output, progress, shown};
 /// vhost-user.
 const RELEASE: &str = "trixie";
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
-
-/// What the machine itself needs, as (a file that shows it is there, its package).
-const MACHINE_PACKAGES: &[(&str, &str)] = &[
-    ("/usr/sbin/debootstrap", "debootstrap"),
-    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
-    ("/usr/sbin/nft", "nftables"),
-    ("/usr/bin/zstd", "zstd"),
-    ("/usr/bin/xz", "xz-utils"),
-    ("/usr/bin/ip", "iproute2"),
-    ("/usr/bin/curl", "curl"),
-    ("/usr/bin/busybox", "busybox-static"),
-    ("/usr/sbin/dhclient", "isc-dhcp-client"),
-    ("/usr/sbin/dhcpcd", "dhcpcd-base"),
-    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
-    ("/usr/bin/qemu-img", "qemu-utils"),
-    ("/usr/bin/mformat", "mtools"),
-    ("/usr/sbin/sfdisk", "fdisk"),
-];
-
-/// Installs what is missing on the machine. Quiet and instant where nothing is.
-pub(crate) fn install_machine_packages() -> Result<()> {
-    let missing: Vec<&str> = MACHINE_PACKAGES
-        .iter()
-        .filter(|(file, _)| {
-            !Path::new(file).exists() && !Path::new("/").join(file.replacen("/usr", "", 1)).exists()
-        })
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    if !nix::unistd::geteuid().is_root() {
-        bail!(
-            "missing packages: {}; install them, or run as root",
-            missing.join(" ")
-        );
-    }
-    progress(format!("installing Debian packages: {}", missing.join(" ")));
-    shown(apt_get().arg("update"))?;
-    shown(
-        apt_get()
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(missing),
-    )
-    .context("cannot install what the tests need; the end-to-end tests expect Debian or a relative of it")
-}
-
-fn apt_get() -> Command {
-    let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("LC_ALL", "C.UTF-8")
-        .arg("-q");
-    command
-}
 
 /// Makes a minimal system with `packages` in `root`, which must be empty.
 pub(crate) fn make_system(root: &Path, packages: &[&str]) -> Result<()> {

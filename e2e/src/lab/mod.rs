@@ -31,7 +31,6 @@ mod tries;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
-pub(crate) use debian::install_machine_packages;
 pub(crate) use run::{bench, bench_migration, demo, every, run, setup, shell, why_no_real_guests};
 pub(crate) use scenarios::datapath::Order;
 

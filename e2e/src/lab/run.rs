@@ -15,7 +15,8 @@ use super::process::progress;
 use super::qemu::Node;
 use super::scenarios::datapath::{ORDER, Order};
 use super::tries::Tries;
-use super::{GROUP, debian, debian_guest, guest_image, payload, scenarios, vmm};
+use super::{GROUP, debian_guest, guest_image, payload, scenarios, vmm};
+use crate::packages;
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// What a run is asked for besides its scenarios.
@@ -33,7 +34,7 @@ struct Manner {
 
 /// Makes everything that is cached.
 pub(crate) fn setup() -> Result<()> {
-    debian::install_machine_packages()?;
+    packages::install()?;
     let cache = Cache::open()?;
     debian_guest::get(&cache)?;
     NodeImage::get(&cache)?;
@@ -81,7 +82,7 @@ pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBina
 
 /// Why real guests cannot be run here, where that is so.
 pub(crate) fn why_no_real_guests() -> Result<Option<String>> {
-    debian::install_machine_packages()?;
+    packages::install()?;
     match vmm::find(&Cache::open()?) {
         Ok(_) => Ok(None),
         Err(error) if error.is::<Skip>() => Ok(Some(error.to_string())),
@@ -184,7 +185,7 @@ fn prepare(
     binary: &LauncherBinary,
     then: impl FnOnce(&Node<'_>) -> Result<()>,
 ) -> Result<()> {
-    debian::install_machine_packages()?;
+    packages::install()?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Skip::because("the lab is made with debootstrap and chroot: run as root").into());
     }

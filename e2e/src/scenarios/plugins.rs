@@ -19,7 +19,6 @@ use crate::guests::{Client, Guest};
 use crate::netns::{Netns, Snapshot};
 use crate::pods::{Pod, PodSpec, Privileges, VMM_UID, set, vmi};
 use crate::process::{Process, until};
-use crate::programs::install;
 use crate::report::Scenario;
 use crate::standin_script::Script;
 
@@ -308,9 +307,6 @@ fn two_guests(context: &Context) -> Result<()> {
 
 /// busybox' server on the network outside the pod.
 fn udhcpd(pod: &Pod, interface: &str) -> Result<Process> {
-    if !Path::new("/usr/sbin/udhcpd").exists() {
-        install("udhcpd")?;
-    }
     let (file, leases) = (pod.path("udhcpd.conf"), pod.path("udhcpd.leases"));
     std::fs::write(&leases, "")?;
     std::fs::write(
