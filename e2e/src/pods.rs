@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::entry::Entry;
 use crate::netns::Netns;
 use crate::process::{Process, until};
-use crate::programs::Programs;
+use crate::programs::{self, Programs};
 use crate::standin_script::Script;
 
 pub(crate) const NODE4: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
@@ -307,7 +307,7 @@ impl Pod {
 
 fn link(from: &Path, to: &Path) -> Result<()> {
     if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+        programs::copy(from, to)?;
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub mod spec;
 mod state_dir;
 mod supervisor;
 mod survey;
+#[cfg(test)]
+mod test_program;
 
 mod vhost_relay;
 mod virtiofs;

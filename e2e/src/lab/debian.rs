@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::cache::hex;
 use super::process::{output, progress, shown};
+use crate::programs;
 
 /// The release that the node and the images are made of. Older ones have a QEMU without igb and a passt without
 /// vhost-user.
@@ -27,8 +28,7 @@ pub(crate) fn make_system(root: &Path, packages: &[&str]) -> Result<()> {
     )?;
     // No service may start on this machine because a package in there has one.
     let policy = root.join("usr/sbin/policy-rc.d");
-    fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
-    make_executable(&policy)?;
+    programs::write_script(&policy, "#!/bin/sh\nexit 101\n")?;
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
     install(root, packages)
 }

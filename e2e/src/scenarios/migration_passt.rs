@@ -14,6 +14,7 @@ use super::running::expect_exit;
 use crate::certificates::Authority;
 use crate::pods::{GUEST_MAC, NODE4, POD4, POD6, Pod, PodSpec, Privileges, set, vmi};
 use crate::process::Process;
+use crate::programs::write_script;
 use crate::report::Scenario;
 
 pub(super) const SCENARIOS: &[Scenario<Context>] = &[
@@ -64,14 +65,12 @@ fn manifest() -> Value {
 
 fn put_passt(pod: &Pod) -> Result<()> {
     fs::create_dir(pod.path("bin"))?;
-    for (file, text, mode) in [
-        ("bin/passt", PASST, 0o755),
-        ("passt-lines", "", 0o666),
-        ("bin/passt-repair", PASST_REPAIR, 0o755),
-        ("repairs", "", 0o666),
-    ] {
-        fs::write(pod.path(file), text)?;
-        fs::set_permissions(pod.path(file), Permissions::from_mode(mode))?;
+    for (program, text) in [("bin/passt", PASST), ("bin/passt-repair", PASST_REPAIR)] {
+        write_script(&pod.path(program), text)?;
+    }
+    for file in ["passt-lines", "repairs"] {
+        fs::write(pod.path(file), "")?;
+        fs::set_permissions(pod.path(file), Permissions::from_mode(0o666))?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use super::running::{WAIT, exit_code, expect_exit, processes};
 use crate::guests::Guest;
 use crate::pods::{Pod, PodSpec, VMM_UID, vmi};
 use crate::process::{Process, output};
+use crate::programs;
 use crate::report::Scenario;
 use crate::standin_script::Script;
 
@@ -88,7 +89,7 @@ fn sidecar(pod: &Pod, fault: &str, tap: Option<&str>) -> Result<Process> {
     args.extend(tap);
     let program = pod.path("vmm/standin-sidecar");
     if !program.exists() {
-        std::fs::copy(&pod.programs().sidecar, &program)?;
+        programs::copy(&pod.programs().sidecar, &program)?;
     }
     let process = Process::spawn("sidecar", &mut pod.command_as(&entry, &program, &args)?)?;
     process.wait_for("listening", 1, WAIT)?;

@@ -200,16 +200,14 @@ fn how(status: ExitStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+    use crate::test_program;
 
     /// A stand-in for a passt that cannot go on.
     async fn start_script(script: &str) -> Failure {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("passt");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        test_program::write(&program, &format!("#!/bin/sh\n{script}\n"));
         let command = Command::bare("default", &["--quiet"]);
         start(&program, &command, &Repair::new(None))
             .await

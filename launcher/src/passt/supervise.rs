@@ -300,10 +300,10 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::test_program;
 
     /// A stand-in for passt: notes its command line, answers the greeting, and stays until its connection ends.
     fn stand_in(directory: &Path) -> PathBuf {
-        use std::os::unix::fs::PermissionsExt;
         let program = directory.join("passt");
         // Version 1, a reply to request 1 (GET_FEATURES), eight bytes: none.
         let script = format!(
@@ -316,8 +316,7 @@ exec cat <&"$socket" > /dev/null
 "#,
             directory.display()
         );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        test_program::write(&program, &script);
         program
     }
 
@@ -329,7 +328,7 @@ exec cat <&"$socket" > /dev/null
         let command = Command::bare("default", &[]);
         let (ready, serves) = oneshot::channel();
         let (lost, _) = mpsc::channel(1);
-        tokio::spawn(supervise(program, command, frontend, ready, lost));
+        tokio::spawn(supervise(program.clone(), command, frontend, ready, lost));
         serves.await.unwrap().unwrap();
         let handed = Handed {
             v4: None,
@@ -347,7 +346,7 @@ exec cat <&"$socket" > /dev/null
             .await
             .unwrap();
         assert!(!handle.is_let_go());
-        fs::write(directory.path().join("passt"), "#!/bin/sh\nexit 3\n").unwrap();
+        test_program::write(&program, "#!/bin/sh\nexit 3\n");
         drop(vmm);
         let error = handle.adopt(Handed::default()).await.unwrap_err();
         assert!(error.contains("exit status: 3"), "{error}");

@@ -226,12 +226,10 @@ mod tests {
     /// A stand-in that says what Debian's says.
     #[test]
     fn what_it_prints_is_read() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("passt");
         let script = "#!/bin/sh\ntest -t 1 && echo 'passt 0.0~git20250503.587980c-2'; echo Copyright\n";
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        crate::test_program::write(&program, script);
         let fit = check(&program, false).unwrap();
         assert_eq!(fit.version, "0.0~git20250503.587980c-2");
         assert!(check(&dir.path().join("none"), false).is_err());

@@ -1,13 +1,11 @@
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
+use crate::test_program;
 
 /// A stand-in for a virtiofsd that does not come to serve.
 async fn failed(script: &str) -> String {
     let place = tempfile::tempdir().unwrap();
     let program = place.path().join("virtiofsd");
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    test_program::write(&program, &format!("#!/bin/sh\n{script}\n"));
     let export = Export {
         name: "data".into(),
         directory: place.path().to_owned(),
