@@ -57,7 +57,8 @@ enum Command {
         #[command(flatten)]
         launcher: LauncherArguments,
     },
-    /// Run lab scenarios by name (all of them by default, those too that `test` leaves out); `lab shell` is a shell in the lab's node
+    /// Run the lab's scenarios, or those with any of these words in their names; the longer set too, which `test` leaves
+    /// out. `lab shell` is a shell in the lab's node
     Lab {
         scenarios: Vec<String>,
         #[command(flatten)]
@@ -140,12 +141,13 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Lab { scenarios, launcher } => {
             let mut report = Report::default();
-            let scenarios = if scenarios.is_empty() {
-                lab::every()
-            } else {
-                scenarios
-            };
-            lab::run(&mut report, &scenarios, &launcher.binary(), None);
+            lab::run(
+                &mut report,
+                lab::Set::All,
+                &scenarios,
+                &launcher.binary(),
+                None,
+            );
             Ok(report.finish())
         }
         Command::Bench {
@@ -230,7 +232,7 @@ fn test(
         scenarios::run(&mut report, filter, lab::launcher(binary));
     }
     if wanted(Group::Lab) {
-        lab::run(&mut report, &filters, binary, until);
+        lab::run(&mut report, lab::Set::Usual, &filters, binary, until);
     }
     report.finish()
 }

@@ -98,8 +98,6 @@ pub(crate) struct Report {
     passed: usize,
     failed: Vec<(String, String)>,
     skipped: Vec<(String, String)>,
-    /// What passed after it had failed, with that failure.
-    second_tries: Vec<(String, String)>,
 }
 
 impl Report {
@@ -145,17 +143,6 @@ impl Report {
         self.passed += count;
     }
 
-    /// Keeps in mind that something passes only now.
-    pub(crate) fn second_try(&mut self, group: &str, name: &str, error: &str) {
-        self.second_tries
-            .push((format!("{group} {name}"), error.to_owned()));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn second_tries(&self) -> usize {
-        self.second_tries.len()
-    }
-
     pub(crate) fn failures(&self) -> usize {
         self.failed.len()
     }
@@ -170,8 +157,8 @@ impl Report {
         )
     }
 
-    /// Prints the skips with their reasons, what took a second try, the failures once more, and the summary alone on the last line. Nothing
-    /// having run at all is a failure too: a mistyped filter must not look like success.
+    /// Prints the skips with their reasons, the failures once more, and the summary alone on the last line. Nothing having
+    /// run at all is a failure too: a mistyped filter must not look like success.
     pub(crate) fn finish(mut self) -> ExitCode {
         if self.passed + self.failed.len() + self.skipped.len() == 0 {
             self.failed.push((
@@ -182,9 +169,6 @@ impl Report {
         println!();
         for (title, reason) in &self.skipped {
             println!("skipped: {title}: {reason}");
-        }
-        for (title, error) in &self.second_tries {
-            println!("passed at the second try: {title}: the first: {error}");
         }
         for (title, error) in &self.failed {
             println!("FAILED: {title}: {error}");

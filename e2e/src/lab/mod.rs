@@ -5,7 +5,7 @@
 //! (`node_image`, `qemu`), that is booted once for all scenarios. It runs this same binary as its agent (`node`), which
 //! builds the launcher's image from the Containerfile, runs the scenarios (`scenarios`) and reports each as an event
 //! (`events`); `nodes` watches from outside, with a deadline for every event, and
-//! boots another for what a lost one still owed (`tries`).
+//! boots another for what a lost one still owed (`owed`).
 //!
 //! The node is used even where the machine's own KVM would do: the scenarios change forwarding, load modules and fill
 //! a container store, which is nobody's business to do on the machine itself.
@@ -22,16 +22,16 @@ mod guest_image;
 pub(crate) mod node;
 mod node_image;
 mod nodes;
+mod owed;
 mod payload;
 pub(crate) mod process;
 mod qemu;
 mod run;
 mod scenarios;
-mod tries;
 mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
-pub(crate) use run::{bench, bench_migration, demo, every, run, setup, shell, why_no_real_guests};
+pub(crate) use run::{Set, bench, bench_migration, demo, run, setup, shell, why_no_real_guests};
 pub(crate) use scenarios::datapath::Order;
 
 /// The name of the lab's scenarios as a group, in reports.

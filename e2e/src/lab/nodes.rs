@@ -15,7 +15,7 @@ use super::GROUP;
 use super::events::{Event, Turn};
 use super::process::progress;
 use super::qemu::Node;
-use super::tries::{Round, Tries};
+use super::owed::Owed;
 use crate::report::Outcome;
 
 /// From power-on to the agent's first word. 10 s on two idle cores, 80 s seen on busy ones.
@@ -24,7 +24,8 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 const SILENCE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// How many nodes one worker may take. The emulation of guests in guests is not free of faults: now and then the node's
-/// processor, its timer or its kernel ends, whatever runs in it. That is said aloud each time.
+/// processor, its timer or its kernel ends, whatever runs in it. The scenario that ran then has failed; the others go on in
+/// another node.
 const NODES: usize = 5;
 
 /// Nodes at once. One emulated processor is one thread, so two keep two cores busy.
@@ -53,8 +54,8 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-pub(super) fn locked<'a, 'r>(tries: &'a Mutex<Tries<'r>>) -> MutexGuard<'a, Tries<'r>> {
-    tries.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) fn locked<'a, 'r>(owed: &'a Mutex<Owed<'r>>) -> MutexGuard<'a, Owed<'r>> {
+    owed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How a node's run ended where it did not fail as a whole.
@@ -83,19 +84,15 @@ impl<'a> Worker<'a> {
         Self { node, label, narrate }
     }
 
-    pub(super) fn run(&self, tries: &Mutex<Tries<'_>>) -> Result<()> {
-        let mut round = Round::First;
+    pub(super) fn run(&self, owed: &Mutex<Owed<'_>>) -> Result<()> {
         for left in (0..NODES).rev() {
-            while !locked(tries).any(round) {
-                match round {
-                    Round::First => round = Round::Second,
-                    Round::Second => return Ok(()),
-                }
+            if !locked(owed).any() {
+                return Ok(());
             }
             self.say("booting the node (emulated: everything in it takes its time)");
             self.node.clear_turns()?;
             let mut child = self.node.start_agent()?;
-            let watched = self.watch(&mut child, tries, round);
+            let watched = self.watch(&mut child, owed);
             // Already gone where all went well.
             let _ = child.kill();
             let status = child.wait()?;
@@ -107,7 +104,7 @@ impl<'a> Worker<'a> {
                 let error = format!("{how} ({status}); {}", console());
                 self.say(&error);
                 match during {
-                    Some(name) => locked(tries).finished(name, Outcome::Failed(error), None),
+                    Some(name) => locked(owed).finished(name, Outcome::Failed(error), None),
                     None if left == 0 => bail!(error),
                     None => {}
                 }
@@ -121,7 +118,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Follows the agent's events until it is done, and gives it its turns.
-    fn watch(&self, child: &mut Child, tries: &Mutex<Tries<'_>>, round: Round) -> Result<Ended> {
+    fn watch(&self, child: &mut Child, owed: &Mutex<Owed<'_>>) -> Result<Ended> {
         let events = event_stream(child)?;
         let mut deadline = BOOT_DEADLINE;
         let mut during = None;
@@ -144,7 +141,7 @@ impl<'a> Worker<'a> {
                 Event::Step { what } => self.say(what),
                 Event::Unprepared { error } => bail!("the node could not be prepared: {error}"),
                 Event::Ready => {
-                    during = locked(tries).next(round);
+                    during = locked(owed).next();
                     if let Some(scenario) = during {
                         self.say(format!("{GROUP} {scenario}"));
                     }
@@ -158,7 +155,7 @@ impl<'a> Worker<'a> {
                 Event::Line { text } => println!("    {text}"),
                 Event::Finished { outcome, took } => {
                     if let Some(scenario) = during.take() {
-                        locked(tries).finished(scenario, outcome, Some(took));
+                        locked(owed).finished(scenario, outcome, Some(took));
                     }
                 }
                 Event::Done => return Ok(Ended::Done),

@@ -11,10 +11,10 @@ use super::build::{LauncherBinary, launcher};
 use super::cache::Cache;
 use super::node_image::NodeImage;
 use super::nodes::{self, Worker};
+use super::owed::Owed;
 use super::process::progress;
 use super::qemu::Node;
 use super::scenarios::datapath::{ORDER, Order};
-use super::tries::Tries;
 use super::{GROUP, debian_guest, guest_image, payload, scenarios, vmm};
 use crate::packages;
 use crate::report::{Outcome, Report, Skip, is_selected};
@@ -26,8 +26,6 @@ struct Manner {
     narrate: bool,
     /// No scenario begins later.
     until: Option<Instant>,
-    /// What fails is tried in another node.
-    again: bool,
     /// As many as the machine has room for.
     nodes: bool,
 }
@@ -49,35 +47,52 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-/// The names of all scenarios, of those too that have to be named.
-pub(crate) fn every() -> Vec<String> {
-    let all = scenarios::all().chain(scenarios::NAMED);
-    all.map(|scenario| scenario.name.to_owned()).collect()
+/// Which scenarios are chosen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Set {
+    /// What `cargo e2e test` runs; of the longer set only what is given by its whole name.
+    Usual,
+    /// The longer set too.
+    All,
 }
 
-/// Runs the scenarios that any of the filters selects (no filter: all) and adds each to the report. One that
-/// has to be named is run for its whole name. What would begin after `until` is skipped.
-pub(crate) fn run(report: &mut Report, filters: &[String], binary: &LauncherBinary, until: Option<Instant>) {
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
-    let mut names: Vec<&str> = scenarios::all()
-        .map(|s| s.name)
-        .filter(|name| wanted(name))
-        .collect();
-    names.extend(
-        scenarios::NAMED
-            .iter()
-            .map(|s| s.name)
-            .filter(|name| filters.iter().any(|filter| filter == name)),
-    );
+/// Runs the scenarios of the set that any of the filters selects (no filter: all) and adds each to the report. What would
+/// begin after `until` is skipped.
+pub(crate) fn run(
+    report: &mut Report,
+    set: Set,
+    filters: &[String],
+    binary: &LauncherBinary,
+    until: Option<Instant>,
+) {
+    let mut names = Vec::new();
+    for name in chosen(set, filters) {
+        match scenarios::unsteady(name) {
+            Some(reason) if !filters.iter().any(|filter| filter == name) => {
+                let reason = format!("not steady: {reason}; `cargo e2e lab {name}` runs it");
+                report.record(GROUP, name, Outcome::Skipped(reason), None);
+            }
+            _ => names.push(name),
+        }
+    }
     if !names.is_empty() {
         let manner = Manner {
             until,
-            again: true,
             nodes: true,
             ..Manner::default()
         };
         run_prepared(report, &names, binary, manner, |_| Ok(()));
     }
+}
+
+fn chosen(set: Set, filters: &[String]) -> Vec<&'static str> {
+    let matches = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
+    let longer = scenarios::LONGER.iter().map(|s| s.name).filter(|name| match set {
+        Set::All => matches(name),
+        Set::Usual => filters.iter().any(|filter| filter == name),
+    });
+    let usual = scenarios::usual().map(|s| s.name);
+    usual.filter(|name| matches(name)).chain(longer).collect()
 }
 
 /// Why real guests cannot be run here, where that is so.
@@ -146,12 +161,12 @@ fn run_prepared(
     manner: Manner,
     more: impl FnOnce(&Node<'_>) -> Result<()>,
 ) {
-    let tries = Mutex::new(Tries::new(report, names, manner.again, manner.until));
+    let owed = Mutex::new(Owed::new(report, names, manner.until));
     let result = prepare(names, binary, |node| {
         more(node)?;
         let count = if manner.nodes { nodes::room(names.len()) } else { 1 };
         if count == 1 {
-            return Worker::new(node, "", manner.narrate).run(&tries);
+            return Worker::new(node, "", manner.narrate).run(&owed);
         }
         let nodes: Vec<(Node<'_>, String)> = (1..=count)
             .map(|number| Ok((node.beside(&number.to_string())?, format!("node {number}: "))))
@@ -159,7 +174,7 @@ fn run_prepared(
         thread::scope(|scope| {
             let workers: Vec<_> = nodes
                 .iter()
-                .map(|(node, label)| scope.spawn(|| Worker::new(node, label, manner.narrate).run(&tries)))
+                .map(|(node, label)| scope.spawn(|| Worker::new(node, label, manner.narrate).run(&owed)))
                 .collect();
             let ended: Vec<Result<()>> = workers
                 .into_iter()
@@ -176,7 +191,7 @@ fn run_prepared(
         Ok(()) => Outcome::Failed("no node ran it".to_owned()),
         Err(error) => Err(error).into(),
     };
-    nodes::locked(&tries).give_up(&outcome);
+    nodes::locked(&owed).give_up(&outcome);
 }
 
 /// Everything before the node is switched on; then `then`.
@@ -208,4 +223,21 @@ fn prepare(
         payload: &payload,
         results,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_set_is_run_by_lab_and_by_its_whole_name() {
+        let longer = scenarios::LONGER.first().unwrap().name;
+        let named = [longer.to_owned()];
+        assert_eq!(chosen(Set::Usual, &named), [longer]);
+        assert!(!chosen(Set::Usual, &[]).contains(&longer));
+        let part: String = longer.chars().skip(1).collect();
+        assert!(!chosen(Set::Usual, std::slice::from_ref(&part)).contains(&longer));
+        assert!(chosen(Set::All, &[part]).contains(&longer));
+        assert!(chosen(Set::All, &[]).contains(&longer));
+    }
 }

@@ -271,8 +271,9 @@ const SYSTEMS: &[Scenario<Lab>] = &[
     },
 ];
 
-/// Run by `cargo e2e lab`, and when they are named; not by `cargo e2e test`, because each takes minutes.
-pub(crate) const NAMED: &[Scenario<Lab>] = &[
+/// The longer set: run by `cargo e2e lab`, and not by `cargo e2e test`, where time is short and these prove little that
+/// the others do not.
+pub(crate) const LONGER: &[Scenario<Lab>] = &[
     Scenario {
         name: "debian_networkmanager_from_a_disk",
         run: debian::network_manager,
@@ -305,14 +306,44 @@ pub(crate) const BLACKOUT: &Scenario<Lab> = &Scenario {
     run: blackout::compare,
 };
 
-/// All but those that have to be named, in the order in which they run: where time is short, the last ones are left out.
-pub(crate) fn all() -> impl Iterator<Item = &'static Scenario<Lab>> {
+/// Scenarios that nobody has yet made steady, each with what is known of the reason. They run where they are given by
+/// name, and are skipped elsewhere: a pass that may as well be a failure says nothing.
+const UNSTEADY: &[(&str, &str)] = &[];
+
+/// Why a scenario cannot be relied upon, where that is so.
+pub(crate) fn unsteady(name: &str) -> Option<&'static str> {
+    UNSTEADY
+        .iter()
+        .find(|(unsteady, _)| *unsteady == name)
+        .map(|(_, reason)| *reason)
+}
+
+/// What `cargo e2e test` runs, in this order.
+pub(crate) fn usual() -> impl Iterator<Item = &'static Scenario<Lab>> {
     CORE.iter().chain(SYSTEMS).chain(MORE)
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
-    all()
-        .chain(NAMED)
+    usual()
+        .chain(LONGER)
         .chain([DEMO, BENCH, BLACKOUT])
         .find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_scenarios_and_the_unsteady_ones_exist() {
+        let mut names: Vec<_> = usual().chain(LONGER).map(|scenario| scenario.name).collect();
+        for (name, reason) in UNSTEADY {
+            assert!(names.contains(name), "{name}");
+            assert!(!reason.is_empty(), "{name}");
+        }
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
 }
