@@ -141,13 +141,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Lab { scenarios, launcher } => {
             let mut report = Report::default();
-            lab::run(
-                &mut report,
-                lab::Set::All,
-                &scenarios,
-                &launcher.binary(),
-                None,
-            );
+            lab::run(&mut report, lab::Set::All, &scenarios, &launcher.binary(), None);
             Ok(report.finish())
         }
         Command::Bench {

@@ -29,6 +29,10 @@ pub(crate) struct Turn {
 pub(crate) enum Event {
     /// The agent runs, and has begun with what all scenarios need.
     Up,
+    /// How much more than the reference's time this node is given.
+    Measured {
+        factor: f64,
+    },
     /// A part of the preparation has begun.
     Step {
         what: String,

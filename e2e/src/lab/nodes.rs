@@ -13,14 +13,14 @@ use anyhow::{Context, Result, bail};
 
 use super::GROUP;
 use super::events::{Event, Turn};
+use super::owed::Owed;
 use super::process::progress;
 use super::qemu::Node;
-use super::owed::Owed;
 use crate::report::Outcome;
 
 /// From power-on to the agent's first word. 10 s on two idle cores, 80 s seen on busy ones.
 const BOOT_DEADLINE: Duration = Duration::from_secs(300);
-/// The longest that the node may be silent afterwards: every scenario ends itself before.
+/// The longest that the node may be silent afterwards, times what it has measured: every scenario ends itself before.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// How many nodes one worker may take. The emulation of guests in guests is not free of faults: now and then the node's
@@ -121,6 +121,7 @@ impl<'a> Worker<'a> {
     fn watch(&self, child: &mut Child, owed: &Mutex<Owed<'_>>) -> Result<Ended> {
         let events = event_stream(child)?;
         let mut deadline = BOOT_DEADLINE;
+        let mut silence = SILENCE_DEADLINE;
         let mut during = None;
         let mut turns = 0;
         loop {
@@ -135,9 +136,10 @@ impl<'a> Worker<'a> {
                     return Ok(Ended::Lost { how, during });
                 }
             };
-            deadline = SILENCE_DEADLINE;
+            deadline = silence;
             match event {
                 Event::Up => self.say("the node is up"),
+                Event::Measured { factor } => silence = SILENCE_DEADLINE.mul_f64(factor),
                 Event::Step { what } => self.say(what),
                 Event::Unprepared { error } => bail!("the node could not be prepared: {error}"),
                 Event::Ready => {

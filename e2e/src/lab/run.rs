@@ -86,7 +86,8 @@ pub(crate) fn run(
 }
 
 fn chosen(set: Set, filters: &[String]) -> Vec<&'static str> {
-    let matches = |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
+    let matches =
+        |name: &str| filters.is_empty() || filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
     let longer = scenarios::LONGER.iter().map(|s| s.name).filter(|name| match set {
         Set::All => matches(name),
         Set::Usual => filters.iter().any(|filter| filter == name),

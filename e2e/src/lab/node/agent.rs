@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::pace;
 use super::prepare::prepare;
 use crate::lab::events::{Event, PORT, Turn, turn_file};
 use crate::lab::scenarios;
@@ -80,7 +81,7 @@ pub(crate) fn run() -> Result<()> {
         narrate: false,
     };
     lab.tell(&Event::Up);
-    if let Err(error) = prepare(&lab) {
+    if let Err(error) = measure(&lab).and_then(|()| prepare(&lab)) {
         lab.tell(&Event::Unprepared {
             error: format!("{error:#}"),
         });
@@ -103,6 +104,22 @@ pub(crate) fn run() -> Result<()> {
     }
     lab.tell(&Event::Done);
     Ok(())
+}
+
+fn measure(lab: &Lab) -> Result<()> {
+    let (pace, sample) = pace::measure().context("cannot measure what this node can do")?;
+    lab.tell(&Event::Measured {
+        factor: pace.factor(),
+    });
+    lab.record(
+        "pace",
+        &format!(
+            "the sample took {:.2} s: time limits times {:.1}, migrations with {} ms of downtime",
+            sample.as_secs_f64(),
+            pace.factor(),
+            pace::downtime().as_millis()
+        ),
+    )
 }
 
 /// The machine's answer. It comes by renaming, so it is whole when it is there.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::pace;
+
 #[derive(Debug, Default)]
 struct State {
     lines: Vec<String>,
@@ -63,7 +65,7 @@ impl Console {
 
     /// The line that is the `nth`, counted from 1, to contain all of `wanted`.
     pub(crate) fn wait_for_nth(&self, wanted: &[&str], nth: usize, deadline: Duration) -> Result<String> {
-        let end = Instant::now() + deadline;
+        let end = pace::deadline(deadline);
         let (state, changed) = &*self.shared;
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -92,12 +94,12 @@ impl Console {
         let (state, changed) = &*self.shared;
         let state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, waited) = changed
-            .wait_timeout_while(state, deadline, |state| state.readers > 0)
+            .wait_timeout_while(state, pace::allowed(deadline), |state| state.readers > 0)
             .unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             bail!(
                 "no end within {} s; the last lines: {}",
-                deadline.as_secs(),
+                pace::allowed(deadline).as_secs(),
                 state.last(8)
             );
         }

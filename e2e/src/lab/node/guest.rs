@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use super::pace;
+
 /// What the guest's web server answers with (images/guest/init).
 pub(crate) const GREETING: &str = "hello from the guest";
 /// The guest's two ports.
@@ -29,7 +31,7 @@ pub(crate) fn greet(address: IpAddr, port: u16) -> Result<()> {
 
 /// Fetches the guest's page, trying again until `deadline`: its server starts after its addresses are there.
 pub(crate) fn greet_within(address: IpAddr, port: u16, deadline: Duration) -> Result<()> {
-    let end = Instant::now() + deadline;
+    let end = pace::deadline(deadline);
     loop {
         match greet(address, port) {
             Ok(()) => return Ok(()),
@@ -53,9 +55,9 @@ pub(crate) fn execute(address: IpAddr, script: &str) -> Result<String> {
 }
 
 fn request(address: IpAddr, port: u16, method: &str, path: &str, body: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT)
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), pace::allowed(CONNECT))
         .with_context(|| format!("cannot connect to {address} port {port}"))?;
-    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_read_timeout(Some(pace::allowed(ANSWER)))?;
     write!(
         stream,
         "{method} {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}",
@@ -85,7 +87,7 @@ pub(crate) struct Session {
 impl Session {
     /// `run.cgi` gives the shell each line as it comes, and us each that the shell prints.
     pub(crate) fn open(address: IpAddr) -> Result<Self> {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, PORT), CONNECT)
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, PORT), pace::allowed(CONNECT))
             .with_context(|| format!("cannot connect to {address} port {PORT}"))?;
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         stream.set_nodelay(true)?;
@@ -108,7 +110,7 @@ impl Session {
     }
 
     pub(crate) fn hear(&mut self, word: &str, deadline: Duration) -> Result<()> {
-        let end = Instant::now() + deadline;
+        let end = pace::deadline(deadline);
         let wanted = format!("said-{word}");
         while !self.heard.contains(&wanted) {
             let mut chunk = [0; 4096];
@@ -120,13 +122,32 @@ impl Session {
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     if Instant::now() > end {
-                        bail!("no {word} in {} s: {:?}", deadline.as_secs(), self.heard);
+                        bail!(
+                            "no {word} in {} s: {:?}",
+                            pace::allowed(deadline).as_secs(),
+                            self.heard
+                        );
                     }
                 }
                 Err(error) => return Err(error).with_context(|| format!("waiting for {word}")),
             }
         }
         Ok(())
+    }
+
+    /// Whether the connection has ended, by either end, once what came on it is read.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        loop {
+            match self.stream.read(&mut [0; 4096]) {
+                Ok(0) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(true),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// All that the guest has echoed, in its order.
@@ -220,7 +241,7 @@ impl Counter {
 
     /// Waits until the guest has counted beyond `number`.
     pub(crate) fn beyond(&self, number: u64, deadline: Duration) -> Result<u64> {
-        let end = Instant::now() + deadline;
+        let end = pace::deadline(deadline);
         loop {
             let counted = self.counted();
             if counted > number {
@@ -256,7 +277,7 @@ impl WhoAmI {
 
 fn answer(mut stream: TcpStream) -> Result<()> {
     let peer = stream.peer_addr()?.ip();
-    stream.set_read_timeout(Some(CONNECT))?;
+    stream.set_read_timeout(Some(pace::allowed(CONNECT)))?;
     // The request line is enough to have been asked.
     let mut request = [0; 1024];
     let _ = stream.read(&mut request)?;

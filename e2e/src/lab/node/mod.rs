@@ -3,6 +3,7 @@
 mod agent;
 pub(crate) mod console;
 pub(crate) mod guest;
+pub(crate) mod pace;
 pub(crate) mod pod;
 pub(crate) mod prepare;
 pub(crate) mod sidecar;

@@ -1,8 +1,8 @@
 //! What this node can do, measured once when it is up; and what the scenarios therefore allow for.
 //!
-//! Machines differ by a factor of four, and a machine that is busy with something else by more. The time limits in the scenarios are those of
-//! [`REFERENCE`]; whatever waits here asks [`allowed`] what a limit comes to. A guest's downtime in a migration follows
-//! the same measurement: a round of the transfer takes as long as the node needs for it.
+//! Machines differ by a factor of four, and one that is busy with something else by more. The time limits in the scenarios are
+//! those of [`REFERENCE`]; whatever waits here asks [`allowed`] what a limit comes to. A guest's downtime in a migration follows the
+//! same measurement: a round of the transfer takes as long as the node needs for it.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -11,13 +11,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use sha2::{Digest, Sha256};
 
-/// Bytes that the measurement passes through the kernel, and takes the sum of: a small migration.
-const SAMPLE: usize = 16 << 20;
+/// Bytes that the measurement passes through the kernel: a small migration. What computes is the kernel and libc alone, so that it does
+/// not matter how this program was built.
+const SAMPLE: usize = 64 << 20;
 const CHUNK: usize = 64 << 10;
-/// What the sample takes on the machine that the limits are written for.
-const REFERENCE: Duration = Duration::from_millis(1000);
+/// What the sample takes on the machine that the limits are written for, which moves a guest's 192 MiB in 19 s. One that took 1.83 s
+/// moved them in 75 s.
+const REFERENCE: Duration = Duration::from_millis(500);
 /// Beyond this a scenario that never ends is not told from one that is slow.
 const SLOWEST: f64 = 6.0;
 /// How long a guest may stand still at the end of a migration, on the machine of [`REFERENCE`]: four times the 0.3 s that hawser allows
@@ -74,7 +75,7 @@ pub(crate) fn downtime() -> Duration {
     allowed(DOWNTIME)
 }
 
-/// Copies and computes as a migration does: one end sends over TCP, the other receives and hashes.
+/// Copies as a migration does: one end sends over TCP, the other receives and keeps it.
 fn sample() -> Result<Duration> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let address = listener.local_addr()?;
@@ -88,20 +89,15 @@ fn sample() -> Result<Duration> {
         Ok(())
     });
     let (mut stream, _) = listener.accept()?;
-    let (mut sum, mut received) = (Sha256::new(), 0);
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let length = stream.read(&mut chunk)?;
-        if length == 0 {
-            break;
-        }
-        received += length;
-        sum.update(chunk.get(..length).unwrap_or_default());
-    }
-    std::hint::black_box(sum.finalize());
+    let mut received = Vec::with_capacity(SAMPLE);
+    stream.read_to_end(&mut received)?;
     let took = started.elapsed();
     sender.join().ok().context("the sender panicked")??;
-    ensure!(received == SAMPLE, "{received} of {SAMPLE} bytes came");
+    ensure!(
+        received.len() == SAMPLE,
+        "{} of {SAMPLE} bytes came",
+        received.len()
+    );
     Ok(took)
 }
 

@@ -1,6 +1,7 @@
 //! Pods: a sandbox container that holds the network namespace, and launcher containers that come and go in it, as a
 //! kubelet has them.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
@@ -15,6 +16,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::agent::{Lab, PAYLOAD, RESULTS};
 use super::console::Console;
+use super::pace;
 use super::prepare::{GUEST_IMAGE, LAUNCHER, NETWORK, SANDBOX, podman};
 use crate::lab::process::output;
 use crate::schema;
@@ -378,7 +380,7 @@ impl Launcher<'_> {
     }
 
     /// A command in the launcher's container, as `kubectl exec` runs it; what it says goes to `Console`.
-    pub(crate) fn exec(&self, command: &[&str]) -> Result<Executed> {
+    pub(crate) fn exec(&self, command: &[impl AsRef<OsStr>]) -> Result<Executed> {
         let mut child = podman()
             .args(["exec", &self.container])
             .args(command)
@@ -400,7 +402,7 @@ impl Launcher<'_> {
 
     /// The exit code, when it ends by itself within `deadline`.
     pub(crate) fn exit_code(&mut self, deadline: Duration) -> Result<i32> {
-        let end = Instant::now() + deadline;
+        let end = pace::deadline(deadline);
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return code(status);
@@ -410,7 +412,7 @@ impl Launcher<'_> {
                 bail!(
                     "the launcher of {} still ran after {} s",
                     self.pod.name,
-                    deadline.as_secs()
+                    pace::allowed(deadline).as_secs()
                 );
             }
             thread::sleep(Duration::from_millis(50));

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use super::agent::RESULTS;
 use super::console::Console;
+use super::pace;
 use super::pod::{Extra, Pod, UNPRIVILEGED};
 use super::prepare::{LAUNCHER, SIDECARS, podman};
 use crate::lab::process::output;
@@ -105,7 +106,7 @@ impl Sidecar {
 
     /// It must end by itself, with 0.
     pub(crate) fn expect_end(&mut self, deadline: Duration) -> Result<()> {
-        let end = Instant::now() + deadline;
+        let end = pace::deadline(deadline);
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),

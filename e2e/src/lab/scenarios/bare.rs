@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::lab::node::console::Console;
+use crate::lab::node::pace;
 use crate::lab::node::prepare::GUEST_IMAGE;
 use crate::lab::node::{Lab, PAYLOAD, RESULTS};
 use crate::lab::process::output;
@@ -81,7 +82,7 @@ fn boot(lab: &Lab) -> Result<()> {
 
 fn press_power_button() -> Result<()> {
     let mut api = UnixStream::connect(API)?;
-    api.set_read_timeout(Some(Duration::from_secs(10)))?;
+    api.set_read_timeout(Some(pace::allowed(Duration::from_secs(10))))?;
     write!(
         api,
         "PUT /api/v1/vm.power-button HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"

@@ -20,6 +20,7 @@ use super::sriov_card::{Card, Function, PF_ADDRESSES, extra};
 use super::vmi;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
+use crate::lab::node::pace;
 use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
 use crate::lab::node::prepare::SIDECARS;
 
@@ -175,7 +176,7 @@ fn virtio_socket(pod: &Pod<'_>) -> Result<()> {
     ))?;
     let socket = pod.state().join("vmm/vsock/guest.sock");
     let mut stream = UnixStream::connect(&socket).with_context(|| socket.display().to_string())?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(pace::allowed(PATIENCE)))?;
     stream.write_all(format!("CONNECT {SERVED}\n").as_bytes())?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut answer = String::new();
@@ -193,7 +194,7 @@ fn virtio_socket(pod: &Pod<'_>) -> Result<()> {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     let host = thread::spawn(move || -> Result<()> {
         let (mut peer, _) = listener.accept()?;
-        peer.set_read_timeout(Some(PATIENCE))?;
+        peer.set_read_timeout(Some(pace::allowed(PATIENCE)))?;
         let mut asked = String::new();
         peer.read_to_string(&mut asked)?;
         peer.write_all(format!("{asked}? yes").as_bytes())?;

@@ -13,6 +13,7 @@ use super::vmi;
 use crate::certificates::Authority;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
+use crate::lab::node::pace;
 use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, Privileges, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
@@ -67,10 +68,18 @@ pub(super) fn wait_with<'a>(
     Ok(launcher)
 }
 
-pub(super) fn migrate<'a>(to: &'a str, security: &[&'a str]) -> Vec<&'a str> {
-    let mut command = vec!["hawser", "migrate", "--to", to];
-    command.extend(security);
-    command
+/// The command line, with the downtime and the time that this node's guests need. It gives up before the scenario does, and
+/// says why.
+pub(super) fn migrate(to: &str, security: &[&str]) -> Vec<String> {
+    let downtime = format!("{}ms", pace::downtime().as_millis());
+    let timeout = format!("{}s", (pace::allowed(TRANSFER) * 3 / 4).as_secs());
+    let options = ["--to", to, "--downtime", &downtime, "--timeout", &timeout];
+    ["hawser", "migrate"]
+        .iter()
+        .chain(&options)
+        .chain(security)
+        .map(|&word| word.to_owned())
+        .collect()
 }
 
 pub(super) fn url(pod: &Pod<'_>) -> String {

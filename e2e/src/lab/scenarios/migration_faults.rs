@@ -16,6 +16,7 @@ use super::migration::{
 use super::migration_network::{ip, plug};
 use crate::lab::node::Lab;
 use crate::lab::node::guest;
+use crate::lab::node::pace;
 use crate::lab::node::pod::{Executed, Launcher, Pod, ROOT};
 
 /// Slow enough that a transfer is disturbed in its middle: the guest's 192 MiB take most of a minute.
@@ -104,7 +105,7 @@ fn under_way<'a>(source: &Launcher<'_>, to: &'a Pod<'_>) -> Result<(Launcher<'a>
     let moving = source.exec(&migrate(&url, &TLS))?;
     moving.console.wait_for("sending", TRANSFER)?;
     // The first round is told at its end, and is the last: what has passed says where it is.
-    let end = Instant::now() + TRANSFER;
+    let end = pace::deadline(TRANSFER);
     while sent_to(to)? < passed + MIDDLE {
         if Instant::now() > end {
             bail!(

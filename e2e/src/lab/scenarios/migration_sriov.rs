@@ -16,6 +16,7 @@ use super::vmi;
 use crate::certificates::Authority;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
+use crate::lab::node::pace;
 use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
 
 /// What the guest has on the first function at its boot, and gives itself on the second.
@@ -65,7 +66,7 @@ fn wait_for_it<'a>(target: &'a Pod<'_>, function: &Function) -> Result<Launcher<
 /// The guest's NIC with the function's MAC, once its kernel has found it.
 fn nic_of(address: std::net::IpAddr, function: &Function) -> Result<String> {
     let script = format!("grep -l {} /sys/class/net/*/address || true", function.mac);
-    let end = Instant::now() + SERVE;
+    let end = pace::deadline(SERVE);
     loop {
         let found = guest::execute(address, &script)?;
         if let Some(name) = found.split('/').nth(4) {

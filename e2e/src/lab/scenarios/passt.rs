@@ -13,6 +13,7 @@ use super::masquerade::{BOOT, SERVE, reach_out, resolve};
 use super::vmi;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, OTHER_PORT, PORT, WhoAmI};
+use crate::lab::node::pace;
 use crate::lab::node::pod::{Launcher, Pod, ROOT, UNPRIVILEGED};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
@@ -90,7 +91,7 @@ fn udp(pod: &Pod<'_>) -> Result<()> {
             send(address, port)?;
         }
         send(address, UDP_PORT)?;
-        let end = Instant::now() + SOON;
+        let end = pace::deadline(SOON);
         while datagrams(pod)? == before {
             ensure!(Instant::now() < end, "no datagram reaches the guest at {address}");
             thread::sleep(Duration::from_millis(100));

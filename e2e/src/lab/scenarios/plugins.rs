@@ -19,6 +19,7 @@ use super::vmi;
 use crate::cni_tap;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
+use crate::lab::node::pace;
 use crate::lab::node::pod::{Extra, Launcher, Pod, Privileges, ROOT, UNPRIVILEGED};
 use crate::lab::process::output;
 
@@ -257,7 +258,7 @@ fn on_a_cni_tap(pod: &Pod<'_>) -> Result<()> {
 
 /// The namespace once every link-local address is known to be unique, which the kernel finds out in its own time.
 pub(super) fn settled(pod: &Pod<'_>) -> Result<String> {
-    let end = Instant::now() + SERVE;
+    let end = pace::deadline(SERVE);
     loop {
         let snapshot = pod.snapshot()?;
         if !snapshot.contains(" tentative") {

@@ -13,6 +13,7 @@ use super::vmi;
 use crate::cni::Network;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT, WhoAmI};
+use crate::lab::node::pace;
 use crate::lab::node::pod::{FORWARD_IPV6, Pod, ROOT};
 use crate::lab::node::prepare::{NODE_IPV4, NODE_IPV6};
 
@@ -89,7 +90,7 @@ pub(super) fn masquerade_and_bridge(lab: &Lab) -> Result<()> {
 
 /// The pod as it is once the kernel has looked for duplicates of its addresses.
 fn settled(pod: &Pod<'_>) -> Result<String> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = pace::deadline(Duration::from_secs(10));
     loop {
         let snapshot = pod.snapshot()?;
         if !snapshot.contains("tentative") {

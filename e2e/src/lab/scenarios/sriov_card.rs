@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::lab::node::pace;
 use crate::lab::node::pod::Extra;
 use crate::lab::process::output;
 
@@ -163,7 +164,7 @@ fn last(path: &Path) -> Result<String> {
 }
 
 fn within<T>(what: &str, find: impl Fn() -> Option<T>) -> Result<T> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = pace::deadline(Duration::from_secs(20));
     loop {
         if let Some(found) = find() {
             return Ok(found);

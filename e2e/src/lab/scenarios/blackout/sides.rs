@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::probes::Probes;
 use super::{BARE, DOWNTIME_MS, KERNEL_ARGS, OURS, number_after};
+use crate::lab::node::pace;
 use crate::lab::node::pod::Pod;
 use crate::lab::node::prepare::{GUEST_IMAGE, STAGED};
 use crate::lab::scenarios::masquerade::{BOOT, SERVE};
@@ -245,7 +246,7 @@ fn moment(events: &str, event: &str) -> Result<f64> {
 }
 
 fn wait_for(deadline: Duration, mut done: impl FnMut() -> bool) -> Result<()> {
-    let end = Instant::now() + deadline;
+    let end = pace::deadline(deadline);
     while !done() {
         if Instant::now() > end {
             bail!("not within {} s", deadline.as_secs());
@@ -258,7 +259,7 @@ fn wait_for(deadline: Duration, mut done: impl FnMut() -> bool) -> Result<()> {
 /// A request of cloud-hypervisor's API, as ch-remote makes it.
 fn put(socket: &Path, what: &str, body: &Value, patience: Duration) -> Result<()> {
     let mut api = UnixStream::connect(socket)?;
-    api.set_read_timeout(Some(patience))?;
+    api.set_read_timeout(Some(pace::allowed(patience)))?;
     let body = body.to_string();
     write!(
         api,
