@@ -25,11 +25,9 @@ mod load;
 mod migration;
 mod passt;
 
-mod plugins;
 mod pod;
 mod privileges;
 
-pub mod spec;
 mod state_dir;
 mod supervisor;
 mod survey;
@@ -39,6 +37,10 @@ mod test_program;
 mod vhost_relay;
 mod virtiofs;
 mod vmm;
+
+// The names that these had as modules of this crate.
+pub use hawser_manifest as spec;
+pub(crate) use hawser_manifest::plugins;
 
 pub use commands::dispatch;
 pub use error::{ExitCode, Failure};

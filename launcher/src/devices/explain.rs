@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn each_device_is_explained_and_keeps_the_guest_where_it_is() {
-        let manifest = include_str!("../spec/testdata/minimal.yaml").replace(
+        let manifest = include_str!("../../manifest/src/testdata/minimal.yaml").replace(
             "      rng: {}",
             "      rng: {}
       autoattachVSOCK: true

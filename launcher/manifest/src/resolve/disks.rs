@@ -1,0 +1,228 @@
+//! Disks: each joined to its volume, and every rule of KubeVirt's admission applied.
+//!
+//! As in KubeVirt, a volume that no disk names gets a plain disk, after the others.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use super::devices;
+use super::volumes::{self, Resolved};
+use crate::document::report::{FieldPath, Report, quoted};
+use crate::document::text::given;
+use crate::guest::storage::Disk;
+use crate::v1::storage::{self, Bus, Cache};
+use crate::v1::{Domain, Spec};
+
+/// Of cloud-hypervisor's 32 PCI slots some are taken by the host bridge and by devices that every guest has.
+const MAX_DEVICES: usize = 28;
+/// Bytes of a serial number that the guest can read (virtio, VIRTIO_BLK_T_GET_ID).
+const SERIAL_VISIBLE: usize = 20;
+/// Characters of a serial number that KubeVirt accepts.
+const SERIAL_MAX: usize = 256;
+
+pub(crate) fn path_of(index: usize) -> FieldPath {
+    FieldPath::of("spec.domain.devices.disks").index(index)
+}
+
+/// The disks in the manifest's order.
+pub(crate) fn resolve(
+    spec: &Spec,
+    domain: &Domain,
+    volumes: &BTreeMap<String, Resolved>,
+    raw: &Value,
+    report: &mut Report,
+) -> Option<Vec<Disk>> {
+    let whole = is_whole(&spec.volumes, raw);
+    let mut orders = boot_orders(domain);
+    let mut seen = BTreeSet::new();
+    let mut complete = true;
+    let mut list = Vec::new();
+    for (index, disk) in domain.devices.disks.iter() {
+        let path = path_of(index);
+        check(disk, &path, report);
+        if let Some(order) = disk.boot_order
+            && let Some(first) = orders.insert(order, path.to_string())
+        {
+            report.refuse(path.key("bootOrder"), format!("the same as that of {first}"));
+        }
+        let volume = given(&disk.name).and_then(|name| {
+            if !seen.insert(name) {
+                report.refuse(
+                    path.key("name"),
+                    format!("duplicate name {}: a volume has one disk", quoted(name)),
+                );
+                return None;
+            }
+            let volume = volumes.get(name);
+            if volume.is_none() && whole && !written(raw, name) {
+                report.refuse(path.key("name"), format!("no volume is named {}", quoted(name)));
+            }
+            volume
+        });
+        match volume {
+            Some(volume) => list.push(join(disk, &path, volume, report)),
+            None => complete = false,
+        }
+    }
+    list.extend(without_disk(volumes, &seen, raw, report));
+    let devices = list
+        .len()
+        .saturating_add(domain.devices.interfaces.iter().count())
+        .saturating_add(devices::count(&domain.devices));
+    if devices > MAX_DEVICES {
+        let message = format!(
+            "at most {MAX_DEVICES} disks, interfaces and other devices, found {devices}: the guest has 32 PCI slots"
+        );
+        report.refuse(FieldPath::of("spec.domain.devices.disks"), message);
+        return None;
+    }
+    complete.then_some(list)
+}
+
+/// Whether every volume as written has been read, so that one that is missed is missing.
+pub(crate) fn is_whole(volumes: &storage::Volumes, raw: &Value) -> bool {
+    match raw.pointer("/spec/volumes") {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(items)) => {
+            items.len()
+                == volumes
+                    .iter()
+                    .filter(|(_, volume)| given(&volume.name).is_some())
+                    .count()
+        }
+        Some(_) => false,
+    }
+}
+
+/// Whether a volume of that name is in the manifest, even if it has been refused.
+pub(crate) fn written(raw: &Value, name: &str) -> bool {
+    let items = raw.pointer("/spec/volumes").and_then(Value::as_array);
+    items
+        .into_iter()
+        .flatten()
+        .any(|volume| volume.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// Interfaces and disks share one order.
+fn boot_orders(domain: &Domain) -> HashMap<u32, String> {
+    let interfaces = domain.devices.interfaces.iter();
+    interfaces
+        .filter_map(|(index, interface)| {
+            Some((
+                interface.boot_order?,
+                super::interfaces::path_of(index).to_string(),
+            ))
+        })
+        .collect()
+}
+
+/// What is wrong with a disk whatever its volume is.
+fn check(disk: &storage::Disk, path: &FieldPath, report: &mut Report) {
+    volumes::name(&disk.name, path, report);
+    if disk.disk.is_some() && disk.cdrom.is_some() {
+        report.refuse(path.clone(), "expected at most one of disk and cdrom, found both");
+    }
+    if let Some(target) = &disk.disk {
+        bus(target.bus, &path.key("disk"), report);
+        if target.bus == Some(Bus::Sata) && target.readonly == Some(true) {
+            report.refuse(
+                path.key("disk").key("bus"),
+                "a sata disk cannot be read-only, except as cdrom",
+            );
+        }
+        if given(&target.pci_address).is_some() {
+            report.refuse(
+                path.key("disk").key("pciAddress"),
+                "not supported by this version of hawser",
+            );
+        }
+    }
+    if let Some(target) = &disk.cdrom {
+        match target.bus {
+            Some(Bus::Virtio) => report.refuse(
+                path.key("cdrom").key("bus"),
+                "a cdrom cannot be on the bus virtio",
+            ),
+            _ => report.note(
+                path.key("cdrom"),
+                "cloud-hypervisor has no CD-ROM drive: the guest gets a virtio disk instead",
+            ),
+        }
+    }
+    if let Some(serial) = given(&disk.serial) {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.+-".contains(&b);
+        if !serial.bytes().all(plain) || serial.len() > SERIAL_MAX {
+            let form = "expected at most 256 letters, digits, '_', '.', '+' and '-'";
+            report.refuse(path.key("serial"), format!("{form}, found {}", quoted(serial)));
+        } else if serial.len() > SERIAL_VISIBLE {
+            let message = format!("a virtio disk shows the guest the first {SERIAL_VISIBLE} bytes only");
+            report.note(path.key("serial"), message);
+        }
+    }
+}
+
+fn bus(bus: Option<Bus>, path: &FieldPath, report: &mut Report) {
+    if bus.is_some_and(|bus| bus != Bus::Virtio) {
+        report.note(
+            path.key("bus"),
+            "cloud-hypervisor has no such bus: the guest gets a virtio disk instead",
+        );
+    }
+}
+
+fn join(disk: &storage::Disk, path: &FieldPath, volume: &Resolved, report: &mut Report) -> Disk {
+    let asked = match (&disk.disk, &disk.cdrom) {
+        (_, Some(cdrom)) => cdrom.readonly.unwrap_or(true),
+        (Some(target), None) => target.readonly.unwrap_or(false),
+        (None, None) => false,
+    };
+    let written = |target: Option<bool>| target == Some(false);
+    if volume.readonly && disk.cdrom.as_ref().is_some_and(|cdrom| written(cdrom.readonly)) {
+        report.note(
+            path.key("cdrom").key("readonly"),
+            "the volume is read-only, and so is the disk",
+        );
+    }
+    Disk {
+        path: report.in_place(path.clone()).to_string(),
+        name: disk.name.clone().unwrap_or_default(),
+        readonly: asked || volume.readonly,
+        serial: given(&disk.serial).map(|serial| serial.chars().take(SERIAL_VISIBLE).collect()),
+        boot_order: disk.boot_order,
+        direct: disk.cache == Some(Cache::None),
+        volume: volume.volume.clone(),
+    }
+}
+
+/// Plain disks for the volumes that no disk and no shared file system names, in the manifest's order.
+fn without_disk(
+    volumes: &BTreeMap<String, Resolved>,
+    named: &BTreeSet<&str>,
+    raw: &Value,
+    report: &Report,
+) -> Vec<Disk> {
+    let shared = raw
+        .pointer("/spec/domain/devices/filesystems")
+        .and_then(Value::as_array);
+    let shared: BTreeSet<&str> = shared
+        .into_iter()
+        .flatten()
+        .filter_map(|filesystem| filesystem.get("name")?.as_str())
+        .collect();
+    let mut rest: Vec<_> = volumes
+        .iter()
+        .filter(|(name, _)| !named.contains(name.as_str()) && !shared.contains(name.as_str()))
+        .collect();
+    rest.sort_by_key(|(_, volume)| volume.index);
+    let disk = |(name, volume): (&String, &Resolved)| Disk {
+        path: report.in_place(volumes::path_of(volume.index)).to_string(),
+        name: name.clone(),
+        readonly: volume.readonly,
+        serial: None,
+        boot_order: None,
+        direct: false,
+        volume: volume.volume.clone(),
+    };
+    rest.into_iter().map(disk).collect()
+}
