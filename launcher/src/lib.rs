@@ -7,7 +7,6 @@
 //! the guest's `lifecycle` to an exit code. What was done is then taken back. `migration` moves a guest between two
 //! launchers; `control` is how a running launcher is asked.
 
-mod beneath;
 mod binding;
 pub mod cli;
 pub mod commands;
@@ -34,7 +33,6 @@ mod survey;
 #[cfg(test)]
 mod test_program;
 
-mod vhost_relay;
 mod virtiofs;
 mod vmm;
 

@@ -83,11 +83,7 @@ where
     T: Future<Output = ()> + Send,
 {
     let path = path(vmm_dir);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
+    let listener = UnixListener::from_std(hawser_linux::unix_socket::bind_nonblocking(&path)?)?;
     // Root without DAC_OVERRIDE is one among others; the directory keeps strangers out, and the credentials do.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     tokio::spawn(async move {

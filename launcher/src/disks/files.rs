@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::fat::{Files, MAX_BYTES, MAX_FILES};
-use crate::beneath::{self, Beneath, Links};
+use hawser_linux::safe_path::{self, Links, RegularFile};
 
 /// The downward API nests a few directories; a circle of links has no end.
 const MAX_DEPTH: usize = 8;
@@ -15,9 +15,12 @@ const MAX_DEPTH: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
     #[error(transparent)]
-    At(#[from] beneath::Problem),
+    At(#[from] safe_path::Problem),
     #[error("{path}: {source}")]
-    In { path: String, source: beneath::Problem },
+    In {
+        path: String,
+        source: safe_path::Problem,
+    },
     #[error("more than {MAX_FILES} files")]
     Many,
     #[error("more than {} MiB of files", MAX_BYTES >> 20)]
@@ -40,14 +43,14 @@ pub(crate) fn all(directory: &Path) -> Result<Files, Problem> {
     let mut room = MAX_BYTES;
     let mut open = vec![(String::new(), 0_usize)];
     while let Some((parent, depth)) = open.pop() {
-        let names = beneath::names(directory, &parent).map_err(|source| inside(&parent, source))?;
+        let names = safe_path::names(directory, &parent).map_err(|source| inside(&parent, source))?;
         for name in names.into_iter().filter(|name| !name.starts_with("..")) {
             let path = if parent.is_empty() {
                 name
             } else {
                 format!("{parent}/{name}")
             };
-            match Beneath::find(directory, &path, Links::Inside) {
+            match RegularFile::find(directory, &path, Links::Inside) {
                 Ok(file) => {
                     let content = read(&file, &mut room, &path)?;
                     files.insert(path, content);
@@ -55,10 +58,10 @@ pub(crate) fn all(directory: &Path) -> Result<Files, Problem> {
                         return Err(Problem::Many);
                     }
                 }
-                Err(beneath::Problem::Directory) if depth < MAX_DEPTH => {
+                Err(safe_path::Problem::Directory) if depth < MAX_DEPTH => {
                     open.push((path, depth.saturating_add(1)))
                 }
-                Err(beneath::Problem::Directory) => return Err(Problem::Deep),
+                Err(safe_path::Problem::Directory) => return Err(Problem::Deep),
                 Err(source) => return Err(inside(&path, source)),
             }
         }
@@ -69,9 +72,9 @@ pub(crate) fn all(directory: &Path) -> Result<Files, Problem> {
 /// The content of the first of `keys` that is there.
 pub(crate) fn first(directory: &Path, keys: &[&str]) -> Result<Vec<u8>, Problem> {
     // A directory that is not there is another problem than a secret without the key.
-    beneath::names(directory, "")?;
+    safe_path::names(directory, "")?;
     for key in keys {
-        match Beneath::find(directory, key, Links::Inside) {
+        match RegularFile::find(directory, key, Links::Inside) {
             Ok(file) => return read(&file, &mut { MAX_BYTES }, key),
             Err(problem) if problem.is_missing() => {}
             Err(source) => return Err(inside(key, source)),
@@ -80,7 +83,7 @@ pub(crate) fn first(directory: &Path, keys: &[&str]) -> Result<Vec<u8>, Problem>
     Err(Problem::NoKey(keys.join(" and ")))
 }
 
-fn read(file: &Beneath, room: &mut usize, path: &str) -> Result<Vec<u8>, Problem> {
+fn read(file: &RegularFile, room: &mut usize, path: &str) -> Result<Vec<u8>, Problem> {
     let mut content = Vec::new();
     let opened = file
         .open(false, OFlag::empty())
@@ -94,7 +97,7 @@ fn read(file: &Beneath, room: &mut usize, path: &str) -> Result<Vec<u8>, Problem
     Ok(content)
 }
 
-fn inside(path: &str, source: beneath::Problem) -> Problem {
+fn inside(path: &str, source: safe_path::Problem) -> Problem {
     if path.is_empty() {
         return Problem::At(source);
     }

@@ -5,11 +5,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use hawser_linux::safe_path::{self, Links, RegularFile};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::fat::{self, Files};
 use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, qcow2, seed};
-use crate::beneath::{self, Beneath, Links};
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
 use crate::spec::{CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
@@ -22,7 +22,7 @@ const DISK_IMG: &str = "disk.img";
 #[derive(Debug, thiserror::Error)]
 enum Problem {
     #[error(transparent)]
-    File(#[from] beneath::Problem),
+    File(#[from] safe_path::Problem),
     #[error(transparent)]
     Files(#[from] files::Problem),
     #[error(transparent)]
@@ -115,22 +115,24 @@ fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path) -> Result<Driv
             }
             over(&file.path, image_type, size, disk, made)
         }
-        VolumeSource::HostDisk { file, create } => match (Beneath::find(place, file, Links::None), create) {
-            (Err(problem), Some(size)) if problem.is_missing() => {
-                // The directory must be there: what is to last is not put just anywhere.
-                beneath::names(place, "")?;
-                Ok(drive(
-                    place.join(file),
-                    ImageType::Raw,
-                    Some(Make::Lasting(*size)),
-                ))
+        VolumeSource::HostDisk { file, create } => {
+            match (RegularFile::find(place, file, Links::None), create) {
+                (Err(problem), Some(size)) if problem.is_missing() => {
+                    // The directory must be there: what is to last is not put just anywhere.
+                    safe_path::names(place, "")?;
+                    Ok(drive(
+                        place.join(file),
+                        ImageType::Raw,
+                        Some(Make::Lasting(*size)),
+                    ))
+                }
+                (found, _) => {
+                    let found = found?;
+                    raw(&mut found.open(!disk.readonly, flags(disk))?, disk)?;
+                    Ok(drive(found.path, ImageType::Raw, None))
+                }
             }
-            (found, _) => {
-                let found = found?;
-                raw(&mut found.open(!disk.readonly, flags(disk))?, disk)?;
-                Ok(drive(found.path, ImageType::Raw, None))
-            }
-        },
+        }
         VolumeSource::Claim { .. } => {
             let (path, mut file) = claim(place, !disk.readonly, flags(disk))?;
             raw(&mut file, disk)?;
@@ -193,13 +195,13 @@ fn over(base: &Path, image_type: ImageType, size: u64, disk: &Disk, made: &Path)
     })
 }
 
-fn container_disk(place: &Path, path: Option<&str>) -> Result<Beneath, Problem> {
+fn container_disk(place: &Path, path: Option<&str>) -> Result<RegularFile, Problem> {
     if let Some(path) = path {
-        return Ok(Beneath::find(place, path, Links::Inside)?);
+        return Ok(RegularFile::find(place, path, Links::Inside)?);
     }
-    let names = beneath::names(place, "disk")?;
+    let names = safe_path::names(place, "disk")?;
     match names.as_slice() {
-        [name] => Ok(Beneath::find(place, &format!("disk/{name}"), Links::Inside)?),
+        [name] => Ok(RegularFile::find(place, &format!("disk/{name}"), Links::Inside)?),
         _ => Err(Problem::Several(names.into_iter().take(5).collect())),
     }
 }
@@ -208,7 +210,7 @@ fn container_disk(place: &Path, path: Option<&str>) -> Result<Beneath, Problem> 
 fn claim(place: &Path, writable: bool, flags: OFlag) -> Result<(PathBuf, File), Problem> {
     let kind = fs::metadata(place)?.file_type();
     if kind.is_dir() {
-        let found = Beneath::find(place, DISK_IMG, Links::None)?;
+        let found = RegularFile::find(place, DISK_IMG, Links::None)?;
         let file = found.open(writable, flags)?;
         return Ok((found.path, file));
     }

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use hawser_linux::safe_path::{self, Links, Problem};
+use nix::sys::stat::{SFlag, fstat};
 
 use super::rules;
 
@@ -15,20 +14,16 @@ use super::rules;
 /// one that shares its directory, and gains a connection that any process of the guest's user could make.
 pub(super) fn check(directory: &Path, path: &str) -> Result<(), String> {
     let below = rules::inside(directory, path)?;
-    let root = open(
-        directory,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| format!("{}: {}", directory.display(), errno.desc()))?;
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-    let file = openat2(&root, below, how).map_err(|errno| match errno {
-        Errno::ELOOP | Errno::EXDEV => "reached over a symbolic link".to_owned(),
-        Errno::ENOENT => "not there: the backend has to listen before the call is answered".to_owned(),
-        errno => errno.desc().to_owned(),
-    })?;
+    let file =
+        safe_path::resolve_path(directory, &below.to_string_lossy(), Links::None).map_err(|problem| {
+            match problem {
+                Problem::Link | Problem::LeadsOut => "reached over a symbolic link".to_owned(),
+                problem if problem.is_missing() => {
+                    "not there: the backend has to listen before the call is answered".to_owned()
+                }
+                problem => problem.to_string(),
+            }
+        })?;
     let mode = fstat(&file).map_err(|errno| errno.desc().to_owned())?.st_mode;
     if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT != SFlag::S_IFSOCK {
         return Err("not a socket".to_owned());

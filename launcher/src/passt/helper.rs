@@ -3,10 +3,10 @@
 //! off for the sockets that come by it ([`super::repair`] is who shows it one, and when).
 
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use hawser_linux::child::BeforeExec;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -39,7 +39,7 @@ impl Helper {
     }
 
     pub(crate) fn program() -> Option<PathBuf> {
-        crate::pod::programs::on_path(PROGRAM.as_ref())
+        hawser_linux::programs::find(PROGRAM.as_ref())
     }
 
     pub(crate) fn directory(&self) -> &PathBuf {
@@ -56,14 +56,7 @@ impl Helper {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
-        // SAFETY: between fork and exec only async-signal-safe calls are made: setsid and prctl.
-        unsafe {
-            command.pre_exec(|| {
-                nix::unistd::setsid()?;
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-                Ok(())
-            });
-        }
+        BeforeExec::new().new_session().apply(&mut command);
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         Ok(Running(Pid::from_raw(pid)))

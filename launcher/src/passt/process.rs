@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use hawser_linux::child::BeforeExec;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::task::JoinHandle;
@@ -16,8 +16,7 @@ use tokio::task::JoinHandle;
 use super::repair::Repair;
 use super::{Command, output};
 use crate::error::{ExitCode, Failure};
-use crate::vhost_relay::{BackendError, Channel, greet};
-use crate::vmm::process::keep_open;
+use hawser_vhost_relay::{BackendError, Channel, greet};
 
 /// For it to open its ports, which may be tens of thousands, and to answer.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -111,16 +110,13 @@ pub(super) async fn start(program: &Path, command: &Command, repair: &Repair) ->
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, prctl and fcntl.
-    unsafe {
-        process.pre_exec(move || {
-            nix::unistd::setsid()?;
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            keep_open(descriptor)
-        });
-    }
+    BeforeExec::new()
+        .new_session()
+        .inherit(theirs)
+        .apply(process.as_std_mut());
     let mut child = process.spawn().map_err(spawn)?;
-    drop(theirs);
+    // With it, our copy of passt's end.
+    drop(process);
     let stderr = child.stderr.take();
     let nic = command.nic.clone();
     let serves = Arc::new(AtomicBool::new(false));

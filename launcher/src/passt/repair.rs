@@ -15,28 +15,21 @@
 //! process. So the half that keeps the capability has it send none, from before the transfer on ([`Repair::begin`]).
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use hawser_linux::fd_socket;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Mutex;
 
-/// What a passt can send with one command (SCM_MAX_FD of the kernel).
-const MOST: usize = 253;
-const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MOST));
 /// For the helper to come, and to answer: it does nothing else.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-const AGAIN: Duration = Duration::from_millis(50);
+const HELPER_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const SHOW_INTERVAL: Duration = Duration::from_millis(50);
 /// In the directory for as long as connections may be put aside, and for good where they went along.
 pub(super) const MARK: &str = "aside";
 /// The one who waits in the directory looks for this ending.
@@ -142,17 +135,19 @@ async fn pass_on(helper: &mut UnixStream, command: u8, sockets: &[OwnedFd]) -> i
         }
     };
     let silent = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(silent)
+    tokio::time::timeout(HELPER_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(silent)
 }
 
 /// Shows the helper a socket, and waits until it has come to it.
 async fn meet(directory: &Path) -> io::Result<UnixStream> {
     let shown = Shown::new(directory)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + HELPER_TIMEOUT;
     // One that has only been started may not look yet, and it looks at what is created while it does.
     for count in 0.. {
         shown.again(count)?;
-        if let Ok(accepted) = tokio::time::timeout(AGAIN, shown.listener.accept()).await {
+        if let Ok(accepted) = tokio::time::timeout(SHOW_INTERVAL, shown.listener.accept()).await {
             return Ok(accepted?.0);
         }
         if Instant::now() > deadline {
@@ -208,40 +203,16 @@ fn clear(directory: &Path) -> io::Result<()> {
 /// The next command with its sockets; none at the end. To be awaited to its end.
 async fn receive(from: &UnixStream) -> io::Result<Option<(u8, Vec<OwnedFd>)>> {
     let mut byte = [0];
-    let some = from.async_io(Interest::READABLE, || {
-        let mut space = [MaybeUninit::uninit(); ANCILLARY];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received = recvmsg(from, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, flags)?;
-        let mut sockets = Vec::new();
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(sent) = message {
-                sockets.extend(sent);
-            }
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
-            return Err(io::Error::other("more sockets than one message has"));
-        }
-        Ok((received.bytes, sockets))
-    });
-    let (read, sockets) = some.await?;
+    let received = from.async_io(Interest::READABLE, || fd_socket::receive(from, &mut byte));
+    let (read, sockets) = received.await?;
     let [command] = byte;
     Ok((read > 0).then_some((command, sockets)))
 }
 
 async fn send(to: &UnixStream, byte: u8, sockets: &[OwnedFd]) -> io::Result<()> {
-    to.async_io(Interest::WRITABLE, || {
-        let mut space = [MaybeUninit::uninit(); ANCILLARY];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-            return Err(io::Error::other("more sockets than one message has"));
-        }
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        sendmsg(to, &[IoSlice::new(&[byte])], &mut ancillary, flags)?;
-        Ok(())
-    })
-    .await
+    to.async_io(Interest::WRITABLE, || fd_socket::send(to, &[byte], sockets))
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -349,7 +320,7 @@ mod tests {
         ask(&passt, ON, &ours).await;
         let began = Instant::now();
         repair.begin(Side::Source).await;
-        assert!(began.elapsed() < PATIENCE * 3, "nobody comes");
+        assert!(began.elapsed() < HELPER_TIMEOUT * 3, "nobody comes");
         assert!(!directory.path().join(MARK).exists());
         ask(&passt, ON, &ours).await;
     }

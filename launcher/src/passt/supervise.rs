@@ -9,13 +9,13 @@
 //! comes ([`Handle::adopt`]), before the VMM connects and gives it that state.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hawser_linux::unix_socket;
 use hawser_netsetup::Handed;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
@@ -24,7 +24,7 @@ use super::Command;
 use super::process::{Backend, StartError, start};
 use super::repair::{Repair, Side};
 use crate::error::Failure;
-use crate::vhost_relay::{End, Session};
+use hawser_vhost_relay::{End, Session};
 
 /// Fresh ones within `WINDOW`; more would hide a fault that does not go away.
 const MOST: usize = 5;
@@ -97,15 +97,11 @@ impl Frontend {
     /// `helper`: where one waits for a socket by which it can be asked to move connections.
     pub(crate) fn listen(directory: &Path, helper: Option<PathBuf>) -> io::Result<(Self, Handle)> {
         let path = Self::path(directory);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let (send, adoptions) = mpsc::channel(1);
         let leaving = Arc::default();
         let repair = Repair::new(helper);
         let this = Self {
-            listener: UnixListener::bind(path)?,
+            listener: UnixListener::from_std(unix_socket::bind_nonblocking(&path)?)?,
             adoptions,
             leaving: Arc::clone(&leaving),
             repair: repair.clone(),

@@ -51,7 +51,7 @@ impl Fitness {
 
 /// passt on PATH.
 pub(crate) fn find() -> Result<PathBuf, Failure> {
-    crate::pod::programs::on_path(Path::new(PROGRAM))
+    hawser_linux::programs::find(Path::new(PROGRAM))
         .ok_or_else(|| Failure::new(ExitCode::PodUnfit, "passt: not found on PATH").remedy(INSTALL))
 }
 

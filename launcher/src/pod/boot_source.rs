@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use hawser_linux::safe_path::{Links, RegularFile};
+
 use super::places::Places;
-use crate::beneath::{Beneath, Links};
 use crate::error::{ExitCode, Failure};
 use crate::spec::{GuestSpec, KernelBoot};
 
@@ -81,7 +82,7 @@ fn firmware(path: &Path) -> Result<PathBuf, Failure> {
 
 /// The real path of a regular file below `directory`.
 fn resolve(directory: &Path, path: &str, field: &str) -> Result<PathBuf, Failure> {
-    match Beneath::find(directory, path, Links::Inside) {
+    match RegularFile::find(directory, path, Links::Inside) {
         Ok(found) => Ok(found.path),
         Err(problem) => Err(Failure::new(
             ExitCode::PodUnfit,

@@ -1,11 +1,10 @@
 //! The programs that hawser starts: where each is, and whether it will do.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use caps::Capability;
+use hawser_linux::programs::find as on_path;
 
 use super::finding::{Finding, Part};
 use crate::error::Failure;
@@ -110,17 +109,4 @@ fn passt_repair() -> Option<Finding> {
             path.display()
         )),
     })
-}
-
-pub(crate) fn on_path(program: &Path) -> Option<PathBuf> {
-    let executable = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
-    if program.components().count() > 1 {
-        return fs::canonicalize(program).ok().filter(executable);
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(program))
-        .find(executable)
 }

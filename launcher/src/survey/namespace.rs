@@ -12,7 +12,6 @@ use hawser_netsetup::{
 use crate::binding;
 use crate::error::{ExitCode, Failure};
 use crate::pod::finding::{Finding, Part};
-use crate::pod::programs;
 use crate::privileges;
 use crate::spec::GuestSpec;
 
@@ -98,7 +97,7 @@ pub(super) fn net_admin() -> Finding {
 }
 
 pub(super) fn nft() -> Finding {
-    match programs::on_path(Path::new("nft")) {
+    match hawser_linux::programs::find(Path::new("nft")) {
         Some(path) => Finding::Good(format!("nft: {}", path.display())),
         None => Finding::Bad(Failure::unfit(
             "nft: not found on PATH",

@@ -4,7 +4,7 @@
 //! what its user may, as cloud-hypervisor's own does there.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use landlock::{
@@ -30,20 +30,4 @@ pub(super) fn ruleset(program: &Path, directory: &Path, readonly: bool) -> io::R
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules([program], read)))
         .and_then(|ruleset| ruleset.add_rules(path_beneath_rules([directory], granted)));
     Ok(made.map_err(io::Error::other)?.into())
-}
-
-/// Confines the calling process and what it becomes, for good. Async-signal-safe.
-pub(super) fn restrict(ruleset: RawFd) -> io::Result<()> {
-    // SAFETY: the call takes two numbers; the descriptor is open in the parent and so here.
-    let result = unsafe { nix::libc::syscall(nix::libc::SYS_landlock_restrict_self, ruleset, 0) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-/// The number to hand to [`restrict`].
-pub(super) fn number(ruleset: Option<&OwnedFd>) -> Option<RawFd> {
-    ruleset.map(AsRawFd::as_raw_fd)
 }

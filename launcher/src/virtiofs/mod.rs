@@ -13,11 +13,11 @@ mod process;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hawser_linux::programs;
 use nix::unistd::AccessFlags;
 
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
-use crate::pod::programs::on_path;
 use crate::spec::{Filesystem, GuestSpec};
 
 pub(crate) use process::{Share, listen, supervise};
@@ -42,7 +42,7 @@ pub(crate) fn socket(directory: &Path, name: &str) -> PathBuf {
 }
 
 pub(crate) fn program() -> Result<PathBuf, Failure> {
-    let found = on_path(Path::new(PROGRAM)).or_else(|| on_path(Path::new(LIBEXEC)));
+    let found = programs::find(Path::new(PROGRAM)).or_else(|| programs::find(Path::new(LIBEXEC)));
     found.ok_or_else(|| {
         Failure::new(
             ExitCode::PodUnfit,

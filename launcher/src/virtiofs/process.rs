@@ -1,14 +1,14 @@
 //! One virtiofsd after the other behind a socket, for as long as the guest lives.
 
-use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use hawser_linux::child::BeforeExec;
+use hawser_linux::unix_socket;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
@@ -17,8 +17,7 @@ use tokio::task::JoinHandle;
 use super::{Export, confine, socket};
 use crate::error::{ExitCode, Failure};
 use crate::passt::{Restarts, follow};
-use crate::vhost_relay::{Channel, greet};
-use crate::vmm::process::keep_open;
+use hawser_vhost_relay::{Channel, greet};
 
 /// For it to start, and to end once its connection has.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,11 +34,7 @@ pub(crate) struct Share {
 pub(crate) fn listen(directory: &Path, exports: Vec<Export>) -> io::Result<Vec<Share>> {
     let share = |export: Export| {
         let path = socket(directory, &export.name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
+        let listener = unix_socket::bind(&path)?;
         Ok(Share {
             export,
             listener,
@@ -134,10 +129,10 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
         directory,
         readonly,
     } = &share.export;
-    let spawn = |error| Problem::Spawn(program.to_owned(), error);
+    let spawn = |error: io::Error| Problem::Spawn(program.to_owned(), error);
     let ruleset = confine::ruleset(program, directory, *readonly).map_err(spawn)?;
-    let confined = confine::number(ruleset.as_ref());
-    let descriptor = share.listener.as_raw_fd();
+    let listener = share.listener.as_fd().try_clone_to_owned().map_err(spawn)?;
+    let descriptor = listener.as_raw_fd();
     let mut command = Command::new(program);
     command
         .arg(format!("--fd={descriptor}"))
@@ -150,15 +145,11 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
-    // SAFETY: between fork and exec only async-signal-safe calls are made: setsid, prctl, fcntl and landlock_restrict_self.
-    unsafe {
-        command.pre_exec(move || {
-            nix::unistd::setsid()?;
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            keep_open(descriptor)?;
-            confined.map_or(Ok(()), confine::restrict)
-        });
-    }
+    BeforeExec::new()
+        .new_session()
+        .inherit(listener)
+        .landlock(ruleset)
+        .apply(command.as_std_mut());
     let mut child = command.spawn().map_err(spawn)?;
     let stderr = child.stderr.take();
     let name = name.clone();

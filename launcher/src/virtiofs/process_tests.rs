@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::test_program;
 
@@ -37,17 +39,11 @@ async fn nothing_of_the_manifest_is_an_argument_but_the_directory() {
 /// What a process that is confined as virtiofsd is makes of a file: cat's own verdict.
 fn reads(program: &Path, directory: &Path, file: &Path) -> bool {
     let ruleset = confine::ruleset(program, directory, true).unwrap();
-    let number = confine::number(ruleset.as_ref()).unwrap();
     let mut command = std::process::Command::new(program);
     command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());
-    // SAFETY: two system calls, both async-signal-safe.
-    unsafe {
-        use std::os::unix::process::CommandExt;
-        command.pre_exec(move || {
-            nix::sys::prctl::set_no_new_privs()?;
-            confine::restrict(number)
-        });
-    }
+    // Of this test's thread and its children; landlock asks for it.
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    BeforeExec::new().landlock(ruleset).apply(&mut command);
     command.status().unwrap().success()
 }
 

@@ -1,9 +1,5 @@
-//! cloud-hypervisor: its configuration (pure), its API, its event stream and its process.
+//! cloud-hypervisor's client, and the VM's configuration that hawser makes for it.
 
-pub(crate) mod api;
+pub(crate) use hawser_vmm::{api, events, log, process, threads};
+
 pub(crate) mod config;
-mod descriptors;
-pub(crate) mod events;
-pub(crate) mod log;
-pub(crate) mod process;
-pub(crate) mod threads;

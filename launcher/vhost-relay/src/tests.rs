@@ -129,7 +129,7 @@ async fn a_fresh_backend_that_refuses_what_the_old_one_took_is_not_used() {
     };
     let (result, ()) = tokio::join!(session.resume(&mut backend), talk);
     assert!(
-        matches!(result, Err(BackendError::RefusedByIt(request::SET_FEATURES))),
+        matches!(result, Err(BackendError::Failed(request::SET_FEATURES))),
         "{result:?}"
     );
 }

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 /// How many threads of vCPUs there are. cloud-hypervisor names them `vcpu0`, `vcpu1`, … and waits until they all run
 /// before it goes on, on a restored guest as on a new one.
-pub(crate) fn vcpus(vmm: Pid) -> io::Result<usize> {
+pub fn vcpus(vmm: Pid) -> io::Result<usize> {
     let mut vcpus = 0_usize;
     for thread in fs::read_dir(format!("/proc/{vmm}/task"))? {
         match fs::read_to_string(thread?.path().join("comm")) {

@@ -16,18 +16,18 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A thread, as for the console: only blocking writes suit whatever standard error is.
 #[derive(Debug)]
-pub(crate) struct Log(Option<JoinHandle<Vec<u8>>>);
+pub struct Log(Option<JoinHandle<Vec<u8>>>);
 
 /// What the guest did that cloud-hypervisor could not carry out, since it was sending it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GuestEnd {
+pub enum GuestEnd {
     ShutDown,
     Reboot,
 }
 
 impl Log {
     /// Copies until the VMM closes its end.
-    pub(crate) fn pass_on(from: PipeReader) -> Self {
+    pub fn pass_on(from: PipeReader) -> Self {
         let spawned = std::thread::Builder::new()
             .name("vmm-log".into())
             .stack_size(128 << 10)
@@ -39,7 +39,7 @@ impl Log {
     }
 
     /// Of a process that has ended: why, if it was the guest's end in the middle of a migration.
-    pub(crate) async fn guest_end(&mut self) -> Option<GuestEnd> {
+    pub async fn guest_end(&mut self) -> Option<GuestEnd> {
         let thread = self.0.take()?;
         let joined = tokio::task::spawn_blocking(move || thread.join().unwrap_or_default());
         let last = tokio::time::timeout(PATIENCE, joined).await.ok()?.ok()?;
@@ -49,7 +49,7 @@ impl Log {
 
 impl Log {
     /// Of a process that has ended: waits until everything is passed on.
-    pub(crate) async fn finish(mut self) {
+    pub async fn finish(mut self) {
         let _ = self.guest_end().await;
     }
 }

@@ -3,21 +3,19 @@
 //! Its API socket is bound here and handed over listening, so that a request can be sent at once and waits in the
 //! socket's queue until the VMM comes to it: nobody has to poll for readiness.
 
-use std::fs;
 use std::io::{self, PipeReader};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::signal::Signal;
+use hawser_linux::child::BeforeExec;
+use hawser_linux::unix_socket;
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
-use super::api::Api;
-use super::events::Events;
+use crate::api::Api;
+use crate::events::Events;
 
 /// glibc lets a process have eight heaps for its threads before it asks how many processors there are, by reading a file
 /// of /sys in whichever thread happens to want the ninth. Where that is the one that writes events, cloud-hypervisor 53
@@ -27,18 +25,18 @@ const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "8");
 
 /// A started VMM and the ends of its channels.
 #[derive(Debug)]
-pub(crate) struct Vmm {
-    pub(crate) child: Child,
-    pub(crate) api: Api,
-    pub(crate) events: Events,
+pub struct Vmm {
+    pub child: Child,
+    pub api: Api,
+    pub events: Events,
     /// What the guest writes to its serial port.
-    pub(crate) console: PipeReader,
+    pub console: PipeReader,
     /// What it writes to standard error.
-    pub(crate) log: PipeReader,
+    pub log: PipeReader,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SpawnError {
+pub enum SpawnError {
     #[error("API socket {path}")]
     Socket {
         path: PathBuf,
@@ -56,23 +54,25 @@ pub(crate) enum SpawnError {
 }
 
 /// Absent once it has ended.
-pub(crate) fn id(child: &Option<Child>) -> Option<Pid> {
+pub fn id(child: &Option<Child>) -> Option<Pid> {
     let id = child.as_ref().and_then(Child::id)?;
     i32::try_from(id).ok().map(Pid::from_raw)
 }
 
 /// Starts `program`; nothing from a manifest is among its arguments.
-pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError> {
+pub fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError> {
     let path = directory.join("api.sock");
-    let listener = listen(&path).map_err(|source| SpawnError::Socket {
-        path: path.clone(),
-        source,
-    })?;
+    let listener = unix_socket::bind(&path)
+        .map(OwnedFd::from)
+        .map_err(|source| SpawnError::Socket {
+            path: path.clone(),
+            source,
+        })?;
     let (console, console_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let (log, log_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let (events, events_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Pipe)?;
-    let inherited = [listener.as_raw_fd(), events_end.as_raw_fd()];
+    let events_end = OwnedFd::from(events_end);
     let mut command = Command::new(program);
     command
         .arg("--api-socket")
@@ -86,13 +86,10 @@ pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError>
         .stdout(OwnedFd::from(console_end))
         .stderr(OwnedFd::from(log_end))
         .kill_on_drop(true);
-    // SAFETY: between fork and exec only async-signal-safe calls are made: prctl and fcntl.
-    unsafe {
-        command.pre_exec(move || {
-            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            inherited.iter().try_for_each(|descriptor| keep_open(*descriptor))
-        });
-    }
+    BeforeExec::new()
+        .inherit(listener)
+        .inherit(events_end)
+        .apply(command.as_std_mut());
     let child = command.spawn().map_err(|source| SpawnError::Start {
         program: program.to_owned(),
         source,
@@ -104,20 +101,4 @@ pub(crate) fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError>
         console,
         log,
     })
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(path)
-}
-
-/// Everything is opened close-on-exec; these are for the child.
-pub(crate) fn keep_open(descriptor: RawFd) -> io::Result<()> {
-    // SAFETY: the parent holds the descriptor open across the fork.
-    let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(descriptor) };
-    fcntl(descriptor.as_fd(), FcntlArg::F_SETFD(FdFlag::empty()))?;
-    Ok(())
 }

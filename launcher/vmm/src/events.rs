@@ -13,22 +13,22 @@ const MAX_EVENT: usize = 64 << 10;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct VmmEvent {
-    pub(crate) source: String,
-    pub(crate) event: String,
+pub struct VmmEvent {
+    pub source: String,
+    pub event: String,
     /// Different for each event; its values are text.
     #[serde(default)]
-    pub(crate) properties: Option<serde_json::Value>,
+    pub properties: Option<serde_json::Value>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Events {
+pub struct Events {
     pipe: pipe::Receiver,
     splitter: Splitter,
 }
 
 impl Events {
-    pub(crate) fn new(pipe: pipe::Receiver) -> Self {
+    pub fn new(pipe: pipe::Receiver) -> Self {
         Self {
             pipe,
             splitter: Splitter::default(),
@@ -36,7 +36,7 @@ impl Events {
     }
 
     /// The next event; none once the VMM has closed the stream. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Option<VmmEvent> {
+    pub async fn next(&mut self) -> Option<VmmEvent> {
         loop {
             if let Some(event) = self.splitter.take() {
                 return Some(event);
@@ -54,7 +54,7 @@ impl Events {
 impl Events {
     /// Everything that the VMM has written so far, without waiting. Read from the kernel itself: what the runtime knows of
     /// the pipe may be a moment old.
-    pub(crate) fn pending(&mut self) -> Vec<VmmEvent> {
+    pub fn pending(&mut self) -> Vec<VmmEvent> {
         let mut chunk = [0; 4096];
         // The end and an error are for `next` to find.
         while let Ok(read) = nix::unistd::read(&self.pipe, &mut chunk)

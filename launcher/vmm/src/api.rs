@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::descriptors::WithDescriptors;
+use crate::fd_stream::FdStream;
 
 /// An answer that takes longer will not come: the API has one thread, and the slowest request is a boot.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// No answer that is used is near this.
 const MAX_BODY: usize = 1 << 20;
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ApiError {
-    #[error("{request}: no answer within {} s", PATIENCE.as_secs())]
+pub enum ApiError {
+    #[error("{request}: no answer within {} s", REPLY_TIMEOUT.as_secs())]
     Silent { request: &'static str },
     #[error("{request}: connect")]
     Connect {
@@ -49,58 +49,58 @@ pub(crate) enum ApiError {
 
 impl ApiError {
     /// The VM is lent to a transfer, and may not be changed for the time being.
-    pub(crate) fn is_migrating(&self) -> bool {
+    pub fn is_migrating(&self) -> bool {
         matches!(self, Self::Refused { body, .. } if body.contains("VM is currently migrating"))
     }
 }
 
 /// Answer of `vmm.ping`.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Ping {
-    pub(crate) version: String,
+pub struct Ping {
+    pub version: String,
     #[serde(default)]
-    pub(crate) build_version: String,
+    pub build_version: String,
 }
 
 /// Body of `vm.send-migration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct SendMigration {
-    pub(crate) destination_url: String,
-    pub(crate) downtime_ms: u64,
-    pub(crate) timeout_s: u64,
-    pub(crate) connections: u32,
+pub struct SendMigration {
+    pub destination_url: String,
+    pub downtime_ms: u64,
+    pub timeout_s: u64,
+    pub connections: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tls_dir: Option<PathBuf>,
+    pub tls_dir: Option<PathBuf>,
 }
 
 /// Body of `vm.receive-migration`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct ReceiveMigration {
-    pub(crate) receiver_url: String,
+pub struct ReceiveMigration {
+    pub receiver_url: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tls_dir: Option<PathBuf>,
+    pub tls_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Api {
+pub struct Api {
     socket: PathBuf,
 }
 
 impl Api {
-    pub(crate) fn new(socket: &Path) -> Self {
+    pub fn new(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
-    pub(crate) async fn ping(&self) -> Result<Ping, ApiError> {
+    pub async fn ping(&self) -> Result<Ping, ApiError> {
         const REQUEST: &str = "vmm.ping";
         let body = self.request(Method::GET, REQUEST, None).await?;
         serde_json::from_slice(&body).map_err(|error| nonsense(REQUEST, &error))
     }
 
     /// `config` is a `VmConfig` of `config.rs`, perhaps completed by sidecars.
-    pub(crate) async fn create(&self, config: &Value) -> Result<(), ApiError> {
+    pub async fn create(&self, config: &Value) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.create";
         let body = config.to_string().into_bytes();
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
@@ -108,22 +108,22 @@ impl Api {
 
     /// Adds a NIC to a VM that has not booted yet. `queues` are its device, one descriptor for each queue pair, where
     /// the device has no name that it could be opened by.
-    pub(crate) async fn add_net(&self, nic: &Value, queues: Vec<OwnedFd>) -> Result<(), ApiError> {
+    pub async fn add_net(&self, nic: &Value, queues: Vec<OwnedFd>) -> Result<(), ApiError> {
         let body = nic.to_string().into_bytes();
         let exchange = self.exchange(Method::PUT, "vm.add-net", Some(body), queues);
-        within(PATIENCE, "vm.add-net", exchange).await.map(drop)
+        within(REPLY_TIMEOUT, "vm.add-net", exchange).await.map(drop)
     }
 
-    pub(crate) async fn boot(&self) -> Result<(), ApiError> {
+    pub async fn boot(&self) -> Result<(), ApiError> {
         self.request(Method::PUT, "vm.boot", None).await.map(drop)
     }
 
-    pub(crate) async fn power_button(&self) -> Result<(), ApiError> {
+    pub async fn power_button(&self) -> Result<(), ApiError> {
         self.request(Method::PUT, "vm.power-button", None).await.map(drop)
     }
 
     /// Begins to take a device out; that it is done is told as the event `device-removed`, once the guest has let go.
-    pub(crate) async fn remove_device(&self, id: &str) -> Result<(), ApiError> {
+    pub async fn remove_device(&self, id: &str) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.remove-device";
         let body = serde_json::to_vec(&serde_json::json!({ "id": id }))
             .map_err(|error| nonsense(REQUEST, &error))?;
@@ -131,7 +131,7 @@ impl Api {
     }
 
     /// Adds a function to a VM that runs, and tells the guest. `device` is a `DeviceConfig` of `config.rs`.
-    pub(crate) async fn add_device(&self, device: &Value) -> Result<(), ApiError> {
+    pub async fn add_device(&self, device: &Value) -> Result<(), ApiError> {
         let body = device.to_string().into_bytes();
         self.request(Method::PUT, "vm.add-device", Some(body))
             .await
@@ -139,14 +139,14 @@ impl Api {
     }
 
     /// Answered at once; how it goes comes as events.
-    pub(crate) async fn send_migration(&self, how: &SendMigration) -> Result<(), ApiError> {
+    pub async fn send_migration(&self, how: &SendMigration) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.send-migration";
         let body = serde_json::to_vec(how).map_err(|error| nonsense(REQUEST, &error))?;
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
     }
 
     /// Answered when it is over, however long that takes; the API is deaf until then.
-    pub(crate) async fn receive_migration(&self, how: &ReceiveMigration) -> Result<(), ApiError> {
+    pub async fn receive_migration(&self, how: &ReceiveMigration) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.receive-migration";
         let body = serde_json::to_vec(how).map_err(|error| nonsense(REQUEST, &error))?;
         self.exchange(Method::PUT, REQUEST, Some(body), Vec::new())
@@ -161,7 +161,7 @@ impl Api {
         body: Option<Vec<u8>>,
     ) -> Result<Bytes, ApiError> {
         within(
-            PATIENCE,
+            REPLY_TIMEOUT,
             request,
             self.exchange(method, request, body, Vec::new()),
         )
@@ -179,7 +179,7 @@ impl Api {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ApiError::Connect { request, source })?;
-        let stream = WithDescriptors::new(stream, descriptors);
+        let stream = FdStream::new(stream, descriptors);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
         tokio::spawn(connection);
         let message = Request::builder()

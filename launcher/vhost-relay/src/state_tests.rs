@@ -48,7 +48,7 @@ fn set_up() -> Vec<Told> {
 fn relay(messages: Vec<Told>) -> Relay<u32> {
     let mut relay = Relay::default();
     for message in messages {
-        assert_eq!(relay.hear_frontend(message.clone()), Ok(message));
+        assert_eq!(relay.process_request(message.clone()), Ok(message));
         assert!(!relay.awaits());
     }
     relay
@@ -86,10 +86,10 @@ fn a_fresh_backend_is_told_all_again_and_where_the_dead_one_was() {
 fn the_latest_of_everything_counts_and_a_stopped_ring_stays_stopped() {
     let mut relay = relay(set_up());
     relay
-        .hear_frontend(Told::new(request::SET_VRING_CALL, words(&[0])).with([50]))
+        .process_request(Told::new(request::SET_VRING_CALL, words(&[0])).with([50]))
         .unwrap();
     relay
-        .hear_frontend(Told::new(request::GET_VRING_BASE, state(1, 0)))
+        .process_request(Told::new(request::GET_VRING_BASE, state(1, 0)))
         .unwrap();
     assert_eq!(
         relay.pending().map(|message| message.request),
@@ -104,7 +104,7 @@ fn the_latest_of_everything_counts_and_a_stopped_ring_stays_stopped() {
     assert_eq!(bases(&relay), [9, 9], "not answered yet: memory knows");
     let mut reply = Told::new(request::GET_VRING_BASE, state(1, 77));
     reply.flags |= REPLY;
-    relay.hear_backend(reply).unwrap();
+    relay.process_reply(reply).unwrap();
     assert_eq!(bases(&relay), [9, 77], "answered: that is where it goes on");
     let replay = relay.replay(nothing);
     let bells: Vec<_> = replay
@@ -133,11 +133,11 @@ fn a_backend_that_knows_no_acknowledgements_is_asked_for_none() {
 fn the_reply_to_the_log_has_the_form_and_length_in_which_the_frontend_reads_it() {
     let mut relay = relay(set_up());
     let log = Told::new(request::SET_LOG_BASE, words(&[4096, 0])).with([9]);
-    relay.hear_frontend(log).unwrap();
+    relay.process_request(log).unwrap();
     assert!(relay.awaits());
     let mut reply = Told::new(request::SET_LOG_BASE, words(&[0]));
     reply.flags |= REPLY | NEED_REPLY;
-    let passed = relay.hear_backend(reply.clone()).unwrap();
+    let passed = relay.process_reply(reply.clone()).unwrap();
     // The VMM takes a log without a size for a broken answer.
     assert_eq!((passed.payload, passed.flags), (words(&[4096, 0]), reply.flags));
     assert!(!relay.awaits());
@@ -152,7 +152,7 @@ fn the_reply_to_the_log_has_the_form_and_length_in_which_the_frontend_reads_it()
 #[test]
 fn what_could_not_be_told_again_is_not_passed_on() {
     let mut relay = Relay::default();
-    let mut refused = |message: Told| relay.hear_frontend(message).unwrap_err();
+    let mut refused = |message: Told| relay.process_request(message).unwrap_err();
     // RESET_OWNER and ADD_MEM_REG.
     for unknown in [4, 37, 1000] {
         assert_eq!(refused(Told::new(unknown, vec![])), Refused::Unknown(unknown));
@@ -179,12 +179,12 @@ fn a_reply_that_nobody_waits_for_is_not_passed_on() {
     let mut relay = relay(set_up());
     let mut reply = Told::new(request::GET_FEATURES, words(&[1]));
     reply.flags |= REPLY;
-    assert_eq!(relay.hear_backend(reply.clone()), Err(Refused::Unasked(1)));
+    assert_eq!(relay.process_reply(reply.clone()), Err(Refused::Unasked(1)));
     relay
-        .hear_frontend(Told::new(request::GET_FEATURES, vec![]))
+        .process_request(Told::new(request::GET_FEATURES, vec![]))
         .unwrap();
     let request = Told::new(request::GET_FEATURES, words(&[1]));
-    assert_eq!(relay.hear_backend(request), Err(Refused::Unasked(1)));
+    assert_eq!(relay.process_reply(request), Err(Refused::Unasked(1)));
 }
 
 #[test]
@@ -192,14 +192,14 @@ fn the_vmm_gets_an_answer_even_where_no_backend_will() {
     let mut relay = relay(set_up());
     let mut disable = Told::new(request::SET_VRING_ENABLE, state(0, 0));
     disable.flags |= NEED_REPLY;
-    relay.hear_frontend(disable).unwrap();
+    relay.process_request(disable).unwrap();
     let answer = relay.stand_in().unwrap();
     assert_eq!(
         (answer.request, answer.flags, answer.payload),
         (request::SET_VRING_ENABLE, VERSION | REPLY, vec![0; 8])
     );
     relay
-        .hear_frontend(Told::new(request::GET_VRING_BASE, state(1, 0)))
+        .process_request(Told::new(request::GET_VRING_BASE, state(1, 0)))
         .unwrap();
     assert_eq!(relay.stand_in().unwrap().payload, state(1, 0));
     assert!(relay.stand_in().is_none());
@@ -243,8 +243,8 @@ proptest! {
                 let (now, after) = rest.split_at(framer.wanted().min(rest.len()));
                 rest = after;
                 match framer.feed(now, 0..with) {
-                    Ok(Some(message)) if side == 0 => drop(relay.hear_frontend(message)),
-                    Ok(Some(message)) => drop(relay.hear_backend(message)),
+                    Ok(Some(message)) if side == 0 => drop(relay.process_request(message)),
+                    Ok(Some(message)) => drop(relay.process_reply(message)),
                     Ok(None) => {}
                     // The session ends here.
                     Err(_) => {

@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 
 /// Why there is no such file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Problem {
+pub enum Problem {
     #[error("it leads out of the directory, or links in a circle")]
     LeadsOut,
     #[error("it is a link, and none is followed here")]
@@ -31,28 +31,28 @@ pub(crate) enum Problem {
 }
 
 impl Problem {
-    pub(crate) fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         matches!(self, Self::Kernel(Errno::ENOENT | Errno::ENOTDIR))
     }
 }
 
 /// Whether links that stay inside are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Links {
+pub enum Links {
     Inside,
     None,
 }
 
 /// A regular file, not opened for reading yet: a device or a pipe would act on that.
 #[derive(Debug)]
-pub(crate) struct Beneath {
+pub struct RegularFile {
     handle: OwnedFd,
     /// The name of what was checked, without a link in it.
-    pub(crate) path: PathBuf,
+    pub path: PathBuf,
 }
 
-impl Beneath {
-    pub(crate) fn find(directory: &Path, path: &str, links: Links) -> Result<Self, Problem> {
+impl RegularFile {
+    pub fn find(directory: &Path, path: &str, links: Links) -> Result<Self, Problem> {
         let handle = resolve(directory, path, links, OFlag::O_PATH)?;
         match kind(&handle)? {
             SFlag::S_IFREG => {}
@@ -64,7 +64,7 @@ impl Beneath {
     }
 
     /// The same file, whatever its name leads to by now.
-    pub(crate) fn open(&self, writable: bool, flags: OFlag) -> Result<File, Problem> {
+    pub fn open(&self, writable: bool, flags: OFlag) -> Result<File, Problem> {
         let file = OpenOptions::new()
             .read(true)
             .write(writable)
@@ -75,7 +75,7 @@ impl Beneath {
 }
 
 /// The names in a directory below `directory`, sorted.
-pub(crate) fn names(directory: &Path, path: &str) -> Result<Vec<String>, Problem> {
+pub fn names(directory: &Path, path: &str) -> Result<Vec<String>, Problem> {
     let handle = resolve(
         directory,
         path,
@@ -88,6 +88,11 @@ pub(crate) fn names(directory: &Path, path: &str) -> Result<Vec<String>, Problem
     }
     names.sort_unstable();
     Ok(names)
+}
+
+/// The file of any kind at `path` below `directory`, not opened for reading (O_PATH).
+pub fn resolve_path(directory: &Path, path: &str, links: Links) -> Result<OwnedFd, Problem> {
+    resolve(directory, path, links, OFlag::O_PATH)
 }
 
 fn resolve(directory: &Path, path: &str, links: Links, flags: OFlag) -> Result<OwnedFd, Problem> {
@@ -141,7 +146,7 @@ mod tests {
     fn a_file_and_a_link_inside() {
         let dir = directory();
         for path in ["/boot/vmlinux", "/inside"] {
-            let found = Beneath::find(dir.path(), path, Links::Inside).unwrap();
+            let found = RegularFile::find(dir.path(), path, Links::Inside).unwrap();
             assert_eq!(std::fs::read(&found.path).unwrap(), b"k");
             assert_eq!(
                 io::read_to_string(found.open(false, OFlag::empty()).unwrap()).unwrap(),
@@ -164,7 +169,9 @@ mod tests {
             ("/socket", Links::Inside, "not a regular file"),
             ("/missing", Links::Inside, "No such file"),
         ] {
-            let problem = Beneath::find(dir.path(), path, links).unwrap_err().to_string();
+            let problem = RegularFile::find(dir.path(), path, links)
+                .unwrap_err()
+                .to_string();
             assert!(problem.contains(why), "{path}: {problem}");
         }
     }

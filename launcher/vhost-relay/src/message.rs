@@ -98,7 +98,7 @@ impl<F> Message<F> {
 
 /// Bytes that are no vhost-user message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub enum Malformed {
     #[error("a payload of {0} bytes, {MAX_PAYLOAD} at most are taken")]
     Payload(u32),
     #[error("version {0} of the protocol, not {VERSION}")]

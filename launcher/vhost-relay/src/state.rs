@@ -28,7 +28,7 @@ const LOG_BASE_REPLY: usize = 16;
 
 /// Why a message is not passed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     #[error("request {0}, which could not be told to a second backend")]
     Unknown(u32),
     #[error("request {0} with a payload or descriptors that it does not have")]
@@ -39,6 +39,29 @@ pub(crate) enum Refused {
     Unasked(u32),
 }
 
+/// One of a ring's three eventfds.
+#[derive(Debug, Clone)]
+enum Eventfd<F> {
+    /// The frontend has not set it, or has taken it back.
+    Unset,
+    /// Set to none: the ring is polled, or nobody wants to be notified.
+    Absent,
+    Present(F),
+}
+
+impl<F: Clone> Eventfd<F> {
+    fn is_set(&self) -> bool {
+        !matches!(self, Self::Unset)
+    }
+
+    fn descriptor(&self) -> Option<F> {
+        match self {
+            Self::Present(descriptor) => Some(descriptor.clone()),
+            Self::Unset | Self::Absent => None,
+        }
+    }
+}
+
 /// One ring as it was set up. The payloads are kept as they came.
 #[derive(Debug, Clone)]
 struct Ring<F> {
@@ -47,9 +70,9 @@ struct Ring<F> {
     base: u32,
     /// Started, and not stopped by a GET_VRING_BASE that was answered: how far it is stands in guest memory alone.
     ran: bool,
-    kick: Option<Option<F>>,
-    call: Option<Option<F>>,
-    err: Option<Option<F>>,
+    kick: Eventfd<F>,
+    call: Eventfd<F>,
+    err: Eventfd<F>,
     enable: Option<Vec<u8>>,
 }
 
@@ -60,9 +83,9 @@ impl<F> Default for Ring<F> {
             addr: None,
             base: 0,
             ran: false,
-            kick: None,
-            call: None,
-            err: None,
+            kick: Eventfd::Unset,
+            call: Eventfd::Unset,
+            err: Eventfd::Unset,
             enable: None,
         }
     }
@@ -116,7 +139,7 @@ impl<F: Clone> Relay<F> {
     }
 
     /// A message of the frontend, remembered and to be passed on as it is.
-    pub(super) fn hear_frontend(&mut self, message: Message<F>) -> Result<Message<F>, Refused> {
+    pub(super) fn process_request(&mut self, message: Message<F>) -> Result<Message<F>, Refused> {
         self.remember(&message)?;
         if self.has_reply(&message) {
             self.awaited = Some(message.clone());
@@ -125,7 +148,7 @@ impl<F: Clone> Relay<F> {
     }
 
     /// A message of the backend, as it is to reach the frontend.
-    pub(super) fn hear_backend(&mut self, mut message: Message<F>) -> Result<Message<F>, Refused> {
+    pub(super) fn process_reply(&mut self, mut message: Message<F>) -> Result<Message<F>, Refused> {
         let awaited = self.awaited.take_if(|awaited| awaited.request == message.request);
         let Some(awaited) = awaited.filter(|_| message.is_reply()) else {
             return Err(Refused::Unasked(message.request));
@@ -189,16 +212,17 @@ impl<F: Clone> Relay<F> {
                 let payload = base.map(u32::to_le_bytes).concat();
                 messages.push(Message::new(request::SET_VRING_BASE, payload));
             }
-            let descriptor = |request, descriptor: &Option<Option<F>>| {
-                descriptor.clone().map(|descriptor| {
+            let eventfd = |request, eventfd: &Eventfd<F>| {
+                eventfd.is_set().then(|| {
+                    let descriptor = eventfd.descriptor();
                     let absent = if descriptor.is_none() { NO_DESCRIPTOR } else { 0 };
                     let payload = (u64::from(*index) | absent).to_le_bytes().to_vec();
                     Message::new(request, payload).with(descriptor)
                 })
             };
-            messages.extend(descriptor(request::SET_VRING_CALL, &ring.call));
-            messages.extend(descriptor(request::SET_VRING_ERR, &ring.err));
-            messages.extend(descriptor(request::SET_VRING_KICK, &ring.kick));
+            messages.extend(eventfd(request::SET_VRING_CALL, &ring.call));
+            messages.extend(eventfd(request::SET_VRING_ERR, &ring.err));
+            messages.extend(eventfd(request::SET_VRING_KICK, &ring.kick));
         }
         let enables = self.rings.values().filter_map(|ring| ring.enable.clone());
         messages.extend(enables.map(|payload| Message::new(request::SET_VRING_ENABLE, payload)));
@@ -239,10 +263,9 @@ impl<F: Clone> Relay<F> {
     /// Both bells of each running ring: a fresh backend looks at what waits there, and the guest at what the dead one had
     /// finished without ringing.
     pub(super) fn bells(&self) -> Vec<F> {
-        let running = self.rings.values().filter(|ring| ring.kick.is_some());
+        let running = self.rings.values().filter(|ring| ring.kick.is_set());
         running
-            .flat_map(|ring| [ring.kick.clone(), ring.call.clone()])
-            .flatten()
+            .flat_map(|ring| [ring.kick.descriptor(), ring.call.descriptor()])
             .flatten()
             .collect()
     }
@@ -292,23 +315,23 @@ impl<F: Clone> Relay<F> {
             request::SET_VRING_BASE => {
                 let base = message.u32(4).ok_or(form)?;
                 let ring = self.ring(message)?;
-                (ring.base, ring.ran) = (base, ring.kick.is_some());
+                (ring.base, ring.ran) = (base, ring.kick.is_set());
             }
             request::SET_VRING_ENABLE => self.ring(message)?.enable = Some(payload.clone()),
             // Stops the ring: it runs again with its next kick.
-            request::GET_VRING_BASE => self.ring(message)?.kick = None,
+            request::GET_VRING_BASE => self.ring(message)?.kick = Eventfd::Unset,
             request::SET_VRING_KICK => {
-                let descriptor = bell(message)?;
+                let eventfd = eventfd(message)?;
                 let ring = self.ring(message)?;
-                (ring.kick, ring.ran) = (Some(descriptor), true);
+                (ring.kick, ring.ran) = (eventfd, true);
             }
             request::SET_VRING_CALL => {
-                let descriptor = bell(message)?;
-                self.ring(message)?.call = Some(descriptor);
+                let eventfd = eventfd(message)?;
+                self.ring(message)?.call = eventfd;
             }
             request::SET_VRING_ERR => {
-                let descriptor = bell(message)?;
-                self.ring(message)?.err = Some(descriptor);
+                let eventfd = eventfd(message)?;
+                self.ring(message)?.err = eventfd;
             }
             request::SET_DEVICE_STATE_FD => {
                 let saves = message.u32(0).ok_or(form)? == SAVE;
@@ -373,12 +396,12 @@ fn plain<F: Clone>(message: &Message<F>) -> Message<F> {
     }
 }
 
-fn bell<F: Clone>(message: &Message<F>) -> Result<Option<F>, Refused> {
+fn eventfd<F: Clone>(message: &Message<F>) -> Result<Eventfd<F>, Refused> {
     let form = Refused::Form(message.request);
     let absent = message.u64(0).ok_or(form.clone())? & NO_DESCRIPTOR != 0;
     match message.descriptors.as_slice() {
-        [] if absent => Ok(None),
-        [descriptor] if !absent => Ok(Some(descriptor.clone())),
+        [] if absent => Ok(Eventfd::Absent),
+        [descriptor] if !absent => Ok(Eventfd::Present(descriptor.clone())),
         _ => Err(form),
     }
 }

@@ -1,27 +1,20 @@
 //! A Unix socket with vhost-user messages, descriptors included.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use hawser_linux::fd_socket;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use super::message::{Framer, MAX_DESCRIPTORS, MAX_PAYLOAD, Malformed, Message};
+use super::message::{Framer, MAX_PAYLOAD, Malformed, Message};
 
 /// Shared between what is remembered and what is being sent; closed with the last of them.
 pub(crate) type Descriptor = Arc<OwnedFd>;
 
-/// Room for one more than is taken, so that too many are seen to be.
-const ANCILLARY: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1));
-
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ChannelError {
+pub enum ChannelError {
     #[error("the connection broke")]
     Broken(#[source] io::Error),
     #[error("not vhost-user")]
@@ -29,13 +22,13 @@ pub(crate) enum ChannelError {
 }
 
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub struct Channel {
     stream: UnixStream,
     framer: Framer<Descriptor>,
 }
 
 impl Channel {
-    pub(crate) fn new(stream: UnixStream) -> Self {
+    pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
             framer: Framer::default(),
@@ -50,7 +43,7 @@ impl Channel {
             let wanted = self.framer.wanted().min(buffer.len());
             let piece = buffer.get_mut(..wanted).unwrap_or_default();
             let stream = &self.stream;
-            let read = stream.async_io(Interest::READABLE, || receive_some(stream, piece));
+            let read = stream.async_io(Interest::READABLE, || fd_socket::receive(stream, piece));
             let (read, descriptors) = match read.await {
                 Ok(read) => read,
                 // What a peer that was killed leaves where it had not read everything.
@@ -62,7 +55,7 @@ impl Channel {
                 return Ok(None);
             }
             let bytes = buffer.get(..read).unwrap_or_default();
-            if let Some(message) = self.framer.feed(bytes, descriptors)? {
+            if let Some(message) = self.framer.feed(bytes, descriptors.into_iter().map(Arc::new))? {
                 return Ok(Some(message));
             }
         }
@@ -75,7 +68,7 @@ impl Channel {
         while !rest.is_empty() {
             let stream = &self.stream;
             let sent = stream
-                .async_io(Interest::WRITABLE, || send_some(stream, rest, descriptors))
+                .async_io(Interest::WRITABLE, || fd_socket::send(stream, rest, descriptors))
                 .await
                 .map_err(ChannelError::Broken)?;
             rest = rest.get(sent..).unwrap_or_default();
@@ -84,36 +77,6 @@ impl Channel {
         }
         Ok(())
     }
-}
-
-fn receive_some(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<(usize, Vec<Descriptor>)> {
-    let mut space = [MaybeUninit::uninit(); ANCILLARY];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut pieces = [IoSliceMut::new(buffer)];
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let received = recvmsg(stream, &mut pieces, &mut ancillary, flags)?;
-    // Taken before anything is judged: what is dropped here is closed.
-    let mut descriptors = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(sent) = message {
-            descriptors.extend(sent.map(Arc::new));
-        }
-    }
-    if received.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(io::Error::other("more descriptors than any message has"));
-    }
-    Ok((received.bytes, descriptors))
-}
-
-fn send_some(stream: &UnixStream, bytes: &[u8], descriptors: &[Descriptor]) -> io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); ANCILLARY];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let borrowed: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
-    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
-        return Err(io::Error::other("more descriptors than any message has"));
-    }
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut ancillary, flags)?)
 }
 
 #[cfg(test)]

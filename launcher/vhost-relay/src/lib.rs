@@ -19,32 +19,35 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
+use channel::Descriptor;
 use message::{Message, request};
-use state::{Refused, Relay};
+use state::Relay;
 
-pub(crate) use channel::{Channel, ChannelError, Descriptor};
+pub use channel::{Channel, ChannelError};
+pub use message::Malformed;
+pub use state::Refused;
 
 /// An answer to a control message takes a backend microseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a backend is not used, or not any more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BackendError {
-    #[error("it ended the connection")]
+pub enum BackendError {
+    #[error("it closed the connection")]
     Gone,
-    #[error("it gave no answer within {} s", PATIENCE.as_secs())]
+    #[error("it did not answer within {} s", REPLY_TIMEOUT.as_secs())]
     Silent,
-    #[error("{0}")]
+    #[error(transparent)]
     Channel(#[from] ChannelError),
-    #[error("{0}")]
-    Said(#[from] Refused),
+    #[error(transparent)]
+    Protocol(#[from] Refused),
     #[error("it refused request {0}")]
-    RefusedByIt(u32),
+    Failed(u32),
 }
 
 /// How [`Session::carry`] ended.
 #[derive(Debug)]
-pub(crate) enum End {
+pub enum End {
     /// The VMM closed its side: the device is gone, or the guest starts anew.
     Frontend,
     /// The VMM said something that is not carried.
@@ -56,7 +59,7 @@ pub(crate) enum End {
 
 /// One connection of the VMM.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     frontend: Channel,
     relay: Relay<Descriptor>,
     /// Set once the VMM has begun to hand the device over.
@@ -64,7 +67,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(frontend: UnixStream, leaving: Arc<AtomicBool>) -> Self {
+    pub fn new(frontend: UnixStream, leaving: Arc<AtomicBool>) -> Self {
         leaving.store(false, Ordering::Relaxed);
         Self {
             frontend: Channel::new(frontend),
@@ -74,7 +77,7 @@ impl Session {
     }
 
     /// Carries messages until one side ends.
-    pub(crate) async fn carry(&mut self, backend: &mut Channel) -> End {
+    pub async fn carry(&mut self, backend: &mut Channel) -> End {
         match self.carry_on(backend).await {
             End::Backend(_) if self.relay.has_handed_over() => End::HandedOver,
             end => end,
@@ -96,7 +99,7 @@ impl Session {
                         Ok(None) => return End::Backend(BackendError::Gone),
                         Err(error) => return End::Backend(error.into()),
                     };
-                    match self.relay.hear_backend(message) {
+                    match self.relay.process_reply(message) {
                         Ok(message) => if self.frontend.send(&message).await.is_err() {
                             return End::Frontend;
                         },
@@ -108,13 +111,13 @@ impl Session {
     }
 
     /// Brings a fresh backend to where the one before it was, asks it what the VMM waits for, and wakes both sides.
-    pub(crate) async fn resume(&mut self, backend: &mut Channel) -> Result<(), BackendError> {
+    pub async fn resume(&mut self, backend: &mut Channel) -> Result<(), BackendError> {
         for message in self.relay.replay(read_u16) {
             backend.send(&message).await?;
             if self.relay.has_reply(&message) {
                 let reply = answer(backend, message.request).await?;
                 if reply.u64(0) != Some(0) {
-                    return Err(BackendError::RefusedByIt(message.request));
+                    return Err(BackendError::Failed(message.request));
                 }
             }
         }
@@ -129,7 +132,7 @@ impl Session {
     }
 
     /// Answers the VMM in the stead of a backend that will not come back, until it lets go of the device.
-    pub(crate) async fn stand_in(&mut self) -> End {
+    pub async fn stand_in(&mut self) -> End {
         loop {
             if let Some(answer) = self.relay.stand_in()
                 && self.frontend.send(&answer).await.is_err()
@@ -149,11 +152,11 @@ impl Session {
     ) -> Result<Message<Descriptor>, End> {
         match received {
             Ok(Some(message)) => {
-                let heard = self.relay.hear_frontend(message);
+                let passed = self.relay.process_request(message);
                 if self.relay.is_handing_over() {
                     self.leaving.store(true, Ordering::Relaxed);
                 }
-                heard.map_err(|error| End::FrontendFault(error.to_string()))
+                passed.map_err(|error| End::FrontendFault(error.to_string()))
             }
             Ok(None) => Err(End::Frontend),
             Err(error) => Err(End::FrontendFault(error.to_string())),
@@ -162,7 +165,7 @@ impl Session {
 }
 
 /// Asks a backend something harmless: its answer says that it is there, has put its own house in order and serves.
-pub(crate) async fn greet(backend: &mut Channel) -> Result<(), BackendError> {
+pub async fn greet(backend: &mut Channel) -> Result<(), BackendError> {
     backend
         .send(&Message::new(request::GET_FEATURES, Vec::new()))
         .await?;
@@ -174,7 +177,7 @@ pub(crate) async fn greet(backend: &mut Channel) -> Result<(), BackendError> {
 }
 
 async fn answer(backend: &mut Channel, request: u32) -> Result<Message<Descriptor>, BackendError> {
-    let received = tokio::time::timeout(PATIENCE, backend.receive()).await;
+    let received = tokio::time::timeout(REPLY_TIMEOUT, backend.receive()).await;
     match received.map_err(|_| BackendError::Silent)?? {
         Some(reply) if reply.request == request && reply.is_reply() => Ok(reply),
         Some(reply) => Err(Refused::Unasked(reply.request).into()),

@@ -1,0 +1,10 @@
+//! What the launcher needs of Linux and std does not offer, each thing once: processes that die with their parent,
+//! paths resolved without following links, descriptors over a Unix socket, sockets bound anew, programs on PATH.
+//!
+//! Knows nothing of guests, pods or VMMs.
+
+pub mod child;
+pub mod fd_socket;
+pub mod programs;
+pub mod safe_path;
+pub mod unix_socket;
