@@ -293,6 +293,8 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tokio::net::UnixStream;
 
     use super::*;

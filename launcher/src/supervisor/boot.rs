@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use hawser_vmm::assumptions::{self, NEWEST_TESTED, OLDEST, Release};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -17,9 +18,6 @@ use crate::passt;
 use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::take_late_nics;
-
-/// The oldest cloud-hypervisor that is not known to crash or to be exploitable by its guest (CVE-2026-45782).
-const OLDEST: u32 = 52;
 
 /// What the VM is created with.
 pub(super) enum Config {
@@ -147,24 +145,27 @@ pub(super) async fn boot(
     let _ = send.send(message).await;
 }
 
-/// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts. A version that has none is the user's own build.
+/// Refuses a cloud-hypervisor that is too old.
 pub(crate) fn check_version(version: &str) -> Result<(), Failure> {
-    let digits: String = version
-        .trim_start_matches('v')
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    match digits.parse::<u32>() {
-        Ok(major) if major < OLDEST => Err(Failure::new(
+    match assumptions::release(version) {
+        Release::TooOld => Err(Failure::new(
             ExitCode::PodUnfit,
             format!("cloud-hypervisor {version} is too old: v{OLDEST}.0 or newer is needed"),
         )
         .remedy("install a newer release of cloud-hypervisor")),
-        Ok(_) => Ok(()),
-        Err(_) => {
+        Release::Tested => Ok(()),
+        Release::NotTested => {
             tracing::warn!(
-                "cloud-hypervisor's version {:?} says nothing; v{OLDEST}.0 or newer is needed",
-                version
+                event = "cloud-hypervisor-version-not-tested",
+                "hawser was tested with cloud-hypervisor v{NEWEST_TESTED}.x, and this is {version}: live migration relies on \
+                 behaviour that a newer release may have changed"
+            );
+            Ok(())
+        }
+        Release::Unknown => {
+            tracing::warn!(
+                event = "cloud-hypervisor-version-unknown",
+                "cannot parse the version {version:?} of cloud-hypervisor; v{OLDEST}.0 or newer is required"
             );
             Ok(())
         }

@@ -13,18 +13,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use crate::assumptions::MIGRATING;
 use crate::fd_stream::FdStream;
 
-/// An answer that takes longer will not come: the API has one thread, and the slowest request is a boot.
+/// The API has one thread, and the slowest request is a boot.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// No answer that is used is near this.
+/// Bytes. No answer that is used is near this.
 const MAX_BODY: usize = 1 << 20;
 
 /// Why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     #[error("{request}: no answer within {} s", REPLY_TIMEOUT.as_secs())]
-    Silent { request: &'static str },
+    TimedOut { request: &'static str },
     #[error("{request}: connect")]
     Connect {
         request: &'static str,
@@ -43,14 +44,14 @@ pub enum ApiError {
         status: u16,
         body: String,
     },
-    #[error("{request}: an answer that makes no sense: {why}")]
-    Nonsense { request: &'static str, why: String },
+    #[error("{request}: cannot parse the answer: {why}")]
+    Malformed { request: &'static str, why: String },
 }
 
 impl ApiError {
-    /// The VM is lent to a transfer, and may not be changed for the time being.
+    /// cloud-hypervisor is sending the VM, and does not change it meanwhile.
     pub fn is_migrating(&self) -> bool {
-        matches!(self, Self::Refused { body, .. } if body.contains("VM is currently migrating"))
+        matches!(self, Self::Refused { body, .. } if body.contains(MIGRATING))
     }
 }
 
@@ -96,10 +97,10 @@ impl Api {
     pub async fn ping(&self) -> Result<Ping, ApiError> {
         const REQUEST: &str = "vmm.ping";
         let body = self.request(Method::GET, REQUEST, None).await?;
-        serde_json::from_slice(&body).map_err(|error| nonsense(REQUEST, &error))
+        serde_json::from_slice(&body).map_err(|error| malformed(REQUEST, &error))
     }
 
-    /// `config` is a `VmConfig` of `config.rs`, perhaps completed by sidecars.
+    /// `config` is the VM's configuration, as hawser and the sidecars have made it.
     pub async fn create(&self, config: &Value) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.create";
         let body = config.to_string().into_bytes();
@@ -122,15 +123,15 @@ impl Api {
         self.request(Method::PUT, "vm.power-button", None).await.map(drop)
     }
 
-    /// Begins to take a device out; that it is done is told as the event `device-removed`, once the guest has let go.
+    /// Begins to unplug a device. The event `device-removed` reports the end, once the guest has released it.
     pub async fn remove_device(&self, id: &str) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.remove-device";
         let body = serde_json::to_vec(&serde_json::json!({ "id": id }))
-            .map_err(|error| nonsense(REQUEST, &error))?;
+            .map_err(|error| malformed(REQUEST, &error))?;
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
     }
 
-    /// Adds a function to a VM that runs, and tells the guest. `device` is a `DeviceConfig` of `config.rs`.
+    /// Plugs a PCI function into a running VM. `device` is a `DeviceConfig` of the VM's configuration.
     pub async fn add_device(&self, device: &Value) -> Result<(), ApiError> {
         let body = device.to_string().into_bytes();
         self.request(Method::PUT, "vm.add-device", Some(body))
@@ -138,17 +139,17 @@ impl Api {
             .map(drop)
     }
 
-    /// Answered at once; how it goes comes as events.
+    /// Answered at once; events report the outcome.
     pub async fn send_migration(&self, how: &SendMigration) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.send-migration";
-        let body = serde_json::to_vec(how).map_err(|error| nonsense(REQUEST, &error))?;
+        let body = serde_json::to_vec(how).map_err(|error| malformed(REQUEST, &error))?;
         self.request(Method::PUT, REQUEST, Some(body)).await.map(drop)
     }
 
-    /// Answered when it is over, however long that takes; the API is deaf until then.
+    /// Answered when the migration is over, however long that takes; the API does not answer until then.
     pub async fn receive_migration(&self, how: &ReceiveMigration) -> Result<(), ApiError> {
         const REQUEST: &str = "vm.receive-migration";
-        let body = serde_json::to_vec(how).map_err(|error| nonsense(REQUEST, &error))?;
+        let body = serde_json::to_vec(how).map_err(|error| malformed(REQUEST, &error))?;
         self.exchange(Method::PUT, REQUEST, Some(body), Vec::new())
             .await
             .map(drop)
@@ -189,13 +190,13 @@ impl Api {
             .header("Accept", "*/*")
             .header("Content-Type", "application/json")
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| nonsense(request, &error))?;
+            .map_err(|error| malformed(request, &error))?;
         let response = sender.send_request(message).await.map_err(http)?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_BODY)
             .collect()
             .await
-            .map_err(|error| ApiError::Nonsense {
+            .map_err(|error| ApiError::Malformed {
                 request,
                 why: error.to_string(),
             })?
@@ -212,18 +213,18 @@ impl Api {
 }
 
 async fn within<T>(
-    patience: Duration,
+    timeout: Duration,
     request: &'static str,
     exchange: impl Future<Output = Result<T, ApiError>>,
 ) -> Result<T, ApiError> {
-    match tokio::time::timeout(patience, exchange).await {
+    match tokio::time::timeout(timeout, exchange).await {
         Ok(result) => result,
-        Err(_) => Err(ApiError::Silent { request }),
+        Err(_) => Err(ApiError::TimedOut { request }),
     }
 }
 
-fn nonsense(request: &'static str, why: &dyn std::fmt::Display) -> ApiError {
-    ApiError::Nonsense {
+fn malformed(request: &'static str, why: &dyn std::fmt::Display) -> ApiError {
+    ApiError::Malformed {
         request,
         why: why.to_string(),
     }
@@ -234,18 +235,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_vm_that_is_lent_to_a_transfer_is_told_from_other_refusals() {
+    fn a_vm_that_is_being_sent_is_distinguished_from_other_refusals() {
         let refused = |body: &str| ApiError::Refused {
             request: "vm.add-device",
             status: 500,
             body: body.into(),
         };
-        // As cloud-hypervisor 53 says it (VmError::VmMigrating).
+        // Seen with cloud-hypervisor 53.
         let migrating = r#"["Error from API","The device could not be added to the VM","VM is currently migrating and can't be modified"]"#;
         assert!(refused(migrating).is_migrating());
         assert!(!refused(r#"["Error from API","Cannot open a VFIO device"]"#).is_migrating());
         assert!(
-            !ApiError::Silent {
+            !ApiError::TimedOut {
                 request: "vm.add-device"
             }
             .is_migrating()

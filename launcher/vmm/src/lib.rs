@@ -2,6 +2,7 @@
 //! beyond its documented interface. Knows nothing of manifests, pods or the launcher.
 
 pub mod api;
+pub mod assumptions;
 pub mod events;
 mod fd_stream;
 pub mod log;

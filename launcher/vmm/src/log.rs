@@ -1,29 +1,25 @@
-//! What cloud-hypervisor writes to standard error: its log, and at last why it ended. It is passed on as it comes; its
-//! last words are kept, because one question is answered by nothing else.
+//! cloud-hypervisor's standard error: its log, and at its end the error that ended it. Everything is copied as it comes.
+//! The last bytes are kept, because nothing else answers one question.
 //!
-//! While cloud-hypervisor 53 sends a guest, its control loop does not have the VM, and every end that the guest may come
-//! to is an error there: `vmm/src/lib.rs` has it as a follow-up. The process then ends with the exit code of a failure,
-//! also where the guest has powered off; the chain that it prints says which of the two it was.
+//! While cloud-hypervisor sends a guest, its control loop does not have the VM, and every end of the guest is an error
+//! there. The process then ends with the exit code of a failure, also where the guest has powered off; the chain of errors
+//! that it prints says which of the two it was ([`crate::assumptions`]).
 
 use std::io::{self, PipeReader, Read, Write};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// More than the chain of errors takes.
-const LAST_WORDS: usize = 4096;
-/// For what a process that has ended has written to be read.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub use crate::assumptions::GuestEnd;
+use crate::assumptions::guest_end;
+
+/// Bytes; more than the chain of errors takes.
+const MAX_KEPT: usize = 4096;
+/// To read what a process that has ended has written.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A thread, as for the console: only blocking writes suit whatever standard error is.
 #[derive(Debug)]
 pub struct Log(Option<JoinHandle<Vec<u8>>>);
-
-/// What the guest did that cloud-hypervisor could not carry out, since it was sending it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestEnd {
-    ShutDown,
-    Reboot,
-}
 
 impl Log {
     /// Copies until the VMM closes its end.
@@ -33,7 +29,10 @@ impl Log {
             .stack_size(128 << 10)
             .spawn(move || copy(from, io::stderr()));
         if let Err(error) = &spawned {
-            tracing::error!("cloud-hypervisor's log cannot be shown: {error}");
+            tracing::error!(
+                event = "vmm-log-lost",
+                "cannot copy cloud-hypervisor's log: {error}"
+            );
         }
         Self(spawned.ok())
     }
@@ -42,7 +41,7 @@ impl Log {
     pub async fn guest_end(&mut self) -> Option<GuestEnd> {
         let thread = self.0.take()?;
         let joined = tokio::task::spawn_blocking(move || thread.join().unwrap_or_default());
-        let last = tokio::time::timeout(PATIENCE, joined).await.ok()?.ok()?;
+        let last = tokio::time::timeout(READ_TIMEOUT, joined).await.ok()?.ok()?;
         guest_end(&String::from_utf8_lossy(&last))
     }
 }
@@ -67,60 +66,22 @@ fn copy(mut from: impl Read, mut out: impl Write) -> Vec<u8> {
         // Nobody to show it to is no reason to have the VMM wait.
         let _ = out.write_all(bytes);
         last.extend_from_slice(bytes);
-        last.drain(..last.len().saturating_sub(LAST_WORDS));
+        last.drain(..last.len().saturating_sub(MAX_KEPT));
     }
-}
-
-/// As cloud-hypervisor 53 prints it: `Error::VmmShutdown` or `Error::VmReboot`, because of `VmError::VmMigrating`.
-fn guest_end(last_words: &str) -> Option<GuestEnd> {
-    let mut before = "";
-    for line in last_words.lines() {
-        if line.ends_with(": VM is currently migrating and can't be modified") {
-            if before.ends_with(": Error shutting down VMM") {
-                return Some(GuestEnd::ShutDown);
-            }
-            if before.ends_with(": Error rebooting VM") {
-                return Some(GuestEnd::Reboot);
-            }
-        }
-        before = line;
-    }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Seen with cloud-hypervisor 53.
-    fn chain(what: &str) -> String {
-        format!(
-            "cloud-hypervisor:  14.911577s: <migration-worker> WARN:vmm/src/cpu.rs:823 -- vCPU thread did not respond in 990ms to signal - retrying\n\
-             Error: Cloud Hypervisor exited with the following chain of errors:\n  0: VMM thread exited with error\n  1: {what}\n  \
-             2: VM is currently migrating and can't be modified\n"
-        )
-    }
-
-    #[test]
-    fn the_guests_end_is_told_from_failures() {
-        assert_eq!(
-            guest_end(&chain("Error shutting down VMM")),
-            Some(GuestEnd::ShutDown)
-        );
-        assert_eq!(guest_end(&chain("Error rebooting VM")), Some(GuestEnd::Reboot));
-        assert_eq!(guest_end(&chain("Error activating virtio devices")), None);
-        let refused = "[\"Error from API\",\"VM is currently migrating and can't be modified\"]\n";
-        assert_eq!(guest_end(refused), None, "an answer to a request");
-        assert_eq!(guest_end(""), None);
-    }
+    use crate::assumptions::tests::chain;
 
     #[test]
     fn what_is_written_is_passed_on_and_the_last_of_it_kept() {
         let mut shown = Vec::new();
-        let long = "x".repeat(3 * LAST_WORDS) + &chain("Error rebooting VM");
+        let long = "x".repeat(3 * MAX_KEPT) + &chain("Error rebooting VM");
         let last = copy(long.as_bytes(), &mut shown);
         assert_eq!(shown, long.as_bytes());
-        assert_eq!(last.len(), LAST_WORDS);
+        assert_eq!(last.len(), MAX_KEPT);
         assert_eq!(guest_end(&String::from_utf8_lossy(&last)), Some(GuestEnd::Reboot));
     }
 }

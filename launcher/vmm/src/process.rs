@@ -15,13 +15,8 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use crate::api::Api;
+use crate::assumptions::MALLOC_ARENAS;
 use crate::events::Events;
-
-/// glibc lets a process have eight heaps for its threads before it asks how many processors there are, by reading a file
-/// of /sys in whichever thread happens to want the ninth. Where that is the one that writes events, cloud-hypervisor 53
-/// ends by SIGSYS and the guest with it: its filter does not let this thread open files. With a limit nobody asks. musl
-/// has one heap and does not know the variable.
-const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "8");
 
 /// A started VMM and the ends of its channels.
 #[derive(Debug)]
@@ -80,7 +75,7 @@ pub fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError> {
         .arg("--event-monitor")
         .arg(format!("fd={}", events_end.as_raw_fd()))
         .env_clear()
-        .env(ARENAS.0, ARENAS.1)
+        .env(MALLOC_ARENAS.0, MALLOC_ARENAS.1)
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(OwnedFd::from(console_end))

@@ -4,13 +4,15 @@ use std::{fs, io};
 
 use nix::unistd::Pid;
 
+use crate::assumptions::VCPU_THREAD;
+
 /// How many threads of vCPUs there are. cloud-hypervisor names them `vcpu0`, `vcpu1`, … and waits until they all run
 /// before it goes on, on a restored guest as on a new one.
 pub fn vcpus(vmm: Pid) -> io::Result<usize> {
     let mut vcpus = 0_usize;
     for thread in fs::read_dir(format!("/proc/{vmm}/task"))? {
         match fs::read_to_string(thread?.path().join("comm")) {
-            Ok(name) if name.starts_with("vcpu") => vcpus = vcpus.saturating_add(1),
+            Ok(name) if name.starts_with(VCPU_THREAD) => vcpus = vcpus.saturating_add(1),
             Ok(_) => {}
             // It has ended since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

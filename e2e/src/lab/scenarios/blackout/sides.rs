@@ -169,7 +169,7 @@ impl Bare {
         }
         let mut command = inside(pod, &program("vmm", "cloud-hypervisor"))?;
         command
-            // As hawser has it: without, this side ends by SIGSYS in some rounds (launcher/src/vmm/process.rs).
+            // As hawser has it: without, this side ends by SIGSYS in some rounds (launcher/vmm/src/assumptions.rs).
             .env("MALLOC_ARENA_MAX", "8")
             .args(["--api-socket", &format!("path={}", socket.display())])
             .args(["--event-monitor", &format!("path={}", events.display())]);
