@@ -93,77 +93,41 @@ const CORE: &[Scenario<Lab>] = &[
         name: "devices_host_functions_shared_file_systems_and_vsock",
         run: devices::all,
     },
+    Scenario {
+        name: "debian_networkd_from_a_disk_with_cloud_init",
+        run: debian::networkd,
+    },
 ];
 
 /// What else there is to each of them.
 const MORE: &[Scenario<Lab>] = &[
     Scenario {
-        name: "masquerade_listed_ports_only",
-        run: masquerade::listed_ports_only,
-    },
-    Scenario {
         name: "masquerade_two_cpus_multi_queue",
         run: masquerade::multi_queue,
-    },
-    Scenario {
-        name: "bridge_two_cpus_multi_queue",
-        run: bridge::multi_queue,
     },
     Scenario {
         name: "masquerade_lease_renewed_released_and_rebooted",
         run: leases::masquerade,
     },
     Scenario {
-        name: "bridge_lease_renewed_released_and_rebooted",
-        run: leases::bridge,
-    },
-    Scenario {
         name: "masquerade_and_bridge_on_a_secondary_network_by_cni",
         run: secondary::masquerade_and_bridge,
-    },
-    Scenario {
-        name: "passt_killed_lease_released_and_rebooted",
-        run: passt::killed_released_rebooted,
     },
     Scenario {
         name: "passt_given_up_takes_the_nic_out",
         run: passt::given_up,
     },
     Scenario {
-        name: "passt_all_ports",
-        run: passt::all_ports,
-    },
-    Scenario {
-        name: "passt_refuses_a_low_port",
-        run: passt::low_port_refused,
-    },
-    Scenario {
         name: "passt_without_a_user_namespace",
         run: passt::without_user_namespace,
-    },
-    Scenario {
-        name: "sriov_two_guests_reach_one_another",
-        run: sriov::two_guests,
-    },
-    Scenario {
-        name: "sriov_two_functions_in_one_guest",
-        run: sriov::two_functions,
     },
     Scenario {
         name: "sriov_beside_masquerade",
         run: sriov::beside_masquerade,
     },
     Scenario {
-        name: "sriov_vlan_of_the_physical_function",
-        run: sriov::vlan,
-    },
-    Scenario {
         name: "sriov_what_is_unfit_is_said_and_nothing_touched",
         run: sriov_unfit::each_thing,
-    },
-    Scenario {
-        name: "plugin_tap_by_a_cni_plugin",
-        run: plugins::cni_tap,
     },
     Scenario {
         name: "plugin_managed_tap_and_the_networks_own_server",
@@ -174,16 +138,8 @@ const MORE: &[Scenario<Lab>] = &[
         run: lifecycle::sigterm,
     },
     Scenario {
-        name: "guest_powers_off",
-        run: lifecycle::guest_powers_off,
-    },
-    Scenario {
         name: "restart_after_kill_converges",
         run: lifecycle::restart_after_kill,
-    },
-    Scenario {
-        name: "teardown_leaves_the_pod_as_found",
-        run: lifecycle::teardown,
     },
     Scenario {
         name: "net_admin_only_and_proc_sys_read_only",
@@ -198,32 +154,16 @@ const MORE: &[Scenario<Lab>] = &[
         run: privileges::init_container,
     },
     Scenario {
-        name: "sidecar_killed_is_reported",
-        run: sidecar::killed,
-    },
-    Scenario {
         name: "sidecar_that_lies_is_refused",
         run: sidecar::lies,
-    },
-    Scenario {
-        name: "migration_wrong_certificate_and_plain_tcp",
-        run: migration::wrong_certificate,
     },
     Scenario {
         name: "migration_passt_at_the_same_address",
         run: migration_passt::at_the_same_address,
     },
     Scenario {
-        name: "migration_passt_that_fails",
-        run: migration_passt::failures,
-    },
-    Scenario {
         name: "migration_target_killed",
         run: migration::target_killed,
-    },
-    Scenario {
-        name: "migration_masquerade_at_the_same_address",
-        run: migration_network::masquerade_at_the_same_address,
     },
     Scenario {
         name: "migration_bridge_on_the_pod_network",
@@ -234,12 +174,85 @@ const MORE: &[Scenario<Lab>] = &[
         run: migration_faults::each,
     },
     Scenario {
-        name: "migration_guest_that_ends_in_the_middle",
-        run: migration_faults::guest_ends,
-    },
-    Scenario {
         name: "migration_sriov_guest_that_refuses",
         run: migration_sriov::refuses,
+    },
+];
+
+/// What the names of scenarios with a whole Debian begin with: their images are made, and part of the payload, only where one
+/// of them is run.
+pub(crate) const DEBIAN: &str = "debian_";
+
+/// The longer set: run by `cargo e2e lab`, and not by `cargo e2e test`, where time is short and these prove little that
+/// the others do not.
+pub(crate) const LONGER: &[Scenario<Lab>] = &[
+    Scenario {
+        name: "masquerade_listed_ports_only",
+        run: masquerade::listed_ports_only,
+    },
+    Scenario {
+        name: "bridge_two_cpus_multi_queue",
+        run: bridge::multi_queue,
+    },
+    Scenario {
+        name: "bridge_lease_renewed_released_and_rebooted",
+        run: leases::bridge,
+    },
+    Scenario {
+        name: "passt_killed_lease_released_and_rebooted",
+        run: passt::killed_released_rebooted,
+    },
+    Scenario {
+        name: "passt_all_ports",
+        run: passt::all_ports,
+    },
+    Scenario {
+        name: "passt_refuses_a_low_port",
+        run: passt::low_port_refused,
+    },
+    Scenario {
+        name: "sriov_two_guests_reach_one_another",
+        run: sriov::two_guests,
+    },
+    Scenario {
+        name: "sriov_two_functions_in_one_guest",
+        run: sriov::two_functions,
+    },
+    Scenario {
+        name: "sriov_vlan_of_the_physical_function",
+        run: sriov::vlan,
+    },
+    Scenario {
+        name: "plugin_tap_by_a_cni_plugin",
+        run: plugins::cni_tap,
+    },
+    Scenario {
+        name: "guest_powers_off",
+        run: lifecycle::guest_powers_off,
+    },
+    Scenario {
+        name: "teardown_leaves_the_pod_as_found",
+        run: lifecycle::teardown,
+    },
+    Scenario {
+        name: "sidecar_killed_is_reported",
+        run: sidecar::killed,
+    },
+    Scenario {
+        name: "migration_wrong_certificate_and_plain_tcp",
+        run: migration::wrong_certificate,
+    },
+    Scenario {
+        name: "migration_passt_that_fails",
+        run: migration_passt::failures,
+    },
+    Scenario {
+        name: "migration_masquerade_at_the_same_address",
+        run: migration_network::masquerade_at_the_same_address,
+    },
+    Scenario {
+        name: "migration_guest_that_ends_in_the_middle",
+        run: migration_faults::guest_ends,
     },
     Scenario {
         name: "migration_plugin_tap_of_the_same_name_and_mac",
@@ -249,18 +262,6 @@ const MORE: &[Scenario<Lab>] = &[
         name: "migration_plugin_that_declares_none",
         run: migration_plugins::undeclared,
     },
-];
-
-/// What the names of scenarios with a whole Debian begin with: their images are made, and part of the payload, only where one
-/// of them is run.
-pub(crate) const DEBIAN: &str = "debian_";
-
-/// Whole Debian systems.
-const SYSTEMS: &[Scenario<Lab>] = &[
-    Scenario {
-        name: "debian_networkd_from_a_disk_with_cloud_init",
-        run: debian::networkd,
-    },
     Scenario {
         name: "debian_dhcpcd_from_a_disk",
         run: debian::dhcpcd,
@@ -269,11 +270,6 @@ const SYSTEMS: &[Scenario<Lab>] = &[
         name: "debian_ifupdown_and_dhclient_from_a_disk",
         run: debian::ifupdown,
     },
-];
-
-/// The longer set: run by `cargo e2e lab`, and not by `cargo e2e test`, where time is short and these prove little that
-/// the others do not.
-pub(crate) const LONGER: &[Scenario<Lab>] = &[
     Scenario {
         name: "debian_networkmanager_from_a_disk",
         run: debian::network_manager,
@@ -320,7 +316,7 @@ pub(crate) fn unsteady(name: &str) -> Option<&'static str> {
 
 /// What `cargo e2e test` runs, in this order.
 pub(crate) fn usual() -> impl Iterator<Item = &'static Scenario<Lab>> {
-    CORE.iter().chain(SYSTEMS).chain(MORE)
+    CORE.iter().chain(MORE)
 }
 
 pub(crate) fn find(name: &str) -> Option<&'static Scenario<Lab>> {
