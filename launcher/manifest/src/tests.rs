@@ -4,6 +4,7 @@ mod accepted;
 mod devices;
 mod disks;
 mod input;
+mod limits;
 mod plugins;
 mod refused;
 mod refused_disks;

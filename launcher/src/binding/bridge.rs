@@ -23,7 +23,7 @@ use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
 use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop, Migration};
-use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
+use super::{only_v4, only_v6, pod_interface, queue_pairs, search_list, tap_nic};
 use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface};
 
@@ -32,12 +32,8 @@ use crate::spec::{GuestSpec, Interface};
 const SERVER_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
 /// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<String>> {
-    let refusals = refuse_unheeded(interface);
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
-    Ok(tap_nic(guest, interface, Wiring::Bridge))
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
+    tap_nic(guest, interface, Wiring::Bridge)
 }
 
 /// What the guest is told; nothing where the pod's interface has no address.

@@ -11,24 +11,12 @@
 use hawser_netsetup::{Nic, Wiring};
 
 use super::explain::{Explanation, Hop, Migration};
-use super::{pod_interface, queue_pairs, refuse_unheeded, tap_nic};
-use crate::spec::{Binding, DomainAttachment, GuestSpec, Interface};
+use super::{pod_interface, queue_pairs, tap_nic};
+use crate::spec::{GuestSpec, Interface};
 
 /// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<String>> {
-    let mut refusals = refuse_unheeded(interface);
-    if let Binding::Plugin { name, plugin } = &interface.binding
-        && plugin.domain_attachment_type != Some(DomainAttachment::ManagedTap)
-    {
-        refusals.push(format!(
-            "{}.state: down is not possible here: the NIC's device is that of the plugin {name}",
-            interface.path
-        ));
-    }
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
-    Ok(tap_nic(guest, interface, Wiring::Down))
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
+    tap_nic(guest, interface, Wiring::Down)
 }
 
 /// What is asked about this interface.
@@ -89,30 +77,13 @@ mod tests {
             "binding: {name: managed}",
         ] {
             let guest = guest(binding, &registry);
-            let spec = net_spec(&guest, OWNER).unwrap();
+            let spec = net_spec(&guest, OWNER);
             assert_eq!(spec.nics[0].wiring, Wiring::Down, "{binding}");
             assert_eq!(spec.nics[0].tap, "tap0");
             assert!(needs_tap(&guest), "{binding}");
             assert_eq!(notes(&guest), [""; 0], "{binding}");
             let explained = crate::binding::explain(&guest, &[]);
             assert!(explained[0].ip_from.starts_with("nobody"), "{explained:?}");
-        }
-    }
-
-    #[test]
-    fn a_device_of_somebody_elses_is_refused() {
-        let registry = parse(
-            "proxy: {sidecarImage: i}\nmacvtap: {domainAttachmentType: tap}",
-            "FILE",
-        )
-        .unwrap();
-        for name in ["proxy", "macvtap"] {
-            let guest = guest(&format!("binding: {{name: {name}}}"), &registry);
-            let refused = net_spec(&guest, OWNER).unwrap_err().to_string();
-            assert!(
-                refused.contains("interfaces[0].state: down is not possible here"),
-                "{refused}"
-            );
         }
     }
 }

@@ -14,7 +14,7 @@ use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Masquerade, Nic, PortRange, 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::explain::{Explanation, Hop, Migration, ports_text};
-use super::{only_v4, only_v6, pod_interface, queue_pairs, refuse_unheeded, search_list, tap_nic};
+use super::{only_v4, only_v6, pod_interface, queue_pairs, search_list, tap_nic};
 use crate::pod::resolv::Resolv;
 use crate::spec::{self, GuestSpec, Interface, NetworkSource};
 
@@ -23,11 +23,7 @@ const V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
 const V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
 /// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<String>> {
-    let refusals = refuse_unheeded(interface);
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
     let (v4, v6) = networks(interface);
     let v6_required = matches!(
         interface.network.source,
@@ -43,7 +39,7 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<S
         ports: ports(&interface.ports),
         istio: guest.istio,
     });
-    Ok(tap_nic(guest, interface, wiring))
+    tap_nic(guest, interface, wiring)
 }
 
 /// The manifest's guest networks, else KubeVirt's.
@@ -194,22 +190,9 @@ mod tests {
     #[test]
     fn eight_queue_pairs_at_most_and_one_where_the_manifest_says_so() {
         let mut spec = guest("");
-        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 8);
+        assert_eq!(nic(&spec, &spec.interfaces[0]).queue_pairs, 8);
         spec.network_interface_multiqueue = Some(false);
-        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 1);
-    }
-
-    #[test]
-    fn what_cloud_hypervisor_cannot_do_is_refused_by_its_field() {
-        let spec = guest(", acpiIndex: 3, pciAddress: '0000:01:00.0'");
-        let refusals = nic(&spec, &spec.interfaces[0]).unwrap_err();
-        assert_eq!(refusals.len(), 2, "{refusals:?}");
-        for (refusal, field) in refusals.iter().zip(["acpiIndex", "pciAddress"]) {
-            assert!(
-                refusal.starts_with(&format!("spec.domain.devices.interfaces[0].{field}: ")),
-                "{refusal}"
-            );
-        }
+        assert_eq!(nic(&spec, &spec.interfaces[0]).queue_pairs, 1);
     }
 
     #[test]

@@ -18,7 +18,6 @@ use std::path::Path;
 use hawser_dhcp::Lease;
 use hawser_netsetup::{CniNic, GuestNic, NetSpec, Nic, Owner};
 
-use crate::error::{ExitCode, Failure};
 use crate::migration::{NicDescription, VfDescription};
 use crate::passt::Frontend;
 use crate::pod::networks::pod_interface;
@@ -33,39 +32,20 @@ pub(crate) use place::tagged;
 pub(crate) use plugin::cni_specs;
 
 /// What every interface of the guest wants from the pod's namespace.
-pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> Result<NetSpec, Failure> {
-    let mut nics = Vec::new();
-    let mut refusals = Vec::new();
-    for interface in &guest.interfaces {
-        let nic = match &interface.binding {
-            _ if interface.state == LinkState::Down => down::nic(guest, interface).map(Some),
-            Binding::Masquerade => masquerade::nic(guest, interface).map(Some),
-            Binding::Bridge => bridge::nic(guest, interface).map(Some),
-            Binding::Plugin { plugin, .. } if plugin.domain_attachment_type.is_none() => {
-                sidecar::nic(interface)
-            }
-            Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
-            Binding::Passt => passt::nic(guest, interface).map(Some),
-            // Wants nothing from the namespace.
-            Binding::Sriov => match sriov::refusals(interface) {
-                refusals if refusals.is_empty() => Ok(None),
-                refusals => Err(refusals),
-            },
-        };
-        match nic {
-            Ok(nic) => nics.extend(nic),
-            Err(reasons) => refusals.extend(reasons),
-        }
+pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> NetSpec {
+    let nic = |interface: &Interface| match &interface.binding {
+        _ if interface.state == LinkState::Down => Some(down::nic(guest, interface)),
+        Binding::Masquerade => Some(masquerade::nic(guest, interface)),
+        Binding::Bridge => Some(bridge::nic(guest, interface)),
+        Binding::Passt => Some(passt::nic(guest, interface)),
+        Binding::Plugin { plugin, .. } => plugin::nic(guest, interface, plugin),
+        // Wants nothing from the namespace.
+        Binding::Sriov => None,
+    };
+    NetSpec {
+        nics: guest.interfaces.iter().filter_map(nic).collect(),
+        owner,
     }
-    if refusals.is_empty() {
-        return Ok(NetSpec { nics, owner });
-    }
-    let mut text = String::from("the manifest is refused");
-    for refusal in refusals {
-        text.push_str("\n  ");
-        text.push_str(&refusal);
-    }
-    Err(Failure::new(ExitCode::Manifest, text))
 }
 
 /// Every interface with what the plan made of it, or with the device that was found for it, in the manifest's order.
@@ -289,21 +269,6 @@ fn queue_pairs(guest: &GuestSpec) -> u16 {
         return 1;
     }
     u16::try_from(guest.vcpus.clamp(1, MOST)).unwrap_or(1)
-}
-
-/// Fields that cloud-hypervisor's virtio-net has no counterpart for.
-fn refuse_unheeded(interface: &Interface) -> Vec<String> {
-    let path = &interface.path;
-    let mut refusals = Vec::new();
-    if interface.acpi_index.is_some() {
-        refusals.push(format!(
-            "{path}.acpiIndex: not supported: cloud-hypervisor gives NICs no ACPI index"
-        ));
-    }
-    if let Some(problem) = interface.pci_address.and_then(place::misplaced) {
-        refusals.push(format!("{path}.pciAddress: {problem}"));
-    }
-    refusals
 }
 
 /// The whole line of a nic spec that bindings over a TAP share.

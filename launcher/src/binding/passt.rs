@@ -13,57 +13,23 @@
 use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
 
 use super::explain::{Explanation, Hop, Migration, ports_text};
-use super::{pod_interface, refuse_unheeded, search_list, tap_nic};
+use super::{pod_interface, search_list, tap_nic};
 use crate::passt::{Command, forwards_all_text};
 use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface};
 
-/// passt's own hardware address, from which the guest hears everything.
-const PASST_MAC: [u8; 6] = [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55];
-
 /// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Result<Nic, Vec<String>> {
-    let mut refusals = refuse_unheeded(interface);
-    refusals.extend(refuse_dhcp_options(interface));
-    if interface.mac.is_some_and(|mac| mac.0 == PASST_MAC) {
-        refusals.push(format!(
-            "{}.macAddress: passt's own, found 9a:55:9a:55:9a:55",
-            interface.path
-        ));
-    }
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
     let ports = &interface.ports;
     let lowest = ports.list.iter().map(|range| range.first).min();
     let wiring = Wiring::Passt(Passt {
         lowest_port: if ports.all { Some(1) } else { lowest },
         all_ports: ports.all,
     });
-    Ok(Nic {
+    Nic {
         queue_pairs: 1,
         ..tap_nic(guest, interface, wiring)
-    })
-}
-
-/// passt's DHCP server says what it says.
-fn refuse_dhcp_options(interface: &Interface) -> Vec<String> {
-    let options = &interface.dhcp_options;
-    let written = [
-        ("ntpServers", !options.ntp_servers.is_empty()),
-        ("tftpServerName", options.tftp_server_name.is_some()),
-        ("bootFileName", options.boot_file_name.is_some()),
-        ("privateOptions", !options.private_options.is_empty()),
-    ];
-    let refused = written.into_iter().filter(|(_, is)| *is);
-    refused
-        .map(|(field, _)| {
-            format!(
-                "{}.dhcpOptions.{field}: not with passt, whose DHCP server has no such option: use masquerade or bridge",
-                interface.path
-            )
-        })
-        .collect()
+    }
 }
 
 /// What to run; none where the plan is not passt's.
@@ -156,18 +122,13 @@ mod tests {
         crate::spec::load(&manifest).unwrap().spec
     }
 
-    fn refusals(interface: &str) -> Vec<String> {
-        let spec = guest(interface, "");
-        nic(&spec, &spec.interfaces[0]).unwrap_err()
-    }
-
     #[test]
     fn one_queue_pair_whatever_is_asked_and_that_is_said_when_asked() {
         let spec = guest("", "");
-        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 1);
+        assert_eq!(nic(&spec, &spec.interfaces[0]).queue_pairs, 1);
         assert!(notes(&spec, &spec.interfaces[0]).is_empty());
         let spec = guest("", ", networkInterfaceMultiqueue: true");
-        assert_eq!(nic(&spec, &spec.interfaces[0]).unwrap().queue_pairs, 1);
+        assert_eq!(nic(&spec, &spec.interfaces[0]).queue_pairs, 1);
         let notes = notes(&spec, &spec.interfaces[0]);
         assert!(notes[0].contains("networkInterfaceMultiqueue"), "{notes:?}");
     }
@@ -176,7 +137,7 @@ mod tests {
     fn the_lowest_port_is_what_the_pod_has_to_allow() {
         let lowest = |ports: &str| {
             let spec = guest(ports, "");
-            match nic(&spec, &spec.interfaces[0]).unwrap().wiring {
+            match nic(&spec, &spec.interfaces[0]).wiring {
                 Wiring::Passt(passt) => (passt.lowest_port, passt.all_ports),
                 other => panic!("{other:?}"),
             }
@@ -186,32 +147,6 @@ mod tests {
             lowest(", ports: [{port: 8080}, {port: 53, protocol: UDP}]"),
             (Some(53), false)
         );
-    }
-
-    #[test]
-    fn what_passt_cannot_say_is_refused_by_its_field() {
-        let refusals = refusals(
-            ", dhcpOptions: {ntpServers: [192.0.2.1], tftpServerName: t, bootFileName: b, privateOptions: [{option: 240, \
-             value: x}]}",
-        );
-        let fields = ["ntpServers", "tftpServerName", "bootFileName", "privateOptions"];
-        assert_eq!(refusals.len(), fields.len(), "{refusals:?}");
-        for (refusal, field) in refusals.iter().zip(fields) {
-            let path = format!("spec.domain.devices.interfaces[0].dhcpOptions.{field}: not with passt");
-            assert!(refusal.starts_with(&path), "{refusal}");
-        }
-    }
-
-    #[test]
-    fn what_cloud_hypervisor_cannot_do_and_passts_own_mac_are_refused() {
-        let refusals = refusals(", acpiIndex: 3, macAddress: '9a:55:9a:55:9a:55'");
-        assert_eq!(refusals.len(), 2, "{refusals:?}");
-        for (refusal, field) in refusals.iter().zip(["acpiIndex", "macAddress"]) {
-            assert!(
-                refusal.starts_with(&format!("spec.domain.devices.interfaces[0].{field}: ")),
-                "{refusal}"
-            );
-        }
     }
 
     #[test]

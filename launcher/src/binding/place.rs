@@ -8,25 +8,10 @@
 
 use super::Attachment;
 use crate::disks::TaggedDevice;
-use crate::spec::{CloudInitSource, GuestSpec, Interface, PciAddress, VolumeSource};
+use crate::spec::{CloudInitSource, GuestSpec, Interface, PCI_SEGMENTS, PciAddress, VolumeSource};
 
-/// cloud-hypervisor's most.
-const SEGMENTS: u16 = 96;
 /// Of a segment; the host bridge has the first.
 const SLOTS: u8 = 32;
-
-/// Why the guest's PCI has no such place.
-pub(crate) fn misplaced(wanted: PciAddress) -> Option<String> {
-    if wanted.bus != 0 || wanted.function != 0 {
-        return Some(format!(
-            "cloud-hypervisor has bus 00 and function 0 alone, found {wanted}"
-        ));
-    }
-    if wanted.domain >= SEGMENTS {
-        return Some(format!("cloud-hypervisor has domains up to {:04x}", SEGMENTS - 1));
-    }
-    (wanted.slot == 0).then(|| format!("slot 00 is the host bridge's, found {wanted}"))
-}
 
 /// Whether the guest has somewhere to read of its tags, and any.
 pub(crate) fn are_told(guest: &GuestSpec) -> bool {
@@ -206,16 +191,5 @@ mod tests {
         let guest = guest(TAGGED, "cloudInitNoCloud");
         assert!(!are_told(&guest));
         assert_eq!(places(&devices(&guest)), [None, None, None]);
-    }
-
-    #[test]
-    fn places_that_the_guests_pci_has_not() {
-        let problem = |address: &str| misplaced(address.parse().unwrap());
-        for address in ["0000:81:01.0", "0000:00:01.1", "0060:00:01.0", "0000:00:00.0"] {
-            assert!(problem(address).is_some(), "{address}");
-        }
-        for address in ["0000:00:01.0", "005f:00:1f.0"] {
-            assert_eq!(problem(address), None);
-        }
     }
 }

@@ -15,33 +15,19 @@ use hawser_netsetup::{CniDevice, CniNic, CniSpec, Nic, Wiring, bridge_name, tap_
 
 use super::attachment::{Attachment, Device};
 use super::explain::{Explanation, Hop, Migration};
-use super::{pod_interface, queue_pairs, refuse_unheeded, tap_nic};
+use super::{pod_interface, queue_pairs, tap_nic};
 use crate::pod::networks::possible_names;
 use crate::spec::{
-    self, Binding, DhcpOptions, DomainAttachment, DownwardApi, GuestSpec, Interface, MigrationMethod, Plugin,
+    self, Binding, DomainAttachment, DownwardApi, GuestSpec, Interface, MigrationMethod, Plugin,
 };
 use crate::vmm::config::NetConfig;
 
 /// What this interface wants from the pod's namespace; nothing where the device is a CNI plugin's.
-pub(super) fn nic(
-    guest: &GuestSpec,
-    interface: &Interface,
-    plugin: &Plugin,
-) -> Result<Option<Nic>, Vec<String>> {
-    let mut refusals = refuse_unheeded(interface);
-    if interface.dhcp_options != DhcpOptions::default() {
-        refusals.push(format!(
-            "{}.dhcpOptions: hawser serves no DHCP to a NIC of a binding plugin",
-            interface.path
-        ));
-    }
-    if !refusals.is_empty() {
-        return Err(refusals);
-    }
-    Ok(match plugin.domain_attachment_type {
+pub(super) fn nic(guest: &GuestSpec, interface: &Interface, plugin: &Plugin) -> Option<Nic> {
+    match plugin.domain_attachment_type {
         Some(DomainAttachment::ManagedTap) => Some(tap_nic(guest, interface, Wiring::ManagedTap)),
         Some(DomainAttachment::Tap) | None => None,
-    })
+    }
 }
 
 /// The interfaces whose device a CNI plugin has made.
@@ -279,30 +265,12 @@ wire: {domainAttachmentType: managedTap, migration: {}}
 
     #[test]
     fn only_a_managed_tap_is_wired() {
-        let net = super::super::net_spec(&usual(), hawser_netsetup::Owner { uid: 107, gid: 107 }).unwrap();
+        let net = super::super::net_spec(&usual(), hawser_netsetup::Owner { uid: 107, gid: 107 });
         assert_eq!(net.nics.len(), 1);
         assert_eq!(
             (net.nics[0].name.as_str(), &net.nics[0].wiring),
             ("red", &Wiring::ManagedTap)
         );
-    }
-
-    #[test]
-    fn what_is_not_heeded_is_refused_by_its_field() {
-        let guest = guest(
-            "binding: {name: wire}, dhcpOptions: {ntpServers: [192.0.2.1]}",
-            "binding: {name: still}, acpiIndex: 1, state: down",
-        );
-        let said = super::super::net_spec(&guest, hawser_netsetup::Owner { uid: 107, gid: 107 })
-            .unwrap_err()
-            .to_string();
-        for line in [
-            "spec.domain.devices.interfaces[1].dhcpOptions: hawser serves no DHCP to a NIC of a binding plugin",
-            "spec.domain.devices.interfaces[2].acpiIndex: ",
-            "spec.domain.devices.interfaces[2].state: ",
-        ] {
-            assert!(said.contains(line), "{said}");
-        }
     }
 
     fn found(device: CniDevice) -> CniNic {

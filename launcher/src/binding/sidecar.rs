@@ -1,23 +1,12 @@
 //! A binding plugin with a sidecar and no attachment: hawser touches nothing in the pod for it and serves the guest
 //! nothing. The VM gets a NIC with a name and a MAC, and the sidecar says what is behind it (docs/hooks.md).
 
-use hawser_netsetup::Nic;
 use sha2::{Digest, Sha256};
 
 use super::explain::{Explanation, Hop};
-use super::{Attachment, Device, plugin, pod_interface, refuse_unheeded};
+use super::{Attachment, Device, plugin, pod_interface};
 use crate::spec::{GuestSpec, Interface, Mac, Plugin};
 use crate::vmm::config::NetConfig;
-
-/// Nothing of the pod's. Fields of the manifest that nobody would heed are refused.
-pub(super) fn nic(interface: &Interface) -> Result<Option<Nic>, Vec<String>> {
-    let refusals = refuse_unheeded(interface);
-    if refusals.is_empty() {
-        Ok(None)
-    } else {
-        Err(refusals)
-    }
-}
 
 /// The NIC, before the sidecar has seen it.
 pub(super) fn attachment(guest: &GuestSpec, interface: &Interface) -> Attachment {

@@ -12,37 +12,11 @@
 //!   target pod's own after.
 
 use super::explain::{Explanation, Hop, Migration};
-use super::place::misplaced;
 use super::{Attachment, Device};
 use crate::pod::pci::Access;
 use crate::pod::pci::Vf;
-use crate::spec::{DhcpOptions, Interface};
+use crate::spec::Interface;
 use crate::vmm::config::DeviceConfig;
-
-/// What of this interface cannot be heeded.
-pub(super) fn refusals(interface: &Interface) -> Vec<String> {
-    let path = &interface.path;
-    let mut refusals = Vec::new();
-    if interface.acpi_index.is_some() {
-        refusals.push(format!(
-            "{path}.acpiIndex: not supported: cloud-hypervisor gives NICs no ACPI index"
-        ));
-    }
-    if interface.boot_order.is_some() {
-        refusals.push(format!(
-            "{path}.bootOrder: not supported: cloud-hypervisor boots from no VF"
-        ));
-    }
-    if interface.dhcp_options != DhcpOptions::default() {
-        refusals.push(format!(
-            "{path}.dhcpOptions: not possible on SR-IOV: the VF's network has its own server, or none"
-        ));
-    }
-    if let Some(problem) = interface.pci_address.and_then(misplaced) {
-        refusals.push(format!("{path}.pciAddress: {problem}"));
-    }
-    refusals
-}
 
 /// The VM's device.
 pub(super) fn attachment(vf: &Vf, access: Access) -> Attachment {
@@ -88,7 +62,3 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
             .into(),
     }
 }
-
-#[cfg(test)]
-#[path = "sriov_tests.rs"]
-mod tests;

@@ -48,14 +48,8 @@ fn kernel_files(places: &Places, boot: &KernelBoot) -> Result<KernelFiles, Failu
     let of = format!("{}.container", boot.path);
     let directory = places.image(KERNEL_BOOT);
     let file = |field: &str, path: &str| resolve(&directory, path, &format!("{of}.{field}"));
-    let Some(kernel) = &boot.kernel_path else {
-        return Err(Failure::new(
-            ExitCode::Manifest,
-            format!("{of}.kernelPath: required: an initrd cannot boot without a kernel"),
-        ));
-    };
     Ok(KernelFiles {
-        kernel: file("kernelPath", kernel)?,
+        kernel: file("kernelPath", &boot.kernel_path)?,
         initrd: boot
             .initrd_path
             .as_deref()

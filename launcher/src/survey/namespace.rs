@@ -27,10 +27,7 @@ pub(crate) type Descriptors = BTreeMap<String, Vec<OwnedFd>>;
 
 /// Reads the namespace and plans the wiring.
 pub(super) fn network(guest: &GuestSpec, owner: Owner) -> Part<Network> {
-    let net = match binding::net_spec(guest, owner) {
-        Ok(net) => net,
-        Err(failure) => return Part::bad(failure),
-    };
+    let net = binding::net_spec(guest, owner);
     let mut notes = Vec::new();
     let network = block_on(look(guest, &net, &mut notes));
     Part::or_bad(network).with_notes(notes)

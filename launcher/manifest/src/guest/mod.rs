@@ -103,7 +103,7 @@ pub struct KernelBoot {
     /// `container.image` as written; for messages only, the pod has it mounted already.
     pub image: String,
     /// Absolute, without `..`, inside the kernel-boot image.
-    pub kernel_path: Option<String>,
+    pub kernel_path: String,
     /// Absolute, without `..`, inside the kernel-boot image.
     pub initrd_path: Option<String>,
     /// The guest's kernel command line: data for the VMM's configuration, never an argument of a process.

@@ -92,6 +92,11 @@ fn kernel(domain: &v1::Domain, raw: &Value, report: &mut Report) -> Option<Kerne
             of.clone(),
             "at least one of kernelPath and initrdPath is required",
         );
+    } else if !named("kernelPath") {
+        report.refuse(
+            of.key("kernelPath"),
+            "required: an initrd cannot boot without a kernel",
+        );
     }
     let args = given(&boot.kernel_args).unwrap_or_default();
     if !args.is_empty() && !named("kernelPath") {
@@ -100,11 +105,13 @@ fn kernel(domain: &v1::Domain, raw: &Value, report: &mut Report) -> Option<Kerne
     if args.chars().any(char::is_control) {
         report.refuse(path.key("kernelArgs"), "control characters are not allowed");
     }
+    let kernel = kernel.and_then(|kernel| file_path(kernel, of.key("kernelPath"), report));
+    let initrd = initrd.and_then(|initrd| file_path(initrd, of.key("initrdPath"), report));
     Some(KernelBoot {
         path: report.in_place(path).to_string(),
         image: container.image.clone()?,
-        kernel_path: kernel.and_then(|kernel| file_path(kernel, of.key("kernelPath"), report)),
-        initrd_path: initrd.and_then(|initrd| file_path(initrd, of.key("initrdPath"), report)),
+        kernel_path: kernel?,
+        initrd_path: initrd,
         kernel_args: args.to_owned(),
     })
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use super::{names, networks, ports};
+use super::{limits, names, networks, ports};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
 use crate::guest::{Binding, DhcpOptions, Interface, LinkState, Mac, Model, Network, NetworkSource, Ports};
@@ -159,9 +159,9 @@ fn one(
     let state = state(interface, network, &path, report);
     let ports = ports::resolve(interface, &path, report);
     let dhcp_options = dhcp_options(interface.dhcp_options.as_ref(), &path.key("dhcpOptions"), report);
-    Some(Interface {
+    let interface = Interface {
         index,
-        path: report.in_place(path).to_string(),
+        path: report.in_place(path.clone()).to_string(),
         name: interface.name.clone()?,
         network: network?.clone(),
         binding: binding?,
@@ -174,7 +174,9 @@ fn one(
         tag: given(&interface.tag).map(str::to_owned),
         state,
         dhcp_options,
-    })
+    };
+    limits::check(&interface, &path, report);
+    Some(interface)
 }
 
 fn unique<T: std::hash::Hash + Eq>(

@@ -10,6 +10,7 @@ mod devices;
 mod disks;
 mod firmware;
 mod interfaces;
+mod limits;
 mod names;
 mod networks;
 mod ports;
@@ -26,6 +27,8 @@ use crate::v1;
 use crate::v1::PageSize;
 
 use amounts::{amount, resource};
+
+pub use limits::PCI_SEGMENTS;
 
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour, with the reason.
 const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[(
