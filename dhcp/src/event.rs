@@ -173,6 +173,39 @@ pub enum Dhcp6Outcome {
     TooLarge,
 }
 
+impl Event {
+    /// What happened, for the log's `event` field: stable, whatever the text becomes.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Dhcp4 { outcome, .. } => match outcome {
+                Dhcp4Outcome::Offered(_) => "dhcpv4-offered",
+                Dhcp4Outcome::Acknowledged(_) => "dhcpv4-acknowledged",
+                Dhcp4Outcome::Refused(_) => "dhcpv4-refused",
+                Dhcp4Outcome::Declined(_) => "dhcpv4-declined",
+                Dhcp4Outcome::Released(_) => "dhcpv4-released",
+                Dhcp4Outcome::TooLarge => "dhcpv4-reply-too-large",
+            },
+            Self::Dhcp6 { outcome, .. } => match outcome {
+                Dhcp6Outcome::Advertised(_) => "dhcpv6-advertised",
+                Dhcp6Outcome::Replied(_) => "dhcpv6-replied",
+                Dhcp6Outcome::OnLink => "dhcpv6-on-link",
+                Dhcp6Outcome::NotOnLink => "dhcpv6-not-on-link",
+                Dhcp6Outcome::Declined => "dhcpv6-declined",
+                Dhcp6Outcome::Released => "dhcpv6-released",
+                Dhcp6Outcome::TooLarge => "dhcpv6-reply-too-large",
+            },
+            Self::RouterSolicitation { .. } => "router-solicitation-answered",
+            Self::RouterAdvertisement => "router-advertisement-sent",
+            Self::Ignored(_) => "frame-ignored",
+            Self::Malformed { .. } => "frame-malformed",
+            Self::Throttled { .. } => "frames-throttled",
+            Self::ReadFailed { .. } => "frame-read-failed",
+            Self::WriteDropped { .. } => "replies-dropped",
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

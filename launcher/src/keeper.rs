@@ -79,7 +79,10 @@ pub(crate) fn keep<T>(
             let verdict = match become_supervisor(keeper, &before) {
                 Ok(()) => supervise(orders_read),
                 Err(errno) => {
-                    tracing::error!("cannot start the supervisor: {errno}");
+                    tracing::error!(
+                        event = "supervisor-start-failed",
+                        "cannot start the supervisor: {errno}"
+                    );
                     INTERNAL
                 }
             };
@@ -98,7 +101,10 @@ pub(crate) fn keep<T>(
                 orders = None;
             }
             if let Err(error) = privileges::keep_net_admin_alone() {
-                tracing::warn!("the keeper could not give up its other capabilities: {error}");
+                tracing::warn!(
+                    event = "capabilities-kept",
+                    "the keeper could not give up its other capabilities: {error}"
+                );
             }
             let mut helper = helper.filter(|_| wired.is_ok()).map(Aide::start);
             let verdict = wait(child, &watched, orders, &mut helper)?;
@@ -194,7 +200,10 @@ impl Aide {
         let started = privileges::with_net_admin(|| self.helper.start());
         self.running = started
             .inspect_err(|error| {
-                tracing::warn!("passt-repair: {error}: connections behind passt end in a migration");
+                tracing::warn!(
+                    event = "passt-repair-failed",
+                    "passt-repair: {error}: connections behind passt end in a migration"
+                );
             })
             .ok();
     }
@@ -211,6 +220,7 @@ impl Aide {
             }
             // One that cannot do it would fail again.
             status => tracing::warn!(
+                event = "passt-repair-exited",
                 "passt-repair ended unexpectedly ({status:?}): connections behind passt end in the next migration",
             ),
         }
@@ -236,7 +246,10 @@ impl Aide {
         });
         match done {
             Ok(()) => self.silent = Some(silent),
-            Err(error) => tracing::warn!("connections that have moved may be reset here: {error}"),
+            Err(error) => tracing::warn!(
+                event = "silence-failed",
+                "connections that have moved may be reset here: {error}"
+            ),
         }
     }
 }
@@ -255,7 +268,10 @@ fn judge(status: WaitStatus) -> Verdict {
             given_away: status & GIVEN_AWAY != 0,
         },
         other => {
-            tracing::error!("the supervisor ended unexpectedly: {other:?}");
+            tracing::error!(
+                event = "supervisor-exited",
+                "the supervisor ended unexpectedly: {other:?}"
+            );
             INTERNAL
         }
     }

@@ -31,7 +31,7 @@ pub(crate) fn manifest(vmi: Option<&Path>, bindings: Option<&Path>) -> Result<Lo
         Failure::new(ExitCode::Manifest, format!("the manifest is refused\n{refusals}"))
     })?;
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "manifest-warning", "{warning}");
     }
     Ok(loaded)
 }

@@ -127,15 +127,26 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> Verdict {
     let code = match try_supervise(job, keeper, orders) {
         Ok(outcome) => {
             match &outcome {
-                Outcome::ShutDown => tracing::info!("the guest has shut down"),
-                Outcome::NeverStarted => tracing::info!("stopped before the guest ran"),
-                Outcome::Killed => {
-                    tracing::error!("the guest did not power off within its grace period: killed")
+                Outcome::ShutDown => tracing::info!(event = "guest-shut-down", "the guest has shut down"),
+                Outcome::NeverStarted => {
+                    tracing::info!(event = "guest-never-ran", "stopped before the guest ran")
                 }
-                Outcome::Failed(why) => tracing::error!("the guest failed: {why}"),
-                Outcome::Migrated(to) => tracing::info!("migrated to {to}"),
-                Outcome::NotReceived(why) => tracing::error!("no guest was received: {why}"),
-                Outcome::HandedOver(why) => tracing::error!("no guest is left here: {why}"),
+                Outcome::Killed => {
+                    tracing::error!(
+                        event = "guest-killed",
+                        "the guest did not power off within its grace period: killed"
+                    )
+                }
+                Outcome::Failed(why) => tracing::error!(event = "guest-failed", "the guest failed: {why}"),
+                Outcome::Migrated(to) => {
+                    tracing::info!(event = "guest-migrated", address = %to, "migrated to {to}")
+                }
+                Outcome::NotReceived(why) => {
+                    tracing::error!(event = "guest-not-received", "no guest was received: {why}")
+                }
+                Outcome::HandedOver(why) => {
+                    tracing::error!(event = "guest-handed-off", "no guest is left here: {why}")
+                }
             }
             outcome.exit_code()
         }
@@ -167,6 +178,7 @@ fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<Outcome, Failu
     let outcome = run_vmm(job, orders);
     if let Err(error) = disks::clear(&directory) {
         tracing::warn!(
+            event = "temporary-disks-left",
             "the guest's temporary disks in {} are left: {error}",
             directory.display()
         );
@@ -397,6 +409,8 @@ enum Message {
 async fn take_out(api: Api, nic: String) {
     if let Err(error) = api.remove_device(&nic).await {
         tracing::error!(
+            event = "nic-unplug-failed",
+            nic = %nic,
             "{nic}: the NIC is down and could not be taken out: {}",
             chain(&error)
         );
@@ -420,15 +434,22 @@ async fn take_out_after_migration(api: Api, nic: String) {
 /// Back into the guest, after it has been taken out.
 async fn put_back(api: Api, nic: Value) {
     match api.add_net(&nic, Vec::new()).await {
-        Ok(()) => tracing::info!("the NIC is back in the guest"),
-        Err(error) => tracing::error!("the NIC could not be put back: {}", chain(&error)),
+        Ok(()) => tracing::info!(event = "nic-plugged", "the NIC is back in the guest"),
+        Err(error) => tracing::error!(
+            event = "nic-plug-failed",
+            "the NIC could not be put back: {}",
+            chain(&error)
+        ),
     }
 }
 
 async fn press(api: Api, send: mpsc::Sender<Message>) {
     if let Err(error) = api.power_button().await {
         let why = chain(&error);
-        tracing::warn!("the power button could not be pressed: {why}");
+        tracing::warn!(
+            event = "power-button-press-failed",
+            "the power button could not be pressed: {why}"
+        );
         let _ = send.send(Message::Lifecycle(Event::ApiFailed(why))).await;
     }
 }

@@ -30,7 +30,11 @@ pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Re
         tracing::debug!("{step}");
         if let Err(source) = kernel.perform(step).await {
             for failure in undo(kernel, &whole, journal).await {
-                tracing::error!("while taking back: {failure}: {}", failure.source);
+                tracing::error!(
+                    event = "wiring-undo-failed",
+                    "while taking back: {failure}: {}",
+                    failure.source
+                );
             }
             return Err(Error::Apply {
                 step: Box::new(step.clone()),
@@ -57,7 +61,7 @@ pub async fn undo<K: Kernel>(kernel: &mut K, journal: &Journal, path: &Path) -> 
     if failures.is_empty()
         && let Err(error) = Journal::remove(path)
     {
-        tracing::error!("{error}");
+        tracing::error!(event = "journal-remove-failed", "{error}");
     }
     failures
 }

@@ -89,7 +89,10 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
     )?;
     let wired = kept.wired?;
     if kept.verdict.given_away {
-        tracing::info!("the wiring stays as long as the pod: the guest's addresses are in use elsewhere");
+        tracing::info!(
+            event = "wiring-kept",
+            "the wiring stays as long as the pod: the guest's addresses are in use elsewhere"
+        );
         return Ok(kept.verdict.code);
     }
     let undone = wiring::take_down(&wired, &journal);

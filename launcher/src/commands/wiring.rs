@@ -22,9 +22,9 @@ pub(super) fn begin() -> Result<Option<Nft>, Failure> {
 /// Makes the namespace as the plan wants it. Returns what to take down at the end.
 pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
     if plan.nics.is_empty() {
-        tracing::info!("the pod needs no wiring");
+        tracing::info!(event = "wiring-not-needed", "the pod needs no wiring");
     } else if plan.steps.is_empty() {
-        tracing::info!("the pod is wired already");
+        tracing::info!(event = "wiring-found", "the pod is wired already");
     } else if plan.needs_net_admin() {
         privileges::raise_net_admin()?;
     }
@@ -39,7 +39,10 @@ pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
     // Sysctls are root's to write, by its user id.
     let as_root = !done.needs_net_admin() && nix::unistd::geteuid().is_root();
     if !privileges::has(caps::Capability::CAP_NET_ADMIN) && !as_root {
-        tracing::info!("the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN");
+        tracing::info!(
+            event = "wiring-kept",
+            "the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN"
+        );
         return true;
     }
     let raised = if as_root {
@@ -51,12 +54,12 @@ pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
     match result {
         Ok(failures) => {
             for failure in &failures {
-                tracing::error!("{failure}: {}", failure.source);
+                tracing::error!(event = "wiring-undo-failed", "{failure}: {}", failure.source);
             }
             failures.is_empty()
         }
         Err(failure) => {
-            tracing::error!("{failure}");
+            tracing::error!(event = "wiring-undo-failed", "{failure}");
             false
         }
     }
@@ -65,6 +68,6 @@ pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
 /// Logs what the user should know although nothing is wrong.
 pub(super) fn note(notes: &[String]) {
     for note in notes {
-        tracing::warn!("{note}");
+        tracing::warn!(event = "wiring-note", "{note}");
     }
 }

@@ -106,7 +106,11 @@ where
 {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        tracing::warn!("user {uid} was not let at the control socket");
+        tracing::warn!(
+            event = "control-connection-rejected",
+            uid,
+            "user {uid} was not let at the control socket"
+        );
         return Ok(());
     }
     let (reading, mut writing) = stream.into_split();

@@ -120,7 +120,7 @@ impl Board {
     /// For whoever asks later; who asks now is answered anyway.
     pub(crate) fn save(&self) {
         if let Err(error) = write(&self.directory, "status.json", &self.status) {
-            tracing::warn!("the status is not kept: {error}");
+            tracing::warn!(event = "status-write-failed", "the status is not kept: {error}");
         }
     }
 

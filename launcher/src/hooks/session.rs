@@ -77,6 +77,9 @@ async fn define(hooks: &Hooks, mut config: Value, sidecars: &mut Vec<Sidecar>) -
             let answer = ask(client.clone(), hooks, plugin, hooked, &vmi, &config).await?;
             config = accept(&hooks.directory, plugin, hooked, &config, &answer)?;
             tracing::info!(
+                event = "sidecar-defined-interface",
+                interface = %hooked.name,
+                plugin = %plugin.name,
                 "interface {}: completed by the sidecar of binding plugin {}",
                 hooked.name,
                 plugin.name
@@ -115,6 +118,8 @@ async fn connect(
             said = true;
             let socket = socket.display();
             tracing::info!(
+                event = "waiting-for-sidecar",
+                plugin = %plugin.name,
                 "waiting for the sidecar of binding plugin {} on {socket}",
                 plugin.name
             );
@@ -236,11 +241,20 @@ async fn accompany(sidecar: Sidecar, farewell: Duration, over: watch::Receiver<(
             match timeout(farewell, client.shutdown(ShutdownRequest {})).await {
                 Ok(Ok(_)) => tracing::debug!("the sidecar of binding plugin {plugin} knows that the guest has ended"),
                 Ok(Err(status)) => {
-                    tracing::warn!("the sidecar of binding plugin {plugin}: Shutdown: {}", status_text(&status));
+                    tracing::warn!(
+                        event = "sidecar-shutdown-failed",
+                        plugin = %plugin,
+                        "the sidecar of binding plugin {plugin}: Shutdown: {}",
+                        status_text(&status)
+                    );
                 }
                 Err(_) => {
                     let seconds = farewell.as_secs();
-                    tracing::warn!("the sidecar of binding plugin {plugin}: Shutdown: no answer within {seconds} s");
+                    tracing::warn!(
+                        event = "sidecar-shutdown-failed",
+                        plugin = %plugin,
+                        "the sidecar of binding plugin {plugin}: Shutdown: no answer within {seconds} s"
+                    );
                 }
             }
             connection.abort();
@@ -251,6 +265,9 @@ async fn accompany(sidecar: Sidecar, farewell: Duration, over: watch::Receiver<(
                 _ => String::new(),
             };
             tracing::error!(
+                event = "sidecar-exited",
+                plugin = %plugin,
+                interfaces = %interfaces.join(","),
                 "the sidecar of binding plugin {plugin} has ended{why}; the guest goes on, its NIC {} perhaps without a network",
                 interfaces.join(", ")
             );

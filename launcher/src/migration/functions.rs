@@ -181,12 +181,21 @@ impl Functions {
             (Request::Add { id, .. }, result) => {
                 match result {
                     Ok(()) => {
-                        tracing::info!("{id}: the guest is given the VF {}", name(&function.path));
+                        tracing::info!(
+                            event = "vf-plugged",
+                            nic = %id,
+                            vf = %name(&function.path),
+                            "{id}: the guest is given the VF {}",
+                            name(&function.path)
+                        );
                         function.place = Place::Attached;
                     }
                     Err(why) => {
                         let vf = name(&function.path);
                         tracing::error!(
+                            event = "vf-plug-failed",
+                            nic = %id,
+                            vf = %vf,
                             "{id}: the guest is without the VF {vf}, which cloud-hypervisor cannot give it: {why}"
                         );
                         function.place = Place::Out;
@@ -230,11 +239,23 @@ impl Function {
         let vf = name(&self.path);
         self.place = match self.place {
             Place::Asked => {
-                tracing::info!("{}: the guest has let go of the VF {vf}", self.id);
+                tracing::info!(
+                    event = "vf-unplugged",
+                    nic = %self.id,
+                    vf = %vf,
+                    "{}: the guest has let go of the VF {vf}",
+                    self.id
+                );
                 Place::Out
             }
             Place::Attached => {
-                tracing::warn!("{}: the guest has let go of the VF {vf} by itself", self.id);
+                tracing::warn!(
+                    event = "vf-unplugged-by-guest",
+                    nic = %self.id,
+                    vf = %vf,
+                    "{}: the guest has let go of the VF {vf} by itself",
+                    self.id
+                );
                 Place::LetGo
             }
             other => other,

@@ -106,7 +106,12 @@ impl Incoming {
     pub(crate) fn open(&mut self, socket: TcpListener, vmm: Option<Pid>, vmm_version: &str) {
         self.vmm = vmm;
         self.own.vmm_version = vmm_version.to_owned();
-        tracing::info!("waiting for a guest at tcp:{}", self.listener.address);
+        tracing::info!(
+            event = "waiting-for-guest",
+            address = %format_args!("tcp:{}", self.listener.address),
+            "waiting for a guest at tcp:{}",
+            self.listener.address
+        );
         let (security, tell) = (self.listener.security.clone(), self.tell.clone());
         self.tasks.spawn(async move {
             let strangers = Arc::new(Semaphore::new(STRANGERS));
@@ -120,7 +125,12 @@ impl Incoming {
                 greeting.spawn(async move {
                     match channel::accept(stream, &security).await {
                         Ok(incoming) => drop(tell.send(Arrival::Connection(incoming)).await),
-                        Err(error) => tracing::warn!("migration: {from} was not let in: {}", chain(&error)),
+                        Err(error) => tracing::warn!(
+                            event = "migration-connection-rejected",
+                            address = %from,
+                            "migration: {from} was not let in: {}",
+                            chain(&error)
+                        ),
                     }
                     drop(permit);
                 });
@@ -141,7 +151,12 @@ impl Incoming {
         };
         let address = format!("tcp:{}", self.listener.address);
         board.migration("in", &address, self.state.name(), why);
-        tracing::info!("migration: {}", self.state.name());
+        tracing::info!(
+            event = "migration-step",
+            step = self.state.name(),
+            "migration: {}",
+            self.state.name()
+        );
     }
 
     pub(crate) fn arrived(&mut self, arrival: Arrival, api: &Api) -> Option<End> {
@@ -160,7 +175,10 @@ impl Incoming {
             Arrival::Connection(channel::Incoming::Memory { id, stream }) => {
                 match &mut self.relay {
                     Some(relay) if self.id.as_ref() == Some(&id) => relay.add(stream),
-                    _ => tracing::warn!("migration: a connection for the memory of no hand-off was closed"),
+                    _ => tracing::warn!(
+                        event = "memory-connection-rejected",
+                        "migration: a connection for the memory of no hand-off was closed"
+                    ),
                 }
                 None
             }
@@ -187,7 +205,7 @@ impl Incoming {
                     self.connected = self.take_connections(&self.nics);
                     self.credentials = prepare.credentials.is_some();
                     for note in notes(&prepare.description, &self.own) {
-                        tracing::warn!("migration: {note}");
+                        tracing::warn!(event = "migration-note", "migration: {note}");
                     }
                 }
                 self.on(Event::Prepare { reasons }, Some(channel), api)
@@ -271,7 +289,7 @@ impl Incoming {
         match action {
             Action::Refuse(reasons) => {
                 for reason in &reasons {
-                    tracing::warn!("migration: refused: {reason}");
+                    tracing::warn!(event = "migration-refused", "migration: refused: {reason}");
                 }
                 if let Some(link) = from.and_then(|from| self.links.get(&from)) {
                     link.say(Message::Refused { reasons });

@@ -207,7 +207,7 @@ impl Outgoing {
     }
 
     fn progress(&self, step: &str, text: String) {
-        tracing::info!("migration: {step}: {text}");
+        tracing::info!(event = "migration-step", step, "migration: {step}: {text}");
         // Whoever asked may have gone; the guest moves all the same.
         let _ = self.answers.send(Answer::Progress {
             step: step.into(),
@@ -384,13 +384,22 @@ impl Outgoing {
             Action::Unfence => {
                 hands.board.take_back();
                 if let Err(why) = signal(hands.child, Signal::SIGCONT) {
-                    tracing::error!("cloud-hypervisor stands still and cannot be let go: {why}");
+                    tracing::error!(
+                        event = "unfence-failed",
+                        "cloud-hypervisor stands still and cannot be let go: {why}"
+                    );
                 }
             }
             Action::Note => {
-                tracing::warn!("cloud-hypervisor gave the guest away before it was asked to");
+                tracing::warn!(
+                    event = "guest-sent-before-commit",
+                    "cloud-hypervisor gave the guest away before it was asked to"
+                );
                 if let Err(error) = hands.board.hand_over(&self.address.to_string()) {
-                    tracing::error!("that the guest was given away cannot be noted: {error}");
+                    tracing::error!(
+                        event = "hand-off-note-failed",
+                        "that the guest was given away cannot be noted: {error}"
+                    );
                 }
             }
             Action::SendCommit => match &self.link {
@@ -419,7 +428,11 @@ impl Outgoing {
             let end = Instant::now() + RECOVER;
             while let Err(error) = api.ping().await {
                 if Instant::now() >= end {
-                    tracing::error!("cloud-hypervisor does not answer: {}", chain(&error));
+                    tracing::error!(
+                        event = "vmm-not-answering",
+                        "cloud-hypervisor does not answer: {}",
+                        chain(&error)
+                    );
                     break;
                 }
                 tokio::time::sleep(BETWEEN_QUESTIONS).await;
@@ -568,7 +581,10 @@ impl Outgoing {
         let text = match &self.state {
             State::Ended(Ending::StaysHere { why }) => {
                 board.take_back();
-                tracing::warn!("migration: the guest stays here: {why}");
+                tracing::warn!(
+                    event = "migration-failed",
+                    "migration: the guest stays here: {why}"
+                );
                 format!("the guest stays here: {why}")
             }
             State::Ended(Ending::EndedHere { why }) => {
@@ -577,7 +593,7 @@ impl Outgoing {
             }
             State::Ended(Ending::Migrated) => {
                 let text = format!("the guest runs at {}{}", self.address, self.times.text());
-                tracing::info!("migration: {text}");
+                tracing::info!(event = "migration-completed", "migration: {text}");
                 text
             }
             _ => match self.outcome() {

@@ -67,7 +67,11 @@ impl SourceRelay {
                         // An end in either direction is for the VMMs to judge.
                         Ok(theirs) => drop(carry_out(ours, theirs).await),
                         Err(error) => {
-                            tracing::warn!("the guest's memory: {}", crate::error::chain(&error));
+                            tracing::warn!(
+                                event = "memory-connection-failed",
+                                "the guest's memory: {}",
+                                crate::error::chain(&error)
+                            );
                         }
                     }
                 });
@@ -224,8 +228,12 @@ impl Hold {
             while pipe.take(&ours).await? > 0 {
                 if !holding.load(Ordering::SeqCst) {
                     // Where nobody knows, nothing more is let through.
-                    let there = threads::vcpus(vmm)
-                        .inspect_err(|error| tracing::warn!("cloud-hypervisor's threads: {error}"))?;
+                    let there = threads::vcpus(vmm).inspect_err(|error| {
+                        tracing::warn!(
+                            event = "vmm-threads-unknown",
+                            "cloud-hypervisor's threads: {error}"
+                        )
+                    })?;
                     holding.store(there > 0, Ordering::SeqCst);
                 }
                 pipe.give(&theirs).await?;

@@ -125,7 +125,12 @@ pub(super) async fn start(program: &Path, command: &Command, repair: &Repair) ->
         match stderr {
             Some(stderr) => {
                 let serves = || serving.load(Ordering::Relaxed);
-                output::follow(stderr, serves, |line| tracing::info!("{nic}: passt: {line}")).await
+                output::follow(
+                    stderr,
+                    serves,
+                    |line| tracing::info!(event = "passt-output", nic = %nic, "{nic}: passt: {line}"),
+                )
+                .await
             }
             None => Vec::new(),
         }
@@ -183,7 +188,10 @@ impl Backend {
         } = self;
         drop(channel);
         if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_err() {
-            tracing::warn!("passt did not end with its connection: killed");
+            tracing::warn!(
+                event = "passt-killed",
+                "passt did not end with its connection: killed"
+            );
             let _ = child.kill().await;
         }
         said.abort();

@@ -82,7 +82,10 @@ impl Repair {
         match come.await {
             Ok(came) => *helper = Some(came),
             Err(error) => {
-                tracing::warn!("passt-repair: {error}: connections that are open will end");
+                tracing::warn!(
+                    event = "passt-repair-failed",
+                    "passt-repair: {error}: connections that are open will end"
+                );
                 // Those who have them should be told.
                 let _ = fs::remove_file(directory.join(MARK));
             }
@@ -108,7 +111,10 @@ impl Repair {
             if let Some(there) = helper.as_mut()
                 && let Err(error) = pass_on(there, command, &sockets).await
             {
-                tracing::warn!("passt-repair: {error}: connections that are open may end");
+                tracing::warn!(
+                    event = "passt-repair-failed",
+                    "passt-repair: {error}: connections that are open may end"
+                );
                 *helper = None;
             }
             if send(&passt, command, &[]).await.is_err() {

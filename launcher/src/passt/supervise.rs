@@ -161,7 +161,12 @@ pub(crate) async fn supervise(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::error!("{}: cloud-hypervisor cannot connect: {error}", command.nic);
+                tracing::error!(
+                    event = "passt-connection-failed",
+                    nic = %command.nic,
+                    "{}: cloud-hypervisor cannot connect: {error}",
+                    command.nic
+                );
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -175,6 +180,8 @@ pub(crate) async fn supervise(
         };
         if let Err(why) = line.serve(first.take()).await {
             tracing::error!(
+                event = "passt-given-up",
+                nic = %command.nic,
                 "{nic}: passt was started again {MOST} times within {} s and is given up: the NIC is down and is taken out of \
                  the guest: {why}",
                 WINDOW.as_secs(),
@@ -223,6 +230,8 @@ impl Line<'_> {
                 }
                 End::FrontendFault(why) => {
                     tracing::error!(
+                        event = "passt-connection-closed",
+                        nic = %self.command.nic,
                         "{}: cloud-hypervisor: {why}: its connection is closed",
                         self.command.nic
                     );
@@ -233,6 +242,8 @@ impl Line<'_> {
                     let why = backend.failed(error).await;
                     backend = self.replace(crate::error::chain(&why)).await?;
                     tracing::info!(
+                        event = "passt-restarted",
+                        nic = %self.command.nic,
                         "{}: a fresh passt serves the guest: new connections work, those from outside once the guest has sent a frame",
                         self.command.nic
                     );
@@ -245,6 +256,8 @@ impl Line<'_> {
     async fn replace(&mut self, mut why: String) -> Result<Backend, String> {
         loop {
             tracing::warn!(
+                event = "passt-exited",
+                nic = %self.command.nic,
                 "{}: passt is gone, and with it the guest's open connections: {why}",
                 self.command.nic
             );

@@ -135,7 +135,7 @@ pub(super) async fn boot(
     };
     let message = match attempt.await {
         Ok(true) => {
-            tracing::info!("the guest is running");
+            tracing::info!(event = "guest-running", "the guest is running");
             Message::Lifecycle(Event::Booted)
         }
         Ok(false) => return,

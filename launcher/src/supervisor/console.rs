@@ -23,7 +23,10 @@ pub(crate) fn pump(console: PipeReader, directory: &Path) -> Option<JoinHandle<(
     match spawned {
         Ok(thread) => Some(thread),
         Err(error) => {
-            tracing::error!("the guest's console cannot be shown: {error}");
+            tracing::error!(
+                event = "console-not-shown",
+                "the guest's console cannot be shown: {error}"
+            );
             None
         }
     }
@@ -38,12 +41,15 @@ fn copy(mut console: impl Read, mut out: impl Write, mut log: Log) {
             Ok(read) => buffer.get(..read).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                tracing::error!("the guest's console broke: {error}");
+                tracing::error!(event = "console-broken", "the guest's console broke: {error}");
                 return;
             }
         };
         if shown && let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
-            tracing::warn!("standard output is gone, the console goes to its file alone: {error}");
+            tracing::warn!(
+                event = "console-stdout-lost",
+                "standard output is gone, the console goes to its file alone: {error}"
+            );
             shown = false;
         }
         log.write(bytes);
@@ -76,7 +82,11 @@ impl Log {
             match file.write_all(bytes) {
                 Ok(()) => self.written = self.written.saturating_add(bytes.len() as u64),
                 Err(error) => {
-                    tracing::warn!("{}: {error}: the console is no longer kept", self.path.display());
+                    tracing::warn!(
+                        event = "console-log-failed",
+                        "{}: {error}: the console is no longer kept",
+                        self.path.display()
+                    );
                     self.file = None;
                 }
             }
@@ -94,7 +104,13 @@ fn open(path: &Path) -> Option<File> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(path);
     opened
-        .inspect_err(|error| tracing::warn!("{}: {error}: the console is not kept", path.display()))
+        .inspect_err(|error| {
+            tracing::warn!(
+                event = "console-log-failed",
+                "{}: {error}: the console is not kept",
+                path.display()
+            )
+        })
         .ok()
 }
 

@@ -60,7 +60,10 @@ impl Drive {
         for action in actions {
             match action {
                 Action::PressPowerButton => {
-                    tracing::info!("pressing the guest's power button");
+                    tracing::info!(
+                        event = "power-button-pressed",
+                        "pressing the guest's power button"
+                    );
                     tokio::spawn(press(self.api.clone(), self.send.clone()));
                 }
                 Action::ArmPress => later(PRESS_INTERVAL, Event::PressDue, &self.send),
@@ -268,6 +271,8 @@ impl Drive {
         let let_go = self.passts.iter().filter(|(_, passt)| passt.is_let_go());
         for (nic, _) in let_go {
             tracing::warn!(
+                event = "nic-replug-started",
+                nic = %nic,
                 "{nic}: cloud-hypervisor had let go of the NIC for the migration: it is taken out of the guest and put back"
             );
             self.plug_again.insert(nic.clone());
@@ -282,7 +287,11 @@ impl Drive {
             .and_then(|properties| properties.get("id"));
         let id = id.and_then(Value::as_str).unwrap_or_default();
         if !self.plug_again.remove(id) {
-            tracing::warn!("a device that did not work any more has left the guest");
+            tracing::warn!(
+                event = "device-unplugged",
+                device = %id,
+                "a device that did not work any more has left the guest"
+            );
             return;
         }
         let config = serde_json::to_value(&self.job.config).unwrap_or_default();
@@ -309,7 +318,7 @@ impl Drive {
         }
         match end {
             Some(End::Runs { stop }) => {
-                tracing::info!("the guest is running");
+                tracing::info!(event = "guest-running", "the guest is running");
                 self.restored = true;
                 if let Some(incoming) = &self.incoming {
                     incoming.forget();

@@ -35,8 +35,10 @@ pub(super) async fn serve_guest(
             async move { while ended.changed().await.is_ok() {} }
         };
         let observer = |event: hawser_dhcp::Event| match event {
-            hawser_dhcp::Event::Ignored(_) => tracing::debug!("{tap}: {event}"),
-            event => tracing::info!("{tap}: {event}"),
+            hawser_dhcp::Event::Ignored(_) => {
+                tracing::debug!(event = event.name(), tap = %tap, "{tap}: {event}")
+            }
+            event => tracing::info!(event = event.name(), tap = %tap, "{tap}: {event}"),
         };
         let channel: Result<OwnedFd, _> = open_tap(&tap);
         if let Ok(channel) = &channel
@@ -53,7 +55,13 @@ pub(super) async fn serve_guest(
         };
         match result {
             Ok(()) => return,
-            Err(why) => tracing::error!("{tap}: the guest gets no DHCP and no router advertisements: {why}"),
+            Err(why) => {
+                tracing::error!(
+                    event = "dhcp-server-failed",
+                    tap = %tap,
+                    "{tap}: the guest gets no DHCP and no router advertisements: {why}"
+                )
+            }
         }
         tokio::time::sleep(SERVER_PAUSE).await;
     }
@@ -62,14 +70,22 @@ pub(super) async fn serve_guest(
 /// Tells the pod's network where the guest is now, more than once: a frame may be lost, and a switch's port may forward
 /// nothing at first.
 async fn announce(tap: String, channel: OwnedFd, frames: Vec<Vec<u8>>) {
-    tracing::info!("{tap}: the guest's addresses are announced from this pod");
+    tracing::info!(
+        event = "addresses-announced",
+        tap = %tap,
+        "{tap}: the guest's addresses are announced from this pod"
+    );
     for round in 0..ANNOUNCEMENTS {
         if round > 0 {
             tokio::time::sleep(ANNOUNCEMENT_INTERVAL).await;
         }
         for frame in &frames {
             if let Err(errno) = nix::unistd::write(&channel, frame) {
-                tracing::warn!("{tap}: an announcement could not be sent: {errno}");
+                tracing::warn!(
+                    event = "announcement-failed",
+                    tap = %tap,
+                    "{tap}: an announcement could not be sent: {errno}"
+                );
             }
         }
     }

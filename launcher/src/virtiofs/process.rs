@@ -82,10 +82,14 @@ pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Se
         let Err(problem) = end else { continue };
         let why = crate::error::chain(&problem);
         let Some(pause) = restarts.next(Instant::now()) else {
-            tracing::error!("file system {name}: virtiofsd is given up, the guest's accesses fail: {why}");
+            tracing::error!(
+                event = "virtiofsd-given-up",
+                "file system {name}: virtiofsd is given up, the guest's accesses fail: {why}"
+            );
             return;
         };
         tracing::warn!(
+            event = "virtiofsd-exited",
             "file system {name}: virtiofsd is gone and a fresh one takes its place at the guest's next boot; until then it answers \
              nothing: {why}"
         );
@@ -159,7 +163,7 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
                 follow(
                     stderr,
                     || false,
-                    |line| tracing::warn!("{name}: virtiofsd: {line}"),
+                    |line| tracing::warn!(event = "virtiofsd-output", "{name}: virtiofsd: {line}"),
                 )
                 .await
             }

@@ -29,7 +29,12 @@ pub(super) fn until_written(path: &Path, patience: Duration) -> io::Result<()> {
             return Ok(());
         }
         if !said {
-            tracing::info!("waiting for {} to be filled", path.display());
+            tracing::info!(
+                event = "waiting-for-file",
+                path = %path.display(),
+                "waiting for {} to be filled",
+                path.display()
+            );
             said = true;
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
