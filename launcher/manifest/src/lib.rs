@@ -30,7 +30,6 @@ pub use guest::{
     Mac, Model, Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
 pub use plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
-pub use resolve::PCI_SEGMENTS;
 
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@
 
 use super::Attachment;
 use crate::disks::TaggedDevice;
-use crate::spec::{CloudInitSource, GuestSpec, Interface, PCI_SEGMENTS, PciAddress, VolumeSource};
+use crate::spec::{CloudInitSource, GuestSpec, Interface, PciAddress, VolumeSource};
 
 /// Of a segment; the host bridge has the first.
 const SLOTS: u8 = 32;

@@ -115,18 +115,6 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_would_heed_is_refused() {
-        let guest = guest(", acpiIndex: 3, pciAddress: '0000:01:03.0', state: down");
-        let refusals = super::super::net_spec(&guest, hawser_netsetup::Owner { uid: 107, gid: 107 })
-            .unwrap_err()
-            .to_string();
-        for field in ["acpiIndex", "pciAddress", "state"] {
-            let path = format!("spec.domain.devices.interfaces[0].{field}");
-            assert!(refusals.contains(&path), "{refusals}");
-        }
-    }
-
-    #[test]
     fn who_gives_the_ip() {
         let guest = guest("");
         let explanations = super::super::explain(&guest, &[]);

@@ -5,7 +5,7 @@ use crate::guest::{Binding, DhcpOptions, Interface, LinkState, PciAddress};
 use crate::plugins::DomainAttachment;
 
 /// The most PCI segments that cloud-hypervisor has.
-pub const PCI_SEGMENTS: u16 = 96;
+const PCI_SEGMENTS: u16 = 96;
 /// passt's own hardware address, which the guest sees as the source of everything.
 const PASST_MAC: [u8; 6] = [0x9a, 0x55, 0x9a, 0x55, 0x9a, 0x55];
 

@@ -28,8 +28,6 @@ use crate::v1::PageSize;
 
 use amounts::{amount, resource};
 
-pub use limits::PCI_SEGMENTS;
-
 /// Annotations of KubeVirt that change what runs, and that hawser does not honour, with the reason.
 const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[(
     "hooks.kubevirt.io/hookSidecars",

@@ -50,7 +50,7 @@ fn every_field_of_an_interface() {
             INTERFACE,
             json!({
                 "name": "default", "masquerade": {}, "model": "e1000", "macAddress": "DE-AD-00-00-BE-EF",
-                "bootOrder": 1, "pciAddress": "0000:81:01.7", "tag": "red", "acpiIndex": 3, "state": "down",
+                "bootOrder": 1, "pciAddress": "0000:00:11.0", "tag": "red", "acpiIndex": 0, "state": "down",
                 "portRanges": [
                     {"protocol": "UDP", "start": 5000, "end": 6000}, {"protocol": "TCP", "start": 1, "end": 1},
                 ],
@@ -72,8 +72,8 @@ fn every_field_of_an_interface() {
         panic!()
     };
     assert_eq!(interface.mac.unwrap().to_string(), "de:ad:00:00:be:ef");
-    assert_eq!(interface.pci_address.unwrap().to_string(), "0000:81:01.7");
-    assert_eq!((interface.boot_order, interface.acpi_index), (Some(1), Some(3)));
+    assert_eq!(interface.pci_address.unwrap().to_string(), "0000:00:11.0");
+    assert_eq!((interface.boot_order, interface.acpi_index), (Some(1), None));
     assert_eq!(interface.tag.as_deref(), Some("red"));
     assert_eq!(interface.state, LinkState::Down);
     assert!(!interface.ports.all);

@@ -197,10 +197,12 @@ fn cpu_memory_and_boot() {
         json!("/"),
         "container.kernelPath: must name a file, found \"/\"",
     );
-    boot(
-        "container/kernelPath",
-        json!(""),
-        "kernelArgs: only together with a kernelPath",
+    check(
+        &[("/spec/domain/firmware/kernelBoot/container/kernelPath", json!(""))],
+        &[
+            "spec.domain.firmware.kernelBoot.container.kernelPath: required: an initrd cannot boot without a kernel",
+            "spec.domain.firmware.kernelBoot.kernelArgs: only together with a kernelPath",
+        ],
     );
     boot(
         "kernelArgs",

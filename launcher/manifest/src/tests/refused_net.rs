@@ -265,7 +265,7 @@ fn addresses_and_orders() {
         json!(0),
         &["interfaces[0].bootOrder: must be at least 1, found 0"],
     );
-    let same = json!({"macAddress": "de:ad:00:00:be:ef", "bootOrder": 1, "pciAddress": "0000:81:01.0"});
+    let same = json!({"macAddress": "de:ad:00:00:be:ef", "bootOrder": 1, "pciAddress": "0000:00:11.0"});
     let named = |name: &str, binding: &str| {
         let mut interface = same.clone();
         interface["name"] = json!(name);
