@@ -263,9 +263,13 @@ fn tell(orders: &mut Option<File>, order: u8) {
 
 fn judge(status: WaitStatus) -> Verdict {
     match status {
-        WaitStatus::Exited(_, status) => Verdict {
-            code: ExitCode::of(status & !GIVEN_AWAY).unwrap_or(ExitCode::Internal),
-            given_away: status & GIVEN_AWAY != 0,
+        // Any other status, such as a panic's 101, is none that the supervisor ends with, and says nothing of the guest.
+        WaitStatus::Exited(_, status) => match ExitCode::of(status & !GIVEN_AWAY) {
+            Some(code) => Verdict {
+                code,
+                given_away: status & GIVEN_AWAY != 0,
+            },
+            None => INTERNAL,
         },
         other => {
             tracing::error!(
@@ -289,6 +293,11 @@ mod tests {
                 let status = WaitStatus::Exited(Pid::from_raw(1), status(verdict));
                 assert_eq!(judge(status), verdict);
             }
+        }
+        let ours: Vec<_> = (0..10).chain((0..10).map(|code| code | GIVEN_AWAY)).collect();
+        for foreign in (0..=255).filter(|status| !ours.contains(status)) {
+            let status = WaitStatus::Exited(Pid::from_raw(1), foreign);
+            assert_eq!(judge(status), INTERNAL, "{foreign}");
         }
         let killed = WaitStatus::Signaled(Pid::from_raw(1), Signal::SIGKILL, false);
         assert_eq!(judge(killed), INTERNAL);

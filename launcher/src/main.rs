@@ -1,5 +1,6 @@
 //! The container's entrypoint.
 
+use std::io::Write;
 use std::process;
 
 use clap::Parser;
@@ -15,12 +16,14 @@ fn main() {
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(false)
+        // A line that cannot be written must not end the guest: the crate would report it by eprintln!, which panics.
+        .log_internal_errors(false)
         .init();
     let code = match hawser::dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
-            // The only place where an error is printed, with its whole chain and what can be done about it.
-            eprintln!("{failure}");
+            // The whole chain, and what can be done about it. The exit code says it too where nobody reads this.
+            let _ = writeln!(std::io::stderr(), "{failure}");
             failure.code()
         }
     };

@@ -9,6 +9,7 @@ mod drive;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -151,7 +152,7 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> Verdict {
             outcome.exit_code()
         }
         Err(failure) => {
-            eprintln!("{failure}");
+            let _ = writeln!(std::io::stderr(), "{failure}");
             failure.code()
         }
     };
