@@ -95,7 +95,7 @@ pub(crate) fn call(
             fields.insert(key.to_owned(), json!(value));
         }
     }
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = Command::new(crate::process::THIS_PROGRAM)
         .arg("cni-tap")
         .env("CNI_COMMAND", operation)
         .env("CNI_CONTAINERID", "pod")

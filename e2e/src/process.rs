@@ -219,6 +219,9 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// The program that runs, whatever is at its path by now: `cargo test` may have put another build of it there (proc(5)).
+pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// Asks until the answer is yes; the state of the kernel is not something to wait on otherwise.
 pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;

@@ -28,7 +28,7 @@ pub(crate) fn fill(
     debian: bool,
 ) -> Result<()> {
     fs::write(payload.join("init"), NODE_INIT)?;
-    copy(&std::env::current_exe()?, &payload.join("e2e"))?;
+    copy(Path::new(crate::process::THIS_PROGRAM), &payload.join("e2e"))?;
 
     let mut recipe = guest_image::recipe();
     recipe.push(node.key());
