@@ -243,10 +243,8 @@ impl<'a> Pod<'a> {
             "--state-dir",
             "/run/hawser",
         ]);
-        // `setup` starts no guest; that it takes the option nevertheless is a convenience for pod specs.
-        if subcommand != "check" {
-            run.args(["--image", "kernel-boot=/guest"]);
-        }
+        // `setup` starts no guest, and takes the option nevertheless: a convenience for pod specs.
+        run.args(["--image", "kernel-boot=/guest"]);
         run.args(&extra.hawser);
         let mut child = run
             .stdin(Stdio::null())
