@@ -3,8 +3,8 @@
 //! The line is straight, and `commands::run` is that line as code. `load` and `spec` turn the manifest into a validated
 //! guest, `binding` says what each NIC needs from the pod, from the VMM and from DHCP, `survey` looks at everything that the
 //! pod has for it (`pod`, `disks`), and `launch` decides what the launcher does. `keeper` splits the process in two; one half
-//! wires the pod (`hawser-netsetup`), and in the unprivileged half `supervisor` serves addresses, starts the VMM and drives
-//! the guest's `lifecycle` to an exit code. What was done is then taken back. `migration` moves a guest between two
+//! wires the pod (`hawser-netsetup`), and in the unprivileged half `guest` serves addresses, starts the VMM and drives the
+//! guest's life to an exit code. What was done is then taken back. `migration` moves a guest between two
 //! launchers; `control` is how a running launcher is asked.
 
 mod binding;
@@ -15,20 +15,21 @@ mod control;
 mod devices;
 mod disks;
 mod error;
+mod guest;
 mod hooks;
 
 mod keeper;
 mod launch;
-mod lifecycle;
 mod load;
 mod migration;
 mod passt;
 
 mod pod;
 mod privileges;
+mod queue;
 
 mod state_dir;
-mod supervisor;
+mod status;
 mod survey;
 #[cfg(test)]
 mod test_program;

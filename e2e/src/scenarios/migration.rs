@@ -492,7 +492,7 @@ fn strangers(context: &Context) -> Result<()> {
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
     ensure!(
-        pair.target.stderr().contains("was not let in: TLS"),
+        pair.target.stderr().contains("rejected a connection from"),
         "{}",
         pair.transcript()
     );

@@ -168,7 +168,7 @@ fn guest_ends(context: &Context) -> Result<()> {
         (GuestEnd::PowerOff, 0, "the guest has shut down"),
         (GuestEnd::Reboot, 6, "crashed or rebooted"),
         (GuestEnd::TripleFault, 6, "crashed or rebooted"),
-        (GuestEnd::VcpuError, 6, "a vCPU of the guest's ended"),
+        (GuestEnd::VcpuError, 6, "a vCPU of the guest ended"),
     ] {
         for (rounds, name) in [endless, few] {
             cases.push((format!("{end:?}, {name}"), (end, code, word, rounds)));
@@ -201,8 +201,8 @@ fn ended(pair: &mut Pair, mut moving: Process, code: i32, word: &str) -> Result<
     pair.target_has_gone(9)?;
     // Whether the source's word or the end of the transfer comes first at the target is a race; either ends it.
     // It has not been given away: a container that is started again starts it again.
-    let note = std::fs::read_to_string(pair.from.path("state/vmm/status.json"))?;
-    ensure!(!note.contains("handedOverTo"), "noted as given away: {note}");
+    let note = pair.from.path("state/vmm/given-away.json");
+    ensure!(!Path::new(&note).exists(), "noted as given away");
     ensure!(processes(&pair.from)?.is_empty(), "left at the source");
     Ok(())
 }
@@ -271,7 +271,7 @@ fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
         }
         // At the fence, when the VMM stands still already: it is let go again.
         "note gone" => {
-            std::fs::remove_file(pair.from.path("state/vmm/handed-over.json"))?;
+            std::fs::remove_file(pair.from.path("state/vmm/given-away.prepared"))?;
             pair.stays(moving)
         }
         "cancelled" => {
@@ -290,7 +290,7 @@ fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
 /// be, the guest is not.
 fn no_note(context: &Context) -> Result<()> {
     let mut pair = Pair::new(context, &quick(), &quick())?;
-    let blocked = pair.from.path("state/vmm/handed-over.json.new");
+    let blocked = pair.from.path("state/vmm/given-away.prepared.new");
     std::fs::create_dir(Path::new(&blocked))?;
     let moving = pair.migrate()?;
     let result = pair.stays(moving);
@@ -389,8 +389,8 @@ fn moved(pair: &mut Pair, mut moving: Process) -> Result<()> {
     expect_exit(code, 0, &moving)?;
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &pair.source)?;
-    let note = std::fs::read_to_string(pair.from.path("state/vmm/status.json"))?;
-    ensure!(note.contains("handedOverTo"), "no note that it is gone: {note}");
+    let note = std::fs::read_to_string(pair.from.path("state/vmm/given-away.json"))?;
+    ensure!(note.contains("tcp:"), "no note that it is gone: {note}");
     ensure!(runs(&pair.target), "it does not run at the target");
     Ok(())
 }

@@ -9,12 +9,12 @@ use super::args::{PodArgs, SecurityArgs};
 use super::wiring;
 use crate::binding;
 use crate::error::{ExitCode, Failure};
+use crate::guest;
 use crate::keeper;
 use crate::launch::{Launch, Role};
 use crate::migration::{self, Listener, Security};
 use crate::passt;
 use crate::state_dir::StateDir;
-use crate::supervisor;
 use crate::survey::{Look, Survey};
 
 /// For the pod's annotations to reach it: the kubelet looks every minute at the latest.
@@ -83,7 +83,7 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
     let parent = nix::unistd::getpid();
     let journal = state.journal();
     let kept = keeper::keep(
-        |orders| supervisor::supervise(job, parent, orders),
+        |orders| guest::supervise(job, parent, orders),
         || wiring::wire(&plan, nft, &journal),
         repair,
     )?;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::{Answer, Order, Request, status as last};
+use super::{Answer, Order, Request, board};
 use crate::error::{ExitCode, Failure};
 
 fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io::Result<Answer>>, Failure> {
@@ -34,7 +34,7 @@ pub(crate) fn status(vmm_dir: &Path) -> Result<ExitCode, Failure> {
     });
     let status = match answered {
         Ok(status) => status,
-        Err(failure) => last::read(vmm_dir).map_err(|_| failure)?,
+        Err(failure) => board::read(vmm_dir).map_err(|_| failure)?,
     };
     let text = serde_json::to_string_pretty(&status)
         .map_err(|error| Failure::new(ExitCode::Internal, "the status").because(error))?;

@@ -4,8 +4,8 @@
 //! One line of JSON asks; the answers are lines of JSON, the last of which ends the connection. The supervisor is only
 //! sent what was asked: nothing here decides anything.
 
+mod board;
 mod client;
-mod status;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -17,13 +17,16 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, whereabouts};
 pub(crate) use client::{migrate, status};
-pub(crate) use status::{Board, Status, handed_over};
+
+use crate::queue::Sink;
+use crate::status::Status;
 
 /// Bytes of a request's line.
-const MOST: u64 = 16 << 10;
+const MAX_REQUEST: u64 = 16 << 10;
 /// For that line to come.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
@@ -41,7 +44,7 @@ pub(crate) struct Order {
     pub(crate) to: String,
     /// Absent for plain TCP.
     pub(crate) tls_dir: Option<PathBuf>,
-    /// Whom the target's certificate is for, if not HOST.
+    /// Name to verify in the target's certificate, where it is not HOST.
     pub(crate) server_name: Option<String>,
     pub(crate) downtime_ms: u64,
     pub(crate) timeout_s: u64,
@@ -64,8 +67,8 @@ pub(crate) enum Answer {
     },
 }
 
-/// A question, and where its answers go; the line ends when this is dropped, or with [`Answer::Ended`], upon which this
-/// is closed.
+/// A request, and where its answers go. The connection ends when `answers` is dropped, or after [`Answer::Ended`], upon which
+/// it is closed.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) request: Request,
@@ -76,21 +79,17 @@ pub(crate) fn path(vmm_dir: &Path) -> PathBuf {
     vmm_dir.join("control.sock")
 }
 
-/// Serves the socket until the runtime ends; each question goes to `tell`.
-pub(crate) fn serve<F, T>(vmm_dir: &Path, tell: F) -> io::Result<()>
-where
-    F: Fn(Call) -> T + Clone + Send + 'static,
-    T: Future<Output = ()> + Send,
-{
+/// Serves the socket until the runtime ends; each request goes to `calls`.
+pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>) -> io::Result<()> {
     let path = path(vmm_dir);
     let listener = UnixListener::from_std(hawser_linux::unix_socket::bind_nonblocking(&path)?)?;
     // Root without DAC_OVERRIDE is one among others; the directory keeps strangers out, and the credentials do.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let tell = tell.clone();
+            let calls = calls.clone();
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, tell).await {
+                if let Err(error) = answer(stream, calls).await {
                     tracing::debug!("control socket: {error}");
                 }
             });
@@ -99,27 +98,23 @@ where
     Ok(())
 }
 
-async fn answer<F, T>(stream: UnixStream, tell: F) -> io::Result<()>
-where
-    F: Fn(Call) -> T,
-    T: Future<Output = ()>,
-{
+async fn answer(stream: UnixStream, calls: Sink<Call>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         tracing::warn!(
             event = "control-connection-rejected",
             uid,
-            "user {uid} was not let at the control socket"
+            "control socket: rejected a connection from uid {uid}"
         );
         return Ok(());
     }
     let (reading, mut writing) = stream.into_split();
     let mut line = String::new();
-    let mut bounded = BufReader::new(reading.take(MOST));
-    tokio::time::timeout(PATIENCE, bounded.read_line(&mut line)).await??;
+    let mut bounded = BufReader::new(reading.take(MAX_REQUEST));
+    tokio::time::timeout(REQUEST_TIMEOUT, bounded.read_line(&mut line)).await??;
     let (answers, mut come) = mpsc::unbounded_channel();
     match serde_json::from_str(&line) {
-        Ok(request) => tell(Call { request, answers }).await,
+        Ok(request) => calls.send(Call { request, answers }).await,
         Err(error) => {
             let text = format!("not understood: {error}");
             let _ = answers.send(Answer::Ended {
@@ -152,14 +147,17 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(async {
-            serve(dir.path(), |call: Call| async move {
-                let text = format!("{:?}", call.request);
-                let _ = call.answers.send(Answer::Ended {
-                    migrated: false,
-                    text,
-                });
-            })
-            .unwrap();
+            let (queue, mut calls) = mpsc::channel::<Call>(1);
+            serve(dir.path(), Sink::new(queue)).unwrap();
+            tokio::spawn(async move {
+                while let Some(call) = calls.recv().await {
+                    let text = format!("{:?}", call.request);
+                    let _ = call.answers.send(Answer::Ended {
+                        migrated: false,
+                        text,
+                    });
+                }
+            });
             let mut stream = UnixStream::connect(path(dir.path())).await.unwrap();
             // One that was refused may have closed by now.
             let _ = stream.write_all(text.as_bytes()).await;
@@ -174,7 +172,7 @@ mod tests {
         assert!(ask("{\"ask\":\"status\"}\n").contains("Status"));
         assert!(ask("{\"ask\":\"fetch\"}\n").contains("not understood"));
         assert!(ask("{\"ask\":\"migrate\",\"to\":\"x\"}\n").contains("not understood"));
-        let endless = "x".repeat(MOST as usize + 10);
+        let endless = "x".repeat(MAX_REQUEST as usize + 10);
         // The answer to one that goes on after that may be lost with the connection.
         assert!(!ask(&endless).contains("Status"));
     }

@@ -13,13 +13,13 @@ use self::migratable::obstacles;
 use crate::binding::{self, Attachment, Found};
 use crate::disks;
 use crate::error::{ExitCode, Failure};
+use crate::guest::{Job, Passt, Shared, Start};
 use crate::hooks::{self, Deadlines, Hooks};
 use crate::migration::{self, Identity, Listener, Security};
 use crate::pod::cpus::Pinning;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
-use crate::supervisor::{Job, Passt, Shared, Start};
 use crate::survey::FitPod;
 use crate::vmm::config::vm_config;
 

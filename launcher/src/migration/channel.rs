@@ -77,8 +77,8 @@ pub(crate) enum ChannelError {
 }
 
 /// Either kind of channel.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Stream for T {}
 
 impl std::str::FromStr for Address {
     type Err = String;
@@ -175,6 +175,7 @@ pub(crate) async fn connect(
 }
 
 /// What has come to the target's port.
+#[derive(Debug)]
 pub(crate) enum Incoming {
     Control(Box<dyn Stream>),
     Memory { id: String, stream: TcpStream },

@@ -4,12 +4,16 @@
 //! will act on, with its paths, TAP names and MACs; so the target compares it, field by field, with the one that it would
 //! have made itself. What is not in there (whose VM it is, what the guest was told by DHCP) is compared beside it.
 
-use hawser_netsetup::Handed;
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::disks::{self, DiskDescription};
-use super::message::VERSION;
+use crate::status::{Identity, NicDescription};
+
+/// Of this comparison and of the messages around it; it changes whenever an older launcher could misunderstand.
+pub(crate) const VERSION: u32 = 1;
 
 /// One launcher's guest, as it is in its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,54 +33,13 @@ pub(crate) struct Description {
     pub(crate) passt_version: Option<u32>,
 }
 
-/// Whose VM it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct NicDescription {
-    pub(crate) name: String,
-    pub(crate) binding: String,
-    pub(crate) tap: String,
-    /// Where the TAP is a CNI plugin's: whoever receives the guest cannot change it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) tap_mac: Option<String>,
-    pub(crate) mac: String,
-    /// Bytes.
-    pub(crate) mtu: u32,
-    pub(crate) queue_pairs: u16,
-    /// What the guest was told of its own addresses, with their prefix lengths.
-    pub(crate) addresses: Vec<String>,
-    /// The same, where passt tells it: the guest brings it along, and the target's passt goes on with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) passt: Option<Handed>,
-    /// The pod's own, where passt serves the guest: others reach it by them, whatever the guest has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) pod: Option<Handed>,
-    /// The user has said that the target's pod may have other ones for it.
-    #[serde(default)]
-    pub(crate) addresses_may_change: bool,
-    /// A function of the node's instead of a TAP. What is not known of it is empty above, or 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) vf: Option<VfDescription>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct VfDescription {
-    /// On the node's PCI.
-    pub(crate) address: String,
-    /// The guest has it.
-    pub(crate) attached: bool,
-}
-
-impl Identity {
-    fn text(&self) -> String {
-        let uid = self.uid.as_deref().unwrap_or("no uid");
-        format!("{}/{} ({uid})", self.namespace, self.name)
+impl Description {
+    /// With the disks at these paths, by name. It reads them, so it takes its time.
+    pub(crate) fn with_disks(mut self, disks: &[(String, PathBuf)]) -> Self {
+        let (disks, problems) = disks::describe(disks);
+        self.disks = disks;
+        self.obstacles.extend(problems);
+        self
     }
 }
 
@@ -305,7 +268,7 @@ mod tests {
         let nic = &mut description.nics[0];
         nic.binding = "passt".into();
         nic.addresses = vec![v4.into()];
-        nic.passt = Some(Handed {
+        nic.passt = Some(hawser_netsetup::Handed {
             v4: Some(hawser_netsetup::HandedV4 {
                 address: v4.parse().unwrap(),
                 prefix_len: 24,
@@ -430,7 +393,7 @@ mod tests {
             mtu: 0,
             queue_pairs: 0,
             addresses: Vec::new(),
-            vf: Some(VfDescription {
+            vf: Some(crate::status::VfDescription {
                 address: address.into(),
                 attached: false,
             }),

@@ -1,4 +1,5 @@
-//! The target at work: performs what [`super::target`] decides.
+//! The target at work: performs what [`super::target`] decides, and turns what its tasks and cloud-hypervisor report into that
+//! machine's events.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,23 +13,24 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::channel::{self, Security};
-use super::describe::{Description, NicDescription, notes, reasons, same_pod_addresses};
-use super::link::{Heard, Link};
+use super::describe::{Description, notes, reasons, same_pod_addresses};
+use super::link::{Link, Received};
 use super::message::{Message, Prepare};
-use super::one_time;
 use super::relay::{MEETING, TargetRelay};
+use super::session_certs;
 use super::target::{Action, Ending, Event, State};
 use crate::control::Board;
 use crate::error::chain;
-use crate::lifecycle::Outcome;
 use crate::passt;
+use crate::queue::Sink;
+use crate::status::{Direction, NicDescription, Step};
 use crate::vmm::api::{Api, ReceiveMigration};
 use crate::vmm::events::VmmEvent;
 
 /// How long the guest is held for a source that has gone silent. Longer than the source asks.
-const HOLD: Duration = Duration::from_secs(90);
-/// Connections that have not said yet who they are.
-const STRANGERS: usize = 16;
+const HOLD_TIMEOUT: Duration = Duration::from_secs(90);
+/// Connections that have not authenticated yet.
+const MAX_UNAUTHENTICATED: usize = 16;
 
 /// What a target listens at, and with which certificates.
 #[derive(Debug, Clone)]
@@ -37,24 +39,27 @@ pub(crate) struct Listener {
     pub(crate) security: Security,
 }
 
-/// What comes back from tasks.
+/// What the tasks of a target report.
+#[derive(Debug)]
 pub(crate) enum Arrival {
     Connection(channel::Incoming),
-    Heard(u32, Heard),
+    Received(u32, Received),
     Event(Event),
 }
 
-/// A target, from before anybody comes until well after the guest is here.
+/// A target, from before a source connects until well after the guest is here.
+#[derive(Debug)]
 pub(crate) struct Incoming {
-    state: State,
     listener: Listener,
     own: Description,
     vmm_dir: PathBuf,
     links: BTreeMap<u32, Link>,
     channels: u32,
-    /// The source's channel, and the hand-off's name.
+    /// The source's channel, and the migration's name.
     peer: Option<u32>,
     id: Option<String>,
+    /// The channel that the last `Prepare` came over.
+    asking: Option<u32>,
     credentials: bool,
     relay: Option<TargetRelay>,
     /// By the NIC's name.
@@ -64,10 +69,9 @@ pub(crate) struct Incoming {
     /// Those behind passt whose open connections come along.
     connected: Vec<String>,
     vmm: Option<Pid>,
-    /// The state's name that was last shown.
-    shown: &'static str,
+    shown: Step,
     tasks: JoinSet<()>,
-    tell: mpsc::Sender<Arrival>,
+    sink: Sink<Arrival>,
 }
 
 impl Incoming {
@@ -77,11 +81,10 @@ impl Incoming {
         own: Description,
         passts: BTreeMap<String, passt::Handle>,
         vmm_dir: PathBuf,
-        tell: mpsc::Sender<Arrival>,
+        sink: Sink<Arrival>,
     ) -> std::io::Result<(Self, TcpListener)> {
         let socket = TcpListener::bind(listener.address).await?;
         let this = Self {
-            state: State::Waiting,
             listener,
             own,
             vmm_dir,
@@ -89,20 +92,21 @@ impl Incoming {
             channels: 0,
             peer: None,
             id: None,
+            asking: None,
             credentials: false,
             relay: None,
             passts,
             nics: Vec::new(),
             connected: Vec::new(),
             vmm: None,
-            shown: State::Waiting.name(),
+            shown: Step::Waiting,
             tasks: JoinSet::new(),
-            tell,
+            sink,
         };
         Ok((this, socket))
     }
 
-    /// The pod is wired and the VMM is there: whoever comes is let in.
+    /// The pod is wired and the VMM is there: connections are accepted.
     pub(crate) fn open(&mut self, socket: TcpListener, vmm: Option<Pid>, vmm_version: &str) {
         self.vmm = vmm;
         self.own.vmm_version = vmm_version.to_owned();
@@ -112,23 +116,23 @@ impl Incoming {
             "waiting for a guest at tcp:{}",
             self.listener.address
         );
-        let (security, tell) = (self.listener.security.clone(), self.tell.clone());
+        let (security, sink) = (self.listener.security.clone(), self.sink.clone());
         self.tasks.spawn(async move {
-            let strangers = Arc::new(Semaphore::new(STRANGERS));
+            let unauthenticated = Arc::new(Semaphore::new(MAX_UNAUTHENTICATED));
             let mut greeting = JoinSet::new();
             while let Ok((stream, from)) = socket.accept().await {
                 while greeting.try_join_next().is_some() {}
-                let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+                let Ok(permit) = Arc::clone(&unauthenticated).try_acquire_owned() else {
                     continue;
                 };
-                let (security, tell) = (security.clone(), tell.clone());
+                let (security, sink) = (security.clone(), sink.clone());
                 greeting.spawn(async move {
                     match channel::accept(stream, &security).await {
-                        Ok(incoming) => drop(tell.send(Arrival::Connection(incoming)).await),
+                        Ok(incoming) => sink.send(Arrival::Connection(incoming)).await,
                         Err(error) => tracing::warn!(
                             event = "migration-connection-rejected",
                             address = %from,
-                            "migration: {from} was not let in: {}",
+                            "migration: rejected a connection from {from}: {}",
                             chain(&error)
                         ),
                     }
@@ -138,36 +142,38 @@ impl Incoming {
         });
     }
 
-    /// Says where it is, if that is news. After each event, and not before what the event has led to is under way: the guest
-    /// may be standing still for it.
-    pub(crate) fn show(&mut self, board: &mut Board) {
-        if self.state.name() == self.shown {
+    /// Publishes a new state. After each event, and not before what the event has led to is under way: the guest may be paused
+    /// for it.
+    pub(crate) fn show(&mut self, state: &State, board: &mut Board) {
+        let step = state.step();
+        if step == self.shown {
             return;
         }
-        self.shown = self.state.name();
-        let why = match &self.state {
+        self.shown = step;
+        let why = match state {
             State::Ended(Ending::Gone { why } | Ending::Lost { why }) => Some(why.as_str()),
             _ => None,
         };
         let address = format!("tcp:{}", self.listener.address);
-        board.migration("in", &address, self.state.name(), why);
+        board.migration(Direction::In, &address, step, why);
         tracing::info!(
             event = "migration-step",
-            step = self.state.name(),
+            step = step.name(),
             "migration: {}",
-            self.state.name()
+            step.name()
         );
     }
 
-    pub(crate) fn arrived(&mut self, arrival: Arrival, api: &Api) -> Option<End> {
+    /// What a report of a task means for the machine, which `waits` for a first source.
+    pub(crate) fn arrived(&mut self, arrival: Arrival, waits: bool) -> Option<Event> {
         match arrival {
-            Arrival::Event(event) => self.on(event, None, api),
+            Arrival::Event(event) => Some(event),
             Arrival::Connection(channel::Incoming::Control(stream)) => {
                 self.channels = self.channels.wrapping_add(1);
-                let (channel, tell) = (self.channels, self.tell.clone());
-                let link = Link::start(stream, move |heard| {
-                    let tell = tell.clone();
-                    async move { drop(tell.send(Arrival::Heard(channel, heard)).await) }
+                let (channel, sink) = (self.channels, self.sink.clone());
+                let link = Link::start(stream, move |received| {
+                    let sink = sink.clone();
+                    async move { sink.send(Arrival::Received(channel, received)).await }
                 });
                 self.links.insert(channel, link);
                 None
@@ -177,28 +183,28 @@ impl Incoming {
                     Some(relay) if self.id.as_ref() == Some(&id) => relay.add(stream),
                     _ => tracing::warn!(
                         event = "memory-connection-rejected",
-                        "migration: a connection for the memory of no hand-off was closed"
+                        "migration: rejected a connection for guest memory that belongs to no migration under way"
                     ),
                 }
                 None
             }
-            Arrival::Heard(channel, Heard::Lost(why)) => {
+            Arrival::Received(channel, Received::Lost(why)) => {
                 self.links.remove(&channel);
                 if self.peer != Some(channel) {
                     return None;
                 }
                 self.peer = None;
-                self.on(Event::ChannelLost(why), None, api)
+                Some(Event::ChannelLost(why))
             }
-            Arrival::Heard(channel, Heard::Said(message)) => self.said(channel, message, api),
+            Arrival::Received(channel, Received::Message(message)) => self.message(channel, message, waits),
         }
     }
 
-    fn said(&mut self, channel: u32, message: Message, api: &Api) -> Option<End> {
+    fn message(&mut self, channel: u32, message: Message, waits: bool) -> Option<Event> {
         match message {
             Message::Prepare(prepare) => {
-                let reasons = self.judge(&prepare);
-                if reasons.is_empty() && self.state == State::Waiting {
+                let reasons = self.judge(&prepare, waits);
+                if reasons.is_empty() && waits {
                     self.peer = Some(channel);
                     self.id = Some(prepare.id.clone());
                     self.nics.clone_from(&prepare.description.nics);
@@ -208,25 +214,26 @@ impl Incoming {
                         tracing::warn!(event = "migration-note", "migration: {note}");
                     }
                 }
-                self.on(Event::Prepare { reasons }, Some(channel), api)
+                self.asking = Some(channel);
+                Some(Event::Prepare { reasons })
             }
             // Whoever knows the name is the source, over whatever channel.
             Message::Commit { id } if self.id.as_ref() == Some(&id) => {
                 self.peer = Some(channel);
-                self.on(Event::Commit, None, api)
+                Some(Event::Commit)
             }
             Message::Abort { why } if self.peer == Some(channel) => {
-                self.on(Event::Abort(format!("the source gave up: {why}")), None, api)
+                Some(Event::Abort(format!("the source gave up: {why}")))
             }
             _ => None,
         }
     }
 
-    fn judge(&self, prepare: &Prepare) -> Vec<String> {
+    fn judge(&self, prepare: &Prepare, waits: bool) -> Vec<String> {
         let mut all = reasons(prepare.version, &prepare.description, &self.own);
         match (&self.listener.security, &prepare.credentials) {
-            (Security::Tls(_), Some(credentials)) if all.is_empty() && self.state == State::Waiting => {
-                if let Err(error) = one_time::accept(&self.vmm_dir, credentials) {
+            (Security::Tls(_), Some(credentials)) if all.is_empty() && waits => {
+                if let Err(error) = session_certs::accept(&self.vmm_dir, credentials) {
                     all.push(format!(
                         "the target cannot keep this migration's certificates: {error}"
                     ));
@@ -252,59 +259,36 @@ impl Incoming {
         theirs.iter().filter(here).map(|nic| nic.name.clone()).collect()
     }
 
-    /// What cloud-hypervisor says of itself.
-    pub(crate) fn vmm(&mut self, event: &VmmEvent, api: &Api) -> Option<End> {
-        let event = match event.event.as_str() {
-            "migration-receive-ready" => Event::Listening,
-            "migration-receive-finished" => Event::Resumed,
-            "migration-receive-failed" => Event::VmmFailed("cloud-hypervisor's transfer failed".into()),
-            _ => return None,
-        };
-        self.on(event, None, api)
-    }
-
-    /// `from`: the channel that an answer goes to if it is not the source's.
-    pub(crate) fn on(&mut self, event: Event, from: Option<u32>, api: &Api) -> Option<End> {
-        let had_ended = matches!(self.state, State::Ended(_));
-        let (state, actions) = std::mem::replace(&mut self.state, State::Waiting).on(event);
-        self.state = state;
-        for action in actions {
-            self.perform(action, from, api);
-        }
-        if had_ended {
-            return None;
-        }
-        match &self.state {
-            State::Ended(Ending::Runs { stop }) => Some(End::Runs { stop: *stop }),
-            State::Ended(Ending::Gone { why }) => Some(End::Leave(Outcome::NotReceived(why.clone()))),
-            State::Ended(Ending::Stopped) => Some(End::Leave(Outcome::NeverStarted)),
-            State::Ended(Ending::Lost { why }) => Some(End::Leave(Outcome::HandedOver(format!(
-                "given to this launcher, and failed: {why}"
-            )))),
+    /// What an event of cloud-hypervisor means for the machine.
+    pub(crate) fn vmm_event(event: &VmmEvent) -> Option<Event> {
+        match event.event.as_str() {
+            "migration-receive-ready" => Some(Event::Listening),
+            "migration-receive-finished" => Some(Event::Resumed),
+            "migration-receive-failed" => Some(Event::VmmFailed("cloud-hypervisor's transfer failed".into())),
             _ => None,
         }
     }
 
-    fn perform(&mut self, action: Action, from: Option<u32>, api: &Api) {
+    pub(crate) fn perform(&mut self, action: Action, api: &Api) {
         match action {
             Action::Refuse(reasons) => {
                 for reason in &reasons {
                     tracing::warn!(event = "migration-refused", "migration: refused: {reason}");
                 }
-                if let Some(link) = from.and_then(|from| self.links.get(&from)) {
-                    link.say(Message::Refused { reasons });
+                if let Some(link) = self.asking.and_then(|asking| self.links.get(&asking)) {
+                    link.send(Message::Refused { reasons });
                 }
             }
             Action::Receive => self.receive(api),
-            Action::SayPrepared => self.say(Message::Prepared {
+            Action::SendPrepared => self.send(Message::Prepared {
                 takes_connections: !self.connected.is_empty(),
             }),
-            Action::SayHolding => self.say(Message::Holding),
+            Action::SendHolding => self.send(Message::Holding),
             Action::ArmHold => {
-                let tell = self.tell.clone();
+                let sink = self.sink.clone();
                 self.tasks.spawn(async move {
-                    tokio::time::sleep(HOLD).await;
-                    let _ = tell.send(Arrival::Event(Event::HoldOver)).await;
+                    tokio::time::sleep(HOLD_TIMEOUT).await;
+                    sink.send(Arrival::Event(Event::HoldOver)).await;
                 });
             }
             Action::Release => {
@@ -312,37 +296,35 @@ impl Incoming {
                     relay.release();
                 }
             }
-            Action::SayRunning => self.say(Message::Running),
-            Action::SayLost(why) => self.say(Message::Lost { why }),
-            Action::SayGone(why) => {
+            Action::SendRunning => self.send(Message::Running),
+            Action::SendLost(why) => self.send(Message::Lost { why }),
+            Action::SendGone(why) => {
                 self.relay = None;
-                self.say(Message::Gone { why });
+                self.send(Message::Gone { why });
             }
-            // The end has it done.
-            Action::KillVmm => {}
         }
     }
 
-    fn say(&self, message: Message) {
+    fn send(&self, message: Message) {
         if let Some(link) = self.peer.and_then(|peer| self.links.get(&peer)) {
-            link.say(message);
+            link.send(message);
         }
     }
 
     fn receive(&mut self, api: &Api) {
-        // One that has ended is heard of by other ways.
+        // The exit of one that has ended is an event of its own.
         let Some(vmm) = self.vmm else { return };
         let (holding, mut held) = mpsc::channel(1);
         self.relay = Some(TargetRelay::new(vmm, holding));
-        let tell = self.tell.clone();
+        let sink = self.sink.clone();
         self.tasks.spawn(async move {
             while let Some(()) = held.recv().await {
-                let _ = tell.send(Arrival::Event(Event::Restored)).await;
+                sink.send(Arrival::Event(Event::Restored)).await;
             }
         });
         let how = ReceiveMigration {
             receiver_url: format!("tcp:{MEETING}"),
-            tls_dir: self.credentials.then(|| one_time::directory(&self.vmm_dir)),
+            tls_dir: self.credentials.then(|| session_certs::directory(&self.vmm_dir)),
         };
         let adoptions: Vec<_> = self
             .nics
@@ -352,7 +334,7 @@ impl Incoming {
                 Some((self.passts.get(&nic.name)?.clone(), nic.passt.clone()?, connected))
             })
             .collect();
-        let (api, tell) = (api.clone(), self.tell.clone());
+        let (api, sink) = (api.clone(), self.sink.clone());
         self.tasks.spawn(async move {
             let receive = async {
                 // The VMM connects to them when it restores the guest.
@@ -369,13 +351,13 @@ impl Incoming {
                 Ok(()) => Event::Resumed,
                 Err(why) => Event::VmmFailed(why),
             };
-            let _ = tell.send(Arrival::Event(event)).await;
+            sink.send(Arrival::Event(event)).await;
         });
     }
 
-    /// The guest is here: nobody needs the hand-off's certificates any more.
+    /// The guest is here: the migration's certificates are of no use any more.
     pub(crate) fn forget(&self) {
-        one_time::clear(&self.vmm_dir);
+        session_certs::clear(&self.vmm_dir);
     }
 
     /// The NICs of the guest that has come, as it had them where it was.
@@ -383,26 +365,11 @@ impl Incoming {
         &self.nics
     }
 
-    /// The guest is neither here nor gone.
-    pub(crate) fn is_open(&self) -> bool {
-        !matches!(self.state, State::Ended(_))
-    }
-
-    /// The last words.
+    /// Closes everything, once what is queued is sent.
     pub(crate) async fn finish(self) {
-        one_time::clear(&self.vmm_dir);
+        session_certs::clear(&self.vmm_dir);
         for link in self.links.into_values() {
             link.finish().await;
         }
     }
-}
-
-/// What a target has come to.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The guest is ours. `stop`: and is to end.
-    Runs {
-        stop: bool,
-    },
-    Leave(Outcome),
 }

@@ -1,4 +1,4 @@
-//! One control channel at work: a task that reads, and one that writes and says every so often that it is alive.
+//! One control channel at work: a task that reads, and one that writes, and sends every so often that it is alive.
 
 use std::time::Duration;
 
@@ -9,49 +9,48 @@ use tokio::time::{interval, timeout};
 use super::channel::Stream;
 use super::message::{self, ALIVE_EVERY, Message, SILENCE};
 
-/// How long the last words may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// To send what is queued when the channel is to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a channel's reader has to tell.
+/// What comes out of a channel.
 #[derive(Debug)]
-pub(crate) enum Heard {
-    Said(Message),
+pub(crate) enum Received {
+    Message(Message),
     /// Nothing more will come.
     Lost(String),
 }
 
-/// The reader ends with it; the writer says what it was given, and then ends.
+/// The reader ends with it; the writer sends what is queued, and then ends.
 #[derive(Debug)]
 pub(crate) struct Link {
     outbox: mpsc::UnboundedSender<Message>,
     writer: JoinHandle<()>,
-    reader: Ending,
+    reader: AbortOnDrop,
 }
 
-/// Aborted with whoever waits for it.
 #[derive(Debug)]
-struct Ending(JoinHandle<()>);
+struct AbortOnDrop(JoinHandle<()>);
 
-impl Drop for Ending {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
 impl Link {
-    /// `tell` is given everything that is heard, and at last that the channel is lost.
-    pub(crate) fn start<F, T>(stream: Box<dyn Stream>, tell: F) -> Self
+    /// `forward` gets everything that is received, and at last that the channel is lost.
+    pub(crate) fn start<F, T>(stream: Box<dyn Stream>, forward: F) -> Self
     where
-        F: Fn(Heard) -> T + Send + 'static,
+        F: Fn(Received) -> T + Send + 'static,
         T: Future<Output = ()> + Send,
     {
         let (mut reading, mut writing) = tokio::io::split(stream);
-        let (outbox, mut said) = mpsc::unbounded_channel();
+        let (outbox, mut queued) = mpsc::unbounded_channel();
         let writer = tokio::spawn(async move {
             let mut tick = interval(ALIVE_EVERY);
             loop {
                 let message = tokio::select! {
-                    message = said.recv() => match message {
+                    message = queued.recv() => match message {
                         Some(message) => message,
                         None => break,
                     },
@@ -63,23 +62,23 @@ impl Link {
                     break;
                 }
             }
-            let _ = timeout(LAST_WORDS, tokio::io::AsyncWriteExt::shutdown(&mut writing)).await;
+            let _ = timeout(CLOSE_TIMEOUT, tokio::io::AsyncWriteExt::shutdown(&mut writing)).await;
         });
         let reader = tokio::spawn(async move {
             loop {
-                let heard = match timeout(SILENCE, message::read(&mut reading)).await {
+                let received = match timeout(SILENCE, message::read(&mut reading)).await {
                     Ok(Ok(Message::Alive)) => continue,
-                    Ok(Ok(message)) => Heard::Said(message),
+                    Ok(Ok(message)) => Received::Message(message),
                     Ok(Err(error)) => {
-                        Heard::Lost(format!("the channel to the other launcher broke: {error}"))
+                        Received::Lost(format!("the channel to the other launcher broke: {error}"))
                     }
-                    Err(_) => Heard::Lost(format!(
-                        "the other launcher has said nothing for {} s",
+                    Err(_) => Received::Lost(format!(
+                        "the other launcher has sent nothing for {} s",
                         SILENCE.as_secs()
                     )),
                 };
-                let lost = matches!(heard, Heard::Lost(_));
-                tell(heard).await;
+                let lost = matches!(received, Received::Lost(_));
+                forward(received).await;
                 if lost {
                     return;
                 }
@@ -88,16 +87,16 @@ impl Link {
         Self {
             outbox,
             writer,
-            reader: Ending(reader),
+            reader: AbortOnDrop(reader),
         }
     }
 
-    pub(crate) fn say(&self, message: Message) {
-        // A writer that is gone has lost its channel; the reader says so.
+    pub(crate) fn send(&self, message: Message) {
+        // A writer that is gone has lost its channel; the reader reports that.
         let _ = self.outbox.send(message);
     }
 
-    /// Waits until everything is said, or cannot be.
+    /// Waits until everything is sent, or cannot be.
     pub(crate) async fn finish(self) {
         let Self {
             outbox,
@@ -105,7 +104,7 @@ impl Link {
             reader,
         } = self;
         drop(outbox);
-        let _ = timeout(LAST_WORDS, writer).await;
+        let _ = timeout(CLOSE_TIMEOUT, writer).await;
         drop(reader);
     }
 }

@@ -11,10 +11,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::describe::Description;
 
-/// Of this exchange; it changes whenever an older launcher could misunderstand.
-pub(crate) const VERSION: u32 = 1;
 /// Bytes. The largest message carries the VM's configuration, which cloud-hypervisor takes up to 50 KiB of.
-const MOST: u32 = 256 << 10;
+const MAX_MESSAGE: u32 = 256 << 10;
 /// How often something is said, and how long silence is borne.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(2);
 pub(crate) const SILENCE: Duration = Duration::from_secs(10);
@@ -85,9 +83,9 @@ impl std::fmt::Debug for ServerCredentials {
 /// Not cancel-safe: to be awaited to its end.
 pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Message> {
     let length = from.read_u32().await?;
-    if length > MOST {
+    if length > MAX_MESSAGE {
         return Err(invalid(format!(
-            "a message of {length} bytes; at most {MOST} are taken"
+            "a message of {length} bytes; at most {MAX_MESSAGE} are taken"
         )));
     }
     let mut body = Vec::new();
@@ -100,7 +98,9 @@ pub(crate) async fn read(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Mess
 
 pub(crate) async fn write(to: &mut (impl AsyncWrite + Unpin), message: &Message) -> io::Result<()> {
     let body = serde_json::to_vec(message).map_err(io::Error::other)?;
-    let length = u32::try_from(body.len()).ok().filter(|length| *length <= MOST);
+    let length = u32::try_from(body.len())
+        .ok()
+        .filter(|length| *length <= MAX_MESSAGE);
     let length = length.ok_or_else(|| invalid(format!("a message of {} bytes", body.len())))?;
     let mut bytes = length.to_be_bytes().to_vec();
     bytes.extend(body);
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn too_long_too_short_and_nonsense_are_errors() {
         block_on(async {
-            let long = (MOST + 1).to_be_bytes();
+            let long = (MAX_MESSAGE + 1).to_be_bytes();
             assert!(
                 read(&mut long.as_slice())
                     .await

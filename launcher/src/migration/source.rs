@@ -5,9 +5,13 @@
 //! that it failed. So whatever it would do when its connection breaks, it does not do it. From there no event leads
 //! back to a guest that runs here. Before, every event that is not the next step does.
 
+use crate::status::Step;
+
 /// Where the hand-off is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
+    /// The guest is being described for the target, its disks read.
+    Describing,
     /// The target is asked; nothing has moved.
     Preparing,
     /// The guest is asked to let go of what cannot go with it: its VFs.
@@ -31,6 +35,8 @@ pub(crate) enum State {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
+    /// The target was not asked: this guest cannot migrate, or the order cannot be carried out.
+    NotBegun { why: String },
     /// The guest runs here, as if nothing had been.
     StaysHere { why: String },
     /// It has come to its end here, by itself, before it was given away.
@@ -45,6 +51,10 @@ pub(crate) enum Ending {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
+    Described,
+    NotDescribed(String),
+    /// There is a channel to the target.
+    Connected,
     Prepared,
     /// The target takes too long to be ready.
     PrepareOver,
@@ -80,6 +90,9 @@ pub(crate) enum Event {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// Connect to the target, and send `PrepareOver` if that and its answer take too long.
+    Connect,
+    SendPrepare,
     /// Ask the guest for what cannot go with it.
     Detach,
     /// Give it back what it let go of, and whatever it lets go of later.
@@ -97,20 +110,24 @@ pub(crate) enum Action {
     /// Connect again and say `Commit` again.
     AskAgain,
     ArmDoubt,
-    KillVmm,
 }
 
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
         use Action::{
-            ArmDoubt, AskAgain, Attach, CutTransfer, Detach, Fence, KillVmm, Note, SendAbort, SendCommit,
-            Transfer, Unfence,
+            ArmDoubt, AskAgain, Attach, Connect, CutTransfer, Detach, Fence, Note, SendAbort, SendCommit,
+            SendPrepare, Transfer, Unfence,
         };
         let stays = |why: String| State::Ended(Ending::StaysHere { why });
         let attaching = |why: String| State::Attaching { why };
         match (self, event) {
             (ended @ State::Ended(_), _) => (ended, vec![]),
 
+            (State::Describing, Event::Described) => (State::Preparing, vec![Connect]),
+            (State::Describing, Event::NotDescribed(why)) => (State::Ended(Ending::NotBegun { why }), vec![]),
+            (State::Describing, Event::Cancel(why)) => (stays(why), vec![]),
+
+            (State::Preparing, Event::Connected) => (State::Preparing, vec![SendPrepare]),
             (State::Preparing, Event::Prepared) => (State::Detaching, vec![Detach]),
             (State::Preparing, Event::PrepareOver) => {
                 let why = "the target was not ready in time".to_owned();
@@ -178,14 +195,15 @@ impl State {
                 vec![CutTransfer, Unfence, SendAbort(why)],
             ),
 
-            (State::Committed, Event::Running) => (State::Ended(Ending::Migrated), vec![KillVmm]),
+            (State::Committed, Event::Running) => (State::Ended(Ending::Migrated), vec![]),
             (State::Committed, Event::Lost(why) | Event::Gone(why)) => {
-                (State::Ended(Ending::LostThere { why }), vec![KillVmm])
+                (State::Ended(Ending::LostThere { why }), vec![])
             }
+            (State::Committed, Event::Connected) => (State::Committed, vec![SendCommit]),
             (State::Committed, Event::ChannelLost(_)) => (State::Committed, vec![AskAgain]),
             (State::Committed, Event::DoubtOver) => {
                 let why = "the target has not answered since the guest was given to it".to_owned();
-                (State::Ended(Ending::InDoubt { why }), vec![KillVmm])
+                (State::Ended(Ending::InDoubt { why }), vec![])
             }
 
             (State::Cancelling { why }, Event::TransferFailed(_)) => (attaching(why), vec![Attach]),
@@ -193,7 +211,8 @@ impl State {
 
             // Nothing is left to move, or to go back to.
             (
-                State::Preparing
+                State::Describing
+                | State::Preparing
                 | State::Detaching
                 | State::Sending
                 | State::Fencing
@@ -202,7 +221,7 @@ impl State {
                 Event::GuestEnded(why),
             ) => (
                 State::Ended(Ending::EndedHere { why: why.clone() }),
-                vec![CutTransfer, SendAbort(why), KillVmm],
+                vec![CutTransfer, SendAbort(why)],
             ),
 
             // The VMM has given the guest away, so its last word was not held back on the way. There is nothing here
@@ -220,26 +239,42 @@ impl State {
     pub(crate) fn is_committed(&self) -> bool {
         match self {
             State::Committed => true,
-            State::Ended(ending) => !matches!(ending, Ending::StaysHere { .. } | Ending::EndedHere { .. }),
+            State::Ended(ending) => !matches!(
+                ending,
+                Ending::NotBegun { .. } | Ending::StaysHere { .. } | Ending::EndedHere { .. }
+            ),
             _ => false,
         }
     }
 
-    /// As `hawser status` calls it.
-    pub(crate) fn name(&self) -> &'static str {
+    pub(crate) fn step(&self) -> Step {
         match self {
-            State::Preparing => "preparing",
-            State::Detaching => "detaching",
-            State::Sending => "sending",
-            State::Fencing => "fencing",
-            State::Committed => "committed",
-            State::Cancelling { .. } => "cancelling",
-            State::Attaching { .. } => "attaching",
-            State::Ended(Ending::StaysHere { .. }) => "failed",
-            State::Ended(Ending::EndedHere { .. }) => "guest-ended",
-            State::Ended(Ending::Migrated) => "migrated",
-            State::Ended(Ending::LostThere { .. }) => "lost",
-            State::Ended(Ending::InDoubt { .. }) => "in-doubt",
+            State::Describing => Step::Describing,
+            State::Preparing => Step::Preparing,
+            State::Detaching => Step::Detaching,
+            State::Sending => Step::Sending,
+            State::Fencing => Step::Fencing,
+            State::Committed => Step::Committed,
+            State::Cancelling { .. } => Step::Cancelling,
+            State::Attaching { .. } => Step::Attaching,
+            State::Ended(Ending::NotBegun { .. } | Ending::StaysHere { .. }) => Step::Failed,
+            State::Ended(Ending::EndedHere { .. }) => Step::GuestEnded,
+            State::Ended(Ending::Migrated) => Step::Migrated,
+            State::Ended(Ending::LostThere { .. }) => Step::Lost,
+            State::Ended(Ending::InDoubt { .. }) => Step::InDoubt,
+        }
+    }
+}
+
+impl Ending {
+    pub(crate) fn why(&self) -> Option<&str> {
+        match self {
+            Ending::Migrated => None,
+            Ending::NotBegun { why }
+            | Ending::StaysHere { why }
+            | Ending::EndedHere { why }
+            | Ending::LostThere { why }
+            | Ending::InDoubt { why } => Some(why),
         }
     }
 }

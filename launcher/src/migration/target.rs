@@ -8,6 +8,8 @@
 //! known. The source's VMM has then given the guest away, and its launcher says `Commit`; or it has not heard the
 //! answer and has the guest back, and its launcher says `Abort`. Either way one is left.
 
+use crate::status::Step;
+
 /// Where the hand-off is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
@@ -70,32 +72,31 @@ pub(crate) enum Action {
     Refuse(Vec<String>),
     /// Have the VMM listen, and let the memory's connections through to it.
     Receive,
-    SayPrepared,
-    SayHolding,
+    SendPrepared,
+    SendHolding,
     ArmHold,
     /// Let the VMM have its last instruction. The guest runs from here on.
     Release,
-    SayRunning,
-    SayLost(String),
-    SayGone(String),
-    KillVmm,
+    SendRunning,
+    SendLost(String),
+    SendGone(String),
 }
 
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
         use Action::{
-            ArmHold, KillVmm, Receive, Refuse, Release, SayGone, SayHolding, SayLost, SayPrepared, SayRunning,
+            ArmHold, Receive, Refuse, Release, SendGone, SendHolding, SendLost, SendPrepared, SendRunning,
         };
         let gone = |why: String| {
-            let actions = vec![KillVmm, SayGone(why.clone())];
+            let actions = vec![SendGone(why.clone())];
             (State::Ended(Ending::Gone { why }), actions)
         };
         match (self, event) {
             // The source has not heard it.
-            (ended @ State::Ended(Ending::Runs { .. }), Event::Commit) => (ended, vec![SayRunning]),
+            (ended @ State::Ended(Ending::Runs { .. }), Event::Commit) => (ended, vec![SendRunning]),
             (State::Ended(Ending::Lost { why }), Event::Commit) => (
                 State::Ended(Ending::Lost { why: why.clone() }),
-                vec![SayLost(why)],
+                vec![SendLost(why)],
             ),
             (ended @ State::Ended(_), _) => (ended, vec![]),
 
@@ -108,21 +109,23 @@ impl State {
                 vec![Refuse(vec!["the target is busy with another hand-off".into()])],
             ),
 
-            (State::Opening, Event::Listening) => (State::Receiving, vec![SayPrepared]),
+            (State::Opening, Event::Listening) => (State::Receiving, vec![SendPrepared]),
             (State::Receiving, Event::Restored) => {
-                (State::Holding { stop: false }, vec![SayHolding, ArmHold])
+                (State::Holding { stop: false }, vec![SendHolding, ArmHold])
             }
             (State::Holding { stop }, Event::Commit) => (State::Resuming { stop }, vec![Release]),
             (State::Receiving, Event::Resumed) => (State::Early { stop: false }, vec![ArmHold]),
-            (State::Early { stop }, Event::Commit) => (State::Ended(Ending::Runs { stop }), vec![SayRunning]),
+            (State::Early { stop }, Event::Commit) => {
+                (State::Ended(Ending::Runs { stop }), vec![SendRunning])
+            }
             (State::Resuming { stop }, Event::Resumed) => {
-                (State::Ended(Ending::Runs { stop }), vec![SayRunning])
+                (State::Ended(Ending::Runs { stop }), vec![SendRunning])
             }
 
             // Whether it ever ran makes no difference: the source cannot run it any more.
             (State::Resuming { .. }, Event::VmmFailed(why)) => (
                 State::Ended(Ending::Lost { why: why.clone() }),
-                vec![KillVmm, SayLost(why)],
+                vec![SendLost(why)],
             ),
             (
                 State::Waiting
@@ -144,7 +147,7 @@ impl State {
 
             (State::Waiting | State::Opening | State::Receiving, Event::Stop) => (
                 State::Ended(Ending::Stopped),
-                vec![KillVmm, SayGone("the target was told to end".into())],
+                vec![SendGone("the target was told to end".into())],
             ),
             // The guest may be ours already. It is a matter of moments.
             (State::Holding { .. }, Event::Stop) => (State::Holding { stop: true }, vec![]),
@@ -156,17 +159,16 @@ impl State {
         }
     }
 
-    /// As `hawser status` calls it.
-    pub(crate) fn name(&self) -> &'static str {
+    pub(crate) fn step(&self) -> Step {
         match self {
-            State::Waiting => "waiting",
-            State::Opening => "opening",
-            State::Receiving => "receiving",
-            State::Holding { .. } | State::Early { .. } => "holding",
-            State::Resuming { .. } => "resuming",
-            State::Ended(Ending::Runs { .. }) => "migrated",
-            State::Ended(Ending::Lost { .. }) => "lost",
-            State::Ended(Ending::Gone { .. } | Ending::Stopped) => "failed",
+            State::Waiting => Step::Waiting,
+            State::Opening => Step::Opening,
+            State::Receiving => Step::Receiving,
+            State::Holding { .. } | State::Early { .. } => Step::Holding,
+            State::Resuming { .. } => Step::Resuming,
+            State::Ended(Ending::Runs { .. }) => Step::Migrated,
+            State::Ended(Ending::Lost { .. }) => Step::Lost,
+            State::Ended(Ending::Gone { .. } | Ending::Stopped) => Step::Failed,
         }
     }
 }

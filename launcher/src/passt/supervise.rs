@@ -24,6 +24,7 @@ use super::Command;
 use super::process::{Backend, StartError, start};
 use super::repair::{Repair, Side};
 use crate::error::Failure;
+use crate::queue::Sink;
 use hawser_vhost_relay::{End, Session};
 
 /// Fresh ones within `WINDOW`; more would hide a fault that does not go away.
@@ -127,7 +128,7 @@ pub(crate) async fn supervise(
     mut command: Command,
     mut frontend: Frontend,
     ready: oneshot::Sender<Result<(), Failure>>,
-    lost: mpsc::Sender<Report>,
+    lost: Sink<Report>,
 ) {
     let repair = frontend.repair.clone();
     let mut first = match start(&program, &command, &repair).await {
@@ -189,7 +190,7 @@ pub(crate) async fn supervise(
             );
             let nic = command.nic.clone();
             // Nobody listens any more when everything is ending.
-            let _ = lost.send(Report { nic }).await;
+            lost.send(Report { nic }).await;
             line.session.stand_in().await;
         }
         tracing::debug!("{}: cloud-hypervisor has let go of the NIC", command.nic);
@@ -338,7 +339,8 @@ exec cat <&"$socket" > /dev/null
         let (frontend, handle) = Frontend::listen(directory.path(), None).unwrap();
         let command = Command::bare("default", &[]);
         let (ready, serves) = oneshot::channel();
-        let (lost, _) = mpsc::channel(1);
+        let (queue, _) = mpsc::channel::<Report>(1);
+        let lost = Sink::new(queue);
         tokio::spawn(supervise(program.clone(), command, frontend, ready, lost));
         serves.await.unwrap().unwrap();
         let handed = Handed {

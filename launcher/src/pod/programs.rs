@@ -44,7 +44,7 @@ pub(crate) fn cloud_hypervisor_version(program: &Path) -> Result<(), Failure> {
     let text = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let version = text.as_deref().unwrap_or_default().lines().next();
     match version.and_then(|line| line.strip_prefix("cloud-hypervisor ")) {
-        Some(version) => crate::supervisor::check_version(version.trim()),
+        Some(version) => crate::guest::check_version(version.trim()),
         None => Ok(()),
     }
 }

@@ -193,8 +193,8 @@ mod tests {
 
     #[test]
     fn figures_are_found_in_what_each_side_says() {
-        let ours = "migrated: the guest runs at tcp:b:1; the transfer took 1234 ms, in which it stood still for 56 ms";
+        let ours = "migrated: the guest runs at tcp:b:1; the transfer took 1234 ms, with a downtime of 56 ms";
         assert_eq!(number_after(ours, "the transfer took ").unwrap(), 1234.0);
-        assert_eq!(number_after(ours, "stood still for ").unwrap(), 56.0);
+        assert_eq!(number_after(ours, "with a downtime of ").unwrap(), 56.0);
     }
 }

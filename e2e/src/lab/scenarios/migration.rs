@@ -185,7 +185,7 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
     // A container that is started again in the source's pod leaves the guest alone.
     let mut again = from.launch("run", ROOT)?;
     again.expect_exit(5, END)?;
-    again.console.wait_for("was given to tcp:", SERVE)?;
+    again.console.wait_for("was migrated to tcp:", SERVE)?;
 
     target.signal("TERM")?;
     target.expect_exit(0, END)?;

@@ -227,8 +227,10 @@ pub(super) fn failures(lab: &Lab) -> Result<()> {
     moving.console.wait_for("stays here", SERVE)?;
     source
         .console
-        .wait_for("it is taken out of the guest and put back", SERVE)?;
-    source.console.wait_for("the NIC is back in the guest", SERVE)?;
+        .wait_for("it is unplugged from the guest and plugged again", SERVE)?;
+    source
+        .console
+        .wait_for("the NIC is plugged into the guest again", SERVE)?;
     ensure!(target.exit_code(END)? == 9, "the target kept waiting");
     reached_soon(from).context("after the NIC was put back")?;
     reached_at_once(from).context("after the NIC was put back")?;

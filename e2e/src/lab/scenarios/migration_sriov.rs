@@ -187,10 +187,9 @@ pub(super) fn refuses(lab: &Lab) -> Result<()> {
     let mut moving = source.exec(&migrate(&url(&to), &TLS))?;
     moving.expect_exit(9, TRANSFER)?;
     let waited = start.elapsed();
-    moving.console.wait_for(
-        "did not let go of its VFs within 30 s, and keeps them: vf0",
-        SERVE,
-    )?;
+    moving
+        .console
+        .wait_for("did not release its VFs within 30 s, and keeps them: vf0", SERVE)?;
     ensure!(
         waited >= Duration::from_secs(30),
         "given up after {} s",

@@ -272,9 +272,10 @@ pub(super) fn given_up(lab: &Lab) -> Result<()> {
     launcher
         .console
         .wait_for("is given up: the NIC is down and is taken out of the guest", SOON)?;
-    launcher
-        .console
-        .wait_for("a device that did not work any more has left the guest", SOON)?;
+    launcher.console.wait_for(
+        "a device that did not work any more was unplugged from the guest",
+        SOON,
+    )?;
     launcher.signal("TERM")?;
     launcher.expect_exit(0, END)
 }

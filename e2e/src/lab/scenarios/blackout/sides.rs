@@ -107,7 +107,7 @@ impl<'a> Ours<'a> {
     /// With a guest, or there to receive one.
     pub(super) fn start(pod: &'a Pod<'_>, boots: bool) -> Result<Self> {
         // It was the source of the round before, and its guest may come back.
-        let _ = fs::remove_file(pod.state().join("vmm/status.json"));
+        let _ = fs::remove_file(pod.state().join("vmm/given-away.json"));
         let mut command = inside(pod, &program("build", "hawser"))?;
         command
             .args(["run", "--vmi", &pod.dir().join("vmi.json").display().to_string()])
@@ -145,7 +145,7 @@ impl<'a> Ours<'a> {
         let text = moving.ended()?;
         self.run.ended()?;
         let blackout = probes.blackout()?;
-        let still = number_after(&text, "stood still for ")?;
+        let still = number_after(&text, "with a downtime of ")?;
         let transfer = number_after(&text, "the transfer took ")?;
         Ok((target, [blackout, still, transfer]))
     }

@@ -9,7 +9,7 @@
 //!
 //! What can be seen of it from outside, each of it seen with the real one:
 //!
-//! - the event `rebooting`, for a reboot and for a triple fault, at once: [`super::outgoing`] knows it by that;
+//! - the event `rebooting`, for a reboot and for a triple fault, at once: `super::outgoing` knows it by that;
 //! - from that moment on the API does not answer, whatever it was;
 //! - the thread of a vCPU that has ended by a triple fault or an error is gone; of one that powers off it stays.
 //!
@@ -19,12 +19,12 @@
 use std::time::Duration;
 
 use nix::unistd::Pid;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::outgoing::Told;
+use super::report::Report;
 use super::source::Event;
 use crate::error::chain;
+use crate::queue::Sink;
 use crate::vmm::api::Api;
 use crate::vmm::threads;
 
@@ -53,8 +53,8 @@ fn judge(silent: Duration, vcpus_lost: bool) -> Verdict {
     }
 }
 
-/// Ends once it has something to tell. `vcpus`: of the guest before it was lent.
-pub(super) async fn watch(vmm: Pid, mut vcpus: usize, api: Api, tell: mpsc::Sender<Told>) {
+/// Ends once it has something to report. `vcpus`: of the guest before it was lent.
+pub(super) async fn watch(vmm: Pid, mut vcpus: usize, api: Api, sink: Sink<Report>) {
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -67,15 +67,15 @@ pub(super) async fn watch(vmm: Pid, mut vcpus: usize, api: Api, tell: mpsc::Send
                     // A process that has gone is heard of by its exit.
                     let there = threads::vcpus(vmm).unwrap_or(vcpus);
                     vcpus = vcpus.max(there);
-                    let told = match judge(asked.elapsed(), there < vcpus) {
+                    let report = match judge(asked.elapsed(), there < vcpus) {
                         Verdict::Well => continue,
-                        Verdict::Silent => Told::Event(Event::Cancel(format!(
+                        Verdict::Silent => Report::Event(Event::Cancel(format!(
                             "cloud-hypervisor has not answered for {} s",
                             SILENCE.as_secs()
                         ))),
-                        Verdict::Dead => Told::VcpuEnded,
+                        Verdict::Dead => Report::VcpuEnded,
                     };
-                    let _ = tell.send(told).await;
+                    sink.send(report).await;
                     return;
                 }
             }

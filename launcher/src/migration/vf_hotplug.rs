@@ -14,13 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::outgoing::Told;
+use super::report::Report;
 use super::source::Event;
 use crate::control::Board;
 use crate::error::chain;
+use crate::queue::Sink;
 use crate::vmm::api::Api;
 use crate::vmm::config::DeviceConfig;
 use crate::vmm::events::VmmEvent;
@@ -43,7 +43,7 @@ enum Place {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Function {
+struct Vf {
     /// The interface's name, and the device's in the VMM.
     id: String,
     config: Value,
@@ -51,7 +51,7 @@ struct Function {
     place: Place,
 }
 
-/// What the VMM is to be told.
+/// What the VMM is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Have the guest let go of it.
@@ -71,31 +71,31 @@ pub(crate) struct Done {
 
 /// All of the guest's VFs.
 #[derive(Debug)]
-pub(crate) struct Functions {
-    list: Vec<Function>,
+pub(crate) struct VfHotplug {
+    list: Vec<Vf>,
     /// The guest is to have them.
     wanted: bool,
 }
 
-impl Functions {
+impl VfHotplug {
     /// `comes`: the guest comes from elsewhere, without them.
     pub(crate) fn new(devices: &[DeviceConfig], comes: bool) -> Self {
         let place = if comes { Place::Out } else { Place::Attached };
-        let function = |device: &DeviceConfig| Function {
+        let vf = |device: &DeviceConfig| Vf {
             id: device.id().to_owned(),
             config: serde_json::to_value(device).unwrap_or_default(),
             path: device.path().to_owned(),
             place,
         };
         Self {
-            list: devices.iter().map(function).collect(),
+            list: devices.iter().map(vf).collect(),
             wanted: !comes,
         }
     }
 
     /// Why the guest cannot leave just now.
     pub(crate) fn obstacles(&self) -> Vec<String> {
-        let why = |function: &Function| {
+        let why = |function: &Vf| {
             let why = match function.place {
                 Place::Attached | Place::Out => return None,
                 Place::Asked => {
@@ -152,10 +152,10 @@ impl Functions {
                     .list
                     .iter_mut()
                     .find(|function| Some(function.id.as_str()) == id);
-                function.map(Function::removed).is_some()
+                function.map(Vf::removed).is_some()
             }
             "rebooted" => {
-                self.list.iter_mut().for_each(Function::rebooted);
+                self.list.iter_mut().for_each(Vf::rebooted);
                 false
             }
             _ => return (false, Vec::new()),
@@ -206,7 +206,7 @@ impl Functions {
         }
     }
 
-    pub(crate) fn are_none(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
@@ -221,20 +221,20 @@ impl Functions {
     }
 
     /// Those that the guest has yet to let go of.
-    pub(crate) fn names(&self) -> String {
+    pub(crate) fn pending(&self) -> String {
         let asked = self.list.iter().filter(|function| function.place == Place::Asked);
         let names: Vec<_> = asked.map(|function| function.id.as_str()).collect();
         names.join(", ")
     }
 
     pub(crate) fn show(&self, board: &mut Board) {
-        for Function { id, place, .. } in &self.list {
+        for Vf { id, place, .. } in &self.list {
             board.vf(id, matches!(place, Place::Attached | Place::Asked));
         }
     }
 }
 
-impl Function {
+impl Vf {
     fn removed(&mut self) {
         let vf = name(&self.path);
         self.place = match self.place {
@@ -276,20 +276,19 @@ fn name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-/// Tells the VMM, one after the other, and `tell` how each went.
-pub(crate) fn perform(requests: Vec<Request>, api: &Api, tell: &mpsc::Sender<Told>) {
+/// Asks the VMM for one after the other, and reports how each went.
+pub(crate) fn perform(requests: Vec<Request>, api: &Api, sink: &Sink<Report>) {
     if requests.is_empty() {
         return;
     }
-    let (api, tell) = (api.clone(), tell.clone());
+    let (api, sink) = (api.clone(), sink.clone());
     tokio::spawn(async move {
         for request in requests {
             let result = match &request {
                 Request::Remove(id) => api.remove_device(id).await.map_err(|error| chain(&error)),
                 Request::Add { config, .. } => add(&api, config).await,
             };
-            // Nobody listens once the guest has ended.
-            let _ = tell.send(Told::Function(Done { request, result })).await;
+            sink.send(Report::Hotplug(Done { request, result })).await;
         }
     });
 }
@@ -314,12 +313,12 @@ mod tests {
     use super::*;
     use crate::pod::pci::vfio::Access;
 
-    fn functions(comes: bool) -> Functions {
+    fn functions(comes: bool) -> VfHotplug {
         let device = |id: &str, address: &str| {
             DeviceConfig::function(id, address.parse().unwrap(), None, Access::Group)
         };
         let devices = [device("red", "0000:01:10.0"), device("blue", "0000:01:10.2")];
-        Functions::new(&devices, comes)
+        VfHotplug::new(&devices, comes)
     }
 
     fn event(event: &str, id: &str) -> VmmEvent {
@@ -354,7 +353,7 @@ mod tests {
         let mut this = functions(false);
         let asked = this.release();
         assert_eq!(asked, [removal("red"), removal("blue")]);
-        assert_eq!(this.names(), "red, blue");
+        assert_eq!(this.pending(), "red, blue");
         assert!(this.done(done(&asked[0], Ok(()))).is_none());
         assert_eq!(this.vmm(&event("device-removed", "red")), (true, vec![]));
         assert!(!this.are_out());

@@ -10,11 +10,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Job, Message, Passt};
+use super::machine::Event;
+use super::{Input, Job, Passt};
 use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError};
-use crate::lifecycle::Event;
 use crate::passt;
+use crate::queue::Sink;
 use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::take_late_nics;
@@ -48,16 +49,16 @@ async fn create(
     api: &Api,
     config: Config,
     descriptors: &mut BTreeMap<String, Vec<OwnedFd>>,
-) -> Result<(), Message> {
-    let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+) -> Result<(), Input> {
+    let failed = |error| Input::Event(Event::StartFailed(chain(&error)));
     let mut config = match config {
         Config::Ready(config) => config,
         Config::Asked(defined) => match defined.await {
-            Ok(answer) => answer.map_err(|error| Message::Unfit(error.into()))?,
+            Ok(answer) => answer.map_err(|error| Input::Unfit(error.into()))?,
             // The guest's end, which has come already, is the only reason for that.
             Err(_) => {
                 let why = "the sidecars were not asked to the end".to_owned();
-                return Err(Message::Lifecycle(Event::ApiFailed(why)));
+                return Err(Input::Event(Event::StartFailed(why)));
             }
         },
     };
@@ -76,15 +77,20 @@ async fn create(
 pub(super) async fn begin(
     passts: Vec<(Passt, passt::Frontend)>,
     (virtiofsd, shares): (PathBuf, Vec<virtiofs::Share>),
-    lost: mpsc::Sender<passt::Report>,
     go: oneshot::Sender<()>,
-    send: mpsc::Sender<Message>,
+    send: mpsc::Sender<Input>,
 ) {
     for (Passt { program, command }, frontend) in passts {
         let (ready, serves) = oneshot::channel();
-        tokio::spawn(passt::supervise(program, command, frontend, ready, lost.clone()));
+        tokio::spawn(passt::supervise(
+            program,
+            command,
+            frontend,
+            ready,
+            Sink::new(send.clone()),
+        ));
         if let Ok(Err(failure)) = serves.await {
-            let _ = send.send(Message::Unfit(failure)).await;
+            let _ = send.send(Input::Unfit(failure)).await;
             return;
         }
     }
@@ -92,7 +98,7 @@ pub(super) async fn begin(
         let (ready, serves) = oneshot::channel();
         tokio::spawn(virtiofs::supervise(virtiofsd.clone(), share, ready));
         if let Ok(Err(failure)) = serves.await {
-            let _ = send.send(Message::Unfit(failure)).await;
+            let _ = send.send(Input::Unfit(failure)).await;
             return;
         }
     }
@@ -107,25 +113,25 @@ pub(super) async fn boot(
     config: Option<Config>,
     mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
     wired: oneshot::Receiver<()>,
-    send: mpsc::Sender<Message>,
+    send: mpsc::Sender<Input>,
 ) {
     let attempt = async {
         let ping = api
             .ping()
             .await
-            .map_err(|error| Message::Lifecycle(Event::ApiFailed(chain(&error))))?;
+            .map_err(|error| Input::Event(Event::StartFailed(chain(&error))))?;
         tracing::debug!("cloud-hypervisor {} ({})", ping.version, ping.build_version);
-        check_version(&ping.version).map_err(Message::Unfit)?;
-        let failed = |error| Message::Lifecycle(Event::ApiFailed(chain(&error)));
+        check_version(&ping.version).map_err(Input::Unfit)?;
+        let failed = |error| Input::Event(Event::StartFailed(chain(&error)));
         let boots = config.is_some();
         if let Some(config) = config {
             create(&api, config, &mut descriptors).await?;
         }
         if wired.await.is_err() {
             let why = "the keeper ended before the pod was wired".to_owned();
-            return Err(Message::Lifecycle(Event::ApiFailed(why)));
+            return Err(Input::Event(Event::StartFailed(why)));
         }
-        let _ = send.send(Message::Wired(ping.version)).await;
+        let _ = send.send(Input::Wired(ping.version)).await;
         if !boots {
             return Ok(false);
         }
@@ -136,7 +142,7 @@ pub(super) async fn boot(
     let message = match attempt.await {
         Ok(true) => {
             tracing::info!(event = "guest-running", "the guest is running");
-            Message::Lifecycle(Event::Booted)
+            Input::Event(Event::Booted)
         }
         Ok(false) => return,
         Err(message) => message,

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
+use tokio_rustls::rustls::crypto::ring;
+
 use super::message::ServerCredentials;
 
 const FILES: [&str; 5] = [
@@ -105,12 +107,14 @@ fn write(vmm_dir: &Path, name: &str, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// An unguessable name for a hand-off: the key of a fresh pair has all the randomness that it takes.
+/// An unguessable name for a migration.
 pub(crate) fn fresh_id() -> io::Result<String> {
-    use sha2::{Digest, Sha256};
-    let key = KeyPair::generate().map_err(io::Error::other)?;
-    let hash = Sha256::digest(key.serialize_der());
-    Ok(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    let mut bytes = [0; 16];
+    ring::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|_| io::Error::other("the system has no randomness"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

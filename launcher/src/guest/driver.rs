@@ -1,0 +1,392 @@
+//! The supervisor: feeds [`super::machine`] with what happens, and performs what it decides.
+//!
+//! Everything that happens comes as an [`Input`] from one queue, but for the VMM's events and its exit, which are read where
+//! they arise: at the fence of a migration it matters what the VMM had reported up to that moment.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::process::Child;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::dhcp::serve_guest;
+use super::machine::{Action, CallId, Event, Guest, Outcome, Refusal, VmmExit};
+use super::power;
+use super::replug::Replug;
+use super::{Input, Job};
+use crate::binding::Server;
+use crate::control::{Answer, Board, Call, Order, Request};
+use crate::migration::source::{self, Ending};
+use crate::migration::{
+    self, Arrival, Description, Hands, Incoming, Outgoing, Report, VfHotplug, VfRequest, target,
+};
+use crate::passt;
+use crate::queue::Sink;
+use crate::status::Phase;
+use crate::vmm::api::Api;
+use crate::vmm::events::{Events, VmmEvent};
+use crate::vmm::log::{GuestEnd, Log};
+
+/// cloud-hypervisor keeps of a vhost-user NIC the features that the guest has taken, and `VHOST_F_LOG_ALL`, by which its backend
+/// logs what it writes, is not among them.
+const ARRIVED_BEHIND_PASST: &str = "a guest with a passt NIC that was itself migrated here cannot be migrated again until it reboots \
+                                    (limitation of cloud-hypervisor)";
+
+pub(super) struct Supervisor {
+    pub(super) child: Option<Child>,
+    pub(super) api: Api,
+    pub(super) events: Events,
+    pub(super) log: Log,
+    pub(super) board: Board,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) vfs: VfHotplug,
+    pub(super) servers: Vec<Server>,
+    /// Dropped, it ends the servers.
+    pub(super) end_servers: watch::Sender<()>,
+    pub(super) vmm_version: String,
+    /// By the NIC's name.
+    pub(super) passts: BTreeMap<String, passt::Handle>,
+    pub(super) job: Job,
+    pub(super) queue: mpsc::Sender<Input>,
+    pub(super) migrating: Migrating,
+    pub(super) replug: Replug,
+}
+
+/// What there is of a migration away from here.
+#[derive(Debug, Default)]
+pub(super) struct Migrating {
+    /// Callers that wait for their answer.
+    calls: BTreeMap<CallId, Waiting>,
+    last_call: u64,
+    outgoing: Option<Outgoing>,
+    /// The last answers, until they are read.
+    finishing: JoinSet<()>,
+    /// Where the guest was last to be migrated to.
+    to: String,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    answers: mpsc::UnboundedSender<Answer>,
+    order: Option<Order>,
+}
+
+impl Supervisor {
+    /// Takes an event, and what it leads to at once, to its end.
+    pub(super) async fn apply(&mut self, guest: Guest, event: Event) -> Guest {
+        let mut guest = guest;
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let (next, actions) = guest.on(event);
+            guest = next;
+            if let (Guest::Leaving(leaving), Some(outgoing)) = (&guest, &self.migrating.outgoing) {
+                outgoing.show(&leaving.source, &self.vfs, &mut self.board);
+            }
+            for action in actions {
+                events.extend(self.perform(action).await);
+            }
+            if self.incoming.is_some() {
+                // Other tasks carry what was sent and released. They are first: the guest or the source may wait for it.
+                tokio::task::yield_now().await;
+            }
+            self.publish(&guest);
+        }
+        guest
+    }
+
+    async fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::PressPowerButton => {
+                tracing::info!(
+                    event = "power-button-pressed",
+                    "pressing the guest's power button"
+                );
+                tokio::spawn(power::press(self.api.clone()));
+            }
+            Action::ArmPress => self.later(power::PRESS_INTERVAL, Event::PressDue),
+            Action::ArmGrace => self.later(self.job.grace, Event::GraceOver),
+            Action::KillVmm => {
+                if let Some(child) = &mut self.child {
+                    // It may be gone already; its exit is then an event to come.
+                    let _ = child.start_kill();
+                }
+            }
+            Action::Describe { call, arrived } => self.describe(call, arrived),
+            Action::Source(action) => {
+                let outgoing = self.migrating.outgoing.as_mut()?;
+                let mut hands = Hands {
+                    child: &self.child,
+                    events: &mut self.events,
+                    api: &self.api,
+                    board: &mut self.board,
+                    vfs: &mut self.vfs,
+                    passts: &self.passts,
+                };
+                let event = outgoing.perform(action, &mut hands).await;
+                self.vfs.show(&mut self.board);
+                return event.map(Event::Source);
+            }
+            Action::Target(action) => {
+                if let Some(incoming) = &mut self.incoming {
+                    incoming.perform(action, &self.api);
+                }
+            }
+            Action::TakeOver => self.take_over(),
+            Action::Resume => self.replug.resume(&self.passts, &self.api),
+            Action::Finish(call, ending) => self.finish(call, &ending),
+            Action::Refuse(call, refusal) => self.answer(
+                call,
+                match refusal {
+                    Refusal::NotRunning => "the guest is not running",
+                    Refusal::Migrating => "a migration is under way already",
+                    Refusal::NotMigrating => "no migration is under way",
+                    Refusal::Committed => {
+                        "the guest is committed to the target already; the migration cannot be cancelled any more"
+                    }
+                },
+            ),
+            Action::Cancelling(call) => self.answer(
+                call,
+                "the migration is being cancelled; hawser status shows when the guest is as before",
+            ),
+        }
+        None
+    }
+
+    fn later(&self, delay: std::time::Duration, event: Event) {
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = queue.send(Input::Event(event)).await;
+        });
+    }
+
+    /// Serves the guest its addresses. `arrived`: it was migrated here.
+    pub(super) fn serve(&mut self, arrived: bool) {
+        for server in self.servers.drain(..) {
+            tokio::spawn(serve_guest(server, arrived, self.end_servers.subscribe()));
+        }
+    }
+
+    /// The guest was migrated here, and runs.
+    fn take_over(&mut self) {
+        tracing::info!(event = "guest-running", "the guest is running");
+        if let Some(incoming) = &self.incoming {
+            incoming.forget();
+            // It keeps the addresses that passt offered it at the source, and takes them along when it migrates again.
+            let by_passt = incoming.nics().iter().filter(|nic| nic.passt.is_some());
+            for theirs in by_passt {
+                if let Some(ours) = self.job.nics.iter_mut().find(|nic| nic.name == theirs.name) {
+                    ours.addresses.clone_from(&theirs.addresses);
+                    ours.passt.clone_from(&theirs.passt);
+                }
+            }
+        }
+        self.board.status.nics.clone_from(&self.job.nics);
+        self.serve(true);
+        let requests = self.vfs.attach();
+        self.hotplug(requests);
+    }
+
+    fn hotplug(&mut self, requests: Vec<VfRequest>) {
+        migration::perform_hotplug(requests, &self.api, &Sink::new(self.queue.clone()));
+        self.vfs.show(&mut self.board);
+    }
+
+    /// Reads the disks that the target is to compare; beside the runtime, which serves the guest.
+    fn describe(&mut self, call: CallId, arrived: bool) {
+        self.board.status.migration = None;
+        let mut description = self.job.description(self.vmm_version.clone());
+        if arrived && !self.passts.is_empty() {
+            description.obstacles.push(ARRIVED_BEHIND_PASST.to_owned());
+        }
+        description.obstacles.extend(self.vfs.obstacles());
+        let disks = self.job.readonly_disks.clone();
+        let queue = self.queue.clone();
+        tokio::spawn(async move {
+            let described = tokio::task::spawn_blocking(move || description.with_disks(&disks)).await;
+            let described = described.map_err(|error| format!("the guest's disks: {error}"));
+            let _ = queue.send(Input::Described(call, described)).await;
+        });
+    }
+
+    /// Everything for the migration is known: whether it can begin.
+    pub(super) fn described(&mut self, call: CallId, described: Result<Description, String>) -> Event {
+        let begun = described.and_then(|description| {
+            let waiting = self.migrating.calls.get_mut(&call);
+            let (order, answers) = waiting
+                .and_then(|waiting| Some((waiting.order.take()?, waiting.answers.clone())))
+                .ok_or_else(|| "the call has ended".to_owned())?;
+            let sink = Sink::new(self.queue.clone());
+            Outgoing::new(order, description, self.job.directory.clone(), answers, sink)
+        });
+        Event::Source(match begun {
+            Ok(outgoing) => {
+                self.migrating.to = outgoing.address();
+                self.migrating.outgoing = Some(outgoing);
+                source::Event::Described
+            }
+            Err(why) => source::Event::NotDescribed(why),
+        })
+    }
+
+    /// The migration of this call has ended.
+    fn finish(&mut self, call: CallId, ending: &Ending) {
+        match self.migrating.outgoing.take() {
+            Some(outgoing) => {
+                outgoing.show(&source::State::Ended(ending.clone()), &self.vfs, &mut self.board);
+                self.migrating.calls.remove(&call);
+                let finish = outgoing.finish(ending, &mut self.board);
+                self.migrating.finishing.spawn(finish);
+            }
+            None => self.answer(call, ending.why().unwrap_or_default()),
+        }
+    }
+
+    fn answer(&mut self, call: CallId, text: &str) {
+        if let Some(waiting) = self.migrating.calls.remove(&call) {
+            let _ = waiting.answers.send(Answer::Ended {
+                migrated: false,
+                text: text.to_owned(),
+            });
+        }
+    }
+
+    pub(super) fn called(&mut self, Call { request, answers }: Call) -> Option<Event> {
+        self.migrating.last_call = self.migrating.last_call.wrapping_add(1);
+        let id = CallId(self.migrating.last_call);
+        let (event, order) = match request {
+            Request::Status => {
+                let _ = answers.send(Answer::Status(Box::new(self.board.status.clone())));
+                return None;
+            }
+            Request::Migrate(order) => (Event::Migrate(id), Some(order)),
+            Request::Cancel => (Event::Cancel(id), None),
+        };
+        self.migrating.calls.insert(id, Waiting { answers, order });
+        Some(event)
+    }
+
+    pub(super) fn reported(&mut self, report: Report) -> Option<Event> {
+        let Some(outgoing) = &mut self.migrating.outgoing else {
+            if let Report::Hotplug(done) = report {
+                // Of no migration away from here: at the target, or late.
+                let _ = self.vfs.done(done);
+                self.vfs.show(&mut self.board);
+            }
+            return None;
+        };
+        let mut hands = Hands {
+            child: &self.child,
+            events: &mut self.events,
+            api: &self.api,
+            board: &mut self.board,
+            vfs: &mut self.vfs,
+            passts: &self.passts,
+        };
+        let event = outgoing.report(report, &mut hands);
+        self.vfs.show(&mut self.board);
+        event.map(Event::Source)
+    }
+
+    pub(super) fn arrived(&mut self, arrival: Arrival, guest: &Guest) -> Option<Event> {
+        let waits =
+            matches!(guest, Guest::Receiving(receiving) if receiving.target == target::State::Waiting);
+        let incoming = self.incoming.as_mut()?;
+        incoming.arrived(arrival, waits).map(Event::Target)
+    }
+
+    /// What an event of the VMM means; for a guest that migrates and one that does not.
+    pub(super) fn vmm_event(&mut self, event: &VmmEvent) -> Vec<Event> {
+        tracing::debug!(
+            "cloud-hypervisor: {} {}",
+            event.source.escape_debug(),
+            event.event.escape_debug()
+        );
+        let (of_a_vf, requests) = self.vfs.vmm(event);
+        self.hotplug(requests);
+        let mut events = Vec::new();
+        match event.event.as_str() {
+            "device-removed" if !of_a_vf => self.replug.removed(event, &self.job.config, &self.api),
+            "rebooted" => events.push(Event::Rebooted),
+            _ => {}
+        }
+        if self.incoming.is_some() {
+            events.extend(Incoming::vmm_event(event).map(Event::Target));
+        }
+        if let Some(outgoing) = &mut self.migrating.outgoing {
+            let mut hands = Hands {
+                child: &self.child,
+                events: &mut self.events,
+                api: &self.api,
+                board: &mut self.board,
+                vfs: &mut self.vfs,
+                passts: &self.passts,
+            };
+            events.extend(outgoing.vmm_event(event, &mut hands).map(Event::Source));
+        }
+        events
+    }
+
+    /// How the VMM ended; of one that was sending the guest, how it would have ended otherwise.
+    pub(super) async fn exit(&mut self, exit: VmmExit, guest: &Guest) -> VmmExit {
+        let VmmExit::Failure(_) = exit else { return exit };
+        // What has become of a guest that was given away is about to be known from the target.
+        if guest.is_committed() {
+            return exit;
+        }
+        match self.log.guest_end().await {
+            Some(GuestEnd::ShutDown) => VmmExit::Success,
+            Some(GuestEnd::Reboot) => VmmExit::Failure(migration::REBOOTED.to_owned()),
+            None => exit,
+        }
+    }
+
+    fn publish(&mut self, guest: &Guest) {
+        if let (Guest::Receiving(receiving), Some(incoming)) = (guest, &mut self.incoming) {
+            incoming.show(&receiving.target, &mut self.board);
+        }
+        match guest {
+            Guest::Running { .. } => self.board.phase(Phase::Running),
+            Guest::Stopping { .. } => self.board.phase(Phase::Stopping),
+            Guest::Leaving(leaving) if leaving.is_stopping() => self.board.phase(Phase::Stopping),
+            Guest::Booting
+            | Guest::Receiving(_)
+            | Guest::Leaving(_)
+            | Guest::Killing(_)
+            | Guest::Ended(_) => {}
+        }
+    }
+
+    /// Where the guest was last to be migrated to.
+    pub(super) fn last_target(&self) -> &str {
+        &self.migrating.to
+    }
+
+    /// Publishes how it ended, and waits until whoever was promised an answer has it.
+    pub(super) async fn end(self, outcome: &Outcome) {
+        let Self {
+            mut board,
+            mut migrating,
+            incoming,
+            end_servers,
+            log,
+            ..
+        } = self;
+        drop(end_servers);
+        while migrating.finishing.join_next().await.is_some() {}
+        if let Some(incoming) = incoming {
+            incoming.finish().await;
+        }
+        log.finish().await;
+        board.phase(match outcome {
+            Outcome::ShutDown => Phase::ShutDown,
+            Outcome::NeverStarted => Phase::NeverStarted,
+            Outcome::Killed => Phase::Killed,
+            Outcome::Failed(_) => Phase::Failed,
+            Outcome::Migrated => Phase::Migrated,
+            Outcome::NotReceived(_) => Phase::NotReceived,
+            Outcome::LostHere(_) | Outcome::LostAtTarget(_) | Outcome::InDoubt(_) => Phase::HandedOver,
+        });
+    }
+}

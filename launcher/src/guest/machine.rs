@@ -1,0 +1,429 @@
+//! The life of a guest as a pure machine: `(Guest, Event) -> (Guest, Vec<Action>)`.
+//!
+//! ```text
+//!   Booting ───────────┐
+//!                      ▼
+//!   Receiving ──────► Running ◄─────► Leaving          Receiving holds the target's half of a migration,
+//!                      │                 │             Leaving the source's: their ends are states here.
+//!                      ▼                 │
+//!                    Stopping ◄──────────┤
+//!                      │                 │
+//!                      ▼                 ▼
+//!                    Ended ◄───────── Killing          from every state
+//! ```
+//!
+//! One task performs the actions. Signals, timers, the VMM, the other launcher and whoever calls over the control socket only
+//! send events. So every order of events is tested without a VMM (`migration::model` has two of these machines and a network
+//! between them), and no order can start, stop or judge a guest twice, or leave a call without its one answer.
+
+use crate::error::ExitCode;
+use crate::migration::source::{self, Ending as Left};
+use crate::migration::target::{self, Ending as Came};
+
+/// Where the guest is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Guest {
+    /// The VMM is being told what to run.
+    Booting,
+    /// Another launcher is to migrate the guest here.
+    Receiving(Receiving),
+    Running {
+        arrived: bool,
+    },
+    /// This launcher migrates the guest to another one.
+    Leaving(Leaving),
+    /// Its power button is being pressed.
+    Stopping {
+        arrived: bool,
+    },
+    /// The VMM is being killed, and this will then be the outcome.
+    Killing(Outcome),
+    Ended(Outcome),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Receiving {
+    pub(crate) target: target::State,
+    exit: Option<VmmExit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Leaving {
+    pub(crate) source: source::State,
+    call: CallId,
+    /// Migrated here earlier, and not rebooted since.
+    arrived: bool,
+    /// The guest is to shut down as well.
+    stopping: bool,
+    /// How the VMM ended, while what that means depends on the target.
+    exit: Option<VmmExit>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The guest shut down, by itself or when asked.
+    ShutDown,
+    /// Stopped on request before the guest ran.
+    NeverStarted,
+    /// It did not power off within its grace period.
+    Killed,
+    /// The VMM failed, or could not be told what to do.
+    Failed(String),
+    /// The guest runs at the target, and no longer here.
+    Migrated,
+    /// This launcher waited for a guest, and none was migrated to it.
+    NotReceived(String),
+    /// The guest was migrated to this launcher, and failed here before it ran.
+    LostHere(String),
+    /// The guest was committed to the target, and failed there before it ran.
+    LostAtTarget(String),
+    /// The guest was committed to the target, which did not confirm that it runs.
+    InDoubt(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VmmExit {
+    Success,
+    Failure(String),
+}
+
+/// A request over the control socket that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CallId(pub(crate) u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Booted,
+    /// The guest cannot be started: a request to the VMM's API failed, or a program beside it did.
+    StartFailed(String),
+    /// Somebody wants the guest to end.
+    Stop,
+    /// Time for the next press of the power button.
+    PressDue,
+    GraceOver,
+    /// The guest has rebooted.
+    Rebooted,
+    VmmExited(VmmExit),
+    Migrate(CallId),
+    Cancel(CallId),
+    /// Of a migration away from here.
+    Source(source::Event),
+    /// Of a migration to here.
+    Target(target::Event),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    PressPowerButton,
+    /// Send `PressDue` after a while.
+    ArmPress,
+    /// Send `GraceOver` when the grace period ends.
+    ArmGrace,
+    KillVmm,
+    /// Describe the guest for the target, and send [`source::Event::Described`] or [`source::Event::NotDescribed`].
+    Describe {
+        call: CallId,
+        arrived: bool,
+    },
+    Source(source::Action),
+    Target(target::Action),
+    /// The guest has come and is this launcher's: serve it.
+    TakeOver,
+    /// The guest stays: mend what the VMM has let go of for the migration.
+    Resume,
+    /// The migration has ended. This answers the call.
+    Finish(CallId, Left),
+    /// This answers the call.
+    Refuse(CallId, Refusal),
+    /// The migration is being cancelled. This answers the call.
+    Cancelling(CallId),
+}
+
+/// Why a call is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    NotRunning,
+    Migrating,
+    NotMigrating,
+    Committed,
+}
+
+type Next = (Guest, Vec<Action>);
+
+impl Guest {
+    /// Waits for another launcher.
+    pub(crate) fn receiving() -> Self {
+        Self::Receiving(Receiving {
+            target: target::State::Waiting,
+            exit: None,
+        })
+    }
+
+    pub(crate) fn on(self, event: Event) -> Next {
+        match (self, event) {
+            (Self::Receiving(receiving), event) => receiving.on(event),
+            (Self::Leaving(leaving), event) => leaving.on(event),
+
+            (Self::Running { arrived }, Event::Migrate(call)) => (
+                Self::Leaving(Leaving {
+                    source: source::State::Describing,
+                    call,
+                    arrived,
+                    stopping: false,
+                    exit: None,
+                }),
+                vec![Action::Describe { call, arrived }],
+            ),
+            (state, Event::Migrate(call)) => (state, vec![Action::Refuse(call, Refusal::NotRunning)]),
+            (state, Event::Cancel(call)) => (state, vec![Action::Refuse(call, Refusal::NotMigrating)]),
+
+            (ended @ Self::Ended(_), _) => (ended, vec![]),
+            (Self::Killing(outcome), Event::VmmExited(_)) => (Self::Ended(outcome), vec![]),
+            // The source has not received the first answer.
+            (Self::Killing(Outcome::LostHere(why)), Event::Target(target::Event::Commit)) => {
+                let send = Action::Target(target::Action::SendLost(why.clone()));
+                (Self::Killing(Outcome::LostHere(why)), vec![send])
+            }
+            (killing @ Self::Killing(_), _) => (killing, vec![]),
+
+            (Self::Booting, Event::Booted) => (Self::Running { arrived: false }, vec![]),
+            // A guest that never ran has nothing to lose.
+            (Self::Booting, Event::Stop) => kill(Outcome::NeverStarted),
+            (Self::Booting, Event::StartFailed(why)) => kill(Outcome::Failed(why)),
+            (Self::Booting, Event::VmmExited(exit)) => {
+                let why = match exit {
+                    VmmExit::Success => "cloud-hypervisor exited before the guest ran".to_owned(),
+                    VmmExit::Failure(why) => why,
+                };
+                (Self::Ended(Outcome::Failed(why)), vec![])
+            }
+
+            (Self::Running { arrived }, Event::Stop) => (Self::Stopping { arrived }, stop()),
+            (state @ Self::Stopping { .. }, Event::PressDue) => (state, press()),
+            (Self::Stopping { .. }, Event::GraceOver) => kill(Outcome::Killed),
+
+            (Self::Running { .. } | Self::Stopping { .. }, Event::VmmExited(exit)) => {
+                (Self::Ended(exit.outcome()), vec![])
+            }
+            (Self::Running { .. }, Event::Rebooted) => (Self::Running { arrived: false }, vec![]),
+            (Self::Stopping { .. }, Event::Rebooted) => (Self::Stopping { arrived: false }, vec![]),
+            (
+                state @ (Self::Running { .. } | Self::Stopping { .. }),
+                Event::Target(target::Event::Commit),
+            ) => (state, vec![Action::Target(target::Action::SendRunning)]),
+
+            // A running guest is not ended because a request failed: the next press may succeed, and if the VMM is gone
+            // its exit says so. The rest are events that came too late or twice.
+            (state @ (Self::Booting | Self::Running { .. } | Self::Stopping { .. }), _) => (state, vec![]),
+        }
+    }
+
+    /// The guest has been given away for good.
+    pub(crate) fn is_committed(&self) -> bool {
+        match self {
+            Self::Leaving(leaving) => leaving.source.is_committed(),
+            Self::Killing(outcome) | Self::Ended(outcome) => outcome.is_given_away(),
+            Self::Booting | Self::Receiving(_) | Self::Running { .. } | Self::Stopping { .. } => false,
+        }
+    }
+}
+
+impl Receiving {
+    fn on(mut self, event: Event) -> Next {
+        match event {
+            Event::Target(event) => self.advance(event),
+            Event::Stop => self.advance(target::Event::Stop),
+            Event::VmmExited(exit) => {
+                let why = match &exit {
+                    VmmExit::Success => "cloud-hypervisor exited".to_owned(),
+                    VmmExit::Failure(why) => why.clone(),
+                };
+                self.exit = Some(exit);
+                self.advance(target::Event::VmmFailed(why))
+            }
+            // No source has been let in before everything is there.
+            Event::StartFailed(why) if self.target == target::State::Waiting => kill(Outcome::Failed(why)),
+            Event::Migrate(call) => (
+                Guest::Receiving(self),
+                vec![Action::Refuse(call, Refusal::NotRunning)],
+            ),
+            Event::Cancel(call) => (
+                Guest::Receiving(self),
+                vec![Action::Refuse(call, Refusal::NotMigrating)],
+            ),
+            Event::StartFailed(_)
+            | Event::Booted
+            | Event::PressDue
+            | Event::GraceOver
+            | Event::Rebooted
+            | Event::Source(_) => (Guest::Receiving(self), vec![]),
+        }
+    }
+
+    fn advance(self, event: target::Event) -> Next {
+        let (target, actions) = self.target.on(event);
+        let mut actions: Vec<_> = actions.into_iter().map(Action::Target).collect();
+        let (guest, more) = match target {
+            target::State::Ended(Came::Runs { stop: wanted }) => {
+                actions.push(Action::TakeOver);
+                match wanted {
+                    false => (Guest::Running { arrived: true }, vec![]),
+                    true => (Guest::Stopping { arrived: true }, stop()),
+                }
+            }
+            target::State::Ended(Came::Gone { why }) => leave(Outcome::NotReceived(why), self.exit),
+            target::State::Ended(Came::Stopped) => leave(Outcome::NeverStarted, self.exit),
+            target::State::Ended(Came::Lost { why }) => leave(Outcome::LostHere(why), self.exit),
+            target => (Guest::Receiving(Self { target, ..self }), vec![]),
+        };
+        actions.extend(more);
+        (guest, actions)
+    }
+}
+
+impl Leaving {
+    fn on(mut self, event: Event) -> Next {
+        let committed = self.source.is_committed();
+        match event {
+            Event::Source(event) => self.advance(event),
+            // It is not this launcher's to end any more. A second stop extends nothing.
+            Event::Stop if committed || self.stopping => (Guest::Leaving(self), vec![]),
+            Event::Stop => {
+                self.stopping = true;
+                let (guest, mut actions) =
+                    self.advance(source::Event::Cancel("the guest is to shut down".into()));
+                actions.extend(stop());
+                (guest, actions)
+            }
+            Event::PressDue if self.stopping && !committed => (Guest::Leaving(self), press()),
+            Event::GraceOver if self.stopping && !committed => {
+                let why = "the guest did not power off within its grace period".to_owned();
+                match self.advance(source::Event::GuestEnded(why)) {
+                    (Guest::Killing(_), actions) => (Guest::Killing(Outcome::Killed), actions),
+                    other => other,
+                }
+            }
+            Event::VmmExited(exit) => {
+                let why = match &exit {
+                    VmmExit::Success => "the guest has shut down".to_owned(),
+                    VmmExit::Failure(why) => why.clone(),
+                };
+                self.exit = Some(exit);
+                // Of a guest that was given away this says nothing, and the machine of the source ignores it.
+                self.advance(source::Event::GuestEnded(why))
+            }
+            Event::Rebooted => {
+                self.arrived = false;
+                (Guest::Leaving(self), vec![])
+            }
+            Event::Migrate(call) => (
+                Guest::Leaving(self),
+                vec![Action::Refuse(call, Refusal::Migrating)],
+            ),
+            Event::Cancel(call) if committed => (
+                Guest::Leaving(self),
+                vec![Action::Refuse(call, Refusal::Committed)],
+            ),
+            Event::Cancel(call) => {
+                let (guest, mut actions) = self.advance(source::Event::Cancel("cancelled".into()));
+                actions.push(Action::Cancelling(call));
+                (guest, actions)
+            }
+            Event::Target(target::Event::Commit) => (
+                Guest::Leaving(self),
+                vec![Action::Target(target::Action::SendRunning)],
+            ),
+            Event::Booted | Event::StartFailed(_) | Event::PressDue | Event::GraceOver | Event::Target(_) => {
+                (Guest::Leaving(self), vec![])
+            }
+        }
+    }
+
+    fn advance(self, event: source::Event) -> Next {
+        let (source, actions) = self.source.on(event);
+        let mut actions: Vec<_> = actions.into_iter().map(Action::Source).collect();
+        let source::State::Ended(ending) = source else {
+            return (Guest::Leaving(Self { source, ..self }), actions);
+        };
+        let arrived = self.arrived;
+        let stays = match self.stopping {
+            false => Guest::Running { arrived },
+            true => Guest::Stopping { arrived },
+        };
+        let (guest, more) = match &ending {
+            Left::NotBegun { .. } => (stays, vec![]),
+            Left::StaysHere { .. } => (stays, vec![Action::Resume]),
+            Left::EndedHere { why } => {
+                let outcome = match &self.exit {
+                    Some(exit) => exit.clone().outcome(),
+                    None => Outcome::Failed(why.clone()),
+                };
+                leave(outcome, self.exit)
+            }
+            Left::Migrated => leave(Outcome::Migrated, self.exit),
+            Left::LostThere { why } => leave(Outcome::LostAtTarget(why.clone()), self.exit),
+            Left::InDoubt { why } => leave(Outcome::InDoubt(why.clone()), self.exit),
+        };
+        actions.extend(more);
+        // Last: it may take a moment until the answer is read.
+        actions.push(Action::Finish(self.call, ending));
+        (guest, actions)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+}
+
+impl VmmExit {
+    /// Of a guest that ran here to its end.
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Success => Outcome::ShutDown,
+            Self::Failure(why) => Outcome::Failed(why),
+        }
+    }
+}
+
+fn kill(outcome: Outcome) -> Next {
+    (Guest::Killing(outcome), vec![Action::KillVmm])
+}
+
+/// There is no guest here, or none any more.
+fn leave(outcome: Outcome, exit: Option<VmmExit>) -> Next {
+    match exit {
+        Some(_) => (Guest::Ended(outcome), vec![]),
+        None => kill(outcome),
+    }
+}
+
+fn stop() -> Vec<Action> {
+    vec![Action::ArmGrace, Action::PressPowerButton, Action::ArmPress]
+}
+
+fn press() -> Vec<Action> {
+    vec![Action::PressPowerButton, Action::ArmPress]
+}
+
+impl Outcome {
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            // A container that ends well is not started again where the restart policy is OnFailure.
+            Self::ShutDown | Self::NeverStarted | Self::Migrated => ExitCode::Success,
+            Self::NotReceived(_) | Self::LostHere(_) | Self::LostAtTarget(_) | Self::InDoubt(_) => {
+                ExitCode::HandOff
+            }
+            Self::Killed => ExitCode::Killed,
+            Self::Failed(_) => ExitCode::Vmm,
+        }
+    }
+
+    /// The guest was committed to another launcher, whatever became of it there.
+    pub(crate) fn is_given_away(&self) -> bool {
+        matches!(self, Self::Migrated | Self::LostAtTarget(_) | Self::InDoubt(_))
+    }
+}
+
+#[cfg(test)]
+mod tests;

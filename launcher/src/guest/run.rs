@@ -1,0 +1,271 @@
+//! The supervisor's loop: starts the VMM and what serves beside it, and takes what happens to the guest one by one.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::boot::{ask_sidecars, begin, boot};
+use super::driver::{Migrating, Supervisor};
+use super::machine::{Event, Guest, VmmExit};
+use super::replug::{Replug, unplug};
+use super::{End, Input, Job, Passt, Start, console};
+use crate::control::{self, Board};
+use crate::devices::vsock;
+use crate::error::{ExitCode, Failure};
+use crate::keeper::{GO, Orders};
+use crate::migration::{self, Incoming, VfHotplug};
+use crate::passt;
+use crate::queue::Sink;
+use crate::status::Phase;
+use crate::virtiofs;
+use crate::vmm::log::Log;
+use crate::vmm::process::{self, Vmm};
+
+/// Events that wait to be taken; whoever sends more waits.
+const QUEUE: usize = 64;
+
+fn internal(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::new(ExitCode::Internal, what).because(error)
+}
+
+pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
+    // What was to be made is made: its bytes need not stay in memory while the guest runs.
+    job.drives = Vec::new();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(internal("start the runtime"))?;
+    migration::make_tls_directory(&job.directory).map_err(internal("make a directory for certificates"))?;
+    if job.shared.vsock {
+        vsock::prepare(&job.directory).map_err(internal("make a directory for the guest's vsock"))?;
+    }
+    runtime.block_on(async {
+        let orders = pipe::Receiver::from_owned_fd(orders).map_err(internal("listen to the keeper"))?;
+        let vmm = process::start(&job.program, &job.directory).map_err(|error| {
+            Failure::new(ExitCode::PodUnfit, "cloud-hypervisor").because(error).remedy(
+                "put cloud-hypervisor on PATH, or name it with --cloud-hypervisor; the state directory must be writable",
+            )
+        })?;
+        supervise(vmm, job, orders).await
+    })
+}
+
+/// What runs beside the VMM, with the sockets that are there before the VMM hears of them.
+struct Beside {
+    passts: Vec<(Passt, passt::Frontend)>,
+    handles: BTreeMap<String, passt::Handle>,
+    shares: Vec<virtiofs::Share>,
+}
+
+impl Beside {
+    fn listen(job: &mut Job) -> Result<Self, Failure> {
+        let mut handles = BTreeMap::new();
+        let passts = std::mem::take(&mut job.passts)
+            .into_iter()
+            .map(|passt| {
+                let (frontend, handle) = passt::Frontend::listen(&job.directory, job.repairs.clone())?;
+                handles.insert(passt.command.nic.clone(), handle);
+                Ok((passt, frontend))
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| {
+                Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
+                    .because(error)
+                    .remedy(
+                        "the state directory must be writable, and its path not longer than about 80 characters",
+                    )
+            })?;
+        let exports = std::mem::take(&mut job.shared.exports);
+        let shares = virtiofs::listen(&job.directory, exports).map_err(|error| {
+            Failure::new(
+                ExitCode::PodUnfit,
+                "a file system's socket in the state directory",
+            )
+            .because(error)
+            .remedy("the state directory must be writable, and its path not longer than about 60 characters")
+        })?;
+        Ok(Self {
+            passts,
+            handles,
+            shares,
+        })
+    }
+}
+
+/// Where a guest is to be migrated to this launcher: the half that receives it, and its port.
+async fn listen(
+    job: &Job,
+    passts: &BTreeMap<String, passt::Handle>,
+    queue: &mpsc::Sender<Input>,
+) -> Result<Option<(Incoming, TcpListener)>, Failure> {
+    let Start::Receive(listener) = job.start.clone() else {
+        return Ok(None);
+    };
+    let address = listener.address;
+    let description = job.description(String::new());
+    let disks = job.readonly_disks.clone();
+    let description = tokio::task::spawn_blocking(move || description.with_disks(&disks))
+        .await
+        .map_err(|error| Failure::new(ExitCode::Internal, "describe the guest's disks").because(error))?;
+    let (passts, directory) = (passts.clone(), job.directory.clone());
+    let sink = Sink::new(queue.clone());
+    let bound = Incoming::bind(listener, description, passts, directory, sink).await;
+    bound.map(Some).map_err(|error| {
+        Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
+            .because(error)
+            .remedy("give --migration-listen an address of this pod and a port that is free")
+    })
+}
+
+/// Feeds the machine until the guest has ended.
+async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result<End, Failure> {
+    let Vmm {
+        child,
+        api,
+        events,
+        console,
+        log,
+    } = vmm;
+    let Beside {
+        passts,
+        handles,
+        shares,
+    } = Beside::listen(&mut job)?;
+    let shares = (job.shared.virtiofsd.clone(), shares);
+    let console = console::pump(console, &job.directory);
+    let log = Log::pass_on(log);
+    let (queue, mut inputs) = mpsc::channel(QUEUE);
+    control::serve(&job.directory, Sink::new(queue.clone())).map_err(|error| {
+        Failure::new(ExitCode::PodUnfit, "control socket")
+            .because(error)
+            .remedy("the state directory must be writable, and its path short enough for a socket")
+    })?;
+    let (incoming, mut socket) = listen(&job, &handles, &queue).await?.unzip();
+    // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
+    let (go, wired) = oneshot::channel();
+    let mut go = Some((go, passts, shares));
+    let end_servers = watch::Sender::new(());
+    let (config, sidecars) = match incoming {
+        // The guest comes with its own.
+        Some(_) => (None, None),
+        None => {
+            let (config, sidecars) = ask_sidecars(&mut job, &end_servers)?;
+            (Some(config), sidecars)
+        }
+    };
+    let descriptors = std::mem::take(&mut job.descriptors);
+    tokio::spawn(boot(api.clone(), config, descriptors, wired, queue.clone()));
+    let mut guest = match incoming {
+        Some(_) => Guest::receiving(),
+        None => Guest::Booting,
+    };
+    let mut this = Supervisor {
+        child: Some(child),
+        api,
+        events,
+        log,
+        board: Board::new(&job.directory, job.identity.clone(), job.nics.clone()),
+        vfs: VfHotplug::new(&job.functions, incoming.is_some()),
+        incoming,
+        servers: job.servers.clone(),
+        end_servers,
+        vmm_version: String::new(),
+        passts: handles,
+        migrating: Migrating::default(),
+        replug: Replug::default(),
+        job,
+        queue,
+    };
+    this.vfs.show(&mut this.board);
+    let mut events_open = true;
+    let mut keeper_there = true;
+    let mut unfit = None;
+    let outcome = loop {
+        if let Guest::Ended(outcome) = guest {
+            break outcome;
+        }
+        let mut byte = [0];
+        let mut happened = Vec::new();
+        tokio::select! {
+            exit = exited(&mut this.child) => {
+                let exit = this.exit(exit, &guest).await;
+                happened.push(Event::VmmExited(exit));
+            }
+            Some(input) = inputs.recv() => match input {
+                Input::Event(event) => happened.push(event),
+                Input::Wired(version) => {
+                    this.vmm_version = version;
+                    if let (Some(incoming), Some(socket)) = (&mut this.incoming, socket.take()) {
+                        incoming.open(socket, process::id(&this.child), &this.vmm_version);
+                        this.board.phase(Phase::Receiving);
+                    }
+                }
+                Input::Unfit(failure) => {
+                    happened.push(Event::StartFailed(failure.to_string()));
+                    unfit = Some(failure);
+                }
+                Input::Call(call) => happened.extend(this.called(call)),
+                Input::Described(call, described) => happened.push(this.described(call, described)),
+                Input::Source(report) => happened.extend(this.reported(report)),
+                Input::Target(arrival) => happened.extend(this.arrived(arrival, &guest)),
+                Input::PasstLost(passt::Report { nic }) => {
+                    tokio::spawn(unplug(this.api.clone(), nic));
+                }
+            },
+            read = orders.read(&mut byte), if keeper_there => {
+                keeper_there = matches!(read, Ok(1));
+                if keeper_there && byte == [GO] {
+                    if let Some((go, passts, shares)) = go.take() {
+                        // The servers are there before the guest's first frame; a guest that has yet to come is not theirs.
+                        if this.incoming.is_none() {
+                            this.serve(false);
+                        }
+                        tokio::spawn(begin(passts, shares, go, this.queue.clone()));
+                    }
+                } else {
+                    happened.push(Event::Stop);
+                }
+            }
+            event = this.events.next(), if events_open => match event {
+                Some(event) => happened = this.vmm_event(&event),
+                None => events_open = false,
+            },
+        }
+        for event in happened {
+            guest = this.apply(guest, event).await;
+        }
+    };
+    let target = this.last_target().to_owned();
+    this.end(&outcome).await;
+    // They are told, and have a moment to answer.
+    if let Some(sidecars) = sidecars {
+        let _ = sidecars.await;
+    }
+    // The last output of a guest matters most.
+    if let Some(console) = console {
+        let _ = tokio::task::spawn_blocking(move || console.join()).await;
+    }
+    match unfit {
+        Some(failure) => Err(failure),
+        None => Ok(End { outcome, target }),
+    }
+}
+
+/// A VMM that has ended is waited for no more.
+async fn exited(child: &mut Option<Child>) -> VmmExit {
+    let Some(running) = child else {
+        return std::future::pending().await;
+    };
+    let exit = match running.wait().await {
+        Ok(status) if status.success() => VmmExit::Success,
+        Ok(status) => VmmExit::Failure(format!("cloud-hypervisor ended with {status}")),
+        Err(error) => VmmExit::Failure(format!("cloud-hypervisor cannot be waited for: {error}")),
+    };
+    *child = None;
+    exit
+}

@@ -1,0 +1,457 @@
+//! The source at work: performs what [`super::source`] decides. [`observe`] turns what its tasks and cloud-hypervisor report
+//! into that machine's events.
+
+mod observe;
+
+pub(crate) use observe::REBOOTED;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::process::Child;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::channel::{self, Address, Security};
+use super::describe::{Description, VERSION};
+use super::fence::{signal, stop};
+use super::link::Link;
+use super::message::{Message, Prepare};
+use super::relay::{MEETING, SourceRelay};
+use super::report::Report;
+use super::session_certs;
+use super::source::{Action, Ending, Event, State};
+use super::vf_hotplug::{self, VfHotplug};
+use crate::control::{Answer, Board, Order};
+use crate::error::chain;
+use crate::passt;
+use crate::queue::Sink;
+use crate::status::Direction;
+use crate::vmm::api::{Api, SendMigration};
+use crate::vmm::events::Events;
+use crate::vmm::{process, threads};
+
+/// For the target to compare, and to have its VMM listen.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the guest to release its VFs.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Beyond the transfer's own limit, for a VMM that hangs in a dead connection and does not look at it.
+const OVERTIME: Duration = Duration::from_secs(30);
+/// The longest that a guest is paused for a migration before it is resumed here.
+const MAX_PAUSE: Duration = Duration::from_secs(20);
+/// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
+const DOUBT_TIMEOUT: Duration = Duration::from_secs(60);
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
+/// For the caller to read the last answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a VMM whose transfer has failed to take orders for the guest again.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the supervisor lends for the time of a call.
+pub(crate) struct Hands<'a> {
+    pub(crate) child: &'a Option<Child>,
+    pub(crate) events: &'a mut Events,
+    pub(crate) api: &'a Api,
+    pub(crate) board: &'a mut Board,
+    pub(crate) vfs: &'a mut VfHotplug,
+    pub(crate) passts: &'a BTreeMap<String, passt::Handle>,
+}
+
+/// A migration away from here that is under way. Dropped, its connections close and its timers end.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    address: Address,
+    /// That the target's certificate has to have.
+    server_name: String,
+    security: Security,
+    order: Order,
+    prepare: Prepare,
+    vmm_dir: PathBuf,
+    link: Option<Link>,
+    channels: u32,
+    relay: Option<SourceRelay>,
+    times: Times,
+    /// The VMM has lent the guest to the transfer.
+    lent: bool,
+    /// The guest has begun to reboot, and has not yet.
+    rebooting: bool,
+    /// The VMM has answered since its transfer failed.
+    answered: bool,
+    watchdog: Option<AbortHandle>,
+    /// Of the guest, before it is lent.
+    vcpus: usize,
+    tasks: JoinSet<()>,
+    progress: mpsc::UnboundedSender<Answer>,
+    sink: Sink<Report>,
+}
+
+/// What cloud-hypervisor would say of a migration itself, had it not been stopped before its end.
+#[derive(Debug, Default)]
+struct Times {
+    began: Option<Instant>,
+    paused: Option<Instant>,
+    running: Option<Instant>,
+}
+
+impl Times {
+    fn text(&self) -> String {
+        let (Some(began), Some(paused), Some(running)) = (self.began, self.paused, self.running) else {
+            return String::new();
+        };
+        format!(
+            "; the transfer took {} ms, with a downtime of {} ms",
+            running.duration_since(began).as_millis(),
+            running.duration_since(paused).as_millis()
+        )
+    }
+}
+
+impl Outgoing {
+    /// Everything for a migration, before anything is done. The error is for the caller.
+    pub(crate) fn new(
+        order: Order,
+        description: Description,
+        vmm_dir: PathBuf,
+        progress: mpsc::UnboundedSender<Answer>,
+        sink: Sink<Report>,
+    ) -> Result<Self, String> {
+        let address: Address = order.to.parse()?;
+        if !description.obstacles.is_empty() {
+            return Err(format!(
+                "this guest cannot migrate: {}",
+                description.obstacles.join("; ")
+            ));
+        }
+        let security = match &order.tls_dir {
+            Some(directory) => Security::Tls(directory.clone()),
+            None => Security::Plain,
+        };
+        channel::check(&security, false).map_err(|error| chain(&error))?;
+        let made = |error: std::io::Error| format!("certificates for this migration: {error}");
+        let credentials = match security {
+            Security::Tls(_) => Some(session_certs::issue(&vmm_dir).map_err(made)?),
+            Security::Plain => None,
+        };
+        Ok(Self {
+            server_name: order.server_name.clone().unwrap_or_else(|| address.host.clone()),
+            address,
+            security,
+            prepare: Prepare {
+                version: VERSION,
+                id: session_certs::fresh_id().map_err(made)?,
+                description,
+                credentials,
+            },
+            order,
+            vmm_dir,
+            link: None,
+            channels: 0,
+            relay: None,
+            times: Times::default(),
+            lent: false,
+            rebooting: false,
+            answered: false,
+            watchdog: None,
+            vcpus: 0,
+            tasks: JoinSet::new(),
+            progress,
+            sink,
+        })
+    }
+
+    /// Reports a new state, on the board and to the caller.
+    pub(crate) fn show(&self, state: &State, vfs: &VfHotplug, board: &mut Board) {
+        // A step in which there is nothing to do for a guest without VFs.
+        if matches!(state, State::Detaching | State::Attaching { .. }) && vfs.is_empty() {
+            return;
+        }
+        let step = state.step();
+        let why = match state {
+            State::Cancelling { why } | State::Attaching { why } => Some(why.as_str()),
+            State::Ended(ending) => ending.why(),
+            _ => None,
+        };
+        board.migration(Direction::Out, &self.address.to_string(), step, why);
+        let text = match state {
+            State::Describing | State::Ended(_) => return,
+            State::Preparing => format!("asking {}", self.address),
+            State::Detaching => "the target is ready; the guest is asked to release its VFs".into(),
+            State::Sending => "the target is ready; the guest's memory is being copied".into(),
+            State::Fencing => "the target holds the guest; stopping it here".into(),
+            State::Committed => "the guest is committed to the target".into(),
+            State::Cancelling { why } => why.clone(),
+            State::Attaching { .. } => "the guest gets its VFs back".into(),
+        };
+        self.progress(step.name(), text);
+    }
+
+    fn progress(&self, step: &str, text: String) {
+        tracing::info!(event = "migration-step", step, "migration: {step}: {text}");
+        // The caller may have gone; the migration goes on.
+        let _ = self.progress.send(Answer::Progress {
+            step: step.into(),
+            text,
+        });
+    }
+
+    /// Performs an action. It may lead to an event at once.
+    pub(crate) async fn perform(&mut self, action: Action, hands: &mut Hands<'_>) -> Option<Event> {
+        match action {
+            Action::Connect => {
+                self.connect(Duration::ZERO);
+                self.later(PREPARE_TIMEOUT, Event::PrepareOver);
+            }
+            Action::SendPrepare => self.send(Message::Prepare(Box::new(self.prepare.clone()))),
+            Action::Detach => {
+                let requests = hands.vfs.release();
+                if hands.vfs.are_out() {
+                    return Some(Event::Detached);
+                }
+                let why = format!(
+                    "the guest did not release its VFs within {} s, and keeps them: {}",
+                    DETACH_TIMEOUT.as_secs(),
+                    hands.vfs.pending()
+                );
+                self.perform_hotplug(requests, hands.api);
+                self.later(DETACH_TIMEOUT, Event::NotDetached(why));
+            }
+            Action::Attach => {
+                self.recover(hands.api);
+                self.perform_hotplug(hands.vfs.attach(), hands.api);
+            }
+            Action::Transfer => return self.transfer(hands).await,
+            Action::CutTransfer => self.relay = None,
+            Action::Fence => return Some(self.fence(hands).await),
+            Action::Unfence => {
+                hands.board.take_back();
+                if let Err(why) = signal(hands.child, Signal::SIGCONT) {
+                    tracing::error!(
+                        event = "unfence-failed",
+                        "cloud-hypervisor is stopped and cannot be continued: {why}"
+                    );
+                }
+            }
+            Action::Note => {
+                tracing::warn!(
+                    event = "guest-sent-before-commit",
+                    "cloud-hypervisor gave the guest away before it was asked to"
+                );
+                if let Err(error) = hands.board.hand_over(&self.address.to_string()) {
+                    tracing::error!(
+                        event = "hand-off-note-failed",
+                        "cannot write to the state directory that the guest was given away: {error}"
+                    );
+                }
+            }
+            Action::SendCommit => match &self.link {
+                Some(_) => self.send(self.commit()),
+                None => self.connect(Duration::ZERO),
+            },
+            Action::SendAbort(why) => self.send(Message::Abort { why }),
+            Action::AskAgain => self.connect(RECONNECT_INTERVAL),
+            Action::ArmDoubt => self.later(DOUBT_TIMEOUT, Event::DoubtOver),
+        }
+        None
+    }
+
+    /// Without a channel there is nobody to hear it; its loss is an event of its own.
+    fn send(&self, message: Message) {
+        if let Some(link) = &self.link {
+            link.send(message);
+        }
+    }
+
+    fn commit(&self) -> Message {
+        Message::Commit {
+            id: self.prepare.id.clone(),
+        }
+    }
+
+    fn perform_hotplug(&mut self, requests: Vec<vf_hotplug::Request>, api: &Api) {
+        vf_hotplug::perform(requests, api, &self.sink);
+    }
+
+    /// A VMM whose transfer has failed has the guest again if it answers. One whose guest has ended meanwhile does not,
+    /// and its process is about to end.
+    fn recover(&mut self, api: &Api) {
+        self.stop_watchdog();
+        let (api, sink) = (api.clone(), self.sink.clone());
+        self.tasks.spawn(async move {
+            let end = Instant::now() + RECOVERY_TIMEOUT;
+            while let Err(error) = api.ping().await {
+                if Instant::now() >= end {
+                    tracing::error!(
+                        event = "vmm-not-answering",
+                        "cloud-hypervisor does not answer: {}",
+                        chain(&error)
+                    );
+                    break;
+                }
+                tokio::time::sleep(RECONNECT_INTERVAL).await;
+            }
+            sink.send(Report::Answered).await;
+        });
+    }
+
+    fn stop_watchdog(&mut self) {
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.abort();
+        }
+    }
+
+    async fn transfer(&mut self, hands: &mut Hands<'_>) -> Option<Event> {
+        let to = self.address.to_string();
+        self.times.began = Some(Instant::now());
+        self.vcpus = process::id(hands.child).map_or(0, |vmm| threads::vcpus(vmm).unwrap_or(0));
+        let started = match SourceRelay::start(self.address.clone(), self.prepare.id.clone()).await {
+            Ok(relay) => {
+                self.relay = Some(relay);
+                hands.board.prepare_hand_over(&to)
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = started {
+            return Some(Event::TransferFailed(format!(
+                "the transfer cannot be prepared: {error}"
+            )));
+        }
+        let how = SendMigration {
+            destination_url: format!("tcp:{MEETING}"),
+            downtime_ms: self.order.downtime_ms,
+            timeout_s: self.order.timeout_s,
+            connections: self.order.connections,
+            tls_dir: matches!(self.security, Security::Tls(_))
+                .then(|| session_certs::directory(&self.vmm_dir)),
+        };
+        let (api, sink) = (hands.api.clone(), self.sink.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = api.send_migration(&how).await {
+                sink.send(Report::Event(Event::TransferFailed(chain(&error))))
+                    .await;
+            }
+        });
+        let limit = Duration::from_secs(self.order.timeout_s).saturating_add(OVERTIME);
+        self.later(
+            limit,
+            Event::Cancel(format!("the transfer was not over within {} s", limit.as_secs())),
+        );
+        None
+    }
+
+    /// Stops the VMM, looks whether it had given up before, and notes that the guest is given away.
+    async fn fence(&mut self, hands: &mut Hands<'_>) -> Event {
+        if let Err(why) = stop(hands.child).await {
+            return Event::CannotFence(why);
+        }
+        // It is stopped, so this is everything that it has reported.
+        let reported = hands.events.pending();
+        let has_reported =
+            |names: &[&str]| reported.iter().any(|event| names.contains(&event.event.as_str()));
+        if has_reported(&["migration-finished"]) {
+            return Event::TransferFinished;
+        }
+        if has_reported(&["rebooting"]) {
+            return Event::GuestEnded(REBOOTED.to_owned());
+        }
+        let hung_up = self.relay.as_ref().is_none_or(SourceRelay::is_hung_up);
+        if hung_up || has_reported(&["migration-failed", "resuming"]) {
+            return Event::Fenced { failed: true };
+        }
+        match hands.board.hand_over(&self.address.to_string()) {
+            Ok(()) => Event::Fenced { failed: false },
+            Err(error) => Event::CannotFence(format!(
+                "cannot write to the state directory that the guest is given away: {error}"
+            )),
+        }
+    }
+
+    fn connect(&mut self, after: Duration) {
+        self.link = None;
+        // Whatever the last channel still brings is of no interest.
+        self.channels = self.channels.wrapping_add(1);
+        let (address, name, security) = (
+            self.address.clone(),
+            self.server_name.clone(),
+            self.security.clone(),
+        );
+        let sink = self.sink.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            let report = match channel::connect(&address, &name, &security).await {
+                Ok(stream) => Report::Connected(stream),
+                Err(error) => Report::Event(Event::ChannelLost(chain(&error))),
+            };
+            sink.send(report).await;
+        });
+    }
+
+    fn later(&mut self, after: Duration, event: Event) {
+        let sink = self.sink.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(after).await;
+            sink.send(Report::Event(event)).await;
+        });
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Closes everything, and gives the caller the last answer. The future waits until the target and the caller have read what
+    /// there was to tell them.
+    pub(crate) fn finish(
+        self,
+        ending: &Ending,
+        board: &mut Board,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        match ending {
+            Ending::NotBegun { .. } | Ending::EndedHere { .. } => board.take_back(),
+            Ending::StaysHere { why } => {
+                board.take_back();
+                tracing::warn!(
+                    event = "migration-failed",
+                    "migration: the guest stays here: {why}"
+                );
+            }
+            Ending::Migrated => tracing::info!(
+                event = "migration-completed",
+                "migration: the guest runs at {}{}",
+                self.address,
+                self.times.text()
+            ),
+            Ending::LostThere { .. } | Ending::InDoubt { .. } => {}
+        }
+        session_certs::clear(&self.vmm_dir);
+        let to = &self.address;
+        let text = match ending {
+            Ending::NotBegun { why } => why.clone(),
+            Ending::StaysHere { why } => format!("the guest stays here: {why}"),
+            Ending::EndedHere { why } => format!("the guest was not migrated, and has ended here: {why}"),
+            Ending::Migrated => format!("the guest runs at {to}{}", self.times.text()),
+            Ending::LostThere { why } => lost_there(&to.to_string(), why),
+            Ending::InDoubt { why } => in_doubt(&to.to_string(), why),
+        };
+        let _ = self.progress.send(Answer::Ended {
+            migrated: *ending == Ending::Migrated,
+            text,
+        });
+        let Self { link, progress, .. } = self;
+        async move {
+            if let Some(link) = link {
+                link.finish().await;
+            }
+            let _ = tokio::time::timeout(ANSWER_TIMEOUT, progress.closed()).await;
+        }
+    }
+}
+
+/// What became of a guest that is not here any more, and not known to run at the target.
+pub(crate) fn lost_there(to: &str, why: &str) -> String {
+    format!("committed to {to}, and failed there: {why}")
+}
+
+pub(crate) fn in_doubt(to: &str, why: &str) -> String {
+    format!("committed to {to}, which did not confirm; the guest runs there or nowhere: {why}")
+}

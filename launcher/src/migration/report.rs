@@ -1,0 +1,20 @@
+//! What the tasks of a migration away from here report to the supervisor.
+
+use super::channel::Stream;
+use super::link::Received;
+use super::source::Event;
+use super::vf_hotplug::Done;
+
+#[derive(Debug)]
+pub(crate) enum Report {
+    Connected(Box<dyn Stream>),
+    /// The number tells a channel from the one before.
+    Received(u32, Received),
+    Event(Event),
+    /// The VMM has lost a vCPU's thread, and does not answer.
+    VcpuEnded,
+    /// The VMM answers.
+    Answered,
+    /// A VF was plugged, or the guest was asked to release it.
+    Hotplug(Done),
+}

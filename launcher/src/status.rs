@@ -1,0 +1,183 @@
+//! What is known of a guest from outside its launcher: what `hawser status` prints, and what two launchers compare of a guest's
+//! NICs. Data only. docs/migration.md names the steps.
+
+use hawser_netsetup::Handed;
+use serde::{Deserialize, Serialize};
+
+/// Answer to `hawser status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Status {
+    pub(crate) guest: Identity,
+    pub(crate) state: Phase,
+    /// Seconds since the beginning of 1970 in UTC.
+    pub(crate) since: u64,
+    pub(crate) nics: Vec<NicDescription>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) migration: Option<MigrationStatus>,
+    /// The guest is this target's; no launcher starts it here again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) handed_over_to: Option<String>,
+}
+
+/// Where the guest's life is; the second half are ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Phase {
+    Starting,
+    /// Waiting for another launcher.
+    Receiving,
+    Running,
+    Stopping,
+    ShutDown,
+    NeverStarted,
+    Killed,
+    Failed,
+    Migrated,
+    NotReceived,
+    HandedOver,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct MigrationStatus {
+    pub(crate) direction: Direction,
+    /// Where to, or where this launcher listens.
+    pub(crate) address: String,
+    pub(crate) step: Step,
+    pub(crate) since: u64,
+    /// Rounds over the guest's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rounds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+}
+
+/// As seen from this pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Direction {
+    Out,
+    In,
+}
+
+/// Of a migration: the source's, then the target's, then the ends of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    Describing,
+    Preparing,
+    Detaching,
+    Sending,
+    Fencing,
+    Committed,
+    Cancelling,
+    Attaching,
+
+    Waiting,
+    Opening,
+    Receiving,
+    Holding,
+    Resuming,
+
+    Migrated,
+    Failed,
+    GuestEnded,
+    Lost,
+    InDoubt,
+}
+
+impl Step {
+    /// As it is printed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Describing => "describing",
+            Self::Preparing => "preparing",
+            Self::Detaching => "detaching",
+            Self::Sending => "sending",
+            Self::Fencing => "fencing",
+            Self::Committed => "committed",
+            Self::Cancelling => "cancelling",
+            Self::Attaching => "attaching",
+            Self::Waiting => "waiting",
+            Self::Opening => "opening",
+            Self::Receiving => "receiving",
+            Self::Holding => "holding",
+            Self::Resuming => "resuming",
+            Self::Migrated => "migrated",
+            Self::Failed => "failed",
+            Self::GuestEnded => "guest-ended",
+            Self::Lost => "lost",
+            Self::InDoubt => "in-doubt",
+        }
+    }
+}
+
+/// Whose VM it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: Option<String>,
+}
+
+impl Identity {
+    pub(crate) fn text(&self) -> String {
+        let uid = self.uid.as_deref().unwrap_or("no uid");
+        format!("{}/{} ({uid})", self.namespace, self.name)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NicDescription {
+    pub(crate) name: String,
+    pub(crate) binding: String,
+    pub(crate) tap: String,
+    /// Where the TAP is a CNI plugin's: whoever receives the guest cannot change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tap_mac: Option<String>,
+    pub(crate) mac: String,
+    /// Bytes.
+    pub(crate) mtu: u32,
+    pub(crate) queue_pairs: u16,
+    /// The addresses that the guest was offered, with their prefix lengths.
+    pub(crate) addresses: Vec<String>,
+    /// The same, where passt offers them: the guest brings it along, and the target's passt goes on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) passt: Option<Handed>,
+    /// The pod's own, where passt serves the guest: others reach it by them, whatever the guest has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<Handed>,
+    /// The manifest allows the target's pod to have other ones for it.
+    #[serde(default)]
+    pub(crate) addresses_may_change: bool,
+    /// A function of the node instead of a TAP. What is not known of it is empty above, or 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vf: Option<VfDescription>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VfDescription {
+    /// On the node's PCI.
+    pub(crate) address: String,
+    /// The guest has it.
+    pub(crate) attached: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_printed_as_it_is_in_json() {
+        for step in [
+            Step::Preparing,
+            Step::GuestEnded,
+            Step::InDoubt,
+            Step::Migrated,
+            Step::Opening,
+        ] {
+            assert_eq!(serde_json::to_value(step).unwrap(), step.name());
+        }
+    }
+}
