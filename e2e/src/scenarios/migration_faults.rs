@@ -192,7 +192,7 @@ fn ended(pair: &mut Pair, mut moving: Process, code: i32, word: &str) -> Result<
     let migrate = moving.wait_exit(Duration::from_secs(20))?.code().unwrap_or(-1);
     expect_exit(migrate, 9, &moving)?;
     ensure!(
-        moving.stderr().contains("has come to its end here") && moving.stderr().contains(word),
+        moving.stderr().contains("has ended here") && moving.stderr().contains(word),
         "not said why:\n{}",
         moving.transcript()
     );

@@ -225,7 +225,7 @@ fn takes_its_addresses_along(context: &Context) -> Result<()> {
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
     ensure!(
-        moving.transcript().contains("once it has been rebooted"),
+        moving.transcript().contains("until it reboots"),
         "{}: to {TO}",
         moving.transcript()
     );
