@@ -297,7 +297,8 @@ impl Leaving {
                 (guest, actions)
             }
             Event::PressDue if self.stopping && !committed => (Guest::Leaving(self), press()),
-            Event::GraceOver if self.stopping && !committed => {
+            // Of a guest that was given away it says nothing, and the machine of the source ignores it.
+            Event::GraceOver if self.stopping => {
                 let why = "the guest did not power off within its grace period".to_owned();
                 match self.advance(source::Event::GuestEnded(why)) {
                     (Guest::Killing(_), actions) => (Guest::Killing(Outcome::Killed), actions),
@@ -310,7 +311,7 @@ impl Leaving {
                     VmmExit::Failure(why) => why.clone(),
                 };
                 self.exit = Some(exit);
-                // Of a guest that was given away this says nothing, and the machine of the source ignores it.
+                // As above.
                 self.advance(source::Event::GuestEnded(why))
             }
             Event::Rebooted => {

@@ -127,6 +127,52 @@ fn a_call_is_judged_by_where_the_guest_is() {
     }
 }
 
+/// The source asks again over a new channel where the first answer was lost.
+#[test]
+fn a_source_that_asks_again_is_answered_as_before() {
+    let commit = || Event::Target(target::Event::Commit);
+    let answer = |guest: Guest| guest.on(commit()).1;
+    let running = [Action::Target(target::Action::SendRunning)];
+    assert_eq!(answer(Guest::Running { arrived: true }), running);
+    assert_eq!(answer(Guest::Stopping { arrived: true }), running);
+    let moving_on = Guest::Running { arrived: true }.on(Event::Migrate(CallId(1))).0;
+    assert_eq!(answer(moving_on), running);
+    let lost = Guest::Killing(Outcome::LostHere("why".into()));
+    assert_eq!(
+        answer(lost),
+        [Action::Target(target::Action::SendLost("why".into()))]
+    );
+}
+
+#[test]
+fn a_migration_is_not_cancelled_after_the_commit() {
+    let (guest, _) = run(
+        Guest::Running { arrived: false },
+        [
+            Event::Migrate(CallId(1)),
+            Event::Source(source::Event::Described),
+            Event::Source(source::Event::Connected),
+            Event::Source(source::Event::Prepared),
+            Event::Source(source::Event::Detached),
+        ],
+    );
+    assert_eq!(
+        guest.clone().on(Event::Cancel(CallId(2))).1.last(),
+        Some(&Action::Cancelling(CallId(2)))
+    );
+    let (guest, _) = run(
+        guest,
+        [
+            Event::Source(source::Event::Holding),
+            Event::Source(source::Event::Fenced { failed: false }),
+        ],
+    );
+    assert_eq!(
+        guest.on(Event::Cancel(CallId(2))).1,
+        [Action::Refuse(CallId(2), Refusal::Committed)]
+    );
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let why = || "why".to_owned();
     let source = prop::sample::select(vec![
