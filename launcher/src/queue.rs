@@ -27,6 +27,14 @@ impl<T: Send + 'static> Sink<T> {
         Self { send: Arc::new(send) }
     }
 
+    /// For another kind of event that becomes one of this kind.
+    pub(crate) fn of<U: Into<T> + Send + 'static>(&self) -> Sink<U> {
+        let send = Arc::clone(&self.send);
+        Sink {
+            send: Arc::new(move |event: U| send(event.into())),
+        }
+    }
+
     pub(crate) async fn send(&self, event: T) {
         (self.send)(event).await;
     }

@@ -189,7 +189,8 @@ impl Supervisor {
     }
 
     fn hotplug(&mut self, requests: Vec<VfRequest>) {
-        migration::perform_hotplug(requests, &self.api, &Sink::new(self.queue.clone()));
+        let sink: Sink<Report> = Sink::new(self.queue.clone());
+        migration::perform_hotplug(requests, &self.api, &sink.of());
         self.vfs.show(&mut self.board);
     }
 

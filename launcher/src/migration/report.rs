@@ -18,3 +18,9 @@ pub(crate) enum Report {
     /// A VF was plugged, or the guest was asked to release it.
     Hotplug(Done),
 }
+
+impl From<Done> for Report {
+    fn from(done: Done) -> Self {
+        Self::Hotplug(done)
+    }
+}

@@ -16,7 +16,6 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::report::Report;
 use super::source::Event;
 use crate::control::Board;
 use crate::error::chain;
@@ -277,7 +276,7 @@ fn name(path: &Path) -> std::borrow::Cow<'_, str> {
 }
 
 /// Asks the VMM for one after the other, and reports how each went.
-pub(crate) fn perform(requests: Vec<Request>, api: &Api, sink: &Sink<Report>) {
+pub(crate) fn perform(requests: Vec<Request>, api: &Api, sink: &Sink<Done>) {
     if requests.is_empty() {
         return;
     }
@@ -288,7 +287,7 @@ pub(crate) fn perform(requests: Vec<Request>, api: &Api, sink: &Sink<Report>) {
                 Request::Remove(id) => api.remove_device(id).await.map_err(|error| chain(&error)),
                 Request::Add { config, .. } => add(&api, config).await,
             };
-            sink.send(Report::Hotplug(Done { request, result })).await;
+            sink.send(Done { request, result }).await;
         }
     });
 }

@@ -270,7 +270,7 @@ impl Outgoing {
     }
 
     fn perform_hotplug(&mut self, requests: Vec<vf_hotplug::Request>, api: &Api) {
-        vf_hotplug::perform(requests, api, &self.sink);
+        vf_hotplug::perform(requests, api, &self.sink.of());
     }
 
     /// A VMM whose transfer has failed has the guest again if it answers. One whose guest has ended meanwhile does not,
