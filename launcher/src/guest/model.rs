@@ -12,7 +12,7 @@ mod steps;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use super::machine::{Action, CallId, Event, Guest, Leaving, Outcome, VmmExit};
+use super::machine::{Action, CallId, Event, Guest, Leaving, Outcome};
 use crate::migration::source::{self, Action as Out, Event as Src};
 use crate::migration::target::{self, Action as In, Event as Tgt};
 
