@@ -4,9 +4,9 @@ use clap::{Args, ValueEnum};
 use hawser_netsetup::{Owner, interface_names};
 
 use super::args::{DEFAULT_UID, DeviceArgs, ManifestArgs};
-use crate::binding;
 use crate::devices;
 use crate::error::{ExitCode, Failure};
+use crate::nic;
 use crate::privileges;
 use crate::survey::name_interfaces_here;
 use crate::survey::namespace::cni_devices;
@@ -39,11 +39,11 @@ pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         gid: DEFAULT_UID,
     });
     let cni = cni_devices(&guest, owner);
-    let interfaces = binding::explain(&guest, &cni);
+    let interfaces = nic::explain(&guest, &cni);
     let devices = devices::explain(&guest);
     match args.output {
         ExplainFormat::Text => {
-            print!("{}", binding::explanation_text(&interfaces));
+            print!("{}", nic::explanation_text(&interfaces));
             print!("{}", devices::explanation_text(&devices));
         }
         ExplainFormat::Json => {

@@ -7,11 +7,11 @@ use clap::Args;
 
 use super::args::{PodArgs, SecurityArgs};
 use super::wiring;
-use crate::binding;
 use crate::error::{ExitCode, Failure};
 use crate::keeper;
 use crate::launch::{Launch, Role};
 use crate::migration::{self, Listener, Security};
+use crate::nic;
 use crate::passt;
 use crate::state_dir::StateDir;
 use crate::supervisor;
@@ -45,7 +45,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let loaded = args.pod.manifest.load()?;
     role.check(&loaded.spec)?;
     // Started this early, nft is ready by the time there are rules for it.
-    let nft = match binding::needs_wiring(&loaded.spec) {
+    let nft = match nic::needs_wiring(&loaded.spec) {
         true => wiring::begin()?,
         false => None,
     };

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::nic::Kind;
 use crate::spec::{Binding, GuestSpec};
 
 pub(crate) use error::HookError;
@@ -86,7 +87,7 @@ pub(crate) fn plugins(guest: &GuestSpec) -> Vec<Plugin> {
         let hooked = Hooked {
             name: interface.name.clone(),
             mac_is_given: interface.mac.is_some(),
-            attached: plugin.domain_attachment_type.is_some(),
+            attached: Kind::of(interface).is_attached(),
         };
         match plugins.iter_mut().find(|plugin| plugin.name == *name) {
             Some(plugin) => plugin.interfaces.push(hooked),

@@ -10,11 +10,11 @@ use hawser_netsetup::{CniNic, Plan};
 use serde_json::Value;
 
 use self::migratable::obstacles;
-use crate::binding::{self, Attachment, Found};
 use crate::disks;
 use crate::error::{ExitCode, Failure};
 use crate::hooks::{self, Deadlines, Hooks};
 use crate::migration::{self, Identity, Listener, Security};
+use crate::nic::{self, Attachment, Found};
 use crate::pod::cpus::Pinning;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
@@ -79,10 +79,10 @@ impl Layout {
         directory: &Path,
     ) -> Self {
         let found = Found { cni, pci };
-        let mut notes = binding::notes(guest);
+        let mut notes = nic::notes(guest);
         notes.extend(resolv.notes.iter().cloned());
         Self {
-            attachments: binding::attachments(guest, &plan.nics, &found, resolv, directory),
+            attachments: nic::attachments(guest, &plan.nics, &found, resolv, directory),
             notes,
         }
     }
@@ -144,7 +144,7 @@ impl Launch {
             notes: others,
         } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
         let notes = plan.notes.iter().cloned().chain(others).collect();
-        let drives = disks::tagged(disks, &binding::tagged(&guest, &attachments));
+        let drives = disks::tagged(disks, &nic::tagged(&guest, &attachments));
         let found = Found { cni: &cni, pci: &pci };
         let config = vm_config(&guest, &boot, &drives, &attachments, &pci, directory).pinned(cpus.as_ref());
         let job = Job {
@@ -159,8 +159,8 @@ impl Launch {
                 name: guest.name.clone(),
                 uid: guest.uid.clone(),
             },
-            nics: binding::describe(&guest, &plan.nics, &found, &attachments),
-            functions: binding::devices(&attachments),
+            nics: nic::describe(&guest, &plan.nics, &found, &attachments),
+            functions: nic::devices(&attachments),
             readonly_disks: migration::readonly_disks(&drives),
             obstacles,
             passt_version: passt.as_ref().and_then(|passt| passt.date),

@@ -8,7 +8,7 @@ use hawser_linux::programs::find as on_path;
 
 use super::finding::{Finding, Part};
 use crate::error::Failure;
-use crate::spec::{Binding, GuestSpec, LinkState};
+use crate::spec::Interface;
 use crate::{passt, privileges};
 
 /// passt as it was found for a guest with an interface of that binding.
@@ -49,13 +49,9 @@ pub(crate) fn cloud_hypervisor_version(program: &Path) -> Result<(), Failure> {
     }
 }
 
-/// passt, where the guest has an interface for it.
-pub(crate) fn passt(guest: &GuestSpec) -> Part<Option<PasstProgram>> {
-    let mut interfaces = guest
-        .interfaces
-        .iter()
-        .filter(|interface| interface.binding == Binding::Passt && interface.state == LinkState::Up);
-    let Some(interface) = interfaces.next() else {
+/// passt, where the guest has an interface that it serves.
+pub(crate) fn passt(interface: Option<&Interface>) -> Part<Option<PasstProgram>> {
+    let Some(interface) = interface else {
         return Part::silent(None);
     };
     let found = passt::find().and_then(|path| {

@@ -9,22 +9,22 @@ use std::time::Duration;
 use hawser_netsetup::{Owner, Plan, interface_names};
 
 use self::namespace::{Descriptors, Network};
-use crate::binding;
 use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
 use crate::hooks;
 use crate::migration::{self, Security};
+use crate::nic::{self, Kind};
 use crate::pod::boot_source::{self, Boot};
 use crate::pod::cpus::{self, Pinning};
 use crate::pod::finding::{Finding, Part};
 use crate::pod::hugepages;
-use crate::pod::networks::{self, PodNetworks};
+use crate::pod::networks::{self, PodInterface, PodNetworks};
 use crate::pod::pci::{self, PciFunctions};
 use crate::pod::places::Places;
 use crate::pod::programs::{self, PasstProgram};
 use crate::pod::resolv::{self, Resolv};
 use crate::privileges;
-use crate::spec::GuestSpec;
+use crate::spec::{GuestSpec, Interface};
 use crate::virtiofs::{self, Export};
 
 /// How closely the pod is looked at.
@@ -137,7 +137,7 @@ impl Survey<'_> {
                 Some(networks) => self.pci(&guest, networks.as_ref(), user),
                 None => Part::unknown(),
             },
-            passt: programs::passt(&guest),
+            passt: programs::passt(nic::behind_passt(&guest)),
             cloud_hypervisor: self.cloud_hypervisor(),
             state_dir: self.state_dir(),
             hooks: self.hooks(&guest),
@@ -247,7 +247,12 @@ impl Survey<'_> {
     }
 
     fn pci(&self, guest: &GuestSpec, networks: Option<&PodNetworks>, owner: Owner) -> Part<PciFunctions> {
-        let found = pci::find(guest, networks, &self.places.device_metadata);
+        let found = pci::find(
+            guest,
+            &nic::with_vf(guest),
+            networks,
+            &self.places.device_metadata,
+        );
         match self.look {
             Look::Glance => found.and_then(pci::glance),
             Look::Start { .. } | Look::Check => {
@@ -402,7 +407,11 @@ pub(crate) fn name_interfaces_here(
     interfaces: &[String],
 ) -> Result<GuestSpec, Failure> {
     let networks = PodNetworks::await_file(network_status, Duration::ZERO).map_err(networks_unfit)?;
-    networks::named(guest, networks.as_ref(), interfaces).map_err(networks_unfit)
+    networks::named(guest, networks.as_ref(), interfaces, pod_interface).map_err(networks_unfit)
+}
+
+fn pod_interface(interface: &Interface) -> PodInterface {
+    Kind::of(interface).pod_interface
 }
 
 /// The guest with the interfaces that the pod has on its networks, if it has one on each.
@@ -411,7 +420,12 @@ fn name_interfaces(guest: GuestSpec, networks: &Part<Option<PodNetworks>>) -> (G
     let Some(networks) = networks.value() else {
         return (guest, Part::unknown());
     };
-    match networks::named(guest.clone(), networks.as_ref(), &interface_names()) {
+    match networks::named(
+        guest.clone(),
+        networks.as_ref(),
+        &interface_names(),
+        pod_interface,
+    ) {
         Ok(named) => (named, Part::silent(())),
         Err(error) => (guest, Part::bad(networks_unfit(error))),
     }
@@ -431,7 +445,7 @@ fn devices(guest: &GuestSpec, owner: Owner, devices: &[&'static str]) -> Part<Ve
     let needed = devices
         .iter()
         .copied()
-        .filter(|device| *device != privileges::TUN || binding::needs_tap(guest));
+        .filter(|device| *device != privileges::TUN || nic::needs_tap(guest));
     usable(needed, owner)
 }
 

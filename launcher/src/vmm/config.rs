@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::binding::{Attachment, Device};
 use crate::disks::Drive;
 use crate::hooks;
 use crate::migration;
+use crate::nic::{Attachment, Device};
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::{Cpu, Pinning};
 use crate::pod::pci::PciFunctions;

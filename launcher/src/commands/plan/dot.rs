@@ -6,13 +6,13 @@ use std::fmt::Write;
 
 use hawser_netsetup::{CniNic, GuestNic, Plan};
 
-use crate::binding::{self, Attachment, Explanation};
+use crate::nic::{self, Attachment, Explanation};
 use crate::spec::GuestSpec;
 
 pub(super) fn dot(guest: &GuestSpec, plan: &Plan, cni: &[CniNic], attachments: &[Attachment]) -> String {
     let mut nodes = BTreeSet::new();
     let mut edges = Vec::new();
-    for explanation in binding::explain(guest, cni) {
+    for explanation in nic::explain(guest, cni) {
         let nic = plan.nics.iter().find(|nic| nic.name == explanation.interface);
         draw(&explanation, nic, &mut nodes, &mut edges);
         if let Some(nic) = nic {

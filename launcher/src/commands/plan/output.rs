@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{Attachment, ports_text};
 use crate::devices;
 use crate::disks::Drive;
 use crate::hooks;
 use crate::launch::Layout;
+use crate::nic::{Attachment, ports_text};
 use crate::passt;
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;

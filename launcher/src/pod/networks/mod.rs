@@ -24,7 +24,7 @@ use serde::Deserialize;
 use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress};
 
 pub(crate) use claims::{CLAIMS, claimed};
-pub(crate) use names::{named, pod_interface, possible_names};
+pub(crate) use names::{PodInterface, named, pod_interface, possible_names};
 pub(crate) use resources::{Given, Resources};
 
 /// Where KubeVirt's pods have it.

@@ -34,7 +34,7 @@ pub(crate) struct NetConfig {
     pub(super) slot: Option<Slot>,
 }
 
-/// A place on the guest's PCI, of which everything else is 0.
+/// A slot of the guest's PCI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Slot {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,12 +51,12 @@ impl NetConfig {
         &self.mac
     }
 
-    pub(crate) fn place(&self) -> Option<PciAddress> {
+    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
         self.slot
             .map(|slot| address(slot.pci_segment, slot.pci_device_id))
     }
 
-    pub(crate) fn put(&mut self, address: PciAddress) {
+    pub(crate) fn set_pci_address(&mut self, address: PciAddress) {
         self.slot = Some(Slot {
             pci_segment: Some(address.domain).filter(|domain| *domain > 0),
             pci_device_id: address.slot,
@@ -153,11 +153,11 @@ impl DeviceConfig {
         &self.id
     }
 
-    pub(crate) fn place(&self) -> Option<PciAddress> {
+    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
         self.pci_device_id.map(|slot| address(self.pci_segment, slot))
     }
 
-    pub(crate) fn put(&mut self, address: PciAddress) {
+    pub(crate) fn set_pci_address(&mut self, address: PciAddress) {
         self.pci_segment = Some(address.domain).filter(|domain| *domain > 0);
         self.pci_device_id = Some(address.slot);
     }

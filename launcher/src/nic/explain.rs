@@ -1,10 +1,10 @@
-//! The answer to "who gives the IP", as data and as text. Each binding gives its own.
+//! The answer to "who gives the IP", as data and as text. Each kind of NIC gives its own.
 
-use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::may_migrate::MayMigrate;
 use crate::spec::{Ports, Protocol};
 
 /// What is asked about an interface.
@@ -12,7 +12,7 @@ use crate::spec::{Ports, Protocol};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explanation {
     pub(crate) interface: String,
-    pub(crate) binding: Cow<'static, str>,
+    pub(crate) binding: String,
     pub(crate) pod_interface: String,
     /// What a packet for the guest passes, from the pod's network on.
     pub(crate) path: Vec<Hop>,
@@ -22,18 +22,10 @@ pub(crate) struct Explanation {
     pub(crate) ports: String,
     pub(crate) mtu: String,
     pub(crate) queue_pairs: u16,
-    pub(crate) migration: Migration,
+    pub(crate) migration: MayMigrate,
     pub(crate) privileges: Vec<String>,
     pub(crate) devices: Vec<String>,
     pub(crate) cost: String,
-}
-
-impl Explanation {
-    /// Why a guest with this interface cannot migrate, if it cannot.
-    pub(crate) fn obstacle(&self) -> Option<String> {
-        let Migration { possible, why } = &self.migration;
-        (!possible).then(|| format!("interface {} ({}): {why}", self.interface, self.binding))
-    }
 }
 
 /// An interface, a socket or a process on the way to the guest.
@@ -53,36 +45,6 @@ impl Hop {
     }
 }
 
-/// Whether the binding lets a guest move to another pod: what `hawser migrate` goes by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Migration {
-    possible: bool,
-    why: String,
-}
-
-impl Migration {
-    pub(super) fn possible(why: &str) -> Self {
-        Self {
-            possible: true,
-            why: why.to_owned(),
-        }
-    }
-
-    /// The binding lets it; this version of hawser does not do it.
-    pub(super) fn not_yet(why: &str) -> Self {
-        Self::impossible(&format!(
-            "not by this version of hawser, though the binding would let it: {why}"
-        ))
-    }
-
-    pub(super) fn impossible(why: &str) -> Self {
-        Self {
-            possible: false,
-            why: why.to_owned(),
-        }
-    }
-}
-
 /// One table an interface.
 pub(crate) fn text(explanations: &[Explanation]) -> String {
     let mut out = String::new();
@@ -90,8 +52,6 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
         if index > 0 {
             out.push('\n');
         }
-        let migration = &explanation.migration;
-        let migrates = if migration.possible { "yes" } else { "no" };
         let _ = writeln!(
             out,
             "interface {}: {} on {}",
@@ -104,7 +64,7 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
             ("ports", explanation.ports.clone()),
             ("MTU", explanation.mtu.clone()),
             ("queue pairs", explanation.queue_pairs.to_string()),
-            ("can migrate", format!("{migrates}: {}", migration.why)),
+            ("can migrate", explanation.migration.text()),
             ("privileges", explanation.privileges.join("; ")),
             ("devices", explanation.devices.join(", ")),
             ("costs", explanation.cost.clone()),

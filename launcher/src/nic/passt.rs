@@ -4,22 +4,38 @@
 //!   no capability. A passt process per NIC takes the guest's frames and makes of each connection a socket of the pod.
 //! - From the VMM: a vhost-user NIC of one queue pair, with the guest's memory shared; between the two stands a relay that
 //!   outlives passt (`vhost_relay`).
-//! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; it is told
-//!   what to say.
+//! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; its arguments are
+//!   what it offers.
 //! - Who gives the IP: passt, and it is the pod's own address of each family.
-//! - Migration: the guest keeps its addresses, which the target's passt goes on with; its open connections end with the
-//!   source's passt.
+//! - Migration: the guest keeps its addresses, which the target's passt goes on with; so do its open connections, where the
+//!   pods' addresses are the same and both launchers can use passt-repair.
 
 use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
 
-use super::explain::{Explanation, Hop, Migration, ports_text};
-use super::{pod_interface, search_list, tap_nic};
-use crate::passt::{Command, forwards_all_text};
-use crate::pod::resolv::Resolv;
+use super::attachment::{Attachment, Device};
+use super::explain::{Explanation, Hop, ports_text};
+use super::lease::search_list;
+use super::{Context, Daemon, Kind, Source, tap};
+use crate::may_migrate::MayMigrate;
+use crate::passt::{Command, Frontend, forwards_all_text};
+use crate::pod::networks::{PodInterface, pod_interface};
 use crate::spec::{GuestSpec, Interface};
+use crate::vmm::config::NetConfig;
+
+pub(super) static ROW: Kind = Kind {
+    name: "passt",
+    needs_tap: false,
+    pod_interface: PodInterface::Wanted,
+    device: Source::Wired { nic, attach },
+    has_pods_addresses: false,
+    daemon: Some(Daemon::Passt),
+    notes,
+    may_migrate: |_, _, _| may_migrate(),
+    explain: |_, interface, _| explain(interface),
+};
 
 /// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
+fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
     let ports = &interface.ports;
     let lowest = ports.list.iter().map(|range| range.first).min();
     let wiring = Wiring::Passt(Passt {
@@ -28,38 +44,36 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
     });
     Nic {
         queue_pairs: 1,
-        ..tap_nic(guest, interface, wiring)
+        ..tap::nic(guest, interface, wiring)
     }
 }
 
-/// What to run; none where the plan is not passt's.
-pub(super) fn command(
-    guest: &GuestSpec,
-    interface: &Interface,
-    nic: &GuestNic,
-    resolv: &Resolv,
-) -> Option<Command> {
-    let search = search_list(guest, &resolv.search);
-    let handed = nic.passt.as_ref()?;
-    Some(Command::new(
-        nic,
-        handed,
-        &interface.ports,
-        guest.istio,
-        &guest.hostname,
+fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attachment {
+    let Context {
+        guest,
         resolv,
-        &search,
-    ))
+        directory,
+    } = context;
+    let search = search_list(guest, resolv);
+    let command = |handed| {
+        let (ports, hostname) = (&interface.ports, &guest.hostname);
+        Command::new(nic, handed, ports, guest.istio, hostname, resolv, &search)
+    };
+    Attachment {
+        device: Device::Net(NetConfig::vhost_user(nic, &Frontend::path(directory))),
+        server: None,
+        passt: nic.passt.as_ref().map(command),
+    }
 }
 
-/// What the guest is told of its addresses, as text.
+/// What the guest is offered, as text.
 pub(super) fn addresses(handed: &Handed) -> impl Iterator<Item = String> {
     let v4 = handed.v4.map(|v4| format!("{}/{}", v4.address, v4.prefix_len));
     v4.into_iter().chain(handed.v6.map(|v6| v6.to_string()))
 }
 
 /// What is to be known although nothing is wrong.
-pub(super) fn notes(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
+fn notes(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
     if guest.network_interface_multiqueue == Some(true) {
         return vec![format!(
             "{}: passt has one queue pair: networkInterfaceMultiqueue is without effect here",
@@ -69,12 +83,19 @@ pub(super) fn notes(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
     Vec::new()
 }
 
+fn may_migrate() -> MayMigrate {
+    MayMigrate::yes(
+        "the guest keeps its MAC and addresses, which the target's passt goes on with; others then use the target pod's; open \
+         connections go on where those are the same and both launchers have NET_ADMIN and passt-repair, and are reset otherwise",
+    )
+}
+
 /// What is asked about this interface.
-pub(super) fn explain(interface: &Interface) -> Explanation {
+fn explain(interface: &Interface) -> Explanation {
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
-        binding: "passt".into(),
+        binding: ROW.label(interface),
         ip_from: "passt, by its own DHCP, DHCPv6 and router advertisements, with what hawser reads from the pod".into(),
         guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which nobody else sees"),
         others_use: "the same address".into(),
@@ -85,11 +106,7 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         },
         mtu: format!("that of {pod}, by DHCP option 26 and router advertisement (passt's own default would be 65520)"),
         queue_pairs: 1,
-        migration: Migration::possible(
-            "the guest keeps its MAC and addresses, which the target's passt goes on with; others then use the target \
-             pod's; open connections go on where those are the same and both launchers have NET_ADMIN and passt-repair, and \
-             are reset otherwise",
-        ),
+        migration: may_migrate(),
         privileges: vec![
             "no capability (NET_ADMIN is used, where the container has it, to take open connections along in a migration); \
              passt must be allowed a user namespace (the container's seccomp profile)"
@@ -123,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn one_queue_pair_whatever_is_asked_and_that_is_said_when_asked() {
+    fn one_queue_pair_whatever_is_asked_and_a_note_when_more_is() {
         let spec = guest("", "");
         assert_eq!(nic(&spec, &spec.interfaces[0]).queue_pairs, 1);
         assert!(notes(&spec, &spec.interfaces[0]).is_empty());
@@ -152,7 +169,7 @@ mod tests {
     #[test]
     fn who_gives_the_ip() {
         let spec = guest(", ports: [{port: 80}]", "");
-        let text = crate::binding::explanation_text(&crate::binding::explain(&spec, &[]));
+        let text = crate::nic::explanation_text(&crate::nic::explain(&spec, &[]));
         for expected in [
             "interface default: passt on eth0\n",
             "IP given by  passt",

@@ -1,15 +1,36 @@
-//! A binding plugin with a sidecar and no attachment: hawser touches nothing in the pod for it and serves the guest
-//! nothing. The VM gets a NIC with a name and a MAC, and the sidecar says what is behind it (docs/hooks.md).
+//! A binding plugin with a sidecar and no attachment (docs/hooks.md).
+//!
+//! - From the pod: nothing. hawser touches nothing in it for this NIC.
+//! - From the VMM: a NIC with a name and a MAC. The sidecar says what is behind it.
+//! - From DHCP: nothing. The sidecar decides who gives the IP.
+//! - Migration: none, since the target's sidecar is not asked.
 
 use sha2::{Digest, Sha256};
 
+use super::attachment::{Attachment, Device};
 use super::explain::{Explanation, Hop};
-use super::{Attachment, Device, plugin, pod_interface};
-use crate::spec::{GuestSpec, Interface, Mac, Plugin};
+use super::plugin::{self, Registered};
+use super::{Kind, Source};
+use crate::may_migrate::MayMigrate;
+use crate::pod::networks::{PodInterface, pod_interface};
+use crate::spec::{GuestSpec, Interface, Mac};
 use crate::vmm::config::NetConfig;
 
+pub(super) static ROW: Kind = Kind {
+    name: plugin::NAME,
+    // The sidecar may name one.
+    needs_tap: true,
+    pod_interface: PodInterface::None,
+    device: Source::Sidecar { attach },
+    has_pods_addresses: false,
+    daemon: None,
+    notes: super::no_notes,
+    may_migrate: |_, interface, _| may_migrate(interface),
+    explain: |_, interface, _| explain(interface),
+};
+
 /// The NIC, before the sidecar has seen it.
-pub(super) fn attachment(guest: &GuestSpec, interface: &Interface) -> Attachment {
+fn attach(guest: &GuestSpec, interface: &Interface) -> Attachment {
     let mac = interface.mac.unwrap_or_else(|| own_mac(guest, interface));
     Attachment {
         device: Device::Net(NetConfig::without_backend(&interface.name, mac)),
@@ -31,28 +52,37 @@ fn own_mac(guest: &GuestSpec, interface: &Interface) -> Mac {
     Mac(mac)
 }
 
+fn may_migrate(interface: &Interface) -> MayMigrate {
+    match Registered::of(interface).declares_migration() {
+        Ok(declared) => MayMigrate::yes(declared),
+        Err(decision) => decision,
+    }
+}
+
 /// What is asked about this interface.
-pub(super) fn explain(interface: &Interface, name: &str, plugin: &Plugin) -> Explanation {
+fn explain(interface: &Interface) -> Explanation {
+    let plugin = Registered::of(interface);
+    let name = plugin.name;
     let decides = format!("the sidecar of plugin {name} decides");
     let pod = pod_interface(&interface.network);
     let mut privileges =
         vec!["none for hawser; what the sidecar's container needs is the plugin's to say".to_owned()];
-    privileges.extend(plugin::asked_of_the_pod(interface, plugin));
+    privileges.extend(plugin.requirements(interface));
     Explanation {
         interface: interface.name.clone(),
-        binding: format!("plugin {name}").into(),
+        binding: ROW.label(interface),
         ip_from: decides.clone(),
         guest_address: decides.clone(),
         others_use: decides.clone(),
         ports: decides.clone(),
-        mtu: decides.clone(),
+        mtu: decides,
         queue_pairs: 1,
-        migration: plugin::migration(name, plugin, None),
+        migration: may_migrate(interface),
         privileges,
         devices: vec!["/dev/kvm".into()],
         cost: format!(
             "the container of {name}'s sidecar; the guest's memory is shared where its backend is vhost-user{}",
-            plugin::overhead(plugin)
+            plugin.overhead()
         ),
         path: vec![
             Hop::new(&pod, "as the sidecar has it"),
@@ -60,16 +90,6 @@ pub(super) fn explain(interface: &Interface, name: &str, plugin: &Plugin) -> Exp
         ],
         pod_interface: pod,
     }
-}
-
-/// A NIC that hawser attaches may be tuned by a sidecar all the same.
-pub(super) fn tuned(mut explanation: Explanation, name: &str, plugin: &Plugin) -> Explanation {
-    if plugin.sidecar_image.is_some() {
-        explanation.cost.push_str(&format!(
-            "; the container of {name}'s sidecar, which decides on the NIC's MAC, queue size and offloads"
-        ));
-    }
-    explanation
 }
 
 #[cfg(test)]
@@ -97,7 +117,7 @@ mod tests {
     #[test]
     fn the_nic_has_the_manifests_mac_or_one_of_its_own_that_stays() {
         let mac = |guest: &GuestSpec| {
-            let attachment = attachment(guest, &guest.interfaces[0]);
+            let attachment = attach(guest, &guest.interfaces[0]);
             let Device::Net(net) = attachment.device else {
                 panic!("no NIC")
             };
@@ -117,7 +137,7 @@ mod tests {
     #[test]
     fn who_gives_the_ip() {
         let guest = guest("");
-        let explanations = super::super::explain(&guest, &[]);
+        let explanations = crate::nic::explain(&guest, &[]);
         assert_eq!(explanations.len(), 1);
         assert_eq!(explanations[0].ip_from, "the sidecar of plugin proxy decides");
         assert_eq!(explanations[0].binding, "plugin proxy");
@@ -132,23 +152,5 @@ mod tests {
                 .cost
                 .ends_with("; requests more by the pod: memory 50Mi")
         );
-    }
-
-    #[test]
-    fn a_nic_that_hawser_attaches_is_explained_with_its_sidecar() {
-        let explanation = explain(&guest("").interfaces[0], "proxy", &registered(true));
-        let tuned_by = |sidecar| tuned(explanation.clone(), "proxy", &registered(sidecar)).cost;
-        assert!(tuned_by(true).ends_with("decides on the NIC's MAC, queue size and offloads"));
-        assert_eq!(tuned_by(false), explanation.cost);
-    }
-
-    fn registered(sidecar: bool) -> Plugin {
-        let image = if sidecar { "i" } else { "" };
-        let text = format!("proxy: {{domainAttachmentType: managedTap, sidecarImage: '{image}'}}");
-        plugins::parse(&text, "FILE")
-            .unwrap()
-            .find("proxy")
-            .unwrap()
-            .clone()
     }
 }

@@ -10,22 +10,22 @@ use crate::vmm::config::{DeviceConfig, NetConfig};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attachment {
     pub(crate) device: Device,
-    /// Absent where somebody else tells the guest its addresses, or nobody does.
+    /// Absent where somebody else serves the guest its addresses, or nobody does.
     pub(crate) server: Option<Server>,
     /// What to run behind the device, where it is passt's.
     pub(crate) passt: Option<passt::Command>,
 }
 
-/// What the VM has in its place.
+/// What the VM has for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
     Net(NetConfig),
-    /// A function of the node's own PCI.
+    /// A function of the node's PCI.
     Vfio(DeviceConfig),
 }
 
 impl Device {
-    /// The interface's.
+    /// The interface's name.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Net(net) => net.id(),
@@ -37,7 +37,7 @@ impl Device {
         matches!(self, Self::Vfio(_))
     }
 
-    /// Of a virtio NIC.
+    /// Present for a virtio NIC.
     pub(crate) fn mac(&self) -> Option<&str> {
         match self {
             Self::Net(net) => Some(net.mac()),
@@ -45,18 +45,18 @@ impl Device {
         }
     }
 
-    /// Where it is in the guest, if the VMM is told that.
-    pub(crate) fn place(&self) -> Option<PciAddress> {
+    /// Where it is in the guest, if the VM's configuration says so.
+    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
         match self {
-            Self::Net(net) => net.place(),
-            Self::Vfio(device) => device.place(),
+            Self::Net(net) => net.pci_address(),
+            Self::Vfio(device) => device.pci_address(),
         }
     }
 
-    pub(crate) fn put(&mut self, address: PciAddress) {
+    pub(crate) fn set_pci_address(&mut self, address: PciAddress) {
         match self {
-            Self::Net(net) => net.put(address),
-            Self::Vfio(device) => device.put(address),
+            Self::Net(net) => net.set_pci_address(address),
+            Self::Vfio(device) => device.set_pci_address(address),
         }
     }
 }
@@ -67,7 +67,6 @@ pub(crate) struct Server {
     /// Carries its frames.
     pub(crate) tap: String,
     pub(crate) lease: Lease,
-    /// The lease's addresses are those of the pod's network: after a migration it is told where they are now, by the
-    /// same way.
+    /// The lease's addresses are those of the pod's network, to which the target of a migration announces where they are now.
     pub(crate) announces: bool,
 }

@@ -13,17 +13,32 @@ use hawser_dhcp::{Lease, LeaseV4, LeaseV6};
 use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring};
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::explain::{Explanation, Hop, Migration, ports_text};
-use super::{only_v4, only_v6, pod_interface, queue_pairs, search_list, tap_nic};
+use super::explain::{Explanation, Hop, ports_text};
+use super::lease::{dns_v4, dns_v6, search_list};
+use super::{Attachment, Context, Kind, Source, tap};
+use crate::may_migrate::MayMigrate;
+use crate::pod::networks::{PodInterface, pod_interface};
 use crate::pod::resolv::Resolv;
 use crate::spec::{self, GuestSpec, Interface, NetworkSource};
+
+pub(super) static ROW: Kind = Kind {
+    name: "masquerade",
+    needs_tap: true,
+    pod_interface: PodInterface::Wanted,
+    device: Source::Wired { nic, attach },
+    has_pods_addresses: false,
+    daemon: None,
+    notes: super::no_notes,
+    may_migrate: |_, _, _| may_migrate(),
+    explain: |guest, interface, _| explain(guest, interface),
+};
 
 /// KubeVirt's guest networks.
 const V4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 2, 0), 24);
 const V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 0), 120);
 
 /// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
+fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
     let (v4, v6) = networks(interface);
     let v6_required = matches!(
         interface.network.source,
@@ -39,7 +54,7 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
         ports: ports(&interface.ports),
         istio: guest.istio,
     });
-    tap_nic(guest, interface, wiring)
+    tap::nic(guest, interface, wiring)
 }
 
 /// The manifest's guest networks, else KubeVirt's.
@@ -68,8 +83,13 @@ fn ports(ports: &spec::Ports) -> Ports {
     Ports::Listed(ports.list.iter().map(range).collect())
 }
 
-/// What the guest is told.
-pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Lease {
+fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attachment {
+    let lease = lease(context.guest, interface, nic, context.resolv);
+    tap::attachment(nic, Some(lease))
+}
+
+/// What the guest is offered.
+fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Lease {
     let options = &interface.dhcp_options;
     let v4 = nic.v4.map(|v4| LeaseV4 {
         address: v4.guest,
@@ -77,7 +97,7 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         server: v4.gateway,
         routers: vec![v4.gateway],
         routes: Vec::new(),
-        dns: resolv.nameservers.iter().filter_map(only_v4).collect(),
+        dns: dns_v4(resolv),
         ntp_servers: options.ntp_servers.clone(),
         tftp_server_name: options.tftp_server_name.clone(),
         boot_file_name: options.boot_file_name.clone(),
@@ -90,9 +110,9 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         server: GATEWAY_LINK_LOCAL,
         default_router: true,
         router_on_link: false,
-        dns: resolv.nameservers.iter().filter_map(only_v6).collect(),
+        dns: dns_v6(resolv),
     });
-    let search = search_list(guest, &resolv.search);
+    let search = search_list(guest, resolv);
     Lease {
         guest_mac: nic.guest_mac,
         server_mac: nic.gateway_mac,
@@ -106,15 +126,19 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
     }
 }
 
+fn may_migrate() -> MayMigrate {
+    MayMigrate::yes("nothing that the guest sees depends on the pod that it is in")
+}
+
 /// What is asked about this interface.
-pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
+fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let (v4, v6) = networks(interface);
     let second = |first: u128| Ipv6Addr::from(first.saturating_add(2));
     let v4_guest = Ipv4Addr::from(u32::from(v4.network()).saturating_add(2));
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
-        binding: "masquerade".into(),
+        binding: ROW.label(interface),
         ip_from: "hawser, by DHCP (IPv4), DHCPv6 and router advertisement (IPv6)".into(),
         guest_address: format!(
             "{v4_guest}/{} and {}/{}, of each family that the pod has an address of",
@@ -125,8 +149,8 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         others_use: format!("the pod's addresses on {pod}"),
         ports: ports_text(&interface.ports),
         mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
-        queue_pairs: queue_pairs(guest),
-        migration: Migration::possible("nothing that the guest sees depends on the pod that it is in"),
+        queue_pairs: tap::queue_pairs(guest),
+        migration: may_migrate(),
         privileges: vec![
             "NET_ADMIN for hawser; the processes that face the guest have no capability".into(),
             "net.ipv6.conf.all.forwarding=1, set by the pod where /proc/sys is read-only, for IPv6".into(),
@@ -196,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn each_family_is_told_its_own_dns_and_the_subdomain_comes_first() {
+    fn each_family_has_its_own_dns_and_the_subdomain_comes_first() {
         let spec = guest(", dhcpOptions: {ntpServers: [192.0.2.1]}");
         let resolv = resolv::parse(
             "search shop.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::a\n",
@@ -212,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_a_family_that_the_guest_has_not() {
+    fn a_family_that_the_guest_lacks_is_not_offered() {
         let spec = guest("");
         let plan = GuestNic {
             v6: None,

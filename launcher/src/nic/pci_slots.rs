@@ -1,20 +1,20 @@
-//! Where the guest finds its NICs on its PCI bus, and how it is told which of them is which.
+//! The PCI slots that the guest finds its NICs in.
 //!
-//! cloud-hypervisor sets aside the slots that its configuration names and gives the others out in a fixed order: disks,
-//! virtio NICs, everything else of virtio, functions. A NIC has a slot of its own in the configuration where the manifest
-//! asks for one (`pciAddress`); and where the guest is told of its tagged NICs (`tag`, in the metadata of
-//! `cloudInitConfigDrive`), so that what it is told is so: virtio NICs then have the slots that they would have had
-//! anyway, and functions the last ones, which keeps all of them in the manifest's order.
+//! cloud-hypervisor reserves the slots that its configuration names and assigns the others in a fixed order: disks, virtio
+//! NICs, everything else of virtio, functions. A NIC has a slot in the configuration where the manifest asks for one
+//! (`pciAddress`), and where the guest's metadata names the slots of tagged NICs (`tag`, with `cloudInitConfigDrive`), so
+//! that the metadata is right: virtio NICs then have the slots that they would have had anyway, and functions the last ones,
+//! which keeps all of them in the manifest's order.
 
 use super::Attachment;
 use crate::disks::TaggedDevice;
 use crate::spec::{CloudInitSource, GuestSpec, Interface, PciAddress, VolumeSource};
 
-/// Of a segment; the host bridge has the first.
+/// Slots of a segment; the host bridge has the first.
 const SLOTS: u8 = 32;
 
-/// Whether the guest has somewhere to read of its tags, and any.
-pub(crate) fn are_told(guest: &GuestSpec) -> bool {
+/// Whether the guest's metadata names the slots of tagged NICs.
+fn are_in_metadata(guest: &GuestSpec) -> bool {
     let config_drive = guest.disks.iter().any(|disk| match &disk.volume.source {
         VolumeSource::CloudInit(seed) => seed.source == CloudInitSource::ConfigDrive,
         _ => false,
@@ -22,15 +22,15 @@ pub(crate) fn are_told(guest: &GuestSpec) -> bool {
     config_drive && guest.interfaces.iter().any(|interface| interface.tag.is_some())
 }
 
-/// Gives the NICs their places.
-pub(super) fn place(guest: &GuestSpec, attachments: &mut [Attachment]) {
+/// Assigns the slots that the configuration has to name.
+pub(super) fn assign(guest: &GuestSpec, attachments: &mut [Attachment]) {
     let wanted = |name: &str| guest.interfaces.iter().find(|one| one.name == name)?.pci_address;
     for attachment in attachments.iter_mut() {
         if let Some(address) = wanted(attachment.device.name()) {
-            attachment.device.put(address);
+            attachment.device.set_pci_address(address);
         }
     }
-    if !are_told(guest) {
+    if !are_in_metadata(guest) {
         return;
     }
     let mut free = Free::besides(guest);
@@ -40,23 +40,23 @@ pub(super) fn place(guest: &GuestSpec, attachments: &mut [Attachment]) {
     }
     for attachment in attachments.iter_mut() {
         if !attachment.device.is_function()
-            && attachment.device.place().is_none()
+            && attachment.device.pci_address().is_none()
             && let Some(slot) = free.first()
         {
-            attachment.device.put(slot);
+            attachment.device.set_pci_address(slot);
         }
     }
     for attachment in attachments.iter_mut().rev() {
         if attachment.device.is_function()
-            && attachment.device.place().is_none()
+            && attachment.device.pci_address().is_none()
             && let Some(slot) = free.last()
         {
-            attachment.device.put(slot);
+            attachment.device.set_pci_address(slot);
         }
     }
 }
 
-/// Slots of segment 0 that nobody has asked for.
+/// Slots of segment 0 that no interface asks for.
 struct Free(Vec<u8>);
 
 impl Free {
@@ -93,24 +93,24 @@ fn at(slot: u8) -> PciAddress {
 
 /// The tagged NICs, in the manifest's order.
 pub(crate) fn tagged(guest: &GuestSpec, attachments: &[Attachment]) -> Vec<TaggedDevice> {
-    let tell = |interface: &Interface| {
+    let device = |interface: &Interface| {
         let tag = interface.tag.clone()?;
         let attachment = attachments
             .iter()
             .find(|attachment| attachment.device.name() == interface.name)?;
         Some(TaggedDevice::nic(
-            attachment.device.place()?.to_string(),
+            attachment.device.pci_address()?.to_string(),
             attachment.device.mac().map(str::to_owned),
             tag,
         ))
     };
-    guest.interfaces.iter().filter_map(tell).collect()
+    guest.interfaces.iter().filter_map(device).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::Device;
+    use crate::nic::Device;
     use crate::pod::pci::vfio::Access;
     use crate::spec::Mac;
     use crate::vmm::config::{DeviceConfig, NetConfig};
@@ -145,25 +145,28 @@ mod tests {
             passt: None,
         };
         let mut attachments: Vec<_> = guest.interfaces.iter().map(attachment).collect();
-        place(guest, &mut attachments);
+        assign(guest, &mut attachments);
         attachments
     }
 
-    fn places(attachments: &[Attachment]) -> Vec<Option<String>> {
-        let place = |attachment: &Attachment| attachment.device.place().map(|place| place.to_string());
-        attachments.iter().map(place).collect()
+    fn addresses(attachments: &[Attachment]) -> Vec<Option<String>> {
+        let address = |attachment: &Attachment| Some(attachment.device.pci_address()?.to_string());
+        attachments.iter().map(address).collect()
     }
 
     const TAGGED: &str =
         "{name: a, masquerade: {}}, {name: b, bridge: {}, tag: red}, {name: c, sriov: {}, tag: blue}";
 
     #[test]
-    fn tagged_nics_are_told_where_they_are() {
+    fn the_metadata_names_the_slots_of_tagged_nics() {
         let guest = guest(TAGGED, "cloudInitConfigDrive");
         let attachments = devices(&guest);
         // Slots 1 and 2 are the disks'.
         let expected = ["0000:00:03.0", "0000:00:04.0", "0000:00:1f.0"];
-        assert_eq!(places(&attachments), expected.map(|place| Some(place.to_owned())));
+        assert_eq!(
+            addresses(&attachments),
+            expected.map(|address| Some(address.to_owned()))
+        );
         assert_eq!(
             serde_json::to_value(tagged(&guest, &attachments)).unwrap(),
             serde_json::json!([
@@ -174,22 +177,22 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_asked_for_is_nobody_elses() {
+    fn a_slot_that_is_asked_for_is_assigned_to_no_other() {
         let interfaces = TAGGED
             .replace("tag: red", "tag: red, pciAddress: 0000:00:03.0")
             .replace("tag: blue", "tag: blue, pciAddress: 0001:00:1f.0");
         let guest = guest(&interfaces, "cloudInitConfigDrive");
         let expected = ["0000:00:04.0", "0000:00:03.0", "0001:00:1f.0"];
         assert_eq!(
-            places(&devices(&guest)),
-            expected.map(|place| Some(place.to_owned()))
+            addresses(&devices(&guest)),
+            expected.map(|address| Some(address.to_owned()))
         );
     }
 
     #[test]
-    fn without_a_place_to_read_it_everything_stays_as_it_was() {
+    fn without_metadata_cloud_hypervisor_assigns_every_slot() {
         let guest = guest(TAGGED, "cloudInitNoCloud");
-        assert!(!are_told(&guest));
-        assert_eq!(places(&devices(&guest)), [None, None, None]);
+        assert!(!are_in_metadata(&guest));
+        assert_eq!(addresses(&devices(&guest)), [None, None, None]);
     }
 }

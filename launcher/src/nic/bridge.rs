@@ -6,8 +6,8 @@
 //! - From the VMM: the TAP by name, with as many queue pairs as vCPUs.
 //! - From DHCP: what the pod's interface had, address, mask, routes and MTU, and the pod's own DNS. The frames of the
 //!   guest's client are taken between its TAP and the bridge, and answered there: nothing of this server leaves by the
-//!   pod's wire. Of a family that the interface has no address of nothing is told and nothing taken, and a server or
-//!   router on the network itself has the guest to itself.
+//!   pod's wire. If the interface has no address of a family, hawser neither answers nor intercepts that family; the guest
+//!   then uses the network's own server or router.
 //! - The guest's IPv6 default route: from the network's own router if it advertises itself. One that does not is
 //!   announced to the guest in its own name, with the link-local address that the pod's route has, or, where that is
 //!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. Otherwise
@@ -20,29 +20,41 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name};
+use hawser_netsetup::{Bridged, GuestNic, Router6, Wiring, bridge_name};
 
-use super::explain::{Explanation, Hop, Migration};
-use super::{only_v4, only_v6, pod_interface, queue_pairs, search_list, tap_nic};
+use super::explain::{Explanation, Hop};
+use super::lease::{dns_v4, dns_v6, search_list};
+use super::{Attachment, Context, Kind, Source, tap};
+use crate::may_migrate::MayMigrate;
+use crate::pod::networks::{PodInterface, pod_interface};
 use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, Interface};
+
+pub(super) static ROW: Kind = Kind {
+    name: "bridge",
+    needs_tap: true,
+    pod_interface: PodInterface::Wanted,
+    device: Source::Wired {
+        nic: |guest, interface| tap::nic(guest, interface, Wiring::Bridge),
+        attach,
+    },
+    has_pods_addresses: true,
+    daemon: None,
+    notes: super::no_notes,
+    may_migrate: |guest, interface, _| may_migrate(guest, interface),
+    explain: |guest, interface, _| explain(guest, interface),
+};
 
 /// The server's identifier and the source of its replies, as in KubeVirt. It is on no interface: a guest sends what is
 /// for it by its default route, and it is taken before the bridge whatever hardware address it is sent to.
 const SERVER_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 75, 10);
 
-/// What this interface wants from the pod's namespace.
-pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
-    tap_nic(guest, interface, Wiring::Bridge)
+fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attachment {
+    tap::attachment(nic, lease(context.guest, interface, nic, context.resolv))
 }
 
-/// What the guest is told; nothing where the pod's interface has no address.
-pub(super) fn lease(
-    guest: &GuestSpec,
-    interface: &Interface,
-    nic: &GuestNic,
-    resolv: &Resolv,
-) -> Option<Lease> {
+/// What the guest is offered; nothing where the pod's interface has no address.
+fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Option<Lease> {
     let bridged = nic.bridge.as_ref().filter(|bridged| bridged.is_served())?;
     let options = &interface.dhcp_options;
     let v4 = bridged.v4.as_ref().map(|v4| LeaseV4 {
@@ -58,7 +70,7 @@ pub(super) fn lease(
                 via: *via,
             })
             .collect(),
-        dns: resolv.nameservers.iter().filter_map(only_v4).collect(),
+        dns: dns_v4(resolv),
         ntp_servers: options.ntp_servers.clone(),
         tftp_server_name: options.tftp_server_name.clone(),
         boot_file_name: options.boot_file_name.clone(),
@@ -76,10 +88,10 @@ pub(super) fn lease(
             server: silent.unwrap_or_else(|| server_v6(bridged)),
             default_router: silent.is_some(),
             router_on_link: silent.is_some(),
-            dns: resolv.nameservers.iter().filter_map(only_v6).collect(),
+            dns: dns_v6(resolv),
         }
     });
-    let search = search_list(guest, &resolv.search);
+    let search = search_list(guest, resolv);
     Some(Lease {
         guest_mac: nic.guest_mac,
         server_mac: bridged.mac,
@@ -109,12 +121,25 @@ fn server_v6(bridged: &Bridged) -> Ipv6Addr {
     )
 }
 
+fn may_migrate(guest: &GuestSpec, interface: &Interface) -> MayMigrate {
+    if !interface.network.is_primary() {
+        MayMigrate::yes("the guest's address is of a network that does not end with the pod")
+    } else if guest.pod_bridge_may_migrate {
+        MayMigrate::yes(
+            "the manifest's annotation kubevirt.io/allow-pod-bridge-network-live-migration says so. Where the target's pod \
+             has another address, the guest has that only when it asks for a lease again",
+        )
+    } else {
+        MayMigrate::no("the guest has this pod's address, and the target's pod has another")
+    }
+}
+
 /// What is asked about this interface.
-pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
+fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
-        binding: "bridge".into(),
+        binding: ROW.label(interface),
         ip_from: format!(
             "whoever addressed {pod} (the CNI plugin); hawser hands it on by DHCP and DHCPv6, or leaves the guest to the \
              network's own server where {pod} has no address"
@@ -123,17 +148,8 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         others_use: "the same address".into(),
         ports: "all: every frame is the guest's".into(),
         mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
-        queue_pairs: queue_pairs(guest),
-        migration: if interface.network.is_primary() && guest.pod_bridge_may_migrate {
-            Migration::possible(
-                "the manifest's annotation kubevirt.io/allow-pod-bridge-network-live-migration says so. Where the \
-                 target's pod has another address, the guest has that only when it asks for a lease again",
-            )
-        } else if interface.network.is_primary() {
-            Migration::impossible("the guest has this pod's address, and the target's pod has another")
-        } else {
-            Migration::possible("the guest's address is of a network that does not end with the pod")
-        },
+        queue_pairs: tap::queue_pairs(guest),
+        migration: may_migrate(guest, interface),
         privileges: vec!["NET_ADMIN for hawser; the processes that face the guest have no capability".into()],
         devices: vec!["/dev/net/tun".into(), "/dev/kvm".into()],
         cost: format!(
@@ -196,14 +212,14 @@ mod tests {
         }
     }
 
-    fn told(plan: &GuestNic) -> Option<Lease> {
+    fn offered(plan: &GuestNic) -> Option<Lease> {
         let spec = guest();
         lease(&spec, &spec.interfaces[0], plan, &Resolv::default())
     }
 
     #[test]
-    fn the_guest_is_told_what_the_pod_had() {
-        let lease = told(&nic_plan(Router6::Unknown)).unwrap();
+    fn the_guest_is_offered_what_the_pod_had() {
+        let lease = offered(&nic_plan(Router6::Unknown)).unwrap();
         let v4 = lease.v4.unwrap();
         assert_eq!((v4.address.to_string(), v4.prefix_len), ("10.1.2.3".into(), 32));
         assert_eq!(v4.server, SERVER_V4);
@@ -220,31 +236,31 @@ mod tests {
     #[test]
     fn only_a_silent_router_is_announced_and_in_its_own_name() {
         let router: Ipv6Addr = "fe80::99".parse().unwrap();
-        let v6 = told(&nic_plan(Router6::Silent(router))).unwrap().v6.unwrap();
+        let v6 = offered(&nic_plan(Router6::Silent(router))).unwrap().v6.unwrap();
         assert_eq!(
             (v6.server, v6.default_router, v6.router_on_link),
             (router, true, true)
         );
         for router in [Router6::Advertises, Router6::Unknown] {
-            let v6 = told(&nic_plan(router)).unwrap().v6.unwrap();
+            let v6 = offered(&nic_plan(router)).unwrap().v6.unwrap();
             assert_eq!(v6.server.to_string(), "fe80::801:2ff:fe03:405");
             assert!(!v6.default_router && !v6.router_on_link);
         }
     }
 
     #[test]
-    fn a_pod_without_addresses_has_nothing_to_tell() {
+    fn a_pod_without_addresses_has_nothing_to_offer() {
         let mut plan = nic_plan(Router6::Unknown);
         let bridged = plan.bridge.as_mut().unwrap();
         (bridged.v4, bridged.v6) = (None, None);
-        assert_eq!(told(&plan), None);
+        assert_eq!(offered(&plan), None);
     }
 
     #[test]
     fn a_guest_moves_with_its_address_only_off_the_pod_network() {
         let spec = guest();
         let answers: Vec<_> = spec.interfaces.iter().map(|i| explain(&spec, i)).collect();
-        let text = crate::binding::explanation_text(&answers);
+        let text = crate::nic::explanation_text(&answers);
         assert!(text.contains("interface default: bridge on eth0\n"), "{text}");
         assert!(
             text.contains("can migrate  no: the guest has this pod's address"),
@@ -261,10 +277,11 @@ mod tests {
     fn a_guest_in_the_pods_place_migrates_only_where_the_manifest_says_so() {
         let mut spec = guest();
         let verdicts = |spec: &GuestSpec| -> Vec<bool> {
-            let explained = spec.interfaces.iter().map(|interface| explain(spec, interface));
-            explained
-                .map(|explanation| serde_json::to_value(explanation.migration).unwrap()["possible"] == true)
-                .collect()
+            let decisions = spec
+                .interfaces
+                .iter()
+                .map(|interface| may_migrate(spec, interface));
+            decisions.map(|decision| decision.obstacle().is_none()).collect()
         };
         assert_eq!(
             verdicts(&spec),

@@ -1,25 +1,40 @@
 //! SR-IOV: the guest has a virtual function of the node's NIC itself.
 //!
 //! - From the pod: nothing in its network namespace. What it must have are the VFIO nodes of the function; which function
-//!   a network has stands in what the CNI plugin, the device plugin or the claim's driver wrote down (`pod_networks`).
-//!   `vfio` asks the kernel beforehand whether the VMM will get it.
+//!   a network has stands in what the CNI plugin, the device plugin or the claim's driver wrote down (`pod::networks`).
+//!   `pod::pci::vfio` asks the kernel beforehand whether the VMM will get it.
 //! - From the VMM: the function by its path in sysfs, at the guest's PCI address that the manifest asks for as far as
 //!   cloud-hypervisor's PCI has it: segments of one bus each, without bridges and with one function a slot.
 //! - From DHCP: nothing. The guest is on the function's network, and whoever serves that serves the guest.
 //! - MAC, VLAN and MTU are set on the physical function, by the CNI plugin: nobody in the pod can. So a MAC in the
 //!   manifest is only compared with the one that the plugin says it set.
-//! - Migration: without the function, since its state is in the card: the guest lets go of it before, and is given the
-//!   target pod's own after.
+//! - Migration: without the function, since its state is in the card: it is unplugged before, and the target pod's own is
+//!   plugged after.
 
-use super::explain::{Explanation, Hop, Migration};
-use super::{Attachment, Device};
-use crate::pod::pci::Access;
-use crate::pod::pci::Vf;
+use super::attachment::{Attachment, Device};
+use super::explain::{Explanation, Hop};
+use super::{Kind, Source};
+use crate::may_migrate::MayMigrate;
+use crate::pod::networks::PodInterface;
+use crate::pod::pci::{Access, Vf};
 use crate::spec::Interface;
 use crate::vmm::config::DeviceConfig;
 
+pub(super) static ROW: Kind = Kind {
+    name: "sriov",
+    needs_tap: false,
+    // While the guest has the VF, the pod has no interface of it.
+    pod_interface: PodInterface::None,
+    device: Source::Vf { attach },
+    has_pods_addresses: false,
+    daemon: None,
+    notes: super::no_notes,
+    may_migrate: |_, _, _| may_migrate(),
+    explain: |_, interface, _| explain(interface),
+};
+
 /// The VM's device.
-pub(super) fn attachment(vf: &Vf, access: Access) -> Attachment {
+fn attach(vf: &Vf, access: Access) -> Attachment {
     Attachment {
         device: Device::Vfio(DeviceConfig::function(
             &vf.name,
@@ -32,11 +47,18 @@ pub(super) fn attachment(vf: &Vf, access: Access) -> Attachment {
     }
 }
 
+fn may_migrate() -> MayMigrate {
+    MayMigrate::yes(
+        "the guest is asked to let go of the VF before, for which it has 30 s, and is given the target pod's own after; in \
+         between it is without, and what was open over it ends unless the guest bonds it with another NIC",
+    )
+}
+
 /// What is asked about this interface.
-pub(super) fn explain(interface: &Interface) -> Explanation {
+fn explain(interface: &Interface) -> Explanation {
     Explanation {
         interface: interface.name.clone(),
-        binding: "sriov".into(),
+        binding: ROW.label(interface),
         pod_interface: "a VF".into(),
         path: vec![Hop::new(&format!("VF of {}", interface.network.name), "VFIO")],
         ip_from: "whoever serves the VF's network; hawser does not, and no CNI plugin can tell the guest".into(),
@@ -45,10 +67,7 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         ports: "all: every frame is the guest's".into(),
         mtu: "that of the guest's driver, at most the physical function's".into(),
         queue_pairs: 0,
-        migration: Migration::possible(
-            "the guest is asked to let go of the VF before, for which it has 30 s, and is given the target pod's own after; in \
-             between it is without, and what was open over it ends unless the guest bonds it with another NIC",
-        ),
+        migration: may_migrate(),
         privileges: vec![
             "none in the network; the VMM's user must own the VFIO nodes and may lock the guest's memory (RLIMIT_MEMLOCK)"
                 .into(),
