@@ -2,6 +2,7 @@
 //! anything.
 
 pub(crate) mod migratable;
+mod vm_config;
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use hawser_netsetup::{CniNic, Plan};
 use serde_json::Value;
 
 use self::migratable::obstacles;
+pub(crate) use self::vm_config::Parts;
 use crate::disks;
 use crate::error::{ExitCode, Failure};
 use crate::hooks::{self, Deadlines, Hooks};
@@ -21,7 +23,6 @@ use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
 use crate::supervisor::{Job, Passt, Shared, Start};
 use crate::survey::FitPod;
-use crate::vmm::config::vm_config;
 
 /// What this launcher is there for.
 #[derive(Debug, Clone)]
@@ -146,7 +147,16 @@ impl Launch {
         let notes = plan.notes.iter().cloned().chain(others).collect();
         let drives = disks::tagged(disks, &nic::tagged(&guest, &attachments));
         let found = Found { cni: &cni, pci: &pci };
-        let config = vm_config(&guest, &boot, &drives, &attachments, &pci, directory).pinned(cpus.as_ref());
+        let parts = Parts {
+            guest: &guest,
+            boot: &boot,
+            cpus: cpus.as_ref(),
+            drives: &drives,
+            attachments: &attachments,
+            functions: &pci,
+            directory,
+        };
+        let config = parts.vm_config();
         let job = Job {
             owner,
             config,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::devices;
 use crate::disks::Drive;
 use crate::hooks;
-use crate::launch::Layout;
+use crate::launch::{Layout, Parts};
 use crate::nic::{Attachment, ports_text};
 use crate::passt;
 use crate::pod::boot_source::Boot;
@@ -17,7 +17,7 @@ use crate::pod::cpus::Pinning;
 use crate::pod::finding::Part;
 use crate::pod::pci::PciFunctions;
 use crate::spec::{GuestSpec, Interface, Mac};
-use crate::vmm::config::{VmConfig, vm_config};
+use crate::vmm::config::VmConfig;
 
 pub(super) struct Output<'a> {
     pub(super) guest: &'a GuestSpec,
@@ -146,15 +146,16 @@ impl Output<'_> {
     /// Known once what boots and every disk are.
     fn vm_config(&self) -> Option<VmConfig> {
         let (boot, disks) = self.boot.value().zip(self.disks.value())?;
-        let config = vm_config(
-            self.guest,
+        let parts = Parts {
+            guest: self.guest,
             boot,
-            disks,
-            self.attachments(),
-            self.pci,
-            &self.directory,
-        );
-        Some(config.pinned(self.cpus.value().and_then(Option::as_ref)))
+            cpus: self.cpus.value().and_then(Option::as_ref),
+            drives: disks,
+            attachments: self.attachments(),
+            functions: self.pci,
+            directory: &self.directory,
+        };
+        Some(parts.vm_config())
     }
 
     fn attachments(&self) -> &[Attachment] {

@@ -1,9 +1,12 @@
 use hawser_netsetup::{CniDevice, CniNic, FamilyPlan, GATEWAY_MAC, GuestNic};
 
+use serde_json::Value;
+
 use super::*;
 use crate::disks::ImageType;
 use crate::pod::boot_source::KernelFiles;
 use crate::spec::Mac;
+use crate::vmm::config::take_late_nics;
 
 const MANIFEST: &str = "
 apiVersion: kubevirt.io/v1
@@ -74,21 +77,26 @@ fn drive(name: &str, boot_order: Option<u32>) -> Drive {
     }
 }
 
-fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[Attachment]) -> VmConfig {
-    let functions = PciFunctions {
+fn no_functions() -> PciFunctions {
+    PciFunctions {
         vfs: Vec::new(),
         host: Vec::new(),
         access: Access::Group,
         nodes: Vec::new(),
-    };
-    super::vm_config(
+    }
+}
+
+fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[Attachment]) -> VmConfig {
+    let parts = Parts {
         guest,
         boot,
+        cpus: None,
         drives,
         attachments,
-        &functions,
-        Path::new("/run/vmm"),
-    )
+        functions: &no_functions(),
+        directory: Path::new("/run/vmm"),
+    };
+    parts.vm_config()
 }
 
 #[test]
@@ -104,8 +112,16 @@ fn each_vcpu_has_its_cpu() {
         vcpus: vec![4, 12, 5, 13],
         rest: Some(6),
     };
-    let config = vm_config(&guest, &kernel(), &[], &[]).pinned(Some(&pinning));
-    let cpus = serde_json::to_value(config).unwrap()["cpus"].clone();
+    let parts = Parts {
+        guest: &guest,
+        boot: &kernel(),
+        cpus: Some(&pinning),
+        drives: &[],
+        attachments: &[],
+        functions: &no_functions(),
+        directory: Path::new("/run/vmm"),
+    };
+    let cpus = serde_json::to_value(parts.vm_config()).unwrap()["cpus"].clone();
     assert_eq!(
         cpus["affinity"],
         serde_json::json!([
@@ -292,24 +308,23 @@ fn a_guest_with_a_gpu_a_shared_file_system_and_a_virtio_socket() {
     let manifest = manifest.replace("masquerade: {}}]}", "masquerade: {}}]") + volumes;
     let guest = crate::spec::load(&manifest).unwrap().spec;
     let functions = PciFunctions {
-        vfs: Vec::new(),
         host: vec![crate::pod::pci::host_devices::HostFunction {
             name: "g".into(),
             kind: crate::spec::HostDeviceKind::Gpu,
             address: "0000:65:00.0".parse().unwrap(),
         }],
-        access: Access::Group,
-        nodes: Vec::new(),
+        ..no_functions()
     };
-    let config = super::vm_config(
-        &guest,
-        &kernel(),
-        &[],
-        &[attachment()],
-        &functions,
-        Path::new("/run/vmm"),
-    );
-    let config = serde_json::to_value(config).unwrap();
+    let parts = Parts {
+        guest: &guest,
+        boot: &kernel(),
+        cpus: None,
+        drives: &[],
+        attachments: &[attachment()],
+        functions: &functions,
+        directory: Path::new("/run/vmm"),
+    };
+    let config = serde_json::to_value(parts.vm_config()).unwrap();
     insta::assert_json_snapshot!(serde_json::json!({
         "memory": config["memory"], "devices": config["devices"], "fs": config["fs"], "vsock": config["vsock"],
         "landlock_rules": config["landlock_rules"],
