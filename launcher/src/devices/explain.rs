@@ -11,8 +11,8 @@ use crate::spec::{Filesystem, GuestSpec, HostDevice, HostDeviceSource, Vsock};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explanation {
-    pub(crate) device: String,
-    pub(crate) by: String,
+    device: String,
+    by: String,
     migration: MayMigrate,
     privileges: String,
     devices: String,

@@ -6,4 +6,4 @@
 mod explain;
 pub(crate) mod vsock;
 
-pub(crate) use explain::{explain, obstacles, text as explanation_text};
+pub(crate) use explain::{Explanation, explain, obstacles, text as explanation_text};

@@ -1,6 +1,7 @@
 //! From a guest and a fit pod to everything that a launcher does with them, decided in one place and without touching
 //! anything.
 
+mod explanations;
 pub(crate) mod migratable;
 mod vm_config;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use hawser_netsetup::{CniNic, Plan};
 use serde_json::Value;
 
+pub(crate) use self::explanations::Explanations;
 use self::migratable::obstacles;
 pub(crate) use self::vm_config::Parts;
 use crate::disks;
@@ -65,6 +67,7 @@ impl Role {
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) attachments: Vec<Attachment>,
+    pub(crate) explanations: Explanations,
     /// What the user should know although nothing is wrong.
     pub(crate) notes: Vec<String>,
 }
@@ -84,6 +87,7 @@ impl Layout {
         notes.extend(resolv.notes.iter().cloned());
         Self {
             attachments: nic::attachments(guest, &plan.nics, &found, resolv, directory),
+            explanations: Explanations::new(guest, cni),
             notes,
         }
     }
@@ -143,6 +147,7 @@ impl Launch {
         let Layout {
             attachments,
             notes: others,
+            explanations: _,
         } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
         let notes = plan.notes.iter().cloned().chain(others).collect();
         let drives = disks::tagged(disks, &nic::tagged(&guest, &attachments));

@@ -6,7 +6,7 @@ pub(crate) mod namespace;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hawser_netsetup::{Owner, Plan, interface_names};
+use hawser_netsetup::{CniNic, Owner, Plan, interface_names};
 
 use self::namespace::{Descriptors, Network};
 use crate::disks::{self, Drive};
@@ -87,7 +87,7 @@ pub(crate) struct FitPod {
     pub(crate) guest: GuestSpec,
     pub(crate) owner: Owner,
     pub(crate) plan: Plan,
-    pub(crate) cni: Vec<hawser_netsetup::CniNic>,
+    pub(crate) cni: Vec<CniNic>,
     pub(crate) descriptors: Descriptors,
     pub(crate) boot: Boot,
     pub(crate) cpus: Option<Pinning>,
@@ -400,14 +400,21 @@ fn neither() -> Failure {
     Failure::new(ExitCode::Internal, "a part of the pod is neither fit nor unfit")
 }
 
-/// The guest with the interfaces that a pod with these would have for it.
-pub(crate) fn name_interfaces_here(
+/// The guest with the interfaces and CNI devices that this pod has for it, as far as anybody can read them: also where this is no
+/// pod of the guest's. `uid` is the user that the guest's processes would run as.
+pub(crate) fn as_far_as_known(
     guest: GuestSpec,
     network_status: Option<&Path>,
-    interfaces: &[String],
-) -> Result<GuestSpec, Failure> {
+    uid: u32,
+) -> Result<(GuestSpec, Vec<CniNic>), Failure> {
     let networks = PodNetworks::await_file(network_status, Duration::ZERO).map_err(networks_unfit)?;
-    networks::named(guest, networks.as_ref(), interfaces, pod_interface).map_err(networks_unfit)
+    let named = |guest, there: &[String]| networks::named(guest, networks.as_ref(), there, pod_interface);
+    let here = named(guest.clone(), &interface_names());
+    // In no pod of the guest's, its interfaces have the names that they would have.
+    let guest = here.or_else(|_| named(guest, &[])).map_err(networks_unfit)?;
+    let owner = privileges::owner(uid).unwrap_or(Owner { uid, gid: uid });
+    let cni = namespace::cni_devices(&guest, owner);
+    Ok((guest, cni))
 }
 
 fn pod_interface(interface: &Interface) -> PodInterface {

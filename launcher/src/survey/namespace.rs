@@ -59,7 +59,7 @@ async fn look(guest: &GuestSpec, net: &NetSpec, notes: &mut Vec<String>) -> Resu
 }
 
 /// What CNI plugins have made for the guest, as far as that can be seen here.
-pub(crate) fn cni_devices(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
+pub(super) fn cni_devices(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
     let specs = nic::cni_specs(guest);
     if specs.is_empty() {
         return Vec::new();

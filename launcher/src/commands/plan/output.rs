@@ -174,7 +174,7 @@ impl Output<'_> {
     }
 
     pub(super) fn dot(&self) -> String {
-        super::dot::dot(self.guest, self.plan, self.cni, self.attachments())
+        super::dot::dot(self.guest, self.plan, self.layout)
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {
