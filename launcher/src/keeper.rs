@@ -18,8 +18,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::daemons::passt;
 use crate::error::{ExitCode, Failure};
-use crate::{passt, privileges};
+use crate::privileges;
 
 /// Signals that mean: end the guest in good order.
 const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];

@@ -10,12 +10,11 @@
 pub mod cli;
 pub mod commands;
 mod control;
-
+mod daemons;
 mod devices;
 mod disks;
 mod error;
 mod hooks;
-
 mod keeper;
 mod launch;
 mod lifecycle;
@@ -23,18 +22,13 @@ mod load;
 mod may_migrate;
 mod migration;
 mod nic;
-mod passt;
-
 mod pod;
 mod privileges;
-
 mod state_dir;
 mod supervisor;
 mod survey;
 #[cfg(test)]
 mod test_program;
-
-mod virtiofs;
 mod vmm;
 
 // The names that these had as modules of this crate.

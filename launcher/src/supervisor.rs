@@ -26,6 +26,8 @@ pub(crate) use self::boot::check_version;
 use self::boot::{ask_sidecars, begin, boot};
 use self::drive::Drive;
 use crate::control::{self, Board, Call};
+use crate::daemons::passt::{self, Passt};
+use crate::daemons::virtiofsd::{self, Exports};
 use crate::devices::vsock;
 use crate::disks::{self, Drive as Disk};
 use crate::error::{ExitCode, Failure, chain};
@@ -34,9 +36,7 @@ use crate::keeper::{GO, Orders, Verdict, die_with};
 use crate::lifecycle::{Event, Outcome, State};
 use crate::migration::{self, Description, Functions, Identity, Incoming, NicDescription};
 use crate::nic::Server;
-use crate::passt;
 use crate::privileges;
-use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::{DeviceConfig, VmConfig};
 use crate::vmm::log::Log;
@@ -52,14 +52,16 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 pub(crate) struct Job {
     pub(crate) owner: Owner,
     pub(crate) servers: Vec<Server>,
-    pub(crate) passts: Vec<Passt>,
+    pub(crate) passt: Option<Passt>,
     pub(crate) config: VmConfig,
     /// Those who complete `config`.
     pub(crate) hooks: Option<Hooks>,
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
     pub(crate) drives: Vec<Disk>,
-    pub(crate) shared: Shared,
+    pub(crate) exports: Exports,
+    /// Whether the guest has a virtio socket.
+    pub(crate) vsock: bool,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -79,23 +81,6 @@ pub(crate) struct Job {
     pub(crate) passt_version: Option<u32>,
     /// Where the helper waits that can move passt's open connections.
     pub(crate) repairs: Option<PathBuf>,
-}
-
-/// A passt to be kept running behind a NIC.
-#[derive(Debug)]
-pub(crate) struct Passt {
-    pub(crate) program: PathBuf,
-    pub(crate) command: passt::Command,
-}
-
-/// What there is beside NICs and disks that needs something done in this half.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    /// Directories, and the virtiofsd for them.
-    pub(crate) exports: Vec<virtiofs::Export>,
-    pub(crate) virtiofsd: PathBuf,
-    /// Whether the guest has a virtio socket.
-    pub(crate) vsock: bool,
 }
 
 /// Where the guest comes from.
@@ -198,7 +183,7 @@ fn run_vmm(mut job: Job, orders: Orders) -> Result<Outcome, Failure> {
         .build()
         .map_err(internal("start the runtime"))?;
     migration::make_tls_directory(&job.directory).map_err(internal("make a directory for certificates"))?;
-    if job.shared.vsock {
+    if job.vsock {
         vsock::prepare(&job.directory).map_err(internal("make a directory for the guest's vsock"))?;
     }
     runtime.block_on(async {
@@ -224,23 +209,27 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     let mut job = job;
     // Before the VMM is told of them.
     let mut handles = BTreeMap::new();
-    let passts = std::mem::take(&mut job.passts)
-        .into_iter()
+    let passt = job
+        .passt
+        .take()
         .map(|passt| {
             let (frontend, handle) = passt::Frontend::listen(&job.directory, job.repairs.clone())?;
             handles.insert(passt.command.nic.clone(), handle);
             Ok((passt, frontend))
         })
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(|error| {
+        .transpose()
+        .map_err(|error: std::io::Error| {
             Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
                 .because(error)
                 .remedy(
                     "the state directory must be writable, and its path not longer than about 80 characters",
                 )
         })?;
-    let exports = std::mem::take(&mut job.shared.exports);
-    let shares = virtiofs::listen(&job.directory, exports).map_err(|error| {
+    let Exports {
+        directories,
+        virtiofsd,
+    } = std::mem::take(&mut job.exports);
+    let shares = virtiofsd::listen(&job.directory, directories).map_err(|error| {
         Failure::new(
             ExitCode::PodUnfit,
             "a file system's socket in the state directory",
@@ -248,7 +237,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
         .because(error)
         .remedy("the state directory must be writable, and its path not longer than about 60 characters")
     })?;
-    let shares = (job.shared.virtiofsd.clone(), shares);
+    let shares = (virtiofsd, shares);
     let (lost, mut given_up) = mpsc::channel(1);
     let console = console::pump(console, &job.directory);
     let log = Log::pass_on(log);
@@ -283,7 +272,7 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
     };
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
-    let mut go = Some((go, passts, shares));
+    let mut go = Some((go, passt, shares));
     let end_servers = watch::Sender::new(());
     let (config, sidecars) = match incoming {
         // The guest comes with its own.
@@ -345,13 +334,13 @@ async fn drive(vmm: Vmm, job: Job, mut orders: pipe::Receiver) -> Result<Outcome
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
-                    if let Some((go, passts, shares)) = go.take() {
+                    if let Some((go, passt, shares)) = go.take() {
                         // The servers are there before the guest's first frame; a guest that has yet to come is none of
                         // theirs.
                         if this.incoming.is_none() {
                             this.serve(false);
                         }
-                        tokio::spawn(begin(passts, shares, lost.clone(), go, this.send.clone()));
+                        tokio::spawn(begin(passt, shares, lost.clone(), go, this.send.clone()));
                     }
                 } else {
                     this.stop().await;

@@ -7,12 +7,12 @@ use clap::Args;
 
 use super::args::{PodArgs, SecurityArgs};
 use super::wiring;
+use crate::daemons::passt;
 use crate::error::{ExitCode, Failure};
 use crate::keeper;
 use crate::launch::{Launch, Role};
 use crate::migration::{self, Listener, Security};
 use crate::nic;
-use crate::passt;
 use crate::state_dir::StateDir;
 use crate::supervisor;
 use crate::survey::{Look, Survey};
@@ -72,9 +72,9 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
     let Launch {
         plan, cpus, mut job, ..
     } = launch;
-    let repair = match job.passts.is_empty() {
-        true => None,
-        false => passt::Helper::find(state.repairs(job.owner)?),
+    let repair = match &job.passt {
+        Some(_) => passt::Helper::find(state.repairs(job.owner)?),
+        None => None,
     };
     job.repairs = repair.as_ref().map(|repair| repair.directory().clone());
     if let Some(cpus) = &cpus {

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub(crate) use self::explanations::Explanations;
 use self::migratable::obstacles;
 pub(crate) use self::vm_config::Parts;
+use crate::daemons::passt::Passt;
 use crate::disks;
 use crate::error::{ExitCode, Failure};
 use crate::hooks::{self, Deadlines, Hooks};
@@ -23,7 +24,7 @@ use crate::pod::cpus::Pinning;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
-use crate::supervisor::{Job, Passt, Shared, Start};
+use crate::supervisor::{Job, Start};
 use crate::survey::FitPod;
 
 /// What this launcher is there for.
@@ -183,20 +184,16 @@ impl Launch {
             hooks: sidecars(&guest, hooks, options),
             descriptors,
             drives,
-            shared: Shared {
-                exports: exports.directories,
-                virtiofsd: exports.virtiofsd,
-                vsock: guest.vsock.is_some(),
-            },
-            passts: attachments
+            exports,
+            vsock: guest.vsock.is_some(),
+            passt: attachments
                 .iter()
-                .filter_map(|attachment| attachment.passt.clone())
-                .zip(passt.iter())
+                .find_map(|attachment| attachment.passt.clone())
+                .zip(passt)
                 .map(|(command, passt)| Passt {
-                    program: passt.path.clone(),
+                    program: passt.path,
                     command,
-                })
-                .collect(),
+                }),
             servers: attachments
                 .into_iter()
                 .filter_map(|attachment| attachment.server)

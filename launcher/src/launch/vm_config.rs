@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::daemons::virtiofsd;
 use crate::devices::vsock;
 use crate::disks::Drive;
 use crate::hooks;
@@ -11,7 +12,6 @@ use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::pci::{Access, HostFunction, PciFunctions};
 use crate::spec::{GuestSpec, HostDeviceKind, PciAddress};
-use crate::virtiofs;
 use crate::vmm::config::{
     ConsoleConfig, CpuAffinity, CpuTopology, CpusConfig, DeviceConfig, DiskConfig, FsConfig, LandlockConfig,
     MemoryConfig, NetConfig, PayloadConfig, PlatformConfig, VmConfig, VsockConfig, vfio_rules,
@@ -147,7 +147,7 @@ impl Parts<'_> {
     fn filesystems(&self) -> Vec<FsConfig> {
         let names = self.guest.filesystems.iter().map(|filesystem| &filesystem.name);
         names
-            .map(|name| FsConfig::new(name, virtiofs::socket(self.directory, name)))
+            .map(|name| FsConfig::new(name, virtiofsd::socket(self.directory, name)))
             .collect()
     }
 

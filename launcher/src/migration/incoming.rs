@@ -19,9 +19,9 @@ use super::one_time;
 use super::relay::{MEETING, TargetRelay};
 use super::target::{Action, Ending, Event, State};
 use crate::control::Board;
+use crate::daemons::passt;
 use crate::error::chain;
 use crate::lifecycle::Outcome;
-use crate::passt;
 use crate::vmm::api::{Api, ReceiveMigration};
 use crate::vmm::events::VmmEvent;
 

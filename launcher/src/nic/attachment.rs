@@ -2,7 +2,7 @@
 
 use hawser_dhcp::Lease;
 
-use crate::passt;
+use crate::daemons::passt;
 use crate::spec::PciAddress;
 use crate::vmm::config::{DeviceConfig, NetConfig};
 

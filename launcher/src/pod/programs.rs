@@ -7,9 +7,10 @@ use caps::Capability;
 use hawser_linux::programs::find as on_path;
 
 use super::finding::{Finding, Part};
+use crate::daemons::passt;
 use crate::error::Failure;
+use crate::privileges;
 use crate::spec::Interface;
-use crate::{passt, privileges};
 
 /// passt as it was found for a guest with an interface of that binding.
 #[derive(Debug, Clone, PartialEq, Eq)]

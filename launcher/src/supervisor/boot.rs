@@ -10,12 +10,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Job, Message, Passt};
+use super::{Job, Message};
+use crate::daemons::passt::{self, Passt};
+use crate::daemons::virtiofsd;
 use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError};
 use crate::lifecycle::Event;
-use crate::passt;
-use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::take_late_nics;
 
@@ -72,15 +72,15 @@ async fn create(
     Ok(())
 }
 
-/// Starts every passt and every virtiofsd, and lets the guest boot when all of them serve.
+/// Starts passt and every virtiofsd, and lets the guest boot when all of them serve.
 pub(super) async fn begin(
-    passts: Vec<(Passt, passt::Frontend)>,
-    (virtiofsd, shares): (PathBuf, Vec<virtiofs::Share>),
+    passt: Option<(Passt, passt::Frontend)>,
+    (virtiofsd, shares): (PathBuf, Vec<virtiofsd::Share>),
     lost: mpsc::Sender<passt::Report>,
     go: oneshot::Sender<()>,
     send: mpsc::Sender<Message>,
 ) {
-    for (Passt { program, command }, frontend) in passts {
+    if let Some((Passt { program, command }, frontend)) = passt {
         let (ready, serves) = oneshot::channel();
         tokio::spawn(passt::supervise(program, command, frontend, ready, lost.clone()));
         if let Ok(Err(failure)) = serves.await {
@@ -90,7 +90,7 @@ pub(super) async fn begin(
     }
     for share in shares {
         let (ready, serves) = oneshot::channel();
-        tokio::spawn(virtiofs::supervise(virtiofsd.clone(), share, ready));
+        tokio::spawn(virtiofsd::supervise(virtiofsd.clone(), share, ready));
         if let Ok(Err(failure)) = serves.await {
             let _ = send.send(Message::Unfit(failure)).await;
             return;

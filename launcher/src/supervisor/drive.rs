@@ -10,12 +10,12 @@ use tokio::sync::{mpsc, watch};
 use super::serve::serve_guest;
 use super::{Job, Message, PRESS_INTERVAL, later, press, put_back, take_out_after_migration};
 use crate::control::{Answer, Board, Call, Order, Request};
+use crate::daemons::passt;
 use crate::lifecycle::{Action, Event, Outcome, State};
 use crate::migration::{
     self, Arrival, End, FunctionRequest, Functions, Hands, Incoming, Outgoing, SourceEvent, TargetEvent, Told,
 };
 use crate::nic::Server;
-use crate::passt;
 use crate::vmm::api::Api;
 use crate::vmm::events::{Events, VmmEvent};
 use crate::vmm::log::{GuestEnd, Log};

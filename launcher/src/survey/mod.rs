@@ -9,6 +9,7 @@ use std::time::Duration;
 use hawser_netsetup::{CniNic, Owner, Plan, interface_names};
 
 use self::namespace::{Descriptors, Network};
+use crate::daemons::virtiofsd::{self, Exports};
 use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
 use crate::hooks;
@@ -25,7 +26,6 @@ use crate::pod::programs::{self, PasstProgram};
 use crate::pod::resolv::{self, Resolv};
 use crate::privileges;
 use crate::spec::{GuestSpec, Interface};
-use crate::virtiofs::{self, Export};
 
 /// How closely the pod is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +72,6 @@ pub(crate) struct Pod {
     state_dir: Part<()>,
     hooks: Part<PathBuf>,
     pub(crate) resolv: Resolv,
-}
-
-/// Directories that are shared with the guest, and what shares them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Exports {
-    pub(crate) directories: Vec<Export>,
-    pub(crate) virtiofsd: PathBuf,
 }
 
 /// A pod in which nothing stands in the way of this guest.
@@ -231,10 +224,10 @@ impl Survey<'_> {
         if guest.filesystems.is_empty() {
             return Part::silent(Exports::default());
         }
-        let virtiofsd = Part::of(virtiofs::program(), |path| {
+        let virtiofsd = Part::of(virtiofsd::program(), |path| {
             format!("virtiofsd: {}", path.display())
         });
-        let directories = match self.as_owner(owner, || virtiofs::find(self.places, guest)) {
+        let directories = match self.as_owner(owner, || virtiofsd::find(self.places, guest)) {
             Ok(found) => Part::all(found, |export| {
                 format!("file system {}: {}", export.name, export.directory.display())
             }),

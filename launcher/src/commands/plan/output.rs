@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
+use crate::daemons::passt;
 use crate::devices;
 use crate::disks::Drive;
 use crate::hooks;
 use crate::launch::{Layout, Parts};
 use crate::nic::{Attachment, ports_text};
-use crate::passt;
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::finding::Part;
@@ -74,7 +74,7 @@ impl Output<'_> {
             for line in facts(nic, self.interface(nic)) {
                 let _ = writeln!(out, "  {line}");
             }
-            if let Some(command) = self.passts().find(|command| command.nic == nic.name) {
+            if let Some(command) = self.passt_commands().find(|command| command.nic == nic.name) {
                 let _ = writeln!(out, "  runs passt {}", shell_words(&command.arguments));
             }
         }
@@ -136,7 +136,7 @@ impl Output<'_> {
             "cni": self.cni,
             "leases": servers.map(|server| &server.lease).collect::<Vec<_>>(),
             "vmConfig": self.vm_config(),
-            "passt": self.passts().collect::<Vec<_>>(),
+            "passt": self.passt_commands().collect::<Vec<_>>(),
             "functions": self.pci.vfs,
             "hostDevices": self.pci.host,
             "notes": self.all_notes().collect::<Vec<_>>(),
@@ -167,7 +167,7 @@ impl Output<'_> {
         self.layout.notes.iter().chain(&self.notes)
     }
 
-    fn passts(&self) -> impl Iterator<Item = &passt::Command> {
+    fn passt_commands(&self) -> impl Iterator<Item = &passt::Command> {
         self.attachments()
             .iter()
             .filter_map(|attachment| attachment.passt.as_ref())

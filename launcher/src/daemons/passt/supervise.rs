@@ -8,7 +8,6 @@
 //! A live migration's source ends its passt by asking it for its state; the target's is started anew for the guest that
 //! comes ([`Handle::adopt`]), before the VMM connects and gives it that state.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,14 +22,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::Command;
 use super::process::{Backend, StartError, start};
 use super::repair::{Repair, Side};
+use crate::daemons::restarts::{MAX_RESTARTS, Restarts, WINDOW};
 use crate::error::Failure;
 use hawser_vhost_relay::{End, Session};
 
-/// Fresh ones within `WINDOW`; more would hide a fault that does not go away.
-const MOST: usize = 5;
-const WINDOW: Duration = Duration::from_secs(60);
-/// Before the second fresh one within the window; doubled for each after it. The first comes at once.
-const PAUSE: Duration = Duration::from_millis(100);
+/// After a connection of the VMM that could not be accepted.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where the VMM connects.
 #[derive(Debug)]
@@ -167,7 +164,7 @@ pub(crate) async fn supervise(
                     "{}: cloud-hypervisor cannot connect: {error}",
                     command.nic
                 );
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
@@ -182,7 +179,7 @@ pub(crate) async fn supervise(
             tracing::error!(
                 event = "passt-given-up",
                 nic = %command.nic,
-                "{nic}: passt was started again {MOST} times within {} s and is given up: the NIC is down and is taken out of \
+                "{nic}: passt was started again {MAX_RESTARTS} times within {} s and is given up: the NIC is down and is taken out of \
                  the guest: {why}",
                 WINDOW.as_secs(),
                 nic = command.nic
@@ -280,30 +277,6 @@ impl Line<'_> {
     }
 }
 
-/// When there may be another one.
-#[derive(Debug, Default)]
-pub(crate) struct Restarts {
-    recent: VecDeque<Instant>,
-}
-
-impl Restarts {
-    /// How long to wait before the next; none when there were too many.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<Duration> {
-        let is_old = |then: &Instant| now.saturating_duration_since(*then) >= WINDOW;
-        while self.recent.front().is_some_and(is_old) {
-            self.recent.pop_front();
-        }
-        let count = self.recent.len();
-        if count >= MOST {
-            return None;
-        }
-        self.recent.push_back(now);
-        let doubled = |times: u32| PAUSE.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX));
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        Some(count.checked_sub(1).map_or(Duration::ZERO, doubled))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -361,24 +334,5 @@ exec cat <&"$socket" > /dev/null
         drop(vmm);
         let error = handle.adopt(Handed::default()).await.unwrap_err();
         assert!(error.contains("exit status: 3"), "{error}");
-    }
-
-    #[test]
-    fn five_within_a_minute_further_and_further_apart_and_then_none() {
-        let mut restarts = Restarts::default();
-        let start = Instant::now();
-        let pauses: Vec<_> = (0..6).map(|_| restarts.next(start)).collect();
-        let ms = |ms| Some(Duration::from_millis(ms));
-        assert_eq!(
-            pauses,
-            [ms(0), ms(100), ms(200), ms(400), ms(800), None],
-            "bounded"
-        );
-        assert_eq!(restarts.next(start + WINDOW - Duration::from_secs(1)), None);
-        assert_eq!(
-            restarts.next(start + WINDOW),
-            ms(0),
-            "a minute later all is forgotten"
-        );
     }
 }

@@ -5,9 +5,9 @@
 //!   fresh virtiofsd over the same socket after each: one serves one connection, and ends with it.
 //! - Its own sandbox needs a /proc that a container's masked one does not let it mount, or capabilities. So it runs without
 //!   (`--sandbox=none`), under a landlock ruleset of ours that leaves it its program, its libraries and the volume
-//!   (`confine`), and under its own seccomp filter.
+//!   (`landlock`), and under its own seccomp filter.
 
-mod confine;
+mod landlock;
 mod process;
 
 use std::fs;
@@ -34,6 +34,13 @@ pub(crate) struct Export {
     /// Without a link in it.
     pub(crate) directory: PathBuf,
     pub(crate) readonly: bool,
+}
+
+/// Directories that are shared with the guest, and what shares them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Exports {
+    pub(crate) directories: Vec<Export>,
+    pub(crate) virtiofsd: PathBuf,
 }
 
 /// Where the VMM connects. `directory` is the unprivileged half's.

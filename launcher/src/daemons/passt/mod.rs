@@ -6,18 +6,25 @@
 
 mod command;
 mod helper;
-mod output;
 mod process;
 mod repair;
 mod supervise;
 mod version;
 
+use std::path::PathBuf;
+
 pub(crate) use command::{Command, forwards_all_text};
 pub(crate) use helper::{Helper, Running};
-pub(crate) use output::follow;
 pub(crate) use repair::Side;
-pub(crate) use supervise::{Frontend, Handle, Report, Restarts, supervise};
+pub(crate) use supervise::{Frontend, Handle, Report, supervise};
 pub(crate) use version::{Fitness, check, find};
+
+/// What runs behind a NIC. A guest has one such NIC at most, since it is on the pod network.
+#[derive(Debug)]
+pub(crate) struct Passt {
+    pub(crate) program: PathBuf,
+    pub(crate) command: Command,
+}
 
 /// Its name on PATH.
 const PROGRAM: &str = "passt";

@@ -22,7 +22,7 @@ async fn failed(script: &str) -> String {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn one_that_ends_before_it_serves_is_told_in_its_own_words() {
+async fn one_that_ends_before_it_serves_is_reported_in_its_own_words() {
     let text = failed("echo 'no such thing' >&2; exit 3").await;
     for expected in ["file system data", "exit status: 3", "it said: no such thing"] {
         assert!(text.contains(expected), "{text}");
@@ -38,7 +38,7 @@ async fn nothing_of_the_manifest_is_an_argument_but_the_directory() {
 
 /// What a process that is confined as virtiofsd is makes of a file: cat's own verdict.
 fn reads(program: &Path, directory: &Path, file: &Path) -> bool {
-    let ruleset = confine::ruleset(program, directory, true).unwrap();
+    let ruleset = landlock::ruleset(program, directory, true).unwrap();
     let mut command = std::process::Command::new(program);
     command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());
     // Of this test's thread and its children; landlock asks for it.

@@ -1,19 +1,71 @@
-//! What passt says on its standard error: line by line into our log, escaped, bounded in length and in number.
+//! A daemon's standard error: line by line into our log, escaped, bounded in length and in number. Its last lines say why it ended.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::ChildStderr;
+use tokio::task::JoinHandle;
 
 /// Bytes of a line that are shown.
 const MAX_LINE: usize = 1000;
-/// Lines of one process that are shown; a guest can make passt say things.
+/// Lines of one process that are shown; a guest can make a daemon write some.
 const MAX_LINES: usize = 200;
 /// Lines that are kept to say why it ended.
-const LAST: usize = 5;
+const MAX_LAST_LINES: usize = 5;
+/// For standard error to end with its process.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reads to the end. The last lines come back; of a process that came to serve, those since then: what it said at its start
-/// is not why it ended.
-pub(crate) async fn follow(
+/// The output of a process that runs.
+#[derive(Debug)]
+pub(super) struct Output {
+    lines: JoinHandle<Vec<String>>,
+    serves: Arc<AtomicBool>,
+}
+
+impl Output {
+    /// `show` is called with each line.
+    pub(super) fn follow(stderr: Option<ChildStderr>, show: impl Fn(&str) + Send + 'static) -> Self {
+        let serves = Arc::new(AtomicBool::new(false));
+        let serving = Arc::clone(&serves);
+        let lines = tokio::spawn(async move {
+            match stderr {
+                Some(stderr) => follow(stderr, || serving.load(Ordering::Relaxed), show).await,
+                None => Vec::new(),
+            }
+        });
+        Self { lines, serves }
+    }
+
+    /// The process serves from here on: what it wrote before is not why it will end.
+    pub(super) fn serves(&self) {
+        self.serves.store(true, Ordering::Relaxed);
+    }
+
+    /// The last lines of a process that has ended, once.
+    pub(super) async fn last_lines(&mut self) -> Vec<String> {
+        let lines = tokio::time::timeout(END_TIMEOUT, &mut self.lines).await;
+        lines.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// Reads no more.
+    pub(super) fn abort(&self) {
+        self.lines.abort();
+    }
+}
+
+/// The last lines as the end of a message; nothing where there are none.
+pub(super) fn quote(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(": it said: {}", lines.join(" / "))
+}
+
+/// Reads to the end, and returns the last lines; of a process that came to serve, those since then.
+async fn follow(
     mut stderr: impl AsyncRead + Unpin,
     serves: impl Fn() -> bool,
     show: impl Fn(&str),
@@ -70,7 +122,7 @@ impl Lines {
         if text.is_empty() {
             return None;
         }
-        if self.last.len() >= LAST {
+        if self.last.len() >= MAX_LAST_LINES {
             self.last.pop_front();
         }
         self.last.push_back(text.clone());
@@ -110,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn what_was_said_before_it_served_is_not_why_it_ended() {
+    async fn what_it_wrote_before_it_served_is_not_why_it_ended() {
         let asked = std::cell::Cell::new(0);
         let later = || asked.replace(asked.get() + 1) > 0;
         assert_eq!(follow(&b"warning\n"[..], later, |_| ()).await, [""; 0]);
@@ -128,6 +180,6 @@ mod tests {
         let (all, last) = shown("line\n".repeat(10_000).as_bytes()).await;
         assert_eq!(all.len(), MAX_LINES);
         assert!(all[MAX_LINES - 1].contains("left out"));
-        assert_eq!(last.len(), LAST);
+        assert_eq!(last.len(), MAX_LAST_LINES);
     }
 }

@@ -14,13 +14,12 @@ use crate::error::{ExitCode, Failure};
 
 /// The first release with vhost-user that KubeVirt and we have seen to work: year, month and day as one number.
 const OLDEST: u32 = 20_241_211;
-/// The first that we have seen to hand a guest over: it logs what it writes, and tells the next one what it knows of the
-/// guest.
+/// The first that we have seen to migrate a guest: it logs what it writes, and sends the next one what it knows of the guest.
 const OLDEST_THAT_MIGRATES: u32 = 20_250_503;
 /// Far more than its version takes.
 const MAX_OUTPUT: usize = 4096;
 /// It answers in milliseconds.
-const PATIENCE_MS: u16 = 10_000;
+const TIMEOUT_MS: u16 = 10_000;
 /// What passt holds open beside its ports, before any connection.
 const SPARE_DESCRIPTORS: u64 = 1024;
 
@@ -30,7 +29,7 @@ const INSTALL: &str =
 /// A passt that will do.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fitness {
-    /// As it says it.
+    /// As it prints it.
     pub(crate) version: String,
     /// Year, month and day as one number, where the version says it.
     pub(crate) date: Option<u32>,
@@ -57,7 +56,7 @@ pub(crate) fn find() -> Result<PathBuf, Failure> {
 
 /// Asks `program` for its version, and this process for what it may open.
 pub(crate) fn check(program: &Path, all_ports: bool) -> Result<Fitness, Failure> {
-    let said = ask(program).map_err(|error| {
+    let output = ask(program).map_err(|error| {
         Failure::new(ExitCode::PodUnfit, format!("passt: start {}", program.display()))
             .because(error)
             .remedy(INSTALL)
@@ -67,7 +66,7 @@ pub(crate) fn check(program: &Path, all_ports: bool) -> Result<Fitness, Failure>
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
         check_descriptors(sockets_for_all(&range), hard)?;
     }
-    judge(&said)
+    judge(&output)
 }
 
 /// The text that it prints. passt ends without flushing what it wrote to a pipe (seen in 2025_05_03), so its output has to
@@ -87,7 +86,7 @@ fn ask(program: &Path) -> std::io::Result<String> {
     let mut chunk = [0; 512];
     while text.len() < MAX_OUTPUT {
         let mut waited = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut waited, PollTimeout::from(PATIENCE_MS))? == 0 {
+        if poll(&mut waited, PollTimeout::from(TIMEOUT_MS))? == 0 {
             let _ = child.kill();
             break;
         }
@@ -102,8 +101,8 @@ fn ask(program: &Path) -> std::io::Result<String> {
 }
 
 /// `passt 0.0~git20250503.587980c-2+deb13u1`, `passt 2025_05_03.587980c`, `passt 0^20250503.g587980c-1.fc42.x86_64`.
-fn judge(said: &str) -> Result<Fitness, Failure> {
-    let first = said.lines().next().unwrap_or_default();
+fn judge(output: &str) -> Result<Fitness, Failure> {
+    let first = output.lines().next().unwrap_or_default();
     let version: String = first
         .trim()
         .trim_start_matches(PROGRAM)
@@ -204,7 +203,7 @@ mod tests {
 
     #[test]
     fn only_one_that_hands_over_lets_its_guest_migrate() {
-        let obstacle = |said: &str| judge(said).unwrap().obstacle();
+        let obstacle = |output: &str| judge(output).unwrap().obstacle();
         for good in ["passt 0.0~git20250503.587980c-2+deb13u1", "passt unknown version"] {
             assert_eq!(obstacle(good), None, "{good}");
         }

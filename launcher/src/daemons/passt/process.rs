@@ -4,32 +4,29 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hawser_linux::child::BeforeExec;
 use tokio::net::UnixStream;
 use tokio::process::Child;
-use tokio::task::JoinHandle;
 
+use super::Command;
 use super::repair::Repair;
-use super::{Command, output};
+use crate::daemons::output::{Output, quote};
 use crate::error::{ExitCode, Failure};
 use hawser_vhost_relay::{BackendError, Channel, greet};
 
 /// For it to open its ports, which may be tens of thousands, and to answer.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// For it to end once its connection has.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A passt that serves.
 #[derive(Debug)]
 pub(super) struct Backend {
     child: Child,
     pub(super) channel: Channel,
-    said: JoinHandle<Vec<String>>,
-    serves: Arc<AtomicBool>,
+    output: Output,
 }
 
 /// Why one does not.
@@ -41,7 +38,7 @@ pub(super) enum StartError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{how}{}", said(.last))]
+    #[error("{how}{}", quote(.last))]
     Ended { how: String, last: Vec<String> },
 }
 
@@ -62,7 +59,7 @@ impl StartError {
     }
 }
 
-/// What passt says when the steps of its isolation fail.
+/// Whether passt writes this when a step of its isolation fails.
 fn is_sandbox(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
     [
@@ -76,13 +73,6 @@ fn is_sandbox(line: &str) -> bool {
     ]
     .into_iter()
     .any(|word| line.contains(word))
-}
-
-fn said(lines: &[String]) -> String {
-    if lines.is_empty() {
-        return String::new();
-    }
-    format!(": it said: {}", lines.join(" / "))
 }
 
 /// Starts one, and waits until it answers.
@@ -117,33 +107,19 @@ pub(super) async fn start(program: &Path, command: &Command, repair: &Repair) ->
     let mut child = process.spawn().map_err(spawn)?;
     // With it, our copy of passt's end.
     drop(process);
-    let stderr = child.stderr.take();
     let nic = command.nic.clone();
-    let serves = Arc::new(AtomicBool::new(false));
-    let serving = Arc::clone(&serves);
-    let said = tokio::spawn(async move {
-        match stderr {
-            Some(stderr) => {
-                let serves = || serving.load(Ordering::Relaxed);
-                output::follow(
-                    stderr,
-                    serves,
-                    |line| tracing::info!(event = "passt-output", nic = %nic, "{nic}: passt: {line}"),
-                )
-                .await
-            }
-            None => Vec::new(),
-        }
-    });
+    let output = Output::follow(
+        child.stderr.take(),
+        move |line| tracing::info!(event = "passt-output", nic = %nic, "{nic}: passt: {line}"),
+    );
     let mut backend = Backend {
         child,
         channel,
-        said,
-        serves,
+        output,
     };
-    match tokio::time::timeout(START_PATIENCE, greet(&mut backend.channel)).await {
+    match tokio::time::timeout(START_TIMEOUT, greet(&mut backend.channel)).await {
         Ok(Ok(())) => {
-            backend.serves.store(true, Ordering::Relaxed);
+            backend.output.serves();
             Ok(backend)
         }
         Ok(Err(error)) => Err(backend.failed(error).await),
@@ -157,11 +133,10 @@ impl Backend {
         let Self {
             mut child,
             channel,
-            said,
-            ..
+            mut output,
         } = self;
         // By its end of the connection one that is ending has closed, so what it leaves is its own verdict.
-        let how = match (&error, tokio::time::timeout(END_PATIENCE, child.wait()).await) {
+        let how = match (&error, tokio::time::timeout(END_TIMEOUT, child.wait()).await) {
             (BackendError::Gone, Ok(Ok(status))) => how(status),
             (_, Ok(Ok(status))) => format!("{error}, and {}", how(status)),
             _ => {
@@ -170,11 +145,9 @@ impl Backend {
             }
         };
         drop(channel);
-        // Its standard error ends with it.
-        let last = tokio::time::timeout(END_PATIENCE, said).await;
         StartError::Ended {
             how,
-            last: last.ok().and_then(Result::ok).unwrap_or_default(),
+            last: output.last_lines().await,
         }
     }
 
@@ -183,18 +156,17 @@ impl Backend {
         let Self {
             mut child,
             channel,
-            said,
-            ..
+            output,
         } = self;
         drop(channel);
-        if tokio::time::timeout(END_PATIENCE, child.wait()).await.is_err() {
+        if tokio::time::timeout(END_TIMEOUT, child.wait()).await.is_err() {
             tracing::warn!(
                 event = "passt-killed",
                 "passt did not end with its connection: killed"
             );
             let _ = child.kill().await;
         }
-        said.abort();
+        output.abort();
     }
 }
 
@@ -243,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn any_other_end_is_told_in_its_own_words() {
+    async fn any_other_end_is_reported_in_its_own_words() {
         let text = start_script("echo \"Failed to bind port 80\" >&2; kill -9 $$")
             .await
             .to_string();

@@ -12,15 +12,15 @@ use hawser_linux::unix_socket;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
-use super::{Export, confine, socket};
+use super::{Export, landlock, socket};
+use crate::daemons::output::{Output, quote};
+use crate::daemons::restarts::Restarts;
 use crate::error::{ExitCode, Failure};
-use crate::passt::{Restarts, follow};
 use hawser_vhost_relay::{Channel, greet};
 
 /// For it to start, and to end once its connection has.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A directory with the socket by which the VMM has it.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Share {
     path: PathBuf,
 }
 
-/// Binds the sockets, before the VMM is told of them.
+/// Binds the sockets, before the VMM has a configuration with them.
 pub(crate) fn listen(directory: &Path, exports: Vec<Export>) -> io::Result<Vec<Share>> {
     let share = |export: Export| {
         let path = socket(directory, &export.name);
@@ -104,10 +104,10 @@ async fn attempt(program: &Path, share: &Share) -> Result<(), Problem> {
     let mut channel = Channel::new(UnixStream::connect(&share.path).await.map_err(silent)?);
     // A connection of which nobody hears waits as long as the socket is there, so its end has to be watched for too.
     let answered = tokio::select! {
-        answered = tokio::time::timeout(PATIENCE, greet(&mut channel)) => answered,
+        answered = tokio::time::timeout(TIMEOUT, greet(&mut channel)) => answered,
         ended = daemon.child.wait() => {
             let how = ended.map_or_else(|error| error.to_string(), |status| format!("it ended with {status}"));
-            return Err(Problem::Ended(format!("{how}{}", daemon.last_words().await)));
+            return Err(Problem::Ended(format!("{how}{}", daemon.last_lines().await)));
         }
     };
     match answered {
@@ -116,7 +116,7 @@ async fn attempt(program: &Path, share: &Share) -> Result<(), Problem> {
         Err(_) => return Err(Problem::Silent("no answer".into())),
     }
     drop(channel);
-    match tokio::time::timeout(PATIENCE, daemon.end()).await {
+    match tokio::time::timeout(TIMEOUT, daemon.end()).await {
         Ok(end) => end,
         Err(_) => Err(Problem::Silent("it does not end with its connection".into())),
     }
@@ -124,7 +124,7 @@ async fn attempt(program: &Path, share: &Share) -> Result<(), Problem> {
 
 struct Daemon {
     child: Child,
-    said: JoinHandle<Vec<String>>,
+    output: Output,
 }
 
 fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
@@ -134,7 +134,7 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
         readonly,
     } = &share.export;
     let spawn = |error: io::Error| Problem::Spawn(program.to_owned(), error);
-    let ruleset = confine::ruleset(program, directory, *readonly).map_err(spawn)?;
+    let ruleset = landlock::ruleset(program, directory, *readonly).map_err(spawn)?;
     let listener = share.listener.as_fd().try_clone_to_owned().map_err(spawn)?;
     let descriptor = listener.as_raw_fd();
     let mut command = Command::new(program);
@@ -155,22 +155,11 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
         .landlock(ruleset)
         .apply(command.as_std_mut());
     let mut child = command.spawn().map_err(spawn)?;
-    let stderr = child.stderr.take();
     let name = name.clone();
-    let said = tokio::spawn(async move {
-        match stderr {
-            Some(stderr) => {
-                follow(
-                    stderr,
-                    || false,
-                    |line| tracing::warn!(event = "virtiofsd-output", "{name}: virtiofsd: {line}"),
-                )
-                .await
-            }
-            None => Vec::new(),
-        }
+    let output = Output::follow(child.stderr.take(), move |line| {
+        tracing::warn!(event = "virtiofsd-output", "{name}: virtiofsd: {line}")
     });
-    Ok(Daemon { child, said })
+    Ok(Daemon { child, output })
 }
 
 fn shared_dir(directory: &Path) -> std::ffi::OsString {
@@ -187,15 +176,11 @@ impl Daemon {
             Ok(status) => format!("it ended with {status}"),
             Err(error) => error.to_string(),
         };
-        Err(Problem::Ended(format!("{how}{}", self.last_words().await)))
+        Err(Problem::Ended(format!("{how}{}", self.last_lines().await)))
     }
 
-    async fn last_words(&mut self) -> String {
-        let said = tokio::time::timeout(Duration::from_secs(5), &mut self.said).await;
-        match said.ok().and_then(Result::ok) {
-            Some(lines) if !lines.is_empty() => format!(": it said: {}", lines.join(" / ")),
-            _ => String::new(),
-        }
+    async fn last_lines(&mut self) -> String {
+        quote(&self.output.last_lines().await)
     }
 }
 
