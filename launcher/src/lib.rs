@@ -1,11 +1,11 @@
 //! Hawser: runs a KubeVirt VirtualMachineInstance in a pod with cloud-hypervisor.
 //!
 //! The line is straight, and `commands::run` is that line as code. `load` and `spec` turn the manifest into a validated
-//! guest, `nic` says what each NIC needs from the pod, from the VMM and from DHCP, `survey` looks at everything that the
-//! pod has for it (`pod`, `disks`), and `launch` decides what the launcher does. `keeper` splits the process in two; one half
-//! wires the pod (`hawser-netsetup`), and in the unprivileged half `supervisor` serves addresses, starts the VMM and drives
-//! the guest's `lifecycle` to an exit code. What was done is then taken back. `migration` moves a guest between two
-//! launchers; `control` is how a running launcher is asked.
+//! guest, `nic` says what each NIC needs from the pod, from the VMM and from DHCP, `survey` looks at everything that
+//! the pod has for it (`pod`, `disks`), and `launch` decides what the launcher does. `keeper` splits the process in
+//! two; one half wires the pod (`hawser-netsetup`), and in the unprivileged half `supervisor` serves addresses, starts
+//! the VMM and drives the guest's `lifecycle` to an exit code. What was done is then taken back. `migration` moves a
+//! guest between two launchers; `control` is how a running launcher is asked.
 
 pub mod cli;
 pub mod commands;

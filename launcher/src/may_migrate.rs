@@ -1,5 +1,6 @@
-//! Whether a part of a guest lets it migrate, and why. Each NIC and device decides that for itself, `launch::migratable` collects
-//! the answers, and `hawser explain` quotes them: the decision is not taken from the text.
+//! Whether a part of a guest lets it migrate, and why. Each NIC and device decides that for itself,
+//! `launch::migratable` collects the answers, and `hawser explain` quotes them: the decision is not taken from the
+//! text.
 
 use std::borrow::Cow;
 

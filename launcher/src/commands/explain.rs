@@ -1,4 +1,5 @@
-//! `hawser explain`: for each interface and device, who gives the IP, what others use, whether it can migrate, what it needs.
+//! `hawser explain`: for each interface and device, who gives the IP, what others use, whether it can migrate, what it
+//! needs.
 
 use clap::{Args, ValueEnum};
 

@@ -73,7 +73,7 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
         plan, cpus, mut job, ..
     } = launch;
     let repair = match &job.passt {
-        Some(_) => passt::Helper::find(state.repairs(job.owner)?),
+        Some(_) => passt::RepairProgram::find(state.repairs(job.owner)?),
         None => None,
     };
     job.repairs = repair.as_ref().map(|repair| repair.directory().clone());

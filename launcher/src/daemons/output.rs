@@ -1,4 +1,5 @@
-//! A daemon's standard error: line by line into our log, escaped, bounded in length and in number. Its last lines say why it ended.
+//! A daemon's standard error: line by line into our log, escaped, bounded in length and in number. Its last lines say
+//! why it ended.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What is known of each NIC and device of a guest: who gives the IP, what others use, whether it can migrate, what it needs.
+//! What is known of each NIC and device of a guest: who gives the IP, what others use, whether it can migrate, what it
+//! needs.
 
 use hawser_netsetup::CniNic;
 use serde::Serialize;

@@ -6,8 +6,8 @@ use crate::devices;
 use crate::nic;
 use crate::spec::GuestSpec;
 
-/// A reason for each interface, disk and device with which no guest can migrate, and for CPUs, which stay with the pod. `cni`
-/// are the devices that CNI plugins have made, where the pod could be read.
+/// A reason for each interface, disk and device with which no guest can migrate, and for CPUs, which stay with the pod.
+/// `cni` are the devices that CNI plugins have made, where the pod could be read.
 pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
     let pinned = guest.dedicated_cpus.map(|_| {
         "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and a migration takes it along as it is".to_owned()

@@ -37,8 +37,8 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// A target refuses a guest that could not leave where it is either. What the manifest alone tells is told before the
-    /// pod is looked at.
+    /// A target refuses a guest that cannot migrate: it could not leave the source. Where the manifest alone shows
+    /// that, it is refused before the pod is read.
     pub(crate) fn check(&self, guest: &GuestSpec) -> Result<(), Failure> {
         self.allows(&obstacles(guest, &[]))
     }

@@ -98,8 +98,8 @@ impl Parts<'_> {
         }
     }
 
-    /// The firmware tries disks in the order of their PCI slots, which is the order of this list, so the boot order is made
-    /// by sorting: disks with a `bootOrder` first, by that; the rest as in the manifest.
+    /// The firmware tries disks in the order of their PCI slots, which is the order of this list, so the boot order is
+    /// made by sorting: disks with a `bootOrder` first, by that; the rest as in the manifest.
     fn disks(&self) -> Vec<DiskConfig> {
         let queues = if self.guest.block_multi_queue {
             self.guest.vcpus

@@ -10,7 +10,7 @@ use crate::vmm::config::{DeviceConfig, NetConfig};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attachment {
     pub(crate) device: Device,
-    /// Absent where somebody else serves the guest its addresses, or nobody does.
+    /// Absent where hawser serves the guest no addresses.
     pub(crate) server: Option<Server>,
     /// What to run behind the device, where it is passt's.
     pub(crate) passt: Option<passt::Command>,
@@ -67,6 +67,7 @@ pub(crate) struct Server {
     /// Carries its frames.
     pub(crate) tap: String,
     pub(crate) lease: Lease,
-    /// The lease's addresses are those of the pod's network, to which the target of a migration announces where they are now.
+    /// The lease's addresses are those of the pod's network, to which the target of a migration announces where they
+    /// are now.
     pub(crate) announces: bool,
 }

@@ -6,16 +6,16 @@
 //! - From the VMM: the TAP by name, with as many queue pairs as vCPUs.
 //! - From DHCP: what the pod's interface had, address, mask, routes and MTU, and the pod's own DNS. The frames of the
 //!   guest's client are taken between its TAP and the bridge, and answered there: nothing of this server leaves by the
-//!   pod's wire. If the interface has no address of a family, hawser neither answers nor intercepts that family; the guest
-//!   then uses the network's own server or router.
+//!   pod's wire. If the interface has no address of a family, hawser neither answers nor intercepts that family; the
+//!   guest then uses the network's own server or router.
 //! - The guest's IPv6 default route: from the network's own router if it advertises itself. One that does not is
 //!   announced to the guest in its own name, with the link-local address that the pod's route has, or, where that is
 //!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. Otherwise
-//!   nothing that a guest reads could name it: there is then no IPv6 default route, and hawser says so.
-//! - Who gives the IP: whoever gave the pod its own (the CNI plugin); hawser hands it on. Others use the same address.
-//! - Migration: not on the pod network, because the target's pod has another address, unless the manifest says by
-//!   KubeVirt's annotation that this is seen to. On a secondary network it goes where both pods are told the same of it:
-//!   no address, or, with persistent address management, the same one.
+//!   nothing that a guest reads could name it: there is then no IPv6 default route, and hawser logs that.
+//! - Who gives the IP: the CNI plugin, which gave the pod its own; hawser offers that. Others use the same address.
+//! - Migration: not on the pod network, because the target's pod has another address, unless the manifest
+//!   has KubeVirt's annotation for that. On a secondary network it is possible where both pods have the same of it: no
+//!   address, or, with persistent address management, the same one.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -1,12 +1,12 @@
 //! A binding plugin that is registered with `domainAttachmentType: tap`: the guest has a device of a CNI plugin.
 //!
-//! - From the pod: the device that the network's CNI plugin made, as it is: a TAP or a macvtap. Nothing is wired and nothing
-//!   changed. The TAP or the interface beside it says what the guest's MAC is; a macvtap takes frames for its own MAC only, so
-//!   that is the guest's.
+//! - From the pod: the device that the network's CNI plugin made, as it is: a TAP or a macvtap. Nothing is wired and
+//!   nothing changed. The TAP or the interface beside it says what the guest's MAC is; a macvtap takes frames for its
+//!   own MAC only, so that is the guest's.
 //! - From the VMM: the TAP by name, or the macvtap by descriptor.
 //! - From DHCP: nothing. The network that the plugin is for gives the IP.
-//! - Migration: where the plugin declares it. A macvtap cannot whatever is declared, since cloud-hypervisor takes no descriptors
-//!   where it receives a guest.
+//! - Migration: where the plugin declares it. A macvtap cannot whatever is declared, since cloud-hypervisor takes no
+//!   descriptors where it receives a guest.
 
 use hawser_netsetup::{CniDevice, CniNic, CniSpec, tap_name};
 

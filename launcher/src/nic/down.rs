@@ -1,4 +1,5 @@
-//! An interface whose link is down (`state: down`), whatever its binding would be: the guest has the NIC, and no frame passes.
+//! An interface whose link is down (`state: down`), whatever its binding would be: the guest has the NIC, and no frame
+//! passes.
 //!
 //! - From the pod: a TAP that leads nowhere. The pod's interface is not touched.
 //! - From the VMM: the TAP by name. It shows the guest a link that is up, since it can show no other: a note
@@ -6,7 +7,7 @@
 //! - From DHCP: nothing.
 //! - Migration: possible; the target has the same TAP.
 //!
-//! A NIC whose device somebody else makes or names is not ours to take off its network, and is refused.
+//! A NIC whose device hawser does not make cannot be taken off its network, and is refused.
 
 use hawser_netsetup::Wiring;
 

@@ -3,7 +3,7 @@
 //!
 //! - From the pod: a TAP of hawser's on a bridge with the pod's interface, as the binding bridge has it.
 //! - From the VMM: the TAP by name, with as many queue pairs as vCPUs.
-//! - From DHCP: nothing. Whoever serves the network serves the guest, and gives the IP.
+//! - From DHCP: nothing. The network's own servers serve the guest, and give the IP.
 //! - Migration: where the plugin declares it.
 
 use hawser_netsetup::{Wiring, bridge_name, tap_name};

@@ -1,7 +1,7 @@
 //! Masquerade: the guest sits on a network of its own behind the pod's addresses.
 //!
 //! - From the pod: a TAP that is the guest's gateway, NAT rules, forwarding. The pod's interface is not touched, so
-//!   everything else in the pod goes on as it was.
+//!   nothing else in the pod is affected.
 //! - From the VMM: the TAP by name, with as many queue pairs as vCPUs.
 //! - From DHCP: the second address of the guest network in each family, the first as router, the pod's own DNS.
 //! - Who gives the IP: hawser does, always the same one; others use the pod's address.

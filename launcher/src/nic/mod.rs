@@ -1,9 +1,9 @@
 //! NICs: how each interface of the guest is joined to the pod.
 //!
-//! An interface is of one `Kind`. That is its binding; of a plugin it is what the plugin is registered to attach, and of any
-//! interface whose link is down it is `down`. A kind is one file with one row: what it needs from the pod, from the VMM and from
-//! DHCP, whether a guest may migrate with it, and what `hawser explain` answers. `Kind::of` is the only place that compares
-//! bindings; whoever has a question about an interface asks its kind. What reads the pod (`pod`) does not know kinds: the
+//! An interface is of one `Kind`. That is its binding; of a plugin it is what the plugin is registered to attach, and
+//! of any interface whose link is down it is `down`. A kind is one file with one row: what it needs from the pod, from
+//! the VMM and from DHCP, whether a guest may migrate with it, and what `hawser explain` answers. `Kind::of` is the
+//! only place that compares bindings; other modules ask the kind. What reads the pod (`pod`) does not know kinds: the
 //! survey passes it the interfaces that its questions are about.
 
 mod attachment;
@@ -37,6 +37,7 @@ pub(crate) use attachment::{Attachment, Device, Server};
 pub(crate) use describe::describe;
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
 pub(crate) use pci_slots::tagged;
+pub(crate) use plugin::plugin_with_sidecar;
 
 /// A row of the table. Each file of a kind has one.
 #[derive(Debug)]
@@ -239,8 +240,8 @@ pub(crate) fn behind_passt(guest: &GuestSpec) -> Option<&Interface> {
     guest.interfaces.iter().find(is_served)
 }
 
-/// Why a guest with these NICs cannot migrate, a line for each that prevents it. `cni` are the devices that were found, where
-/// the pod could be read.
+/// Why a guest with these NICs cannot migrate, a line for each that prevents it. `cni` are the devices that were found,
+/// where the pod could be read.
 pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
     let obstacle = |interface: &Interface| {
         let kind = Kind::of(interface);

@@ -2,13 +2,13 @@
 //!
 //! - From the pod: nothing but two sysctls where they are not so already. Its interface is not touched, and hawser needs
 //!   no capability. A passt process per NIC takes the guest's frames and makes of each connection a socket of the pod.
-//! - From the VMM: a vhost-user NIC of one queue pair, with the guest's memory shared; between the two stands a relay that
-//!   outlives passt (`vhost_relay`).
-//! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; its arguments are
-//!   what it offers.
+//! - From the VMM: a vhost-user NIC of one queue pair, with the guest's memory shared; between the two stands a relay
+//!   that outlives passt (`vhost_relay`).
+//! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; its arguments
+//!   are what it offers.
 //! - Who gives the IP: passt, and it is the pod's own address of each family.
-//! - Migration: the guest keeps its addresses, which the target's passt goes on with; so do its open connections, where the
-//!   pods' addresses are the same and both launchers can use passt-repair.
+//! - Migration: the guest keeps its addresses, which the target's passt goes on with; so do its open connections, where
+//!   the pods' addresses are the same and both launchers can use passt-repair.
 
 use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
 

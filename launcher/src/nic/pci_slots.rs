@@ -1,10 +1,10 @@
 //! The PCI slots that the guest finds its NICs in.
 //!
-//! cloud-hypervisor reserves the slots that its configuration names and assigns the others in a fixed order: disks, virtio
-//! NICs, everything else of virtio, functions. A NIC has a slot in the configuration where the manifest asks for one
-//! (`pciAddress`), and where the guest's metadata names the slots of tagged NICs (`tag`, with `cloudInitConfigDrive`), so
-//! that the metadata is right: virtio NICs then have the slots that they would have had anyway, and functions the last ones,
-//! which keeps all of them in the manifest's order.
+//! cloud-hypervisor reserves the slots that its configuration names and assigns the others in a fixed order: disks,
+//! virtio NICs, everything else of virtio, functions. A NIC has a slot in the configuration where the manifest asks for
+//! one (`pciAddress`), and where the guest's metadata names the slots of tagged NICs (`tag`, with
+//! `cloudInitConfigDrive`), so that the metadata is right: virtio NICs then have the slots that they would have had
+//! anyway, and functions the last ones, which keeps all of them in the manifest's order.
 
 use super::Attachment;
 use crate::disks::TaggedDevice;

@@ -1,5 +1,5 @@
-//! What the kinds of binding plugins have in common: an entry of the registry of `--bindings`, which says what a plugin attaches,
-//! whether guests may migrate with it, and what the pod needs besides. Nothing here is about one plugin.
+//! What the kinds of binding plugins have in common: an entry of the registry of `--bindings`, which says what a plugin
+//! attaches, whether guests may migrate with it, and what the pod needs besides. Nothing here is about one plugin.
 
 use crate::may_migrate::MayMigrate;
 use crate::spec::{Binding, DownwardApi, Interface, MigrationMethod, Overhead, Plugin};
@@ -11,6 +11,12 @@ pub(super) const NAME: &str = "plugin";
 pub(super) const IP_FROM: &str =
     "the network of the plugin, by its own server or the guest's own configuration: hawser serves none";
 pub(super) const GUEST_ADDRESS: &str = "what that network gives it";
+
+/// The name of an interface's plugin that has a sidecar.
+pub(crate) fn plugin_with_sidecar(interface: &Interface) -> Option<&str> {
+    let plugin = Registered::of(interface);
+    plugin.has_sidecar().then_some(plugin.name)
+}
 
 /// The plugin of an interface.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +57,8 @@ impl<'a> Registered<'a> {
             ));
         }
         Ok(match declared.method {
-            // As much as cloud-hypervisor has of it: it cannot take the guest's link down, but asks the guest to announce itself.
+            // As much as cloud-hypervisor has of it: it cannot take the guest's link down, but asks the guest to
+            // announce itself.
             Some(MigrationMethod::LinkRefresh) => {
                 "the plugin declares it with link-refresh, of which there is this: on the target the guest is asked to announce \
                  itself; its link does not go down and up, as cloud-hypervisor has no state of it to set, so a guest that has to \

@@ -5,9 +5,9 @@
 //!   `pod::pci::vfio` asks the kernel beforehand whether the VMM will get it.
 //! - From the VMM: the function by its path in sysfs, at the guest's PCI address that the manifest asks for as far as
 //!   cloud-hypervisor's PCI has it: segments of one bus each, without bridges and with one function a slot.
-//! - From DHCP: nothing. The guest is on the function's network, and whoever serves that serves the guest.
-//! - MAC, VLAN and MTU are set on the physical function, by the CNI plugin: nobody in the pod can. So a MAC in the
-//!   manifest is only compared with the one that the plugin says it set.
+//! - From DHCP: nothing. The guest is on the function's network, and that network's servers serve the guest.
+//! - MAC, VLAN and MTU are set on the physical function, by the CNI plugin: nothing in the pod can. So a MAC in the
+//!   manifest is only compared with the one that the plugin reports.
 //! - Migration: without the function, since its state is in the card: it is unplugged before, and the target pod's own is
 //!   plugged after.
 

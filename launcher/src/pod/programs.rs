@@ -96,7 +96,7 @@ pub(crate) fn passt_if_needed() -> Vec<Finding> {
 /// A migration goes without it too.
 fn passt_repair() -> Option<Finding> {
     let ends = "connections that are open behind passt end in a migration";
-    Some(match passt::Helper::program() {
+    Some(match passt::RepairProgram::program() {
         None => Finding::Note(format!("passt-repair: not found on PATH: {ends}")),
         Some(_) if !privileges::has(Capability::CAP_NET_ADMIN) => {
             Finding::Note(format!("passt-repair: without CAP_NET_ADMIN {ends}"))

@@ -1,5 +1,5 @@
-//! One look at the pod, before anything is touched: what a start for this guest would use, and everything that stands in its
-//! way. `run` refuses with all of that, `check` prints it, and `plan` goes on with what there is.
+//! One look at the pod, before anything is touched: what a start for this guest would use, and everything that stands
+//! in its way. `run` refuses with all of that, `check` prints it, and `plan` goes on with what there is.
 
 pub(crate) mod namespace;
 
@@ -34,7 +34,7 @@ pub(crate) enum Look {
     Glance,
     /// With the rights of a start, which is about to follow. An annotation that is still missing is waited for so long.
     Start { wait: Duration },
-    /// The same, to tell somebody.
+    /// The same, for a report.
     Check,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Survey<'a> {
     pub(crate) certificates: Option<&'a Security>,
 }
 
-/// What the pod has for its guest, part by part, in the order in which it is told.
+/// What the pod has for its guest, part by part, in the order in which it is reported.
 #[derive(Debug)]
 pub(crate) struct Pod {
     /// With the interfaces that the pod has on its networks.
@@ -142,7 +142,7 @@ impl Survey<'_> {
         }
     }
 
-    /// The wiring alone: for whom, and what it changes.
+    /// The wiring alone: the user of the guest's processes, and what is changed.
     pub(crate) fn wiring(&self, guest: GuestSpec) -> Result<(Owner, Plan, Vec<String>), Failure> {
         let owner = privileges::owner(self.uid)?;
         let networks = self.networks();
@@ -161,7 +161,7 @@ impl Survey<'_> {
         Ok((owner, all.require()?.plan, notes))
     }
 
-    /// What there is to say of a pod whose guest is not known.
+    /// What is found in a pod whose guest is not known.
     pub(crate) fn without_guest(&self) -> Vec<Finding> {
         let mut owner = Part::of(privileges::owner(self.uid), |owner| {
             format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
@@ -257,7 +257,7 @@ impl Survey<'_> {
     fn cloud_hypervisor(&self) -> Part<PathBuf> {
         let found = programs::cloud_hypervisor(&self.places.cloud_hypervisor);
         let found = found.and_then(|path| {
-            // A start is told by the VMM itself, which is on its way up by then.
+            // A start asks the running VMM.
             if self.look == Look::Check {
                 programs::cloud_hypervisor_version(&path)?;
             }
@@ -347,7 +347,7 @@ impl Pod {
         Ok((fit, notes))
     }
 
-    /// What there is to say besides what stands in the way.
+    /// What is to be known besides what stands in the way.
     pub(crate) fn notes(&self) -> Vec<String> {
         let networks = self.network.notes();
         networks
@@ -393,8 +393,8 @@ fn neither() -> Failure {
     Failure::new(ExitCode::Internal, "a part of the pod is neither fit nor unfit")
 }
 
-/// The guest with the interfaces and CNI devices that this pod has for it, as far as anybody can read them: also where this is no
-/// pod of the guest's. `uid` is the user that the guest's processes would run as.
+/// The guest with the interfaces and CNI devices that this pod has for it, as far as anybody can read them: also where
+/// this is no pod of the guest's. `uid` is the user that the guest's processes would run as.
 pub(crate) fn as_far_as_known(
     guest: GuestSpec,
     network_status: Option<&Path>,
@@ -416,7 +416,7 @@ fn pod_interface(interface: &Interface) -> PodInterface {
 
 /// The guest with the interfaces that the pod has on its networks, if it has one on each.
 fn name_interfaces(guest: GuestSpec, networks: &Part<Option<PodNetworks>>) -> (GuestSpec, Part<()>) {
-    // Why they could not be read is said already.
+    // Why they could not be read is a finding already.
     let Some(networks) = networks.value() else {
         return (guest, Part::unknown());
     };

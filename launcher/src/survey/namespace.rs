@@ -103,7 +103,7 @@ pub(super) fn nft() -> Finding {
     }
 }
 
-/// Opens what the VMM gets as descriptors. Done by whoever hawser is, before anything is wired.
+/// Opens what the VMM gets as descriptors: as the user that hawser was started as, before anything is wired.
 pub(super) fn descriptors(cni: &[CniNic], owner: Owner) -> Part<Descriptors> {
     let mut opened = BTreeMap::new();
     let mut failures = Vec::new();
@@ -137,7 +137,7 @@ fn cannot_open(error: MacvtapError, interface: &str, owner: Owner) -> Failure {
     Failure::unfit("network", remedy).because(error)
 }
 
-/// What can be said of the namespace without a guest.
+/// What is found in the namespace without a guest.
 pub(super) fn facts() -> Part<()> {
     match block_on(async { Ok(observe().await?) }) {
         Ok(observed) => describe(&observed),

@@ -1,5 +1,5 @@
-//! The VM's configuration as cloud-hypervisor's API wants it (its cloud-hypervisor.yaml): the types. `launch::vm_config` makes
-//! one of a guest and its pod.
+//! The VM's configuration as cloud-hypervisor's API wants it (its cloud-hypervisor.yaml): the types.
+//! `launch::vm_config` makes one of a guest and its pod.
 //!
 //! Only the fields that hawser sets; everything else has cloud-hypervisor's own default.
 

@@ -1,4 +1,4 @@
-//! The pod drawn for Graphviz ("The DOT Language"): the paths that `hawser explain` tells of, with the addresses that the
+//! The pod drawn for Graphviz ("The DOT Language"): the paths that `hawser explain` prints, with the addresses that the
 //! plan has found for them.
 
 use std::collections::BTreeSet;

@@ -14,7 +14,7 @@ use crate::spec::{PortRange, Ports, Protocol};
 const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
 /// What passt takes for it at most.
 const MAX_MTU: u32 = 65520;
-/// passt tells a guest no more name servers of a family.
+/// passt offers a guest no more name servers of a family.
 const MAX_NAMESERVERS: usize = 3;
 
 /// What to run for one NIC.
@@ -67,7 +67,7 @@ impl Command {
         }
     }
 
-    /// What the guest is told of its addresses.
+    /// The addresses that the guest is offered.
     pub(crate) fn handed(&self) -> &Handed {
         &self.inputs.handed
     }
@@ -124,7 +124,7 @@ fn arguments(inputs: &Inputs) -> Vec<String> {
     set("map-guest-addr", "none".into());
     // Its helper comes by standard input (`super::repair`).
     set("repair-path", "none".into());
-    // Both are said always: what is not said of one may follow from the other.
+    // Both are always passed: what is left out of one may follow from the other.
     set(
         "tcp-ports",
         ports_value(ports, Protocol::Tcp, &kept(inputs.istio)),
@@ -144,7 +144,7 @@ pub(crate) fn forwards_all_text() -> String {
         .into()
 }
 
-/// Those of the families that the guest has, or none; what is not said passt would read from resolv.conf.
+/// Those of the families that the guest has, or none; passt would read from resolv.conf what is not passed.
 fn nameservers(handed: &Handed, resolv: &Resolv) -> Vec<String> {
     let of = |v4: bool| {
         let wanted = resolv

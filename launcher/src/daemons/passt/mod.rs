@@ -5,17 +5,17 @@
 //! serves. It ends by itself when the connection does, so none outlives the supervisor.
 
 mod command;
-mod helper;
 mod process;
 mod repair;
+mod repair_program;
 mod supervise;
 mod version;
 
 use std::path::PathBuf;
 
 pub(crate) use command::{Command, forwards_all_text};
-pub(crate) use helper::{Helper, Running};
 pub(crate) use repair::Side;
+pub(crate) use repair_program::{RepairProgram, RunningRepair};
 pub(crate) use supervise::{Frontend, Handle, Report, supervise};
 pub(crate) use version::{Fitness, check, find};
 

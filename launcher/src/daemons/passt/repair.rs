@@ -1,14 +1,14 @@
 //! By which open TCP connections move along: what passt asks of its helper, passt-repair(1).
 //!
-//! To take a socket's state and to put it into another one, the socket must be in repair mode (TCP_REPAIR), and that takes
-//! CAP_NET_ADMIN, which passt has not. It sends its sockets to a helper that has, one byte to say which mode, and waits for
-//! the same byte. A passt that was started with `--fd` takes its standard input for the connection to that helper (seen in
-//! 2025_05_03); a passt that does not has no helper here, and its connections end.
+//! To take a socket's state and to put it into another one, the socket must be in repair mode (TCP_REPAIR), and that
+//! takes CAP_NET_ADMIN, which passt has not. It sends its sockets to a helper that has, one byte to say which mode, and
+//! waits for the same byte. A passt that was started with `--fd` takes its standard input for the connection to that
+//! helper (seen in 2025_05_03); a passt that does not has no helper here, and its connections end.
 //!
-//! Between passt and the helper stands this relay, so that connections are put aside only where they can be taken up: the
-//! launchers have agreed, for one hand-off, that the other pod has the same addresses and a helper too. Otherwise passt is
-//! answered as if it had been done. That it was not it finds out by itself for each connection, and marks that as one for
-//! the target to reset.
+//! Between passt and the helper stands this relay, so that connections are put aside only where they can be taken up:
+//! the launchers have agreed, for one hand-off, that the other pod has the same addresses and a helper too. Otherwise
+//! passt is answered as if it had been done. passt then notices for each connection that repair mode was not set, and
+//! marks it to be reset by the target.
 //!
 //! At the source passt closes what it has put aside, and others go on sending for a while. The pod's kernel would answer
 //! with a reset, from passt's end of the connection until the network leads to the other pod, beyond the end of this
@@ -47,7 +47,7 @@ pub(crate) enum Side {
 /// The way to the helper, shared by every passt of a NIC.
 #[derive(Debug, Clone)]
 pub(super) struct Repair {
-    /// Where the helper waits for a socket to appear; none where nobody does.
+    /// Where the helper waits for a socket to appear; absent where there is no helper.
     directory: Option<PathBuf>,
     helper: Arc<Mutex<Option<UnixStream>>>,
 }
@@ -66,8 +66,8 @@ impl Repair {
 
     /// From here on what passt asks for is done. What it asks meanwhile waits.
     ///
-    /// The privileged half hears nothing but that a helper has ended, as each does with its connection. It then looks for
-    /// our mark, sees to the resets, and has another helper come. So once that one is here, there are none.
+    /// The privileged half learns nothing but that a helper has ended, as each does with its connection. It then looks
+    /// for our mark, sees to the resets, and has another helper come. So once that one is here, there are none.
     pub(super) async fn begin(&self, side: Side) {
         let Some(directory) = &self.directory else { return };
         let mut helper = self.helper.lock().await;
@@ -86,7 +86,7 @@ impl Repair {
                     event = "passt-repair-failed",
                     "passt-repair: {error}: connections that are open will end"
                 );
-                // Those who have them should be told.
+                // So that their peers get resets.
                 let _ = fs::remove_file(directory.join(MARK));
             }
         }

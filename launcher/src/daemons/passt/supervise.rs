@@ -1,11 +1,11 @@
 //! Keeps a passt behind a NIC for as long as the guest lives.
 //!
-//! The VMM connects to a socket of ours once for each boot of the guest. Each connection is served by a passt of its own;
-//! when that dies a fresh one takes over what it had (`vhost_relay`), a bounded number of times. After that the NIC is given
-//! up: the VMM is answered in passt's stead so that it can take the device out, which the guest sees. That is the one way
-//! there is to show it: without a control queue, which passt has not, virtio-net has no link state.
+//! The VMM connects to a socket of ours once for each boot of the guest. Each connection is served by a passt of its
+//! own; when that dies a fresh one takes over what it had (`vhost_relay`), a bounded number of times. After that the
+//! NIC is given up: the VMM is answered in passt's stead so that it can take the device out, which the guest sees. That
+//! is the one way there is to show it: without a control queue, which passt has not, virtio-net has no link state.
 //!
-//! A live migration's source ends its passt by asking it for its state; the target's is started anew for the guest that
+//! A live migration's source ends its passt by asking it for its state; the target's is started again for the guest that
 //! comes ([`Handle::adopt`]), before the VMM connects and gives it that state.
 
 use std::io;
@@ -46,7 +46,7 @@ pub(crate) struct Handle {
     repair: Repair,
 }
 
-/// A guest that comes from another pod, with what passt told it there.
+/// A guest that comes from another pod, with what passt offered it there.
 #[derive(Debug)]
 struct Adoption {
     handed: Handed,
@@ -79,7 +79,8 @@ impl Handle {
         self.repair.end().await;
     }
 
-    /// Whether cloud-hypervisor has let go of the NIC to hand it over. It does not take it up again if the guest stays.
+    /// Whether cloud-hypervisor has closed the NIC's connection for a migration. It does not connect again if the guest
+    /// stays.
     pub(crate) fn is_let_go(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }
@@ -118,7 +119,7 @@ pub(crate) struct Report {
     pub(crate) nic: String,
 }
 
-/// Serves one NIC, for as long as it is polled. `ready` hears whether the first passt serves.
+/// Serves one NIC, for as long as it is polled. `ready` receives whether the first passt serves.
 pub(crate) async fn supervise(
     program: PathBuf,
     mut command: Command,
@@ -203,7 +204,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Until the VMM closes it; an error says why passt was given up.
+    /// Until the VMM closes it; an error is why passt is not restarted any more.
     async fn serve(&mut self, first: Option<Backend>) -> Result<(), String> {
         let mut backend = match first {
             Some(backend) => backend,

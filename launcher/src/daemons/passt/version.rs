@@ -14,7 +14,8 @@ use crate::error::{ExitCode, Failure};
 
 /// The first release with vhost-user that KubeVirt and we have seen to work: year, month and day as one number.
 const OLDEST: u32 = 20_241_211;
-/// The first that we have seen to migrate a guest: it logs what it writes, and sends the next one what it knows of the guest.
+/// The first that we have seen to migrate a guest: it logs what it writes, and sends the next one what it knows of the
+/// guest.
 const OLDEST_THAT_MIGRATES: u32 = 20_250_503;
 /// Far more than its version takes.
 const MAX_OUTPUT: usize = 4096;
@@ -69,8 +70,8 @@ pub(crate) fn check(program: &Path, all_ports: bool) -> Result<Fitness, Failure>
     judge(&output)
 }
 
-/// The text that it prints. passt ends without flushing what it wrote to a pipe (seen in 2025_05_03), so its output has to
-/// look like a terminal.
+/// The text that it prints. passt ends without flushing what it wrote to a pipe (seen in 2025_05_03), so its output has
+/// to look like a terminal.
 fn ask(program: &Path) -> std::io::Result<String> {
     let terminal = nix::pty::openpty(None, None)?;
     let mut child = std::process::Command::new(program)

@@ -3,9 +3,9 @@
 //! - The directory is found and looked into beforehand, by that user, as disks are.
 //! - The socket is bound here and handed over listening (`--fd`), so that the VMM may connect whenever it likes, and to a
 //!   fresh virtiofsd over the same socket after each: one serves one connection, and ends with it.
-//! - Its own sandbox needs a /proc that a container's masked one does not let it mount, or capabilities. So it runs without
-//!   (`--sandbox=none`), under a landlock ruleset of ours that leaves it its program, its libraries and the volume
-//!   (`landlock`), and under its own seccomp filter.
+//! - Its own sandbox needs a /proc that a container's masked one does not let it mount, or capabilities. So it runs
+//!   without (`--sandbox=none`), under a landlock ruleset of ours that leaves it its program, its libraries and the
+//!   volume (`landlock`), and under its own seccomp filter.
 
 mod landlock;
 mod process;

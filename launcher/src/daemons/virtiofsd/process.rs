@@ -55,7 +55,7 @@ enum Problem {
     Silent(String),
 }
 
-/// Serves one file system, for as long as it is polled. `ready` hears whether one that is asked answers, which says that it
+/// Serves one file system, for as long as it is polled. `ready` receives whether a first one answers, which means that it
 /// is confined, has the directory and speaks vhost-user.
 pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Sender<Result<(), Failure>>) {
     let name = share.export.name.clone();
@@ -78,7 +78,7 @@ pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Se
             Ok(daemon) => daemon.end().await,
             Err(problem) => Err(problem),
         };
-        // It ends well when the VMM lets go: the guest starts anew, or is no more.
+        // It exits with success when the VMM closes its connection: the guest reboots, or has ended.
         let Err(problem) = end else { continue };
         let why = crate::error::chain(&problem);
         let Some(pause) = restarts.next(Instant::now()) else {
@@ -102,7 +102,7 @@ async fn attempt(program: &Path, share: &Share) -> Result<(), Problem> {
     let mut daemon = start(program, share)?;
     let silent = |error: io::Error| Problem::Silent(error.to_string());
     let mut channel = Channel::new(UnixStream::connect(&share.path).await.map_err(silent)?);
-    // A connection of which nobody hears waits as long as the socket is there, so its end has to be watched for too.
+    // A connection that is never accepted waits as long as the socket is there, so the process is watched too.
     let answered = tokio::select! {
         answered = tokio::time::timeout(TIMEOUT, greet(&mut channel)) => answered,
         ended = daemon.child.wait() => {

@@ -1,9 +1,9 @@
 //! Which of the pod's interfaces is on which network.
 //!
-//! - What Multus' network-status says, where it was given.
-//! - Else by what KubeVirt tells Multus to call it: `eth0` on the primary network, `pod` and the first 11 hex digits of the
-//!   SHA-256 of the network's name on another.
-//! - Else, where there is none of that name, by what Multus calls it unless it is told: `net1` on the first secondary
+//! - The one that Multus' network-status names, where that was passed.
+//! - Else the one that KubeVirt has Multus call so: `eth0` on the primary network, `pod` and the first 11 hex digits of
+//!   the SHA-256 of the network's name on another.
+//! - Else, where there is none of that name, the one that Multus calls so by default: `net1` on the first secondary
 //!   network, and so on.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::spec::{GuestSpec, Interface, Network, NetworkSource};
 /// The primary network's interface, by the container runtimes' convention.
 const PRIMARY: &str = "eth0";
 /// linux/if.h: IFNAMSIZ, without the end of the string.
-const LONGEST: usize = 15;
+const MAX_NAME_BYTES: usize = 15;
 
 /// The name that KubeVirt gives.
 pub(crate) fn conventional_name(network: &Network) -> String {
@@ -30,7 +30,7 @@ pub(crate) fn conventional_name(network: &Network) -> String {
     }
 }
 
-/// The pod's interface of a network: what the pod says, else what KubeVirt would have it called.
+/// The pod's interface of a network: the one that the pod was found to have, else KubeVirt's name for it.
 pub(crate) fn pod_interface(network: &Network) -> String {
     match &network.pod_interface {
         Some(name) => name.clone(),
@@ -52,7 +52,7 @@ pub(super) fn is_interface_name(name: &str) -> bool {
     let bad = |character: char| {
         matches!(character, '/' | ':') || character.is_whitespace() || character.is_control()
     };
-    !name.is_empty() && name.len() <= LONGEST && !matches!(name, "." | "..") && !name.contains(bad)
+    !name.is_empty() && name.len() <= MAX_NAME_BYTES && !matches!(name, "." | "..") && !name.contains(bad)
 }
 
 /// Whether the pod has an interface of a NIC's network.
@@ -66,11 +66,11 @@ pub(crate) enum PodInterface {
     MadeByCni,
 }
 
-/// The guest with each network's interface known, as far as anybody says it. `there` are the pod's interfaces, and
+/// The guest with each network's interface known, as far as it can be. `there` are the pod's interfaces, and
 /// `pod_interface` says of which NICs one is needed.
 ///
 /// # Errors
-/// A network that the status does not tell of, or that no interface of the pod could be on; two networks that would have
+/// A network that is not in the status, or that no interface of the pod could be on; two networks that would have
 /// the same interface.
 pub(crate) fn named(
     mut guest: GuestSpec,
@@ -130,7 +130,7 @@ fn by_convention(network: &Network, there: &[String]) -> Result<Option<String>, 
     let is_there = |name: &&String| there.contains(name);
     match (names.iter().find(is_there), names.as_slice()) {
         (Some(name), _) => Ok(Some(name.clone())),
-        // Who plans the wiring says so.
+        // The plan of the wiring refuses it.
         (None, [_]) => Ok(None),
         (None, _) if there.is_empty() => Ok(None),
         (None, _) => Err(Error::NoInterface {
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(names(Some(MULTUS), &there).unwrap(), ["eth0", "ens7", "net2"]);
         let primary = MULTUS.replace("\"eth0\"", "\"ovn-udn1\"");
         assert_eq!(names(Some(&primary), &there).unwrap()[0], "ovn-udn1");
-        // Older than Multus' `default`, or a pod network that Multus does not tell of.
+        // Older than Multus' `default`, or a pod network that Multus leaves out.
         let without = MULTUS.replace("\"default\":true", "\"default\":false");
         assert_eq!(names(Some(&without), &there).unwrap()[0], "eth0");
         // KubeVirt's own form names no interface.
@@ -283,7 +283,7 @@ mod tests {
         };
         let expected = [Some("eth0".to_owned()), Some("net1".to_owned())];
         assert_eq!(names(named(guest(), None, &there, of_kind).unwrap()), expected);
-        // Both are of one NetworkAttachmentDefinition, and the order is not what tells them apart.
+        // Both are of one NetworkAttachmentDefinition, and their order does not distinguish them.
         let status = r#"[{"name":"default/net","interface":"net1"},
           {"name":"default/net","interface":"ens3","default":true}]"#;
         let status = PodNetworks::parse(status, Path::new("/status")).unwrap();

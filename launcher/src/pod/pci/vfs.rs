@@ -1,7 +1,7 @@
 //! Which virtual function each SR-IOV interface of the guest has.
 //!
-//! The pod's network-status says it, or a claim's metadata, or the variables of the SR-IOV device plugin (`networks`). What
-//! is asked of the kernel about such a function is the same as for any other (`vfio`).
+//! The pod's network-status names it, or a claim's metadata, or the variables of the SR-IOV device plugin (`networks`).
+//! What is asked of the kernel about such a function is the same as for any other (`vfio`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -121,7 +121,7 @@ fn choose(
     Ok((vfs, notes))
 }
 
-/// Functions of the device plugin's, for the networks that nothing else tells one of.
+/// The device plugin's functions, for the networks that nothing else names one of.
 ///
 /// Those of one resource are taken in the plugin's order by the networks in the manifest's order, which is how Multus
 /// hands them to the CNI plugin too; but only where there are as many of the one as of the other.
@@ -205,7 +205,7 @@ fn resource_of<'a>(interface: &Interface, resources: &'a Resources) -> Result<&'
     }
 }
 
-/// A guest that has another MAC than its manifest says would be a surprise to whoever relies on that.
+/// A guest whose MAC is not the manifest's would surprise those who rely on the manifest.
 fn compare_macs(
     interface: &Interface,
     address: PciAddress,

@@ -73,8 +73,8 @@ impl NetConfig {
         });
     }
 
-    /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest is
-    /// then told the TAP's own.
+    /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest
+    /// then sees the TAP's own.
     pub(crate) fn tap(nic: &GuestNic) -> Self {
         Self {
             id: nic.name.clone(),
@@ -89,7 +89,8 @@ impl NetConfig {
         }
     }
 
-    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its directory.
+    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its
+    /// directory.
     pub(crate) fn vhost_user(nic: &GuestNic, socket: &Path) -> Self {
         Self {
             id: nic.name.clone(),
@@ -104,7 +105,7 @@ impl NetConfig {
         }
     }
 
-    /// A NIC whose backend somebody else is going to name: a binding plugin's sidecar.
+    /// A NIC whose backend a binding plugin's sidecar will name.
     pub(crate) fn without_backend(name: &str, mac: Mac) -> Self {
         Self {
             id: name.to_owned(),

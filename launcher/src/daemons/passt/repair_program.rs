@@ -15,12 +15,12 @@ const PROGRAM: &str = "passt-repair";
 
 /// What to run, and where it waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Helper {
+pub(crate) struct RepairProgram {
     program: PathBuf,
     directory: PathBuf,
 }
 
-impl Helper {
+impl RepairProgram {
     /// None where there is no such program on PATH, or no capability that it could use.
     pub(crate) fn find(directory: PathBuf) -> Option<Self> {
         if !crate::privileges::has(caps::Capability::CAP_NET_ADMIN) {
@@ -46,9 +46,9 @@ impl Helper {
         &self.directory
     }
 
-    /// With the capabilities of whoever starts it. It ends with that one, and when a connection to it does: which is how the
-    /// unprivileged half makes itself heard.
-    pub(crate) fn start(&self) -> io::Result<Running> {
+    /// With the capabilities of this process. It exits with this process, and when a connection to it ends, by which the
+    /// unprivileged half signals.
+    pub(crate) fn start(&self) -> io::Result<RunningRepair> {
         let mut command = Command::new(&self.program);
         command
             .arg(&self.directory)
@@ -59,15 +59,15 @@ impl Helper {
         BeforeExec::new().new_session().apply(&mut command);
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
-        Ok(Running(Pid::from_raw(pid)))
+        Ok(RunningRepair(Pid::from_raw(pid)))
     }
 }
 
-/// To be reaped by whoever reaps all.
+/// To be reaped by the process that reaps all.
 #[derive(Debug)]
-pub(crate) struct Running(Pid);
+pub(crate) struct RunningRepair(Pid);
 
-impl Running {
+impl RunningRepair {
     pub(crate) fn pid(&self) -> Pid {
         self.0
     }
