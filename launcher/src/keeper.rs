@@ -1,11 +1,11 @@
 //! The process that stays behind: PID 1 of the container, and the only one with a capability while a guest runs, but for
-//! passt's helper where there is one.
+//! passt-repair where there is one.
 //!
-//! It forks the supervisor, wires the pod while that starts the VMM, and says when the guest may run. Then it does five
-//! things: it reaps every orphan of the container, passes on the wish to stop, has passt's helper run where a guest is
-//! behind passt, waits for the supervisor's verdict, and hands back control so that the wiring can be taken down. It reads
-//! nothing from the guest, from the VMM or from the network once the guest runs; its only inputs are then signals, exit
-//! statuses, and whether a mark is there when the helper has ended.
+//! It forks the supervisor, wires the pod while that starts the VMM, and signals when the guest may run. Then it
+//! does five things: it reaps every orphan of the container, passes on the wish to stop, has passt-repair run where a
+//! guest is behind passt, waits for the supervisor's verdict, and hands back control so that the wiring can be taken
+//! down. It reads nothing from the guest, from the VMM or from the network once the guest runs; its only inputs are
+//! then signals, exit statuses, and whether a mark is there when passt-repair has ended.
 //!
 //! The fork happens while the process has one thread and no runtime.
 
@@ -18,20 +18,21 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::daemons::passt;
 use crate::error::{ExitCode, Failure};
-use crate::{passt, privileges};
+use crate::privileges;
 
 /// Signals that mean: end the guest in good order.
 const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// What the keeper tells the supervisor, a byte each; the end of the pipe means the keeper is gone.
+/// What the keeper sends to the supervisor, a byte each; the end of the pipe means that the keeper has exited.
 pub(crate) const GO: u8 = b'g';
 pub(crate) const STOP_GUEST: u8 = b's';
 
 /// The supervisor's end of that pipe.
 pub(crate) type Orders = OwnedFd;
 
-/// What the supervisor has to say at its end.
+/// How the supervisor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) code: ExitCode,
@@ -55,7 +56,7 @@ pub(crate) struct Kept<T> {
 pub(crate) fn keep<T>(
     supervise: impl FnOnce(Orders) -> Verdict,
     wire: impl FnOnce() -> Result<T, Failure>,
-    helper: Option<passt::Helper>,
+    repair: Option<passt::RepairProgram>,
 ) -> Result<Kept<T>, Failure> {
     let fail = |what: &'static str| move |errno: Errno| Failure::new(ExitCode::Internal, what).because(errno);
     // Blocked before the fork, so that a signal that comes in between waits for us.
@@ -95,7 +96,7 @@ pub(crate) fn keep<T>(
             let mut orders = Some(File::from(orders_write));
             let wired = wire();
             if wired.is_ok() {
-                tell(&mut orders, GO);
+                send(&mut orders, GO);
             } else {
                 // Hearing nothing more, the supervisor ends the VMM, which has no guest yet.
                 orders = None;
@@ -106,8 +107,8 @@ pub(crate) fn keep<T>(
                     "the keeper could not give up its other capabilities: {error}"
                 );
             }
-            let mut helper = helper.filter(|_| wired.is_ok()).map(Aide::start);
-            let verdict = wait(child, &watched, orders, &mut helper)?;
+            let mut repair = repair.filter(|_| wired.is_ok()).map(PasstRepair::start);
+            let verdict = wait(child, &watched, orders, &mut repair)?;
             before.thread_set_mask().map_err(fail("unblock signals"))?;
             Ok(Kept { wired, verdict })
         }
@@ -144,7 +145,7 @@ fn wait(
     supervisor: Pid,
     watched: &SigSet,
     mut orders: Option<File>,
-    helper: &mut Option<Aide>,
+    repair: &mut Option<PasstRepair>,
 ) -> Result<Verdict, Failure> {
     let mut verdict = None;
     loop {
@@ -154,11 +155,11 @@ fn wait(
             Ok(status) => {
                 if status.pid() == Some(supervisor) {
                     verdict = Some(judge(status));
-                    if let Some(helper) = helper.take() {
-                        helper.end(verdict.is_some_and(|verdict| verdict.given_away));
+                    if let Some(repair) = repair.take() {
+                        repair.end(verdict.is_some_and(|verdict| verdict.given_away));
                     }
-                } else if let Some(helper) = helper {
-                    helper.reaped(status);
+                } else if let Some(repair) = repair {
+                    repair.reaped(status);
                 }
                 continue;
             }
@@ -170,26 +171,26 @@ fn wait(
             }
         }
         match watched.wait() {
-            Ok(signal) if STOP.contains(&signal) => tell(&mut orders, STOP_GUEST),
+            Ok(signal) if STOP.contains(&signal) => send(&mut orders, STOP_GUEST),
             _ => {}
         }
     }
 }
 
-/// The helper of passt's, which is there for the next hand-off again when it has served one.
-struct Aide {
-    helper: passt::Helper,
-    running: Option<passt::Running>,
-    /// The pod's kernel sends no resets for connections that it does not know. Not known where an earlier launcher has left
-    /// its mark: it may have been killed over it, or have taken it back.
+/// passt-repair, which is started again for the next hand-off when it has served one.
+struct PasstRepair {
+    program: passt::RepairProgram,
+    running: Option<passt::RunningRepair>,
+    /// The pod's kernel sends no resets for connections that it does not know. Not known where an earlier launcher has
+    /// left its mark: it may have been killed over it, or have taken it back.
     silent: Option<bool>,
 }
 
-impl Aide {
-    fn start(helper: passt::Helper) -> Self {
+impl PasstRepair {
+    fn start(program: passt::RepairProgram) -> Self {
         let mut this = Self {
-            silent: (!helper.has_put_aside()).then_some(false),
-            helper,
+            silent: (!program.has_put_aside()).then_some(false),
+            program,
             running: None,
         };
         this.begin();
@@ -197,7 +198,7 @@ impl Aide {
     }
 
     fn begin(&mut self) {
-        let started = privileges::with_net_admin(|| self.helper.start());
+        let started = privileges::with_net_admin(|| self.program.start());
         self.running = started
             .inspect_err(|error| {
                 tracing::warn!(
@@ -209,13 +210,13 @@ impl Aide {
     }
 
     fn reaped(&mut self, status: WaitStatus) {
-        let is_it = |running: &mut passt::Running| status.pid() == Some(running.pid());
+        let is_it = |running: &mut passt::RunningRepair| status.pid() == Some(running.pid());
         if self.running.take_if(is_it).is_none() {
             return;
         }
         match status {
             WaitStatus::Exited(_, 0) => {
-                self.be_silent(self.helper.has_put_aside());
+                self.drop_resets(self.program.has_put_aside());
                 self.begin();
             }
             // One that cannot do it would fail again.
@@ -227,15 +228,15 @@ impl Aide {
     }
 
     fn end(mut self, given_away: bool) {
-        self.be_silent(given_away && self.helper.has_put_aside());
+        self.drop_resets(given_away && self.program.has_put_aside());
         if let Some(running) = self.running {
             running.end();
         }
     }
 
-    /// While connections of this pod are put aside, and for good once they go on in another one, with its addresses: until
-    /// the network leads there, this pod's kernel is not to answer what comes for them.
-    fn be_silent(&mut self, silent: bool) {
+    /// While connections of this pod are put aside, and for good once they go on in another one, with its addresses:
+    /// until the network leads there, this pod's kernel is not to answer what comes for them.
+    fn drop_resets(&mut self, silent: bool) {
         if self.silent == Some(silent) {
             return;
         }
@@ -254,7 +255,7 @@ impl Aide {
     }
 }
 
-fn tell(orders: &mut Option<File>, order: u8) {
+fn send(orders: &mut Option<File>, order: u8) {
     if let Some(orders) = orders {
         // A pipe that is full or closed has a supervisor that knows or is gone.
         let _ = orders.write(&[order]);

@@ -1,5 +1,5 @@
-//! The state directory: `journal.json` and `lock` for the privileged half, `vmm/` for the unprivileged one, `repair/` where
-//! passt's helper meets that.
+//! The state directory: `journal.json` and `lock` for the privileged half, `vmm/` for the unprivileged one, `repair/`
+//! where passt's helper meets that.
 //!
 //! The guest's side can write only below `vmm/`. The privileged half opens nothing there, so no link planted
 //! there can lead it anywhere.
@@ -119,12 +119,12 @@ pub(crate) fn vmm_dir(state_dir: &Path) -> PathBuf {
 
 /// A keeper that was killed leaves a supervisor that holds the lock until it has followed: that is a matter of moments.
 fn wait_for_lock(mut file: File) -> Result<Flock<File>, Errno> {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let give_up = Instant::now() + PATIENCE;
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
-            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < give_up => file = back,
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = back,
             Err((_, errno)) => return Err(errno),
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -1,15 +1,12 @@
-//! `hawser explain`: for each interface and device, who gives the IP, what others use, whether it can migrate, what it needs.
+//! `hawser explain`: for each interface and device, who gives the IP, what others use, whether it can migrate, what it
+//! needs.
 
 use clap::{Args, ValueEnum};
-use hawser_netsetup::{Owner, interface_names};
 
 use super::args::{DEFAULT_UID, DeviceArgs, ManifestArgs};
-use crate::binding;
-use crate::devices;
 use crate::error::{ExitCode, Failure};
-use crate::privileges;
-use crate::survey::name_interfaces_here;
-use crate::survey::namespace::cni_devices;
+use crate::launch::Explanations;
+use crate::survey;
 
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
@@ -31,26 +28,12 @@ pub enum ExplainFormat {
 pub(super) fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let guest = args.manifest.load()?.spec;
     let status = args.devices.network_status.as_deref();
-    // Also where the pod is not, so that its interfaces are not looked for in vain.
-    let here = name_interfaces_here(guest.clone(), status, &interface_names());
-    let guest = here.or_else(|_| name_interfaces_here(guest, status, &[]))?;
-    let owner = privileges::owner(DEFAULT_UID).unwrap_or(Owner {
-        uid: DEFAULT_UID,
-        gid: DEFAULT_UID,
-    });
-    let cni = cni_devices(&guest, owner);
-    let interfaces = binding::explain(&guest, &cni);
-    let devices = devices::explain(&guest);
+    let (guest, cni) = survey::as_far_as_known(guest, status, DEFAULT_UID)?;
+    let explanations = Explanations::new(&guest, &cni);
     match args.output {
-        ExplainFormat::Text => {
-            print!("{}", binding::explanation_text(&interfaces));
-            print!("{}", devices::explanation_text(&devices));
-        }
+        ExplainFormat::Text => print!("{}", explanations.text()),
         ExplainFormat::Json => {
-            println!(
-                "{:#}",
-                serde_json::json!({ "interfaces": interfaces, "devices": devices })
-            );
+            println!("{:#}", serde_json::json!(explanations));
         }
     }
     Ok(ExitCode::Success)

@@ -7,13 +7,13 @@ use clap::Args;
 
 use super::args::{PodArgs, SecurityArgs};
 use super::wiring;
-use crate::binding;
+use crate::daemons::passt;
 use crate::error::{ExitCode, Failure};
 use crate::guest;
 use crate::keeper;
 use crate::launch::{Launch, Role};
 use crate::migration::{self, Listener, Security};
-use crate::passt;
+use crate::nic;
 use crate::state_dir::StateDir;
 use crate::survey::{Look, Survey};
 
@@ -45,7 +45,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let loaded = args.pod.manifest.load()?;
     role.check(&loaded.spec)?;
     // Started this early, nft is ready by the time there are rules for it.
-    let nft = match binding::needs_wiring(&loaded.spec) {
+    let nft = match nic::needs_wiring(&loaded.spec) {
         true => wiring::begin()?,
         false => None,
     };
@@ -72,9 +72,9 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
     let Launch {
         plan, cpus, mut job, ..
     } = launch;
-    let repair = match job.passts.is_empty() {
-        true => None,
-        false => passt::Helper::find(state.repairs(job.owner)?),
+    let repair = match &job.passt {
+        Some(_) => passt::RepairProgram::find(state.repairs(job.owner)?),
+        None => None,
     };
     job.repairs = repair.as_ref().map(|repair| repair.directory().clone());
     if let Some(cpus) = &cpus {

@@ -4,25 +4,19 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::may_migrate::MayMigrate;
 use crate::spec::{Filesystem, GuestSpec, HostDevice, HostDeviceSource, Vsock};
 
 /// One device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Explanation {
-    pub(crate) device: String,
-    pub(crate) by: String,
-    migration: Migration,
+    device: String,
+    by: String,
+    migration: MayMigrate,
     privileges: String,
     devices: String,
     cost: String,
-}
-
-/// As for interfaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Migration {
-    possible: bool,
-    why: &'static str,
 }
 
 /// In the order of the VM's configuration.
@@ -35,11 +29,45 @@ pub(crate) fn explain(guest: &GuestSpec) -> Vec<Explanation> {
 
 /// Why a guest with these devices cannot migrate, a line each.
 pub(crate) fn obstacles(guest: &GuestSpec) -> Vec<String> {
-    let why = |explanation: Explanation| {
-        let Migration { possible, why } = explanation.migration;
-        (!possible).then(|| format!("{}: {why}", explanation.device))
-    };
-    explain(guest).into_iter().filter_map(why).collect()
+    let host = guest
+        .host_devices
+        .iter()
+        .map(|device| (host_device(device), host_device_may_migrate()));
+    let shared = guest
+        .filesystems
+        .iter()
+        .map(|shared| (filesystem(shared), filesystem_may_migrate()));
+    let vsock = guest
+        .vsock
+        .iter()
+        .map(|device| (vsock(device), vsock_may_migrate()));
+    let obstacle =
+        |(device, decision): (String, MayMigrate)| Some(format!("{device}: {}", decision.obstacle()?));
+    host.chain(shared).chain(vsock).filter_map(obstacle).collect()
+}
+
+fn host_device(device: &HostDevice) -> String {
+    format!("{} {}", device.kind, device.name)
+}
+
+fn host_device_may_migrate() -> MayMigrate {
+    MayMigrate::no("the device's state is in this node's hardware")
+}
+
+fn filesystem(filesystem: &Filesystem) -> String {
+    format!("file system {}", filesystem.name)
+}
+
+fn filesystem_may_migrate() -> MayMigrate {
+    MayMigrate::no("not by this version of hawser: what virtiofsd has open stays behind")
+}
+
+fn vsock(vsock: &Vsock) -> String {
+    format!("vsock, CID {}", vsock.cid)
+}
+
+fn vsock_may_migrate() -> MayMigrate {
+    MayMigrate::no("not by this version of hawser: nothing tells those at its socket that the guest has left")
 }
 
 fn of_host_device(device: &HostDevice) -> Explanation {
@@ -53,9 +81,9 @@ fn of_host_device(device: &HostDevice) -> Explanation {
         }
     };
     Explanation {
-        device: format!("{} {}", device.kind, device.name),
+        device: host_device(device),
         by,
-        migration: never("the device's state is in this node's hardware"),
+        migration: host_device_may_migrate(),
         privileges:
             "none; the VMM's user must own the VFIO nodes and may lock the guest's memory (RLIMIT_MEMLOCK)"
                 .into(),
@@ -67,30 +95,24 @@ fn of_host_device(device: &HostDevice) -> Explanation {
 fn of_filesystem(filesystem: &Filesystem) -> Explanation {
     let how = if filesystem.readonly { ", read-only" } else { "" };
     Explanation {
-        device: format!("file system {}", filesystem.name),
+        device: self::filesystem(filesystem),
         by: format!("virtiofsd, from {}{how}", filesystem.volume.path),
-        migration: never("not by this version of hawser: what virtiofsd has open stays behind"),
+        migration: filesystem_may_migrate(),
         privileges: "none: virtiofsd runs as the VMM's user, confined to the volume by landlock".into(),
         devices: "none".into(),
         cost: "a virtiofsd process, and the guest's memory shared with it".into(),
     }
 }
 
-fn of_vsock(vsock: &Vsock) -> Explanation {
+fn of_vsock(device: &Vsock) -> Explanation {
     Explanation {
-        device: format!("vsock, CID {}", vsock.cid),
+        device: vsock(device),
         by: "cloud-hypervisor, from a Unix socket in the state directory (vmm/vsock/guest.sock)".into(),
-        migration: never(
-            "not by this version of hawser: nothing tells those at its socket that the guest has left",
-        ),
+        migration: vsock_may_migrate(),
         privileges: "none; whoever may write to the socket reaches every vsock port of the guest".into(),
         devices: "none: the node's vhost-vsock is not used".into(),
         cost: "nothing while nobody talks".into(),
     }
-}
-
-fn never(why: &'static str) -> Migration {
-    Migration { possible: false, why }
 }
 
 /// One table a device, after those of the interfaces.
@@ -105,11 +127,10 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
             devices,
             cost,
         } = explanation;
-        let migrates = if migration.possible { "yes" } else { "no" };
         let _ = writeln!(out, "\n{device}");
         let rows = [
             ("given by", by.clone()),
-            ("can migrate", format!("{migrates}: {}", migration.why)),
+            ("can migrate", migration.text()),
             ("privileges", privileges.clone()),
             ("devices", devices.clone()),
             ("costs", cost.clone()),

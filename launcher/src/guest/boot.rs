@@ -11,12 +11,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::machine::Event;
-use super::{Input, Job, Passt};
+use super::{Input, Job};
+use crate::daemons::passt::{self, Passt};
+use crate::daemons::virtiofsd;
 use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError};
-use crate::passt;
 use crate::queue::Sink;
-use crate::virtiofs;
 use crate::vmm::api::Api;
 use crate::vmm::config::take_late_nics;
 
@@ -73,14 +73,14 @@ async fn create(
     Ok(())
 }
 
-/// Starts every passt and every virtiofsd, and lets the guest boot when all of them serve.
+/// Starts passt and every virtiofsd, and lets the guest boot when all of them serve.
 pub(super) async fn begin(
-    passts: Vec<(Passt, passt::Frontend)>,
-    (virtiofsd, shares): (PathBuf, Vec<virtiofs::Share>),
+    passt: Option<(Passt, passt::Frontend)>,
+    (virtiofsd, shares): (PathBuf, Vec<virtiofsd::Share>),
     go: oneshot::Sender<()>,
     send: mpsc::Sender<Input>,
 ) {
-    for (Passt { program, command }, frontend) in passts {
+    if let Some((Passt { program, command }, frontend)) = passt {
         let (ready, serves) = oneshot::channel();
         tokio::spawn(passt::supervise(
             program,
@@ -96,7 +96,7 @@ pub(super) async fn begin(
     }
     for share in shares {
         let (ready, serves) = oneshot::channel();
-        tokio::spawn(virtiofs::supervise(virtiofsd.clone(), share, ready));
+        tokio::spawn(virtiofsd::supervise(virtiofsd.clone(), share, ready));
         if let Ok(Err(failure)) = serves.await {
             let _ = send.send(Input::Unfit(failure)).await;
             return;

@@ -7,8 +7,8 @@ use hawser_dhcp::{announcements, serve};
 use hawser_netsetup::open_tap;
 use tokio::sync::watch;
 
-use crate::binding::Server;
 use crate::error::chain;
+use crate::nic::Server;
 
 /// A server whose channel broke is started again after this.
 const SERVER_PAUSE: Duration = Duration::from_secs(1);

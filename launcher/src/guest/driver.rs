@@ -14,13 +14,13 @@ use super::machine::{Action, CallId, Event, Guest, Outcome, Refusal, VmmExit};
 use super::power;
 use super::replug::Replug;
 use super::{Input, Job};
-use crate::binding::Server;
 use crate::control::{Answer, Board, Call, Order, Request};
+use crate::daemons::passt;
 use crate::migration::source::{self, Ending};
 use crate::migration::{
     self, Arrival, Description, Hands, Incoming, Outgoing, Report, VfHotplug, VfRequest, target,
 };
-use crate::passt;
+use crate::nic::Server;
 use crate::queue::Sink;
 use crate::status::Phase;
 use crate::vmm::api::Api;

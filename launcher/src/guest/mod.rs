@@ -25,17 +25,17 @@ use nix::unistd::Pid;
 
 pub(crate) use self::boot::check_version;
 use self::machine::{CallId, Event, Outcome};
-use crate::binding::Server;
 use crate::control::{self, Call, GIVEN_AWAY, Whereabouts};
+use crate::daemons::passt::{self, Passt};
+use crate::daemons::virtiofsd::Exports;
 use crate::disks::{self, Drive as Disk};
 use crate::error::{ExitCode, Failure};
 use crate::hooks::Hooks;
 use crate::keeper::{Orders, Verdict, die_with};
 use crate::migration::{self, Arrival, Description, Report};
-use crate::passt;
+use crate::nic::Server;
 use crate::privileges;
 use crate::status::{Identity, NicDescription};
-use crate::virtiofs;
 use crate::vmm::config::{DeviceConfig, VmConfig};
 
 /// Everything the supervisor needs, decided beforehand.
@@ -43,14 +43,16 @@ use crate::vmm::config::{DeviceConfig, VmConfig};
 pub(crate) struct Job {
     pub(crate) owner: Owner,
     pub(crate) servers: Vec<Server>,
-    pub(crate) passts: Vec<Passt>,
+    pub(crate) passt: Option<Passt>,
     pub(crate) config: VmConfig,
     /// Those who complete `config`.
     pub(crate) hooks: Option<Hooks>,
     /// The devices of NICs that are handed over, by the NIC's id: a descriptor for each queue pair.
     pub(crate) descriptors: BTreeMap<String, Vec<OwnedFd>>,
     pub(crate) drives: Vec<Disk>,
-    pub(crate) shared: Shared,
+    pub(crate) exports: Exports,
+    /// Whether the guest has a virtio socket.
+    pub(crate) vsock: bool,
     pub(crate) program: PathBuf,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
@@ -70,23 +72,6 @@ pub(crate) struct Job {
     pub(crate) passt_version: Option<u32>,
     /// Where the helper waits that can move passt's open connections.
     pub(crate) repairs: Option<PathBuf>,
-}
-
-/// A passt to be kept running behind a NIC.
-#[derive(Debug)]
-pub(crate) struct Passt {
-    pub(crate) program: PathBuf,
-    pub(crate) command: passt::Command,
-}
-
-/// What there is beside NICs and disks that needs something done in this half.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    /// Directories, and the virtiofsd for them.
-    pub(crate) exports: Vec<virtiofs::Export>,
-    pub(crate) virtiofsd: PathBuf,
-    /// Whether the guest has a virtio socket.
-    pub(crate) vsock: bool,
 }
 
 /// Where the guest comes from.

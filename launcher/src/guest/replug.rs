@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::daemons::passt;
 use crate::error::chain;
-use crate::passt;
 use crate::vmm::api::Api;
 use crate::vmm::config::VmConfig;
 use crate::vmm::events::VmmEvent;

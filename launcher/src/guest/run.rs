@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -13,16 +14,16 @@ use super::boot::{ask_sidecars, begin, boot};
 use super::driver::{Migrating, Supervisor};
 use super::machine::{Event, Guest, VmmExit};
 use super::replug::{Replug, unplug};
-use super::{End, Input, Job, Passt, Start, console};
+use super::{End, Input, Job, Start, console};
 use crate::control::{self, Board};
+use crate::daemons::passt::{self, Passt};
+use crate::daemons::virtiofsd::{self, Exports};
 use crate::devices::vsock;
 use crate::error::{ExitCode, Failure};
 use crate::keeper::{GO, Orders};
 use crate::migration::{self, Incoming, VfHotplug};
-use crate::passt;
 use crate::queue::Sink;
 use crate::status::Phase;
-use crate::virtiofs;
 use crate::vmm::log::Log;
 use crate::vmm::process::{self, Vmm};
 
@@ -41,7 +42,7 @@ pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
         .build()
         .map_err(internal("start the runtime"))?;
     migration::make_tls_directory(&job.directory).map_err(internal("make a directory for certificates"))?;
-    if job.shared.vsock {
+    if job.vsock {
         vsock::prepare(&job.directory).map_err(internal("make a directory for the guest's vsock"))?;
     }
     runtime.block_on(async {
@@ -57,31 +58,36 @@ pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
 
 /// What runs beside the VMM, with the sockets that are there before the VMM hears of them.
 struct Beside {
-    passts: Vec<(Passt, passt::Frontend)>,
+    passt: Option<(Passt, passt::Frontend)>,
     handles: BTreeMap<String, passt::Handle>,
-    shares: Vec<virtiofs::Share>,
+    virtiofsd: PathBuf,
+    shares: Vec<virtiofsd::Share>,
 }
 
 impl Beside {
     fn listen(job: &mut Job) -> Result<Self, Failure> {
         let mut handles = BTreeMap::new();
-        let passts = std::mem::take(&mut job.passts)
-            .into_iter()
+        let passt = job
+            .passt
+            .take()
             .map(|passt| {
                 let (frontend, handle) = passt::Frontend::listen(&job.directory, job.repairs.clone())?;
                 handles.insert(passt.command.nic.clone(), handle);
                 Ok((passt, frontend))
             })
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(|error| {
+            .transpose()
+            .map_err(|error: io::Error| {
                 Failure::new(ExitCode::PodUnfit, "passt's socket in the state directory")
                     .because(error)
                     .remedy(
                         "the state directory must be writable, and its path not longer than about 80 characters",
                     )
             })?;
-        let exports = std::mem::take(&mut job.shared.exports);
-        let shares = virtiofs::listen(&job.directory, exports).map_err(|error| {
+        let Exports {
+            directories,
+            virtiofsd,
+        } = std::mem::take(&mut job.exports);
+        let shares = virtiofsd::listen(&job.directory, directories).map_err(|error| {
             Failure::new(
                 ExitCode::PodUnfit,
                 "a file system's socket in the state directory",
@@ -90,8 +96,9 @@ impl Beside {
             .remedy("the state directory must be writable, and its path not longer than about 60 characters")
         })?;
         Ok(Self {
-            passts,
+            passt,
             handles,
+            virtiofsd,
             shares,
         })
     }
@@ -132,11 +139,11 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
         log,
     } = vmm;
     let Beside {
-        passts,
+        passt,
         handles,
+        virtiofsd,
         shares,
     } = Beside::listen(&mut job)?;
-    let shares = (job.shared.virtiofsd.clone(), shares);
     let console = console::pump(console, &job.directory);
     let log = Log::pass_on(log);
     let (queue, mut inputs) = mpsc::channel(QUEUE);
@@ -148,7 +155,7 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
     let (incoming, mut socket) = listen(&job, &handles, &queue).await?.unzip();
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
-    let mut go = Some((go, passts, shares));
+    let mut go = Some((go, passt, (virtiofsd, shares)));
     let end_servers = watch::Sender::new(());
     let (config, sidecars) = match incoming {
         // The guest comes with its own.
@@ -220,12 +227,12 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
             read = orders.read(&mut byte), if keeper_there => {
                 keeper_there = matches!(read, Ok(1));
                 if keeper_there && byte == [GO] {
-                    if let Some((go, passts, shares)) = go.take() {
+                    if let Some((go, passt, shares)) = go.take() {
                         // The servers are there before the guest's first frame; a guest that has yet to come is not theirs.
                         if this.incoming.is_none() {
                             this.serve(false);
                         }
-                        tokio::spawn(begin(passts, shares, go, this.queue.clone()));
+                        tokio::spawn(begin(passt, shares, go, this.queue.clone()));
                     }
                 } else {
                     happened.push(Event::Stop);

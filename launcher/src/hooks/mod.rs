@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::spec::{Binding, GuestSpec};
+use crate::nic::{self, Kind};
+use crate::spec::GuestSpec;
 
 pub(crate) use error::HookError;
 pub(crate) use session::run;
@@ -77,21 +78,18 @@ pub(crate) struct Hooked {
 pub(crate) fn plugins(guest: &GuestSpec) -> Vec<Plugin> {
     let mut plugins: Vec<Plugin> = Vec::new();
     for interface in &guest.interfaces {
-        let Binding::Plugin { name, plugin } = &interface.binding else {
+        let Some(name) = nic::plugin_with_sidecar(interface) else {
             continue;
         };
-        if plugin.sidecar_image.is_none() {
-            continue;
-        }
         let hooked = Hooked {
             name: interface.name.clone(),
             mac_is_given: interface.mac.is_some(),
-            attached: plugin.domain_attachment_type.is_some(),
+            attached: Kind::of(interface).is_attached(),
         };
-        match plugins.iter_mut().find(|plugin| plugin.name == *name) {
+        match plugins.iter_mut().find(|plugin| plugin.name == name) {
             Some(plugin) => plugin.interfaces.push(hooked),
             None => plugins.push(Plugin {
-                name: name.clone(),
+                name: name.to_owned(),
                 interfaces: vec![hooked],
             }),
         }

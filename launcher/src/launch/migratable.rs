@@ -1,15 +1,14 @@
-//! Why a guest cannot leave its pod, whatever the target is like.
+//! Why a guest cannot migrate, whatever the target is like: the decisions of its parts, together.
 
 use hawser_netsetup::CniNic;
 
-use crate::binding;
 use crate::devices;
+use crate::nic;
 use crate::spec::GuestSpec;
 
-/// A reason for each interface, disk and device that keeps the guest where it is, and for CPUs, which stay with the pod. `cni`
-/// are the devices that CNI plugins have made, where the pod has been looked into.
+/// A reason for each interface, disk and device with which no guest can migrate, and for CPUs, which stay with the pod.
+/// `cni` are the devices that CNI plugins have made, where the pod could be read.
 pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
-    let interfaces = binding::explain(guest, cni);
     let pinned = guest.dedicated_cpus.map(|_| {
         "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and a migration takes it along as it is".to_owned()
     });
@@ -20,9 +19,8 @@ pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
             disk.name
         )
     });
-    interfaces
-        .iter()
-        .filter_map(binding::Explanation::obstacle)
+    nic::obstacles(guest, cni)
+        .into_iter()
         .chain(writable)
         .chain(pinned)
         .chain(devices::obstacles(guest))

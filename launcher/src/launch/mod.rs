@@ -1,7 +1,9 @@
 //! From a guest and a fit pod to everything that a launcher does with them, decided in one place and without touching
 //! anything.
 
+mod explanations;
 pub(crate) mod migratable;
+mod vm_config;
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,19 +11,21 @@ use std::time::Duration;
 use hawser_netsetup::{CniNic, Plan};
 use serde_json::Value;
 
+pub(crate) use self::explanations::Explanations;
 use self::migratable::obstacles;
-use crate::binding::{self, Attachment, Found};
+pub(crate) use self::vm_config::Parts;
+use crate::daemons::passt::Passt;
 use crate::disks;
 use crate::error::{ExitCode, Failure};
-use crate::guest::{Job, Passt, Shared, Start};
+use crate::guest::{Job, Start};
 use crate::hooks::{self, Deadlines, Hooks};
 use crate::migration::{self, Identity, Listener, Security};
+use crate::nic::{self, Attachment, Found};
 use crate::pod::cpus::Pinning;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
 use crate::survey::FitPod;
-use crate::vmm::config::vm_config;
 
 /// What this launcher is there for.
 #[derive(Debug, Clone)]
@@ -33,8 +37,8 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// A target refuses a guest that could not leave where it is either. What the manifest alone tells is told before the
-    /// pod is looked at.
+    /// A target refuses a guest that cannot migrate: it could not leave the source. Where the manifest alone shows
+    /// that, it is refused before the pod is read.
     pub(crate) fn check(&self, guest: &GuestSpec) -> Result<(), Failure> {
         self.allows(&obstacles(guest, &[]))
     }
@@ -64,6 +68,7 @@ impl Role {
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) attachments: Vec<Attachment>,
+    pub(crate) explanations: Explanations,
     /// What the user should know although nothing is wrong.
     pub(crate) notes: Vec<String>,
 }
@@ -79,10 +84,11 @@ impl Layout {
         directory: &Path,
     ) -> Self {
         let found = Found { cni, pci };
-        let mut notes = binding::notes(guest);
+        let mut notes = nic::notes(guest);
         notes.extend(resolv.notes.iter().cloned());
         Self {
-            attachments: binding::attachments(guest, &plan.nics, &found, resolv, directory),
+            attachments: nic::attachments(guest, &plan.nics, &found, resolv, directory),
+            explanations: Explanations::new(guest, cni),
             notes,
         }
     }
@@ -142,11 +148,21 @@ impl Launch {
         let Layout {
             attachments,
             notes: others,
+            explanations: _,
         } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
         let notes = plan.notes.iter().cloned().chain(others).collect();
-        let drives = disks::tagged(disks, &binding::tagged(&guest, &attachments));
+        let drives = disks::tagged(disks, &nic::tagged(&guest, &attachments));
         let found = Found { cni: &cni, pci: &pci };
-        let config = vm_config(&guest, &boot, &drives, &attachments, &pci, directory).pinned(cpus.as_ref());
+        let parts = Parts {
+            guest: &guest,
+            boot: &boot,
+            cpus: cpus.as_ref(),
+            drives: &drives,
+            attachments: &attachments,
+            functions: &pci,
+            directory,
+        };
+        let config = parts.vm_config();
         let job = Job {
             owner,
             config,
@@ -159,8 +175,8 @@ impl Launch {
                 name: guest.name.clone(),
                 uid: guest.uid.clone(),
             },
-            nics: binding::describe(&guest, &plan.nics, &found, &attachments),
-            functions: binding::devices(&attachments),
+            nics: nic::describe(&guest, &plan.nics, &found, &attachments),
+            functions: nic::devices(&attachments),
             readonly_disks: migration::readonly_disks(&drives),
             obstacles,
             passt_version: passt.as_ref().and_then(|passt| passt.date),
@@ -168,20 +184,16 @@ impl Launch {
             hooks: sidecars(&guest, hooks, options),
             descriptors,
             drives,
-            shared: Shared {
-                exports: exports.directories,
-                virtiofsd: exports.virtiofsd,
-                vsock: guest.vsock.is_some(),
-            },
-            passts: attachments
+            exports,
+            vsock: guest.vsock.is_some(),
+            passt: attachments
                 .iter()
-                .filter_map(|attachment| attachment.passt.clone())
-                .zip(passt.iter())
+                .find_map(|attachment| attachment.passt.clone())
+                .zip(passt)
                 .map(|(command, passt)| Passt {
-                    program: passt.path.clone(),
+                    program: passt.path,
                     command,
-                })
-                .collect(),
+                }),
             servers: attachments
                 .into_iter()
                 .filter_map(|attachment| attachment.server)

@@ -7,9 +7,10 @@ use caps::Capability;
 use hawser_linux::programs::find as on_path;
 
 use super::finding::{Finding, Part};
+use crate::daemons::passt;
 use crate::error::Failure;
-use crate::spec::{Binding, GuestSpec, LinkState};
-use crate::{passt, privileges};
+use crate::privileges;
+use crate::spec::Interface;
 
 /// passt as it was found for a guest with an interface of that binding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +50,9 @@ pub(crate) fn cloud_hypervisor_version(program: &Path) -> Result<(), Failure> {
     }
 }
 
-/// passt, where the guest has an interface for it.
-pub(crate) fn passt(guest: &GuestSpec) -> Part<Option<PasstProgram>> {
-    let mut interfaces = guest
-        .interfaces
-        .iter()
-        .filter(|interface| interface.binding == Binding::Passt && interface.state == LinkState::Up);
-    let Some(interface) = interfaces.next() else {
+/// passt, where the guest has an interface that it serves.
+pub(crate) fn passt(interface: Option<&Interface>) -> Part<Option<PasstProgram>> {
+    let Some(interface) = interface else {
         return Part::silent(None);
     };
     let found = passt::find().and_then(|path| {
@@ -99,7 +96,7 @@ pub(crate) fn passt_if_needed() -> Vec<Finding> {
 /// A migration goes without it too.
 fn passt_repair() -> Option<Finding> {
     let ends = "connections that are open behind passt end in a migration";
-    Some(match passt::Helper::program() {
+    Some(match passt::RepairProgram::program() {
         None => Finding::Note(format!("passt-repair: not found on PATH: {ends}")),
         Some(_) if !privileges::has(Capability::CAP_NET_ADMIN) => {
             Finding::Note(format!("passt-repair: without CAP_NET_ADMIN {ends}"))

@@ -1,31 +1,31 @@
-//! One look at the pod, before anything is touched: what a start for this guest would use, and everything that stands in its
-//! way. `run` refuses with all of that, `check` prints it, and `plan` goes on with what there is.
+//! One look at the pod, before anything is touched: what a start for this guest would use, and everything that stands
+//! in its way. `run` refuses with all of that, `check` prints it, and `plan` goes on with what there is.
 
 pub(crate) mod namespace;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hawser_netsetup::{Owner, Plan, interface_names};
+use hawser_netsetup::{CniNic, Owner, Plan, interface_names};
 
 use self::namespace::{Descriptors, Network};
-use crate::binding;
+use crate::daemons::virtiofsd::{self, Exports};
 use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
 use crate::hooks;
 use crate::migration::{self, Security};
+use crate::nic::{self, Kind};
 use crate::pod::boot_source::{self, Boot};
 use crate::pod::cpus::{self, Pinning};
 use crate::pod::finding::{Finding, Part};
 use crate::pod::hugepages;
-use crate::pod::networks::{self, PodNetworks};
+use crate::pod::networks::{self, PodInterface, PodNetworks};
 use crate::pod::pci::{self, PciFunctions};
 use crate::pod::places::Places;
 use crate::pod::programs::{self, PasstProgram};
 use crate::pod::resolv::{self, Resolv};
 use crate::privileges;
-use crate::spec::GuestSpec;
-use crate::virtiofs::{self, Export};
+use crate::spec::{GuestSpec, Interface};
 
 /// How closely the pod is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(crate) enum Look {
     Glance,
     /// With the rights of a start, which is about to follow. An annotation that is still missing is waited for so long.
     Start { wait: Duration },
-    /// The same, to tell somebody.
+    /// The same, for a report.
     Check,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Survey<'a> {
     pub(crate) certificates: Option<&'a Security>,
 }
 
-/// What the pod has for its guest, part by part, in the order in which it is told.
+/// What the pod has for its guest, part by part, in the order in which it is reported.
 #[derive(Debug)]
 pub(crate) struct Pod {
     /// With the interfaces that the pod has on its networks.
@@ -74,20 +74,13 @@ pub(crate) struct Pod {
     pub(crate) resolv: Resolv,
 }
 
-/// Directories that are shared with the guest, and what shares them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Exports {
-    pub(crate) directories: Vec<Export>,
-    pub(crate) virtiofsd: PathBuf,
-}
-
 /// A pod in which nothing stands in the way of this guest.
 #[derive(Debug)]
 pub(crate) struct FitPod {
     pub(crate) guest: GuestSpec,
     pub(crate) owner: Owner,
     pub(crate) plan: Plan,
-    pub(crate) cni: Vec<hawser_netsetup::CniNic>,
+    pub(crate) cni: Vec<CniNic>,
     pub(crate) descriptors: Descriptors,
     pub(crate) boot: Boot,
     pub(crate) cpus: Option<Pinning>,
@@ -137,7 +130,7 @@ impl Survey<'_> {
                 Some(networks) => self.pci(&guest, networks.as_ref(), user),
                 None => Part::unknown(),
             },
-            passt: programs::passt(&guest),
+            passt: programs::passt(nic::behind_passt(&guest)),
             cloud_hypervisor: self.cloud_hypervisor(),
             state_dir: self.state_dir(),
             hooks: self.hooks(&guest),
@@ -149,7 +142,7 @@ impl Survey<'_> {
         }
     }
 
-    /// The wiring alone: for whom, and what it changes.
+    /// The wiring alone: the user of the guest's processes, and what is changed.
     pub(crate) fn wiring(&self, guest: GuestSpec) -> Result<(Owner, Plan, Vec<String>), Failure> {
         let owner = privileges::owner(self.uid)?;
         let networks = self.networks();
@@ -168,7 +161,7 @@ impl Survey<'_> {
         Ok((owner, all.require()?.plan, notes))
     }
 
-    /// What there is to say of a pod whose guest is not known.
+    /// What is found in a pod whose guest is not known.
     pub(crate) fn without_guest(&self) -> Vec<Finding> {
         let mut owner = Part::of(privileges::owner(self.uid), |owner| {
             format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
@@ -231,10 +224,10 @@ impl Survey<'_> {
         if guest.filesystems.is_empty() {
             return Part::silent(Exports::default());
         }
-        let virtiofsd = Part::of(virtiofs::program(), |path| {
+        let virtiofsd = Part::of(virtiofsd::program(), |path| {
             format!("virtiofsd: {}", path.display())
         });
-        let directories = match self.as_owner(owner, || virtiofs::find(self.places, guest)) {
+        let directories = match self.as_owner(owner, || virtiofsd::find(self.places, guest)) {
             Ok(found) => Part::all(found, |export| {
                 format!("file system {}: {}", export.name, export.directory.display())
             }),
@@ -247,7 +240,12 @@ impl Survey<'_> {
     }
 
     fn pci(&self, guest: &GuestSpec, networks: Option<&PodNetworks>, owner: Owner) -> Part<PciFunctions> {
-        let found = pci::find(guest, networks, &self.places.device_metadata);
+        let found = pci::find(
+            guest,
+            &nic::with_vf(guest),
+            networks,
+            &self.places.device_metadata,
+        );
         match self.look {
             Look::Glance => found.and_then(pci::glance),
             Look::Start { .. } | Look::Check => {
@@ -259,7 +257,7 @@ impl Survey<'_> {
     fn cloud_hypervisor(&self) -> Part<PathBuf> {
         let found = programs::cloud_hypervisor(&self.places.cloud_hypervisor);
         let found = found.and_then(|path| {
-            // A start is told by the VMM itself, which is on its way up by then.
+            // A start asks the running VMM.
             if self.look == Look::Check {
                 programs::cloud_hypervisor_version(&path)?;
             }
@@ -349,7 +347,7 @@ impl Pod {
         Ok((fit, notes))
     }
 
-    /// What there is to say besides what stands in the way.
+    /// What is to be known besides what stands in the way.
     pub(crate) fn notes(&self) -> Vec<String> {
         let networks = self.network.notes();
         networks
@@ -395,23 +393,39 @@ fn neither() -> Failure {
     Failure::new(ExitCode::Internal, "a part of the pod is neither fit nor unfit")
 }
 
-/// The guest with the interfaces that a pod with these would have for it.
-pub(crate) fn name_interfaces_here(
+/// The guest with the interfaces and CNI devices that this pod has for it, as far as anybody can read them: also where
+/// this is no pod of the guest's. `uid` is the user that the guest's processes would run as.
+pub(crate) fn as_far_as_known(
     guest: GuestSpec,
     network_status: Option<&Path>,
-    interfaces: &[String],
-) -> Result<GuestSpec, Failure> {
+    uid: u32,
+) -> Result<(GuestSpec, Vec<CniNic>), Failure> {
     let networks = PodNetworks::await_file(network_status, Duration::ZERO).map_err(networks_unfit)?;
-    networks::named(guest, networks.as_ref(), interfaces).map_err(networks_unfit)
+    let named = |guest, there: &[String]| networks::named(guest, networks.as_ref(), there, pod_interface);
+    let here = named(guest.clone(), &interface_names());
+    // In no pod of the guest's, its interfaces have the names that they would have.
+    let guest = here.or_else(|_| named(guest, &[])).map_err(networks_unfit)?;
+    let owner = privileges::owner(uid).unwrap_or(Owner { uid, gid: uid });
+    let cni = namespace::cni_devices(&guest, owner);
+    Ok((guest, cni))
+}
+
+fn pod_interface(interface: &Interface) -> PodInterface {
+    Kind::of(interface).pod_interface
 }
 
 /// The guest with the interfaces that the pod has on its networks, if it has one on each.
 fn name_interfaces(guest: GuestSpec, networks: &Part<Option<PodNetworks>>) -> (GuestSpec, Part<()>) {
-    // Why they could not be read is said already.
+    // Why they could not be read is a finding already.
     let Some(networks) = networks.value() else {
         return (guest, Part::unknown());
     };
-    match networks::named(guest.clone(), networks.as_ref(), &interface_names()) {
+    match networks::named(
+        guest.clone(),
+        networks.as_ref(),
+        &interface_names(),
+        pod_interface,
+    ) {
         Ok(named) => (named, Part::silent(())),
         Err(error) => (guest, Part::bad(networks_unfit(error))),
     }
@@ -431,7 +445,7 @@ fn devices(guest: &GuestSpec, owner: Owner, devices: &[&'static str]) -> Part<Ve
     let needed = devices
         .iter()
         .copied()
-        .filter(|device| *device != privileges::TUN || binding::needs_tap(guest));
+        .filter(|device| *device != privileges::TUN || nic::needs_tap(guest));
     usable(needed, owner)
 }
 

@@ -9,8 +9,8 @@ use hawser_netsetup::{
     open_macvtap,
 };
 
-use crate::binding;
 use crate::error::{ExitCode, Failure};
+use crate::nic;
 use crate::pod::finding::{Finding, Part};
 use crate::privileges;
 use crate::spec::GuestSpec;
@@ -27,7 +27,7 @@ pub(crate) type Descriptors = BTreeMap<String, Vec<OwnedFd>>;
 
 /// Reads the namespace and plans the wiring.
 pub(super) fn network(guest: &GuestSpec, owner: Owner) -> Part<Network> {
-    let net = binding::net_spec(guest, owner);
+    let net = nic::net_spec(guest, owner);
     let mut notes = Vec::new();
     let network = block_on(look(guest, &net, &mut notes));
     Part::or_bad(network).with_notes(notes)
@@ -38,9 +38,9 @@ async fn look(guest: &GuestSpec, net: &NetSpec, notes: &mut Vec<String>) -> Resu
     find_routers(net, &mut observed).await?;
     let mut cni = Vec::new();
     let mut failures = Vec::new();
-    for spec in binding::cni_specs(guest) {
+    for spec in nic::cni_specs(guest) {
         match CniNic::find(&spec, net.owner, &observed, notes) {
-            Ok(nic) => cni.push(nic),
+            Ok(found) => cni.push(found),
             Err(error) => failures.push(error.into()),
         }
     }
@@ -59,8 +59,8 @@ async fn look(guest: &GuestSpec, net: &NetSpec, notes: &mut Vec<String>) -> Resu
 }
 
 /// What CNI plugins have made for the guest, as far as that can be seen here.
-pub(crate) fn cni_devices(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
-    let specs = binding::cni_specs(guest);
+pub(super) fn cni_devices(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
+    let specs = nic::cni_specs(guest);
     if specs.is_empty() {
         return Vec::new();
     }
@@ -103,7 +103,7 @@ pub(super) fn nft() -> Finding {
     }
 }
 
-/// Opens what the VMM gets as descriptors. Done by whoever hawser is, before anything is wired.
+/// Opens what the VMM gets as descriptors: as the user that hawser was started as, before anything is wired.
 pub(super) fn descriptors(cni: &[CniNic], owner: Owner) -> Part<Descriptors> {
     let mut opened = BTreeMap::new();
     let mut failures = Vec::new();
@@ -137,7 +137,7 @@ fn cannot_open(error: MacvtapError, interface: &str, owner: Owner) -> Failure {
     Failure::unfit("network", remedy).because(error)
 }
 
-/// What can be said of the namespace without a guest.
+/// What is found in the namespace without a guest.
 pub(super) fn facts() -> Part<()> {
     match block_on(async { Ok(observe().await?) }) {
         Ok(observed) => describe(&observed),

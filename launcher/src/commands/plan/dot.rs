@@ -1,22 +1,24 @@
-//! The pod drawn for Graphviz ("The DOT Language"): the paths that `hawser explain` tells of, with the addresses that the
+//! The pod drawn for Graphviz ("The DOT Language"): the paths that `hawser explain` prints, with the addresses that the
 //! plan has found for them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use hawser_netsetup::{CniNic, GuestNic, Plan};
+use hawser_netsetup::{GuestNic, Plan};
 
-use crate::binding::{self, Attachment, Explanation};
+use crate::launch::Layout;
+use crate::nic::Explanation;
 use crate::spec::GuestSpec;
 
-pub(super) fn dot(guest: &GuestSpec, plan: &Plan, cni: &[CniNic], attachments: &[Attachment]) -> String {
+pub(super) fn dot(guest: &GuestSpec, plan: &Plan, layout: &Layout) -> String {
     let mut nodes = BTreeSet::new();
     let mut edges = Vec::new();
-    for explanation in binding::explain(guest, cni) {
+    for explanation in &layout.explanations.interfaces {
         let nic = plan.nics.iter().find(|nic| nic.name == explanation.interface);
-        draw(&explanation, nic, &mut nodes, &mut edges);
+        draw(explanation, nic, &mut nodes, &mut edges);
         if let Some(nic) = nic {
-            let server = attachments
+            let server = layout
+                .attachments
                 .iter()
                 .filter_map(|attachment| attachment.server.as_ref())
                 .find(|server| server.tap == nic.server_tap);
@@ -142,6 +144,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::Explanations;
 
     #[test]
     fn the_paths_of_explain_are_what_is_drawn() {
@@ -156,7 +159,12 @@ mod tests {
             notes: Vec::new(),
             journal: hawser_netsetup::Journal::default(),
         };
-        insta::assert_snapshot!(dot(&guest, &plan, &[], &[]));
+        let layout = Layout {
+            attachments: Vec::new(),
+            explanations: Explanations::new(&guest, &[]),
+            notes: Vec::new(),
+        };
+        insta::assert_snapshot!(dot(&guest, &plan, &layout));
     }
 
     #[test]

@@ -6,18 +6,18 @@ use std::path::PathBuf;
 use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
 use serde_json::{Value, json};
 
-use crate::binding::{Attachment, ports_text};
+use crate::daemons::passt;
 use crate::devices;
 use crate::disks::Drive;
 use crate::hooks;
-use crate::launch::Layout;
-use crate::passt;
+use crate::launch::{Layout, Parts};
+use crate::nic::{Attachment, ports_text};
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::finding::Part;
 use crate::pod::pci::PciFunctions;
 use crate::spec::{GuestSpec, Interface, Mac};
-use crate::vmm::config::{VmConfig, vm_config};
+use crate::vmm::config::VmConfig;
 
 pub(super) struct Output<'a> {
     pub(super) guest: &'a GuestSpec,
@@ -74,7 +74,7 @@ impl Output<'_> {
             for line in facts(nic, self.interface(nic)) {
                 let _ = writeln!(out, "  {line}");
             }
-            if let Some(command) = self.passts().find(|command| command.nic == nic.name) {
+            if let Some(command) = self.passt_commands().find(|command| command.nic == nic.name) {
                 let _ = writeln!(out, "  runs passt {}", shell_words(&command.arguments));
             }
         }
@@ -136,7 +136,7 @@ impl Output<'_> {
             "cni": self.cni,
             "leases": servers.map(|server| &server.lease).collect::<Vec<_>>(),
             "vmConfig": self.vm_config(),
-            "passt": self.passts().collect::<Vec<_>>(),
+            "passt": self.passt_commands().collect::<Vec<_>>(),
             "functions": self.pci.vfs,
             "hostDevices": self.pci.host,
             "notes": self.all_notes().collect::<Vec<_>>(),
@@ -146,15 +146,16 @@ impl Output<'_> {
     /// Known once what boots and every disk are.
     fn vm_config(&self) -> Option<VmConfig> {
         let (boot, disks) = self.boot.value().zip(self.disks.value())?;
-        let config = vm_config(
-            self.guest,
+        let parts = Parts {
+            guest: self.guest,
             boot,
-            disks,
-            self.attachments(),
-            self.pci,
-            &self.directory,
-        );
-        Some(config.pinned(self.cpus.value().and_then(Option::as_ref)))
+            cpus: self.cpus.value().and_then(Option::as_ref),
+            drives: disks,
+            attachments: self.attachments(),
+            functions: self.pci,
+            directory: &self.directory,
+        };
+        Some(parts.vm_config())
     }
 
     fn attachments(&self) -> &[Attachment] {
@@ -166,14 +167,14 @@ impl Output<'_> {
         self.layout.notes.iter().chain(&self.notes)
     }
 
-    fn passts(&self) -> impl Iterator<Item = &passt::Command> {
+    fn passt_commands(&self) -> impl Iterator<Item = &passt::Command> {
         self.attachments()
             .iter()
             .filter_map(|attachment| attachment.passt.as_ref())
     }
 
     pub(super) fn dot(&self) -> String {
-        super::dot::dot(self.guest, self.plan, self.cni, self.attachments())
+        super::dot::dot(self.guest, self.plan, self.layout)
     }
 
     fn interface(&self, nic: &GuestNic) -> Option<&Interface> {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::{Hands, MAX_PAUSE, Outgoing};
+use crate::daemons::passt;
 use crate::migration::link::{Link, Received};
 use crate::migration::message::Message;
 use crate::migration::report::Report;
 use crate::migration::source::Event;
 use crate::migration::vf_hotplug::VfHotplug;
 use crate::migration::vmm_watchdog::watch;
-use crate::passt;
 use crate::vmm::events::VmmEvent;
 use crate::vmm::process;
 

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress};
 
 pub(crate) use claims::{CLAIMS, claimed};
-pub(crate) use names::{named, pod_interface, possible_names};
+pub(crate) use names::{PodInterface, named, pod_interface, possible_names};
 pub(crate) use resources::{Given, Resources};
 
 /// Where KubeVirt's pods have it.
@@ -85,7 +85,7 @@ pub(crate) enum Error {
 pub(crate) struct PodNetwork {
     /// KubeVirt's: the manifest's name of the network. Multus': `namespace/name` of the NetworkAttachmentDefinition.
     pub(crate) name: String,
-    /// The pod's interface; KubeVirt's form does not tell it.
+    /// The pod's interface; KubeVirt's form does not name it.
     pub(crate) interface: Option<String>,
     /// As the CNI plugin set it.
     pub(crate) mac: Option<Mac>,
@@ -123,10 +123,10 @@ impl PodNetworks {
 
     /// The same, but a file that is there and empty is waited for: the kubelet makes it before the CNI plugins have run,
     /// and fills it when the annotation reaches it.
-    pub(crate) fn await_file(named: Option<&Path>, patience: Duration) -> Result<Option<Self>, Error> {
+    pub(crate) fn await_file(named: Option<&Path>, timeout: Duration) -> Result<Option<Self>, Error> {
         let path = named.unwrap_or(Path::new(DEFAULT_PATH));
         if named.is_some() || path.exists() {
-            wait_for_file::until_written(path, patience).map_err(|source| Error::Read {
+            wait_for_file::until_written(path, timeout).map_err(|source| Error::Read {
                 path: path.to_owned(),
                 source,
             })?;
@@ -172,7 +172,7 @@ impl PodNetworks {
     /// The pod's network of each of the guest's, by the name of the latter.
     ///
     /// Two networks may be of one NetworkAttachmentDefinition. Then the one whose interface has the name that
-    /// `interface_of` tells comes first, else they are taken in order.
+    /// `interface_of` returns comes first, else they are taken in order.
     pub(crate) fn of_guest(
         &self,
         guest: &GuestSpec,
@@ -319,7 +319,7 @@ struct MultusEntry {
     default: bool,
 }
 
-/// The part of the Device Information Specification that tells the device.
+/// The part of the Device Information Specification that names the device.
 #[derive(Deserialize)]
 struct DeviceInfo {
     pci: Option<PciInfo>,

@@ -1,9 +1,9 @@
 //! Which of the pod's interfaces is on which network.
 //!
-//! - What Multus' network-status says, where it was given.
-//! - Else by what KubeVirt tells Multus to call it: `eth0` on the primary network, `pod` and the first 11 hex digits of the
-//!   SHA-256 of the network's name on another.
-//! - Else, where there is none of that name, by what Multus calls it unless it is told: `net1` on the first secondary
+//! - The one that Multus' network-status names, where that was passed.
+//! - Else the one that KubeVirt has Multus call so: `eth0` on the primary network, `pod` and the first 11 hex digits of
+//!   the SHA-256 of the network's name on another.
+//! - Else, where there is none of that name, the one that Multus calls so by default: `net1` on the first secondary
 //!   network, and so on.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::{Error, Form, PodNetworks};
-use crate::spec::{Binding, DomainAttachment, GuestSpec, Interface, Network, NetworkSource};
+use crate::spec::{GuestSpec, Interface, Network, NetworkSource};
 
 /// The primary network's interface, by the container runtimes' convention.
 const PRIMARY: &str = "eth0";
 /// linux/if.h: IFNAMSIZ, without the end of the string.
-const LONGEST: usize = 15;
+const MAX_NAME_BYTES: usize = 15;
 
 /// The name that KubeVirt gives.
 pub(crate) fn conventional_name(network: &Network) -> String {
@@ -30,7 +30,7 @@ pub(crate) fn conventional_name(network: &Network) -> String {
     }
 }
 
-/// The pod's interface of a network: what the pod says, else what KubeVirt would have it called.
+/// The pod's interface of a network: the one that the pod was found to have, else KubeVirt's name for it.
 pub(crate) fn pod_interface(network: &Network) -> String {
     match &network.pod_interface {
         Some(name) => name.clone(),
@@ -52,27 +52,37 @@ pub(super) fn is_interface_name(name: &str) -> bool {
     let bad = |character: char| {
         matches!(character, '/' | ':') || character.is_whitespace() || character.is_control()
     };
-    !name.is_empty() && name.len() <= LONGEST && !matches!(name, "." | "..") && !name.contains(bad)
+    !name.is_empty() && name.len() <= MAX_NAME_BYTES && !matches!(name, "." | "..") && !name.contains(bad)
 }
 
-/// The guest with each network's interface known, as far as anybody says it. `there` are the pod's interfaces.
+/// Whether the pod has an interface of a NIC's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PodInterface {
+    /// Not while the guest has the NIC.
+    None,
+    /// Its name is needed.
+    Wanted,
+    /// A CNI plugin has made a device of it, which is looked for by all of its possible names.
+    MadeByCni,
+}
+
+/// The guest with each network's interface known, as far as it can be. `there` are the pod's interfaces, and
+/// `pod_interface` says of which NICs one is needed.
 ///
 /// # Errors
-/// A network that the status does not tell of, or that no interface of the pod could be on; two networks that would have
+/// A network that is not in the status, or that no interface of the pod could be on; two networks that would have
 /// the same interface.
 pub(crate) fn named(
     mut guest: GuestSpec,
     status: Option<&PodNetworks>,
     there: &[String],
+    pod_interface: impl Fn(&Interface) -> PodInterface,
 ) -> Result<GuestSpec, Error> {
+    let needs_one = |interface: &Interface| pod_interface(interface) != PodInterface::None;
     let mut by_status = BTreeMap::new();
     if let Some(status) = status.filter(|status| status.form == Form::Multus) {
         let found = status.of_guest(&guest, conventional_name);
-        for interface in guest
-            .interfaces
-            .iter()
-            .filter(|interface| is_over_an_interface(interface))
-        {
+        for interface in guest.interfaces.iter().filter(|interface| needs_one(interface)) {
             let network = &interface.network;
             match found.get(&network.name).map(|entry| entry.interface.clone()) {
                 Some(Some(name)) => drop(by_status.insert(network.name.clone(), name)),
@@ -82,7 +92,7 @@ pub(crate) fn named(
                     return Err(Error::NotThere {
                         field: network.path.clone(),
                         path: status.path.clone(),
-                        there: told(status),
+                        there: list(status),
                     });
                 }
             }
@@ -90,15 +100,14 @@ pub(crate) fn named(
     }
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     for interface in &mut guest.interfaces {
-        if !is_over_an_interface(interface) {
+        if !needs_one(interface) {
             continue;
         }
-        let is_tap = is_made_by_cni(interface);
+        let made_by_cni = pod_interface(interface) == PodInterface::MadeByCni;
         let network = &mut interface.network;
         match by_status.remove(&network.name) {
             Some(name) => network.pod_interface = Some(name),
-            // The device of a CNI plugin is looked for by all of its possible names.
-            None if is_tap => continue,
+            None if made_by_cni => continue,
             None => network.pod_interface = by_convention(network, there)?,
         }
         let Some(name) = network.pod_interface.clone() else {
@@ -121,7 +130,7 @@ fn by_convention(network: &Network, there: &[String]) -> Result<Option<String>, 
     let is_there = |name: &&String| there.contains(name);
     match (names.iter().find(is_there), names.as_slice()) {
         (Some(name), _) => Ok(Some(name.clone())),
-        // Who plans the wiring says so.
+        // The plan of the wiring refuses it.
         (None, [_]) => Ok(None),
         (None, _) if there.is_empty() => Ok(None),
         (None, _) => Err(Error::NoInterface {
@@ -132,20 +141,7 @@ fn by_convention(network: &Network, there: &[String]) -> Result<Option<String>, 
     }
 }
 
-/// A VF has no interface in the pod while the guest has it.
-fn is_over_an_interface(interface: &Interface) -> bool {
-    match &interface.binding {
-        Binding::Masquerade | Binding::Bridge | Binding::Passt => true,
-        Binding::Sriov => false,
-        Binding::Plugin { plugin, .. } => plugin.domain_attachment_type.is_some(),
-    }
-}
-
-fn is_made_by_cni(interface: &Interface) -> bool {
-    matches!(&interface.binding, Binding::Plugin { plugin, .. } if plugin.domain_attachment_type == Some(DomainAttachment::Tap))
-}
-
-fn told(status: &PodNetworks) -> String {
+fn list(status: &PodNetworks) -> String {
     let entries = status.list.iter().map(|entry| match &entry.interface {
         Some(interface) => format!("{} ({interface})", entry.name),
         None => format!("{} (without an interface)", entry.name),
@@ -180,10 +176,15 @@ mod tests {
         crate::spec::load(&manifest).unwrap().spec
     }
 
+    fn of_kind(interface: &Interface) -> PodInterface {
+        crate::nic::Kind::of(interface).pod_interface
+    }
+
     fn names(status: Option<&str>, there: &[&str]) -> Result<Vec<String>, String> {
         let status = status.map(|text| PodNetworks::parse(text, Path::new("/status")).unwrap());
         let there: Vec<String> = there.iter().map(|&name| name.to_owned()).collect();
-        let guest = named(guest("bridge: {}"), status.as_ref(), &there).map_err(|error| error.to_string())?;
+        let guest = named(guest("bridge: {}"), status.as_ref(), &there, of_kind)
+            .map_err(|error| error.to_string())?;
         let mut all: Vec<_> = guest.interfaces.iter().map(|i| &i.network).collect();
         all.sort_by_key(|network| network.path.clone());
         Ok(all
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(names(Some(MULTUS), &there).unwrap(), ["eth0", "ens7", "net2"]);
         let primary = MULTUS.replace("\"eth0\"", "\"ovn-udn1\"");
         assert_eq!(names(Some(&primary), &there).unwrap()[0], "ovn-udn1");
-        // Older than Multus' `default`, or a pod network that Multus does not tell of.
+        // Older than Multus' `default`, or a pod network that Multus leaves out.
         let without = MULTUS.replace("\"default\":true", "\"default\":false");
         assert_eq!(names(Some(&without), &there).unwrap()[0], "eth0");
         // KubeVirt's own form names no interface.
@@ -281,20 +282,23 @@ mod tests {
                 .collect()
         };
         let expected = [Some("eth0".to_owned()), Some("net1".to_owned())];
-        assert_eq!(names(named(guest(), None, &there).unwrap()), expected);
-        // Both are of one NetworkAttachmentDefinition, and the order is not what tells them apart.
+        assert_eq!(names(named(guest(), None, &there, of_kind).unwrap()), expected);
+        // Both are of one NetworkAttachmentDefinition, and their order does not distinguish them.
         let status = r#"[{"name":"default/net","interface":"net1"},
           {"name":"default/net","interface":"ens3","default":true}]"#;
         let status = PodNetworks::parse(status, Path::new("/status")).unwrap();
         let expected = [Some("ens3".to_owned()), Some("net1".to_owned())];
-        assert_eq!(names(named(guest(), Some(&status), &there).unwrap()), expected);
+        assert_eq!(
+            names(named(guest(), Some(&status), &there, of_kind).unwrap()),
+            expected
+        );
     }
 
     #[test]
     fn a_vf_has_no_interface_to_be_found() {
         let status =
             PodNetworks::parse(&MULTUS.replace("default/red-net", "gone"), Path::new("/status")).unwrap();
-        let guest = named(guest("sriov: {}"), Some(&status), &["eth0".to_owned()]).unwrap();
+        let guest = named(guest("sriov: {}"), Some(&status), &["eth0".to_owned()], of_kind).unwrap();
         assert!(
             guest
                 .interfaces

@@ -1,5 +1,5 @@
-//! Waits for a file to be filled. The kubelet puts a new directory of such files in the place of the old one, by renaming a
-//! link beside them (`..data`), so it is the directory that is watched (inotify(7)).
+//! Waits for a file to be filled. The kubelet puts a new directory of such files in the place of the old one, by
+//! renaming a link beside them (`..data`), so it is the directory that is watched (inotify(7)).
 
 use std::fs;
 use std::io;
@@ -11,9 +11,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-/// Returns when the file holds something, or when `patience` is over: what to think of that is the caller's.
-pub(super) fn until_written(path: &Path, patience: Duration) -> io::Result<()> {
-    let end = Instant::now() + patience;
+/// Returns when the file holds something, or when `timeout` is over: the caller judges that.
+pub(super) fn until_written(path: &Path, timeout: Duration) -> io::Result<()> {
+    let end = Instant::now() + timeout;
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
@@ -22,23 +22,26 @@ pub(super) fn until_written(path: &Path, patience: Duration) -> io::Result<()> {
     // Watched before it is looked at, so that nothing is missed in between.
     let changes = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;
     inotify.add_watch(directory, changes)?;
-    let mut said = false;
+    let mut logged = false;
     while fs::metadata(path)?.len() == 0 {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(());
         }
-        if !said {
+        if !logged {
             tracing::info!(
                 event = "waiting-for-file",
                 path = %path.display(),
                 "waiting for {} to be filled",
                 path.display()
             );
-            said = true;
+            logged = true;
         }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)], timeout) {
+        let poll_timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(
+            &mut [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)],
+            poll_timeout,
+        ) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -11,7 +11,7 @@ use hawser_netsetup::Owner;
 
 use super::finding::{Finding, Part};
 use super::networks::PodNetworks;
-use crate::spec::{GuestSpec, PciAddress};
+use crate::spec::{GuestSpec, Interface, PciAddress};
 
 pub(crate) use host_devices::HostFunction;
 pub(crate) use vfio::Access;
@@ -36,13 +36,14 @@ impl PciFunctions {
     }
 }
 
-/// Which functions they are. `networks` is the pod's network-status.
+/// Which functions they are. `with_vf` are the interfaces that have a VF each, `networks` is the pod's network-status.
 pub(crate) fn find(
     guest: &GuestSpec,
+    with_vf: &[&Interface],
     networks: Option<&PodNetworks>,
     device_metadata: &Path,
 ) -> Part<PciFunctions> {
-    vfs::find(guest, networks, device_metadata).and_then(|vfs| {
+    vfs::find(guest, with_vf, networks, device_metadata).and_then(|vfs| {
         let host = Part::or_bad(host_devices::find(guest, &vfs, device_metadata));
         host.and_then(|host| {
             let lines: Vec<_> = vfs

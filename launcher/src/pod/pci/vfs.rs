@@ -1,7 +1,7 @@
 //! Which virtual function each SR-IOV interface of the guest has.
 //!
-//! The pod's network-status says it, or a claim's metadata, or the variables of the SR-IOV device plugin (`networks`). What
-//! is asked of the kernel about such a function is the same as for any other (`vfio`).
+//! The pod's network-status names it, or a claim's metadata, or the variables of the SR-IOV device plugin (`networks`).
+//! What is asked of the kernel about such a function is the same as for any other (`vfio`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::error::{ExitCode, Failure};
 use crate::pod::finding::Part;
 use crate::pod::networks::{self, PodNetworks, Resources, pod_interface};
-use crate::spec::{Binding, Claim, GuestSpec, Interface, Mac, NetworkSource, PciAddress};
+use crate::spec::{Claim, GuestSpec, Interface, Mac, NetworkSource, PciAddress};
 
 /// Which function an interface of the guest has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,13 +38,14 @@ impl fmt::Display for Vf {
     }
 }
 
-/// Which function each SR-IOV interface has. `networks` is the pod's network-status.
+/// Which function each of the SR-IOV interfaces `with_vf` has. `networks` is the pod's network-status.
 pub(crate) fn find(
     guest: &GuestSpec,
+    with_vf: &[&Interface],
     networks: Option<&PodNetworks>,
     device_metadata: &Path,
 ) -> Part<Vec<Vf>> {
-    if of_guest(guest).next().is_none() {
+    if with_vf.is_empty() {
         return Part::silent(Vec::new());
     }
     let fail = |error: networks::Error| {
@@ -57,45 +58,39 @@ pub(crate) fn find(
     let claimed = |claim: &Claim| networks::claimed(device_metadata, claim).map_err(fail);
     let found = Resources::from_environment()
         .map_err(fail)
-        .and_then(|resources| choose(guest, networks, &resources, claimed));
+        .and_then(|resources| choose(guest, with_vf, networks, &resources, claimed));
     match found {
         Ok((vfs, notes)) => Part::silent(vfs).with_notes(notes),
         Err(failure) => Part::bad(failure),
     }
 }
 
-fn of_guest(guest: &GuestSpec) -> impl Iterator<Item = &Interface> {
-    guest
-        .interfaces
-        .iter()
-        .filter(|interface| interface.binding == Binding::Sriov)
-}
-
 fn choose(
     guest: &GuestSpec,
+    with_vf: &[&Interface],
     networks: Option<&PodNetworks>,
     resources: &Resources,
     claimed: impl Fn(&Claim) -> Result<PciAddress, Failure>,
 ) -> Result<(Vec<Vf>, Vec<String>), Failure> {
-    let told = networks.map(|networks| networks.of_guest(guest, pod_interface));
-    let told = told.unwrap_or_default();
+    let in_status = networks.map(|networks| networks.of_guest(guest, pod_interface));
+    let in_status = in_status.unwrap_or_default();
     let mut addresses: BTreeMap<&str, PciAddress> = BTreeMap::new();
-    for interface in of_guest(guest) {
+    for interface in with_vf {
         let name = interface.network.name.as_str();
         let address = match &interface.network.source {
             NetworkSource::ResourceClaim(claim) => Some(claimed(claim)?),
-            _ => told.get(name).and_then(|network| network.pci),
+            _ => in_status.get(name).and_then(|network| network.pci),
         };
         if let Some(address) = address {
             addresses.insert(name, address);
         }
     }
-    let from_plugin = from_resources(guest, resources, &addresses)?;
+    let from_plugin = from_resources(with_vf, resources, &addresses)?;
     addresses.extend(from_plugin);
 
     let mut vfs: Vec<Vf> = Vec::new();
     let mut notes = Vec::new();
-    for interface in of_guest(guest) {
+    for interface in with_vf {
         let network = &interface.network;
         let Some(address) = addresses.get(network.name.as_str()).copied() else {
             return Err(Failure::new(
@@ -112,7 +107,7 @@ fn choose(
                 "check what assigned the addresses: each network needs a VF of its own",
             ));
         }
-        let entry = told.get(&network.name);
+        let entry = in_status.get(&network.name);
         let mac = entry.and_then(|entry| entry.mac);
         notes.extend(compare_macs(interface, address, mac)?);
         vfs.push(Vf {
@@ -126,16 +121,18 @@ fn choose(
     Ok((vfs, notes))
 }
 
-/// Functions of the device plugin's, for the networks that nothing else tells one of.
+/// The device plugin's functions, for the networks that nothing else names one of.
 ///
 /// Those of one resource are taken in the plugin's order by the networks in the manifest's order, which is how Multus
 /// hands them to the CNI plugin too; but only where there are as many of the one as of the other.
 fn from_resources<'a>(
-    guest: &'a GuestSpec,
+    with_vf: &[&'a Interface],
     resources: &Resources,
     known: &BTreeMap<&str, PciAddress>,
 ) -> Result<BTreeMap<&'a str, PciAddress>, Failure> {
-    let pending: Vec<_> = of_guest(guest)
+    let pending: Vec<&Interface> = with_vf
+        .iter()
+        .copied()
         .filter(|interface| !known.contains_key(interface.network.name.as_str()))
         .collect();
     let mut by_resource: BTreeMap<&str, Vec<&Interface>> = BTreeMap::new();
@@ -208,7 +205,7 @@ fn resource_of<'a>(interface: &Interface, resources: &'a Resources) -> Result<&'
     }
 }
 
-/// A guest that has another MAC than its manifest says would be a surprise to whoever relies on that.
+/// A guest whose MAC is not the manifest's would surprise those who rely on the manifest.
 fn compare_macs(
     interface: &Interface,
     address: PciAddress,

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::nic::with_vf;
 
 /// `red` and `blue` are VFs, `default` is masquerade.
 fn guest(red: &str) -> GuestSpec {
@@ -31,7 +32,13 @@ fn choice(
     variables: &[(&str, &str)],
 ) -> Result<Vec<String>, Failure> {
     let networks = status.map(|text| PodNetworks::parse(text, Path::new("/status")).unwrap());
-    let (vfs, _) = choose(guest, networks.as_ref(), &resources(variables), no_claim)?;
+    let (vfs, _) = choose(
+        guest,
+        &with_vf(guest),
+        networks.as_ref(),
+        &resources(variables),
+        no_claim,
+    )?;
     Ok(vfs
         .iter()
         .map(|vf| format!("{} {}", vf.name, vf.address))
@@ -139,10 +146,11 @@ fn a_claims_device_is_the_claims() {
         assert_eq!((claim.name.as_str(), claim.request.as_str()), ("nets", "vf"));
         Ok("0000:01:10.6".parse().unwrap())
     };
-    let (vfs, _) = choose(&guest, None, &resources(&[]), claimed).unwrap();
+    let (vfs, _) = choose(&guest, &with_vf(&guest), None, &resources(&[]), claimed).unwrap();
     assert_eq!(vfs[0].address.to_string(), "0000:01:10.6");
     let failure = choose(
         &guest,
+        &with_vf(&guest),
         None,
         &resources(&[("PCIDEVICE_A", "0000:01:10.0")]),
         no_claim,
@@ -163,13 +171,13 @@ fn a_mac_is_compared_with_what_was_set_on_the_physical_function() {
          02:00:00:00:00:01"
     );
     let variables = resources(&[("PCIDEVICE_A", "0000:01:10.2,0000:01:10.0")]);
-    let (vfs, notes) = choose(&other, None, &variables, no_claim).unwrap();
+    let (vfs, notes) = choose(&other, &with_vf(&other), None, &variables, no_claim).unwrap();
     assert_eq!((vfs.len(), notes.len()), (2, 1), "{notes:?}");
     assert!(
         notes[0].starts_with("spec.domain.devices.interfaces[1].macAddress: 02:00:00:00:00:09 is wanted")
     );
     let networks = PodNetworks::parse(&both, Path::new("/status")).unwrap();
-    let (vfs, notes) = choose(&same, Some(&networks), &resources(&[]), no_claim).unwrap();
+    let (vfs, notes) = choose(&same, &with_vf(&same), Some(&networks), &resources(&[]), no_claim).unwrap();
     assert_eq!((vfs[0].mtu, vfs[1].mtu), (Some(9000), None));
     assert!(notes.is_empty(), "{notes:?}");
 }
@@ -178,7 +186,14 @@ fn a_mac_is_compared_with_what_was_set_on_the_physical_function() {
 fn a_vf_is_shown_with_what_is_known_of_it() {
     let both = info(&[RED, BLUE]);
     let networks = PodNetworks::parse(&both, Path::new("/status")).unwrap();
-    let (vfs, _) = choose(&guest(""), Some(&networks), &resources(&[]), no_claim).unwrap();
+    let (vfs, _) = choose(
+        &guest(""),
+        &with_vf(&guest("")),
+        Some(&networks),
+        &resources(&[]),
+        no_claim,
+    )
+    .unwrap();
     let shown: Vec<_> = vfs.iter().map(Vf::to_string).collect();
     assert_eq!(
         shown,
@@ -188,7 +203,7 @@ fn a_vf_is_shown_with_what_is_known_of_it() {
         ]
     );
     let spec = guest("");
-    let text = crate::binding::explanation_text(&crate::binding::explain(&spec, &[]));
+    let text = crate::nic::explanation_text(&crate::nic::explain(&spec, &[]));
     assert!(text.contains("interface red: sriov on a VF\n"), "{text}");
     assert!(
         text.contains("can migrate  yes: the guest is asked to let go of the VF before"),

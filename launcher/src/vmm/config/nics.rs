@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hawser_netsetup::{CniDevice, CniNic, GuestNic};
 use serde::Serialize;
 
-use super::{LandlockConfig, rule};
+use super::LandlockConfig;
 use crate::pod::pci::vfio::Access;
 use crate::spec::{Mac, PciAddress};
 
@@ -18,27 +18,27 @@ pub(crate) struct NetConfig {
     id: String,
     /// Absent for a device that is handed over as a descriptor, or that a process serves.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) tap: Option<String>,
+    tap: Option<String>,
     mac: String,
     /// Travels in a live migration, so it is the same in every pod. Absent for a device that is not ours to name.
     #[serde(skip_serializing_if = "Option::is_none")]
     host_mac: Option<String>,
     #[serde(skip_serializing_if = "super::is_false")]
-    pub(super) vhost_user: bool,
+    vhost_user: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     vhost_socket: Option<PathBuf>,
     /// Receive and transmit queues together.
     num_queues: u16,
     queue_size: u16,
     #[serde(flatten)]
-    pub(super) slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
-/// A place on the guest's PCI, of which everything else is 0.
+/// A slot of the guest's PCI.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Slot {
+struct Slot {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pci_segment: Option<u16>,
+    pci_segment: Option<u16>,
     pci_device_id: u8,
 }
 
@@ -51,20 +51,30 @@ impl NetConfig {
         &self.mac
     }
 
-    pub(crate) fn place(&self) -> Option<PciAddress> {
+    /// Whether it is a TAP that cloud-hypervisor opens by its name.
+    pub(crate) fn has_tap(&self) -> bool {
+        self.tap.is_some()
+    }
+
+    /// Whether a process serves it from the guest's memory.
+    pub(crate) fn is_vhost_user(&self) -> bool {
+        self.vhost_user
+    }
+
+    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
         self.slot
             .map(|slot| address(slot.pci_segment, slot.pci_device_id))
     }
 
-    pub(crate) fn put(&mut self, address: PciAddress) {
+    pub(crate) fn set_pci_address(&mut self, address: PciAddress) {
         self.slot = Some(Slot {
             pci_segment: Some(address.domain).filter(|domain| *domain > 0),
             pci_device_id: address.slot,
         });
     }
 
-    /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest is
-    /// then told the TAP's own.
+    /// A persistent TAP, opened by name: a NIC given by descriptor cannot migrate. `mtu` stays unset: the guest
+    /// then sees the TAP's own.
     pub(crate) fn tap(nic: &GuestNic) -> Self {
         Self {
             id: nic.name.clone(),
@@ -79,7 +89,8 @@ impl NetConfig {
         }
     }
 
-    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its directory.
+    /// A NIC that a process behind `socket` serves; cloud-hypervisor connects when the guest boots, from / as its
+    /// directory.
     pub(crate) fn vhost_user(nic: &GuestNic, socket: &Path) -> Self {
         Self {
             id: nic.name.clone(),
@@ -94,7 +105,7 @@ impl NetConfig {
         }
     }
 
-    /// A NIC whose backend somebody else is going to name: a binding plugin's sidecar.
+    /// A NIC whose backend a binding plugin's sidecar will name.
     pub(crate) fn without_backend(name: &str, mac: Mac) -> Self {
         Self {
             id: name.to_owned(),
@@ -132,11 +143,11 @@ pub(crate) struct DeviceConfig {
     path: PathBuf,
     /// Of the guest, as is the slot.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pci_segment: Option<u16>,
+    pci_segment: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pci_device_id: Option<u8>,
     #[serde(skip)]
-    pub(super) access: Access,
+    access: Access,
 }
 
 fn address(segment: Option<u16>, slot: u8) -> PciAddress {
@@ -153,11 +164,11 @@ impl DeviceConfig {
         &self.id
     }
 
-    pub(crate) fn place(&self) -> Option<PciAddress> {
+    pub(crate) fn pci_address(&self) -> Option<PciAddress> {
         self.pci_device_id.map(|slot| address(self.pci_segment, slot))
     }
 
-    pub(crate) fn put(&mut self, address: PciAddress) {
+    pub(crate) fn set_pci_address(&mut self, address: PciAddress) {
         self.pci_segment = Some(address.domain).filter(|domain| *domain > 0);
         self.pci_device_id = Some(address.slot);
     }
@@ -173,6 +184,10 @@ impl DeviceConfig {
         }
     }
 
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -180,15 +195,15 @@ impl DeviceConfig {
 
 /// What cloud-hypervisor opens for functions. Its own rule for them names a node by the PCI address, and there is none of
 /// that name. The rules go along in a live migration, so they are the same in every pod: they name no function.
-pub(super) fn vfio_rules(devices: &[DeviceConfig]) -> Vec<LandlockConfig> {
+pub(crate) fn vfio_rules(devices: &[DeviceConfig]) -> Vec<LandlockConfig> {
     let mut rules = Vec::new();
     if !devices.is_empty() {
-        rules.push(rule("/dev/vfio", "rw"));
+        rules.push(LandlockConfig::write("/dev/vfio"));
     }
     if devices.iter().any(|device| device.access == Access::Iommufd) {
-        rules.push(rule("/dev/iommu", "rw"));
+        rules.push(LandlockConfig::write("/dev/iommu"));
         // Where the device's own node is called by its name.
-        rules.push(rule("/sys/devices", "r"));
+        rules.push(LandlockConfig::read("/sys/devices"));
     }
     rules
 }
