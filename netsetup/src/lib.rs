@@ -9,6 +9,7 @@ mod addressing;
 mod apply;
 mod cni;
 mod error;
+mod guest_nic;
 mod journal;
 mod kernel;
 mod observe;
@@ -21,12 +22,15 @@ pub use addressing::{Assigned, Route};
 pub use apply::{Kernel, apply, undo};
 pub use cni::{CniDevice, CniNic, CniSpec};
 pub use error::{Error, StepFailure, UndoFailure};
+pub use guest_nic::{
+    Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Joined, Masqueraded, Router6,
+};
 pub use journal::{Journal, Undo};
 pub use kernel::{
     Linux, MacvtapError, Nft, end_silence, fall_silent, interface_names, open_macvtap, open_tap,
 };
 pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
-pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Plan, Router6};
+pub use plan::Plan;
 pub use ruleset::document as ruleset;
 pub use spec::{
     GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, Passt,

@@ -103,6 +103,10 @@ fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
     }
 }
 
+fn masqueraded(plan: &Plan) -> &Masqueraded {
+    plan.nics[0].masqueraded().unwrap()
+}
+
 fn range(protocol: Protocol, first: u16, last: u16) -> PortRange {
     PortRange {
         protocol,
@@ -397,7 +401,7 @@ fn doing_without_ipv6_is_said_and_why() {
                     "{name}: {:?}",
                     plan.notes
                 );
-                assert!(plan.nics[0].v6.is_none(), "{name}");
+                assert!(masqueraded(&plan).v6.is_none(), "{name}");
             }
             None => assert_eq!(plan.notes, [""; 0], "{name}"),
         }
@@ -411,7 +415,7 @@ fn what_is_set_already_is_not_written_again() {
     eth0(&mut pod).default_route_by_ra = true;
     eth0(&mut pod).accept_ra = Some(sysctl("2"));
     let plan = Plan::new(&spec(), &pod).unwrap();
-    assert!(plan.nics[0].v6.is_some());
+    assert!(masqueraded(&plan).v6.is_some());
     let written = plan
         .steps
         .iter()
@@ -425,7 +429,7 @@ fn gateway_is_the_first_address_and_guest_the_second() {
     // As a manifest may have it: with host bits.
     masquerade(&mut spec).v4 = "172.30.0.77/26".parse().unwrap();
     let plan = Plan::new(&spec, &pod()).unwrap();
-    let (v4, v6) = (plan.nics[0].v4.unwrap(), plan.nics[0].v6.unwrap());
+    let (v4, v6) = (masqueraded(&plan).v4.unwrap(), masqueraded(&plan).v6.unwrap());
     assert_eq!(v4.network.to_string(), "172.30.0.64/26");
     assert_eq!(
         (v4.gateway.to_string(), v4.guest.to_string()),

@@ -43,7 +43,7 @@ pub(super) fn lease(
     nic: &GuestNic,
     resolv: &Resolv,
 ) -> Option<Lease> {
-    let bridged = nic.bridge.as_ref().filter(|bridged| bridged.is_served())?;
+    let bridged = nic.bridged().filter(|bridged| bridged.is_served())?;
     let options = &interface.dhcp_options;
     let v4 = bridged.v4.as_ref().map(|v4| LeaseV4 {
         address: v4.address,
@@ -150,7 +150,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC};
+    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC, Joined};
 
     use super::*;
 
@@ -168,15 +168,12 @@ mod tests {
         GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
-            tap: "tap0".into(),
-            server_tap: "srv0".into(),
             queue_pairs: 1,
             guest_mac: [2, 0, 0, 0, 0, 9],
-            gateway_mac: GATEWAY_MAC,
             mtu: 1400,
-            v4: None,
-            v6: None,
-            bridge: Some(Bridged {
+            joined: Joined::Bridge(Bridged {
+                tap: "tap0".into(),
+                server_tap: "srv0".into(),
                 bridge: "k6t-eth0".into(),
                 mac: [0x0a, 1, 2, 3, 4, 5],
                 pod_mac: [2, 0, 0, 0, 0, 9],
@@ -192,7 +189,6 @@ mod tests {
                     router,
                 }),
             }),
-            passt: None,
         }
     }
 
@@ -235,7 +231,9 @@ mod tests {
     #[test]
     fn a_pod_without_addresses_has_nothing_to_tell() {
         let mut plan = nic_plan(Router6::Unknown);
-        let bridged = plan.bridge.as_mut().unwrap();
+        let Joined::Bridge(bridged) = &mut plan.joined else {
+            panic!("{plan:?}");
+        };
         (bridged.v4, bridged.v6) = (None, None);
         assert_eq!(told(&plan), None);
     }

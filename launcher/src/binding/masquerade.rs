@@ -10,7 +10,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6};
-use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring};
+use hawser_netsetup::{
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::explain::{Explanation, Hop, Migration, ports_text};
@@ -69,9 +71,15 @@ fn ports(ports: &spec::Ports) -> Ports {
 }
 
 /// What the guest is told.
-pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Lease {
+pub(super) fn lease(
+    guest: &GuestSpec,
+    interface: &Interface,
+    nic: &GuestNic,
+    resolv: &Resolv,
+) -> Option<Lease> {
+    let masqueraded = nic.masqueraded()?;
     let options = &interface.dhcp_options;
-    let v4 = nic.v4.map(|v4| LeaseV4 {
+    let v4 = masqueraded.v4.map(|v4| LeaseV4 {
         address: v4.guest,
         prefix_len: v4.network.prefix_len(),
         server: v4.gateway,
@@ -84,7 +92,7 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         private_options: options.private_options.clone(),
         ipv6_only_wait: None,
     });
-    let v6 = nic.v6.map(|v6| LeaseV6 {
+    let v6 = masqueraded.v6.map(|v6| LeaseV6 {
         address: v6.guest,
         on_link: Some(v6.network),
         server: GATEWAY_LINK_LOCAL,
@@ -93,9 +101,9 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         dns: resolv.nameservers.iter().filter_map(only_v6).collect(),
     });
     let search = search_list(guest, &resolv.search);
-    Lease {
+    Some(Lease {
         guest_mac: nic.guest_mac,
-        server_mac: nic.gateway_mac,
+        server_mac: GATEWAY_MAC,
         mtu: u16::try_from(nic.mtu).unwrap_or(u16::MAX),
         hostname: Some(guest.hostname.clone()),
         // KubeVirt sends the first name of the search list.
@@ -103,7 +111,7 @@ pub(super) fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, re
         search,
         v4,
         v6,
-    }
+    })
 }
 
 /// What is asked about this interface.
@@ -144,7 +152,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
+    use hawser_netsetup::{FamilyPlan, Joined, Masqueraded};
 
     use super::*;
     use crate::pod::resolv;
@@ -164,26 +172,25 @@ mod tests {
         GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
-            tap: "tap0".into(),
-            server_tap: "srv0".into(),
             queue_pairs: 8,
             guest_mac: [2, 0, 0, 0, 0, 9],
-            gateway_mac: GATEWAY_MAC,
             mtu: 1400,
-            v4: Some(FamilyPlan {
-                network: V4,
-                gateway: "10.0.2.1".parse().unwrap(),
-                guest: "10.0.2.2".parse().unwrap(),
-                pod: "10.244.0.7".parse().unwrap(),
+            joined: Joined::Masquerade(Masqueraded {
+                tap: "tap0".into(),
+                server_tap: "srv0".into(),
+                v4: Some(FamilyPlan {
+                    network: V4,
+                    gateway: "10.0.2.1".parse().unwrap(),
+                    guest: "10.0.2.2".parse().unwrap(),
+                    pod: "10.244.0.7".parse().unwrap(),
+                }),
+                v6: Some(FamilyPlan {
+                    network: V6,
+                    gateway: "fd10:0:2::1".parse().unwrap(),
+                    guest: "fd10:0:2::2".parse().unwrap(),
+                    pod: "fd00::7".parse().unwrap(),
+                }),
             }),
-            v6: Some(FamilyPlan {
-                network: V6,
-                gateway: "fd10:0:2::1".parse().unwrap(),
-                guest: "fd10:0:2::2".parse().unwrap(),
-                pod: "fd00::7".parse().unwrap(),
-            }),
-            bridge: None,
-            passt: None,
         }
     }
 
@@ -201,7 +208,7 @@ mod tests {
         let resolv = resolv::parse(
             "search shop.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::a\n",
         );
-        let lease = lease(&spec, &spec.interfaces[0], &nic_plan(), &resolv);
+        let lease = lease(&spec, &spec.interfaces[0], &nic_plan(), &resolv).unwrap();
         let v4 = lease.v4.unwrap();
         assert_eq!(v4.dns, ["10.96.0.10".parse::<Ipv4Addr>().unwrap()]);
         assert_eq!(v4.ntp_servers, ["192.0.2.1".parse::<Ipv4Addr>().unwrap()]);
@@ -214,11 +221,12 @@ mod tests {
     #[test]
     fn nothing_is_said_of_a_family_that_the_guest_has_not() {
         let spec = guest("");
-        let plan = GuestNic {
-            v6: None,
-            ..nic_plan()
+        let mut plan = nic_plan();
+        let Joined::Masquerade(masqueraded) = &mut plan.joined else {
+            panic!("{plan:?}");
         };
-        let lease = lease(&spec, &spec.interfaces[0], &plan, &Resolv::default());
+        masqueraded.v6 = None;
+        let lease = lease(&spec, &spec.interfaces[0], &plan, &Resolv::default()).unwrap();
         assert!(lease.v6.is_none() && lease.v4.is_some());
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn attachments(
             return Some(over_tap(nic, None));
         }
         let lease = match interface.binding {
-            Binding::Masquerade => Some(masquerade::lease(guest, interface, nic, resolv)),
+            Binding::Masquerade => masquerade::lease(guest, interface, nic, resolv),
             Binding::Bridge => bridge::lease(guest, interface, nic, resolv),
             Binding::Plugin { .. } => None,
             Binding::Passt => {
@@ -106,10 +106,10 @@ pub(crate) struct Found<'a> {
 fn over_tap(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
     Attachment {
         device: Device::Net(NetConfig::tap(nic)),
-        server: lease.map(|lease| Server {
-            tap: nic.server_tap.clone(),
+        server: lease.zip(nic.server_tap()).map(|(lease, tap)| Server {
+            tap: tap.to_owned(),
             lease,
-            announces: nic.bridge.is_some(),
+            announces: nic.bridged().is_some(),
         }),
         passt: None,
     }
@@ -139,14 +139,17 @@ pub(crate) fn describe(
         let served = attachments
             .iter()
             .filter_map(|attachment| attachment.server.as_ref())
-            .find(|server| server.tap == nic.server_tap);
+            .find(|server| Some(server.tap.as_str()) == nic.server_tap());
         let v4 = served.and_then(|server| server.lease.v4.as_ref());
         let v6 = served.and_then(|server| server.lease.v6.as_ref());
-        let by_passt = nic.passt.iter().flat_map(passt::addresses);
+        let by_passt = nic.passt().into_iter().flat_map(passt::addresses);
         NicDescription {
             name: nic.name.clone(),
             binding: binding(&nic.name),
-            tap: nic.tap.clone(),
+            // Launchers of version 1 compare this name for passt too, which has no TAP.
+            tap: nic
+                .tap()
+                .map_or_else(|| hawser_netsetup::tap_name(&nic.pod_interface), str::to_owned),
             tap_mac: None,
             mac: Mac(nic.guest_mac).to_string(),
             mtu: nic.mtu,
@@ -157,8 +160,8 @@ pub(crate) fn describe(
                 .chain(v6.map(|v6| v6.address.to_string()))
                 .chain(by_passt)
                 .collect(),
-            passt: nic.passt.clone(),
-            pod: nic.passt.clone(),
+            passt: nic.passt().cloned(),
+            pod: nic.passt().cloned(),
             addresses_may_change: guest.pod_bridge_may_migrate && primary_bridge(nic),
             vf: None,
         }

@@ -40,7 +40,7 @@ pub(super) fn command(
     resolv: &Resolv,
 ) -> Option<Command> {
     let search = search_list(guest, &resolv.search);
-    let handed = nic.passt.as_ref()?;
+    let handed = nic.passt()?;
     Some(Command::new(
         nic,
         handed,

@@ -234,7 +234,7 @@ fn without(range: &PortRange, kept: &[u16]) -> Vec<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{GATEWAY_MAC, HandedV4};
+    use hawser_netsetup::{HandedV4, Joined};
 
     use super::*;
 
@@ -242,16 +242,10 @@ mod tests {
         GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
-            tap: String::new(),
-            server_tap: String::new(),
             queue_pairs: 1,
             guest_mac: [2, 0, 0, 0, 0, 9],
-            gateway_mac: GATEWAY_MAC,
             mtu: 1400,
-            v4: None,
-            v6: None,
-            bridge: None,
-            passt: None,
+            joined: Joined::Passt(handed()),
         }
     }
 

@@ -12,40 +12,18 @@ mod told;
 
 use std::net::Ipv6Addr;
 
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{GuestNic, SIGNATURE};
+use super::SIGNATURE;
 use crate::error::Error;
+use crate::guest_nic::{Bridged, GuestNic, Joined, Router6};
 use crate::journal::Undo;
 use crate::observe::{Link, Observed};
 use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name};
 use crate::step::{BridgeStep, PortStep, Step};
 
-pub use told::{BridgedV4, BridgedV6, Router6};
-
 /// Alias of the bridge; with the words of [`Router6`] behind it.
 const BRIDGE: &str = "hawser bridge, IPv6 router ";
-
-/// What a bridged NIC adds to a [`GuestNic`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Bridged {
-    pub bridge: String,
-    /// The bridge's.
-    pub mac: [u8; 6],
-    /// The pod interface's, and the guest's too where the manifest names no other.
-    pub pod_mac: [u8; 6],
-    /// What the guest is told by DHCP; without an address of the family nothing is told and nothing is kept from it.
-    pub v4: Option<BridgedV4>,
-    pub v6: Option<BridgedV6>,
-}
-
-impl Bridged {
-    /// Whether the guest is told anything.
-    pub fn is_served(&self) -> bool {
-        self.v4.is_some() || self.v6.is_some()
-    }
-}
 
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>) -> Result<GuestNic, Error> {
     let unfit = |why: &str| Error::Unfit {
@@ -87,22 +65,18 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: link.mtu,
-        v4: None,
-        v6: None,
-        bridge: Some(Bridged {
+        joined: Joined::Bridge(Bridged {
+            tap: nic.tap.clone(),
+            server_tap: nic.server_tap.clone(),
             bridge: bridge_name(&nic.pod_interface),
             mac,
             pod_mac: pods,
             v4,
             v6,
         }),
-        passt: None,
     })
 }
 
@@ -168,7 +142,7 @@ fn own_mac(of: [u8; 6]) -> [u8; 6] {
 
 /// The bridge, before the TAP becomes its port.
 pub(super) fn bridge_step(nic: &GuestNic) -> Option<Step> {
-    let bridged = nic.bridge.as_ref()?;
+    let bridged = nic.bridged()?;
     Some(Step::Bridge(BridgeStep {
         name: bridged.bridge.clone(),
         mac: bridged.mac,
@@ -179,7 +153,7 @@ pub(super) fn bridge_step(nic: &GuestNic) -> Option<Step> {
 
 /// The move itself, after everything else.
 pub(super) fn port_step(nic: &GuestNic) -> Option<Step> {
-    let bridged = nic.bridge.as_ref()?;
+    let bridged = nic.bridged()?;
     Some(Step::Port(PortStep {
         interface: nic.pod_interface.clone(),
         bridge: bridged.bridge.clone(),

@@ -2,10 +2,11 @@
 //! guest a link that is up, so what is down here is the way behind it: the rules drop each frame as it comes out of the
 //! guest, and nothing in the namespace has an address or a route there to send one in. The pod's interface is not touched.
 
-use super::{GuestNic, bridge};
+use super::bridge;
 use crate::error::Error;
+use crate::guest_nic::{GuestNic, Joined};
 use crate::observe::Observed;
-use crate::spec::{GATEWAY_MAC, Nic};
+use crate::spec::Nic;
 
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Error> {
     let unfit = |why: &str| Error::Unfit {
@@ -29,15 +30,9 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Erro
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: link.mtu,
-        v4: None,
-        v6: None,
-        bridge: None,
-        passt: None,
+        joined: Joined::Down { tap: nic.tap.clone() },
     })
 }

@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{FamilyPlan, GuestNic, IPV6_MIN_MTU, bridge};
+use super::{IPV6_MIN_MTU, bridge};
 use crate::error::Error;
+use crate::guest_nic::{FamilyPlan, GuestNic, Joined, Masqueraded};
 use crate::observe::{Link, Observed};
-use crate::spec::{GATEWAY_MAC, Masquerade, Nic};
+use crate::spec::{Masquerade, Nic};
 
 pub(super) fn guest_nic(
     nic: &Nic,
@@ -74,16 +75,15 @@ pub(super) fn guest_nic(
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: pod.mtu,
-        v4,
-        v6,
-        bridge: None,
-        passt: None,
+        joined: Joined::Masquerade(Masqueraded {
+            tap: nic.tap.clone(),
+            server_tap: nic.server_tap.clone(),
+            v4,
+            v6,
+        }),
     })
 }
 

@@ -1,35 +1,19 @@
 //! The plan of a NIC that passt serves: what the pod has, for passt to hand on, and the two sysctls without which a process
 //! that has no capability could not do its part. The interface itself is read and never touched.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::{GuestNic, bridge};
+use super::bridge;
 use crate::error::Error;
+use crate::guest_nic::{GuestNic, Handed, HandedV4, Joined};
 use crate::observe::{Link, Observed, Sysctl};
-use crate::spec::{GATEWAY_MAC, NetSpec, Nic, Owner, Passt, Wiring};
+use crate::spec::{NetSpec, Nic, Owner, Passt, Wiring};
 use crate::step::Step;
 
 /// Group ids that may open ping sockets (icmp(7)), as `LOW<tab>HIGH`; none where LOW is above HIGH.
 pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
 pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
-
-/// What the pod's interface has, by family.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Handed {
-    pub v4: Option<HandedV4>,
-    pub v6: Option<Ipv6Addr>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedV4 {
-    pub address: Ipv4Addr,
-    pub prefix_len: u8,
-    /// Of the pod's default route here, where it has one with a gateway.
-    pub gateway: Option<Ipv4Addr>,
-}
 
 pub(super) fn guest_nic(
     nic: &Nic,
@@ -76,16 +60,10 @@ pub(super) fn guest_nic(
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: pod.mtu,
-        v4: None,
-        v6: None,
-        bridge: None,
-        passt: Some(handed),
+        joined: Joined::Passt(handed),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addressing::{Assigned, Route};
+use crate::guest_nic::{Bridged, Router6};
 
 fn bridged() -> NetSpec {
     let mut spec = spec();
@@ -62,7 +63,7 @@ fn usual() -> Observed {
 
 fn told(pod: &Observed) -> (Bridged, Vec<String>) {
     let plan = Plan::new(&bridged(), pod).unwrap();
-    (plan.nics[0].bridge.clone().unwrap(), plan.notes)
+    (plan.nics[0].bridged().cloned().unwrap(), plan.notes)
 }
 
 fn told_v4(addresses: &str, routes: &str) -> String {
@@ -167,7 +168,7 @@ fn a_managed_tap_is_bridged_the_same_and_nothing_is_said_on_it() {
     let mut managed = bridged();
     managed.nics[0].wiring = Wiring::ManagedTap;
     let plan = Plan::new(&managed, &usual()).unwrap();
-    assert!(!plan.nics[0].is_served());
+    assert!(plan.nics[0].server_tap().is_none());
     assert_eq!(plan.notes, [""; 0]);
     let served = Plan::new(&bridged(), &usual()).unwrap();
     let kinds = |plan: &Plan| -> Vec<String> { plan.steps.iter().map(ToString::to_string).collect() };
@@ -321,6 +322,9 @@ fn a_later_start_knows_the_router_that_the_first_found() {
         link.routes.clear();
         let again = Plan::new(&bridged(), &pod).unwrap();
         assert_eq!(again.nics, first.nics);
-        assert_eq!(again.nics[0].bridge.clone().unwrap().v6.unwrap().router, router);
+        assert_eq!(
+            again.nics[0].bridged().cloned().unwrap().v6.unwrap().router,
+            router
+        );
     }
 }

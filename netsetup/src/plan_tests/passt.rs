@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addressing::Route;
+use crate::guest_nic::HandedV4;
 use crate::spec::Passt;
 
 fn passt(lowest_port: Option<u16>, all_ports: bool) -> NetSpec {
@@ -131,7 +132,7 @@ fn the_guest_is_handed_what_the_pod_has() {
         prefix_len: 24,
         gateway: Some("192.0.2.1".parse().unwrap()),
     };
-    let handed = nic.passt.clone().unwrap();
+    let handed = nic.passt().cloned().unwrap();
     assert_eq!(
         (handed.v4, handed.v6),
         (Some(expected), Some("2001:db8::10".parse().unwrap()))
@@ -141,10 +142,10 @@ fn the_guest_is_handed_what_the_pod_has() {
         (1450, eth0(&mut pod).mac.unwrap()),
         "the pod's own MAC"
     );
-    assert!(!nic.has_tap() && !nic.is_served());
+    assert!(nic.tap().is_none() && nic.server_tap().is_none());
     eth0(&mut pod).routes.clear();
     eth0(&mut pod).addresses.retain(|address| address.ip.is_ipv4());
-    let handed = plan(&spec, &pod).nics.remove(0).passt.unwrap();
+    let handed = plan(&spec, &pod).nics.remove(0).passt().cloned().unwrap();
     assert_eq!(
         (handed.v4.map(|v4| v4.gateway), handed.v6),
         (Some(None), None),

@@ -6,7 +6,7 @@
 
 use super::over_rate;
 use super::words::*;
-use crate::plan::{Bridged, GuestNic, Router6};
+use crate::guest_nic::{Bridged, GuestNic, Router6};
 use nftables::expr::MetaKey;
 use nftables::types::NfFamily;
 
@@ -54,8 +54,8 @@ fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
 }
 
 pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
-    let chain = format!("from-{}", nic.tap);
-    objects.device_chain(&chain, &nic.tap);
+    let chain = format!("from-{}", bridged.tap);
+    objects.device_chain(&chain, &bridged.tap);
     let mut take = |what: Stmt, verdict: Stmt| {
         let own = || equal(payload("ether", "saddr"), mac(nic.guest_mac));
         objects.rule(
@@ -67,15 +67,15 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
     };
     let to_port = |port| equal(payload("udp", "dport"), number(port));
     if bridged.v4.is_some() {
-        take(to_port(67), forward_to(&nic.server_tap));
+        take(to_port(67), forward_to(&bridged.server_tap));
     }
     if let Some(v6) = &bridged.v6 {
-        take(to_port(547), forward_to(&nic.server_tap));
+        take(to_port(547), forward_to(&bridged.server_tap));
         let solicitation = equal(payload("icmpv6", "type"), text("nd-router-solicit"));
         // The network's own router has to answer too where the default route is from it.
         let verdict = match v6.router {
-            Router6::Advertises => copy_to(&nic.server_tap),
-            Router6::Silent(_) | Router6::Unknown => forward_to(&nic.server_tap),
+            Router6::Advertises => copy_to(&bridged.server_tap),
+            Router6::Silent(_) | Router6::Unknown => forward_to(&bridged.server_tap),
         };
         take(solicitation, verdict);
     }
@@ -83,9 +83,9 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
 
 /// What the server wrote to its helper goes to the guest. After a migration it also announces, in the guest's name, where
 /// the guest is now: that alone leaves by the pod's wire.
-pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic) {
-    let chain = format!("from-{}", nic.server_tap);
-    objects.device_chain(&chain, &nic.server_tap);
+pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+    let chain = format!("from-{}", bridged.server_tap);
+    objects.device_chain(&chain, &bridged.server_tap);
     for announcement in [
         equal(payload("ether", "type"), text("arp")),
         equal(payload("icmpv6", "type"), text("nd-neighbor-advert")),
@@ -94,5 +94,5 @@ pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic) {
         let expr = vec![in_its_name, announcement, forward_to(&nic.pod_interface)];
         objects.rule(NfFamily::NetDev, &chain, expr);
     }
-    objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&nic.tap)]);
+    objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&bridged.tap)]);
 }

@@ -108,7 +108,7 @@ fn a_managed_tap_is_a_wire_without_a_server_and_goes_without_a_trace() {
         let mut spec = spec();
         spec.nics[0].wiring = Wiring::ManagedTap;
         let (plan, journal) = pod.wire(&spec).await;
-        assert!(!plan.nics[0].is_served());
+        assert!(plan.nics[0].server_tap().is_none());
         let rules = run("nft list ruleset");
         assert!(
             rules.contains("chain local-in") && !rules.contains("fwd to"),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hawser_netsetup::{CniDevice, CniNic, GuestNic};
+use hawser_netsetup::{CniDevice, CniNic, GATEWAY_MAC, GuestNic};
 use serde::Serialize;
 
 use super::{LandlockConfig, rule};
@@ -68,9 +68,9 @@ impl NetConfig {
     pub(crate) fn tap(nic: &GuestNic) -> Self {
         Self {
             id: nic.name.clone(),
-            tap: Some(nic.tap.clone()),
+            tap: nic.tap().map(str::to_owned),
             mac: Mac(nic.guest_mac).to_string(),
-            host_mac: Some(Mac(nic.gateway_mac).to_string()),
+            host_mac: Some(Mac(GATEWAY_MAC).to_string()),
             vhost_user: false,
             vhost_socket: None,
             num_queues: nic.queue_pairs.saturating_mul(2),

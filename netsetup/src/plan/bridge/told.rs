@@ -2,43 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::Serialize;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::addressing::Route;
+use crate::guest_nic::{BridgedV4, BridgedV6, Router6};
 use crate::observe::Link;
 use crate::plan::IPV6_MIN_MTU;
 use crate::spec::Nic;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BridgedV4 {
-    pub address: Ipv4Addr,
-    /// 32 on a point-to-point link, and where the others of the prefix are behind a gateway.
-    pub prefix_len: u8,
-    /// Next hop of the default route.
-    pub router: Option<Ipv4Addr>,
-    /// Destination and next hop, 0.0.0.0 for the link itself, in an order in which each next hop can be reached.
-    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BridgedV6 {
-    pub address: Ipv6Addr,
-    pub on_link: Option<Ipv6Net>,
-    pub router: Router6,
-}
-
-/// Where the guest's IPv6 default route comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Router6 {
-    /// The network's own router advertises itself; the bridge lets it through.
-    Advertises,
-    /// A router of this link-local address does not: it is announced to the guest in its name.
-    Silent(Ipv6Addr),
-    /// There is none, or none that an advertisement could name.
-    Unknown,
-}
 
 pub(super) fn v4(nic: &Nic, link: &Link, notes: &mut Vec<String>) -> Option<BridgedV4> {
     let mut all =
