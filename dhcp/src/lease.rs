@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +19,9 @@ pub const LEASE_SECONDS: u32 = 999 * 24 * 3600;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The only hardware address that is served.
-    pub guest_mac: [u8; 6],
+    pub guest_mac: Mac,
     /// The hardware address that replies come from, and the source of the DHCPv6 server's DUID.
-    pub server_mac: [u8; 6],
+    pub server_mac: Mac,
     /// Bytes of the largest IP packet on the link. No reply is larger.
     pub mtu: u16,
     /// Host name (option 12), without the domain.

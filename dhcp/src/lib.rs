@@ -29,6 +29,7 @@ mod testing;
 
 pub use announce::announcements;
 pub use event::{Dhcp4, Dhcp4Outcome, Dhcp6, Dhcp6Outcome, Event, Ignored, Protocol};
+pub use hawser_mac::Mac;
 pub use lease::{LEASE_SECONDS, Lease, LeaseV4, LeaseV6, Route4};
 pub use responder::{Answer, Responder};
 pub use server::{Error, serve};

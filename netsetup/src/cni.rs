@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 
+use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::error::Error;
@@ -24,7 +25,7 @@ pub struct CniSpec {
     pub pod_interfaces: Vec<String>,
     /// At most.
     pub queue_pairs: u16,
-    pub guest_mac: Option<[u8; 6]>,
+    pub guest_mac: Option<Mac>,
 }
 
 /// A device that was found, and what the guest's NIC will be.
@@ -35,9 +36,9 @@ pub struct CniNic {
     pub interface: String,
     pub device: CniDevice,
     pub queue_pairs: u16,
-    pub guest_mac: [u8; 6],
+    pub guest_mac: Mac,
     /// The device's own.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Bytes.
     pub mtu: u32,
 }
@@ -201,7 +202,7 @@ fn guest_mac(
     device: CniDevice,
     observed: &Observed,
     notes: &mut Vec<String>,
-) -> Result<[u8; 6], Error> {
+) -> Result<Mac, Error> {
     let unfit = |why: String| Error::Unfit {
         object: link.name.clone(),
         why,
@@ -212,8 +213,7 @@ fn guest_mac(
             Some(wanted) if wanted != own => Err(unfit(format!(
                 "a macvtap with MAC {}, which takes no frames for {}: leave macAddress out of the manifest, or have the CNI \
                  plugin make it with that",
-                text(own),
-                text(wanted)
+                own, wanted
             ))),
             _ => Ok(own),
         };
@@ -230,7 +230,7 @@ fn guest_mac(
             return Err(unfit(format!(
                 "a bridge's port with the MAC {} that the guest would have too, and the bridge keeps to itself what is for \
                  a port's own MAC: set macAddress to another",
-                text(own)
+                own
             )));
         }
         if link.addresses.iter().any(|address| address.ip.is_ipv6()) {
@@ -244,20 +244,16 @@ fn guest_mac(
     Ok(mac)
 }
 
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::observe::{Address, TapFacts};
 
     const OWNER: Owner = Owner { uid: 107, gid: 107 };
-    const OWN: [u8; 6] = [2, 0, 0, 0, 0, 7];
-    const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 8];
+    const OWN: Mac = Mac([2, 0, 0, 0, 0, 7]);
+    const OTHER: Mac = Mac([2, 0, 0, 0, 0, 8]);
 
-    fn link(index: u32, name: &str, kind: &str, mac: [u8; 6]) -> Link {
+    fn link(index: u32, name: &str, kind: &str, mac: Mac) -> Link {
         Link {
             index,
             name: name.into(),

@@ -5,6 +5,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ pub struct GuestNic {
     pub name: String,
     pub pod_interface: String,
     pub queue_pairs: u16,
-    pub guest_mac: [u8; 6],
+    pub guest_mac: Mac,
     /// Bytes.
     pub mtu: u32,
     #[serde(flatten)]
@@ -62,9 +63,9 @@ pub struct Bridged {
     pub server_tap: String,
     pub bridge: String,
     /// The bridge's.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// The pod interface's, and the guest's too where the manifest names no other.
-    pub pod_mac: [u8; 6],
+    pub pod_mac: Mac,
     /// What DHCP offers the guest. A family that the interface has no address of is neither answered nor intercepted.
     pub v4: Option<BridgedV4>,
     pub v6: Option<BridgedV6>,

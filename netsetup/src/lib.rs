@@ -18,6 +18,8 @@ mod ruleset;
 mod spec;
 mod step;
 
+pub use hawser_mac::Mac;
+
 pub use addressing::{Assigned, Route};
 pub use apply::{Kernel, apply, undo};
 pub use cni::{CniDevice, CniNic, CniSpec};

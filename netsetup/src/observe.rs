@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::addressing::{Assigned, Route};
@@ -35,7 +36,7 @@ pub struct Sysctl {
 pub struct Link {
     pub index: u32,
     pub name: String,
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     /// Bytes.
     pub mtu: u32,
     pub up: bool,

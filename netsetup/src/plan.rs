@@ -12,6 +12,7 @@ mod passt;
 
 use std::net::IpAddr;
 
+use hawser_mac::Mac;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -190,7 +191,7 @@ fn server_tap_step(nic: &GuestNic, owner: Owner, observed: &Observed) -> Option<
         owner,
         multi_queue: false,
         // Its own address is never on the wire; it only must not be the gateway's.
-        mac: [0x02, 0, 0, 0, 0, 1],
+        mac: Mac([0x02, 0, 0, 0, 0, 1]),
         mtu: nic.mtu,
         alias: unfinished(nic),
         gateway: false,
@@ -221,7 +222,7 @@ fn is_made_otherwise(
 }
 
 /// Addresses of the gateway and the neighbour behind it, on a masqueraded guest's TAP.
-fn addressing(nic: &Masqueraded, guest_mac: [u8; 6]) -> Vec<Step> {
+fn addressing(nic: &Masqueraded, guest_mac: Mac) -> Vec<Step> {
     let link = || nic.tap.clone();
     let mut steps = Vec::new();
     for Address { ip, prefix_len } in gateway_addresses(nic) {

@@ -27,7 +27,7 @@ fn pod() -> Observed {
     let eth0 = Link {
         index: 2,
         name: "eth0".into(),
-        mac: Some([0x02, 0, 0, 0x12, 0x34, 0x56]),
+        mac: Some(Mac([0x02, 0, 0, 0x12, 0x34, 0x56])),
         mtu: 1450,
         up: true,
         kind: Some("veth".into()),
@@ -83,7 +83,7 @@ fn spec() -> NetSpec {
             tap: "tap0".into(),
             server_tap: "srv0".into(),
             queue_pairs: 1,
-            guest_mac: Some([0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee]),
+            guest_mac: Some(Mac([0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee])),
             wiring: Wiring::Masquerade(Masquerade {
                 v4: "10.0.2.0/24".parse().unwrap(),
                 v6: "fd10:0:2::/120".parse().unwrap(),
@@ -477,7 +477,7 @@ fn what_someone_changed_since_is_put_right() {
     let changes: [(&str, Change); 8] = [
         ("down", |tap| tap.up = false),
         ("MTU", |tap| tap.mtu = 1400),
-        ("MAC", |tap| tap.mac = Some([2, 2, 2, 2, 2, 2])),
+        ("MAC", |tap| tap.mac = Some(Mac([2, 2, 2, 2, 2, 2]))),
         ("address", |tap| tap.addresses.truncate(1)),
         ("prefix", |tap| tap.addresses[0].prefix_len = 25),
         ("forwarding", |tap| {

@@ -10,6 +10,7 @@ mod words;
 
 use std::collections::HashSet;
 
+use hawser_mac::Mac;
 use nftables::expr::{Expression, Fib, FibFlag, FibResult, MetaKey, NamedExpression, Prefix};
 use nftables::stmt::{Limit, NAT, NATFamily, Statement};
 use nftables::types::{NfChainType, NfFamily, NfHook};
@@ -128,7 +129,7 @@ pub(crate) fn replacing(document: &serde_json::Value) -> serde_json::Value {
 }
 
 /// What comes out of the guest, before anything else in the host sees it.
-fn guest_frames(objects: &mut Objects, guest_mac: [u8; 6], nic: &Masqueraded) {
+fn guest_frames(objects: &mut Objects, guest_mac: Mac, nic: &Masqueraded) {
     let chain = format!("from-{}", nic.tap);
     objects.device_chain(&chain, &nic.tap);
     let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::NetDev, &chain, expr);

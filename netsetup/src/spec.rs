@@ -2,13 +2,14 @@
 
 use std::net::Ipv6Addr;
 
+use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// MAC of every TAP, which behind masquerade is the guest's gateway. It is the same in every pod because it travels in a live
 /// migration's VM configuration and because a guest's neighbour cache must stay right on the target.
-pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+pub const GATEWAY_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
 
 /// The gateway's link-local address on a masquerade TAP: next hop of the guest's IPv6 default route.
 pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
@@ -49,7 +50,7 @@ pub struct Nic {
     /// Queue pairs; the TAP is multi-queue if and only if there is more than one.
     pub queue_pairs: u16,
     /// The guest's MAC; the pod interface's own where the manifest gives none.
-    pub guest_mac: Option<[u8; 6]>,
+    pub guest_mac: Option<Mac>,
     pub wiring: Wiring,
 }
 

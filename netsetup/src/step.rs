@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::spec::{GATEWAY_MAC, Owner};
@@ -20,7 +21,7 @@ pub enum Step {
     Neighbour {
         link: String,
         ip: IpAddr,
-        mac: [u8; 6],
+        mac: Mac,
     },
     /// `local ::1 dev LINK` behind the kernel's own. IPv4 has `route_localnet` to let answers to loopback come in; IPv6
     /// looks for ::1 on the interface that the answer came by, and would find none.
@@ -50,7 +51,7 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BridgeStep {
     pub name: String,
-    pub mac: [u8; 6],
+    pub mac: Mac,
     pub mtu: u32,
     /// Carries what cannot be found out again once the pod's interface is a port.
     pub alias: String,
@@ -68,7 +69,7 @@ pub struct TapStep {
     pub name: String,
     pub owner: Owner,
     pub multi_queue: bool,
-    pub mac: [u8; 6],
+    pub mac: Mac,
     pub mtu: u32,
     pub alias: String,
     /// The guest's TAP routes; the server's helper is a plain pipe for frames.
@@ -102,7 +103,7 @@ impl fmt::Display for Step {
                 write!(f, "add the address {ip}/{prefix_len} to {link}")
             }
             Self::Neighbour { link, ip, mac } => {
-                write!(f, "add the permanent neighbour {ip} at {} on {link}", Mac(*mac))
+                write!(f, "add the permanent neighbour {ip} at {mac} on {link}")
             }
             Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
             Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
@@ -117,14 +118,5 @@ impl fmt::Display for Step {
             }
             Self::Mark { link, .. } => write!(f, "mark {link} as finished"),
         }
-    }
-}
-
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }

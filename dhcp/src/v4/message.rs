@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use hawser_mac::Mac;
+
 use crate::event::{Event, Ignored, Protocol};
 use crate::wire::Reader;
 
@@ -65,7 +67,7 @@ fn malformed(why: &'static str) -> Event {
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn parse(bytes: &'a [u8], guest_mac: [u8; 6]) -> Result<Self, Event> {
+    pub(super) fn parse(bytes: &'a [u8], guest_mac: Mac) -> Result<Self, Event> {
         const REQUEST: u8 = 1;
         const REPLY: u8 = 2;
         const ETHERNET: u8 = 1;
@@ -86,10 +88,10 @@ impl<'a> Message<'a> {
             REPLY => return Err(Event::Ignored(Ignored::ServerMessage)),
             _ => return Err(malformed("op is neither request nor reply")),
         }
-        if htype != ETHERNET || usize::from(hlen) != guest_mac.len() {
+        if htype != ETHERNET || usize::from(hlen) != guest_mac.0.len() {
             return Err(malformed("hardware address is not an Ethernet one"));
         }
-        if !chaddr.starts_with(&guest_mac) {
+        if !chaddr.starts_with(&guest_mac.0) {
             return Err(Event::Ignored(Ignored::ForeignMac));
         }
         if !giaddr.is_unspecified() {

@@ -10,6 +10,8 @@ mod pack;
 
 use std::net::Ipv4Addr;
 
+use hawser_mac::Mac;
+
 use crate::event::{Dhcp4, Dhcp4Outcome, Event, Ignored, Protocol};
 use crate::frame::{self, Ends};
 use crate::lease::{Lease, LeaseV4};
@@ -18,7 +20,7 @@ use crate::wire::printable;
 use message::{Kind, Message};
 use offer::Reply;
 
-const BROADCAST_MAC: [u8; 6] = [0xff; 6];
+const BROADCAST_MAC: Mac = Mac([0xff; 6]);
 
 /// Answers one DHCPv4 message that came over UDP.
 pub(crate) fn answer(
@@ -138,7 +140,7 @@ fn addressee(
     source: Ipv4Addr,
     message: &Message<'_>,
     reply: Reply,
-) -> ([u8; 6], Ipv4Addr) {
+) -> (Mac, Ipv4Addr) {
     let everyone = (BROADCAST_MAC, Ipv4Addr::BROADCAST);
     let usable = |address: &Ipv4Addr| {
         !(address.is_unspecified()

@@ -17,10 +17,10 @@
 //!   KubeVirt's annotation that this is seen to. On a secondary network it goes where both pods are told the same of it:
 //!   no address, or, with persistent address management, the same one.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{Bridged, GuestNic, Nic, Router6, Wiring, bridge_name};
+use hawser_netsetup::{GuestNic, Nic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop, Migration};
 use super::{only_v4, only_v6, pod_interface, queue_pairs, search_list, tap_nic};
@@ -73,7 +73,8 @@ pub(super) fn lease(
         LeaseV6 {
             address: v6.address,
             on_link: v6.on_link,
-            server: silent.unwrap_or_else(|| server_v6(bridged)),
+            // A short one, such as fe80::1, may well be a router's on this network.
+            server: silent.unwrap_or_else(|| bridged.mac.link_local()),
             default_router: silent.is_some(),
             router_on_link: silent.is_some(),
             dns: resolv.nameservers.iter().filter_map(only_v6).collect(),
@@ -90,23 +91,6 @@ pub(super) fn lease(
         v4,
         v6,
     })
-}
-
-/// The link-local address that the bridge's MAC would have (RFC 4291, appendix A). A short one, such as fe80::1, may
-/// well be a router's on this network.
-fn server_v6(bridged: &Bridged) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = bridged.mac;
-    let pair = u16::from_be_bytes;
-    Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        pair([a ^ 2, b]),
-        pair([c, 0xff]),
-        pair([0xfe, d]),
-        pair([e, f]),
-    )
 }
 
 /// What is asked about this interface.
@@ -150,7 +134,9 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC, Joined};
+    use std::net::Ipv6Addr;
+
+    use hawser_netsetup::{Bridged, BridgedV4, BridgedV6, GATEWAY_MAC, Joined, Mac};
 
     use super::*;
 
@@ -169,14 +155,14 @@ mod tests {
             name: "default".into(),
             pod_interface: "eth0".into(),
             queue_pairs: 1,
-            guest_mac: [2, 0, 0, 0, 0, 9],
+            guest_mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1400,
             joined: Joined::Bridge(Bridged {
                 tap: "tap0".into(),
                 server_tap: "srv0".into(),
                 bridge: "k6t-eth0".into(),
-                mac: [0x0a, 1, 2, 3, 4, 5],
-                pod_mac: [2, 0, 0, 0, 0, 9],
+                mac: Mac([0x0a, 1, 2, 3, 4, 5]),
+                pod_mac: Mac([2, 0, 0, 0, 0, 9]),
                 v4: Some(BridgedV4 {
                     address: "10.1.2.3".parse().unwrap(),
                     prefix_len: 32,

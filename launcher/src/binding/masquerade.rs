@@ -152,7 +152,7 @@ pub(super) fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{FamilyPlan, Joined, Masqueraded};
+    use hawser_netsetup::{FamilyPlan, Joined, Mac, Masqueraded};
 
     use super::*;
     use crate::pod::resolv;
@@ -173,7 +173,7 @@ mod tests {
             name: "default".into(),
             pod_interface: "eth0".into(),
             queue_pairs: 8,
-            guest_mac: [2, 0, 0, 0, 0, 9],
+            guest_mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1400,
             joined: Joined::Masquerade(Masqueraded {
                 tap: "tap0".into(),

@@ -23,7 +23,7 @@ use crate::passt::Frontend;
 use crate::pod::networks::pod_interface;
 use crate::pod::pci::{PciFunctions, Vf};
 use crate::pod::resolv::Resolv;
-use crate::spec::{Binding, GuestSpec, Interface, LinkState, Mac};
+use crate::spec::{Binding, GuestSpec, Interface, LinkState};
 use crate::vmm::config::{DeviceConfig, NetConfig};
 
 pub(crate) use attachment::{Attachment, Device, Server};
@@ -151,7 +151,7 @@ pub(crate) fn describe(
                 .tap()
                 .map_or_else(|| hawser_netsetup::tap_name(&nic.pod_interface), str::to_owned),
             tap_mac: None,
-            mac: Mac(nic.guest_mac).to_string(),
+            mac: nic.guest_mac.to_string(),
             mtu: nic.mtu,
             queue_pairs: nic.queue_pairs,
             addresses: v4
@@ -187,8 +187,8 @@ pub(crate) fn describe(
         name: nic.name.clone(),
         binding: binding(&nic.name),
         tap: nic.interface.clone(),
-        tap_mac: Some(Mac(nic.mac).to_string()),
-        mac: Mac(nic.guest_mac).to_string(),
+        tap_mac: Some(nic.mac.to_string()),
+        mac: nic.guest_mac.to_string(),
         mtu: nic.mtu,
         queue_pairs: nic.queue_pairs,
         addresses: Vec::new(),
@@ -283,7 +283,7 @@ fn tap_nic(guest: &GuestSpec, interface: &Interface, wiring: hawser_netsetup::Wi
         server_tap: hawser_netsetup::server_tap_name(&pod_interface),
         pod_interface,
         queue_pairs: queue_pairs(guest),
-        guest_mac: interface.mac.map(|mac| mac.0),
+        guest_mac: interface.mac,
         wiring,
     }
 }

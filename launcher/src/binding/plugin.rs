@@ -55,7 +55,7 @@ fn cni_spec(guest: &GuestSpec, interface: &Interface) -> CniSpec {
         devices,
         pod_interfaces,
         queue_pairs: queue_pairs(guest),
-        guest_mac: interface.mac.map(|mac| mac.0),
+        guest_mac: interface.mac,
     }
 }
 
@@ -214,6 +214,7 @@ fn path(interface: &Interface, pod: &str, managed: bool, found: Option<&CniNic>)
 mod tests {
     use super::*;
     use crate::plugins;
+    use crate::spec::Mac;
 
     const BINDINGS: &str = "
 device: {domainAttachmentType: tap, migration: {method: link-refresh}, networkAttachmentDefinition: net/device,
@@ -254,7 +255,7 @@ wire: {domainAttachmentType: managedTap, migration: {}}
         assert_eq!(specs[1].pod_interfaces, ["pod16477688c0e", "net2"]);
         assert_eq!(
             (specs[1].queue_pairs, specs[1].guest_mac),
-            (2, Some([2, 0, 0, 0, 0, 5]))
+            (2, Some(Mac([2, 0, 0, 0, 0, 5])))
         );
         let mut told = usual();
         told.interfaces[0].network.pod_interface = Some("ovn-udn1".into());
@@ -279,8 +280,8 @@ wire: {domainAttachmentType: managedTap, migration: {}}
             interface: "eth0".into(),
             device,
             queue_pairs: 1,
-            guest_mac: [2, 0, 0, 0, 0, 1],
-            mac: [2, 0, 0, 0, 0, 9],
+            guest_mac: Mac([2, 0, 0, 0, 0, 1]),
+            mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1500,
         }
     }

@@ -234,7 +234,7 @@ fn without(range: &PortRange, kept: &[u16]) -> Vec<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{HandedV4, Joined};
+    use hawser_netsetup::{HandedV4, Joined, Mac};
 
     use super::*;
 
@@ -243,7 +243,7 @@ mod tests {
             name: "default".into(),
             pod_interface: "eth0".into(),
             queue_pairs: 1,
-            guest_mac: [2, 0, 0, 0, 0, 9],
+            guest_mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1400,
             joined: Joined::Passt(handed()),
         }

@@ -1,6 +1,7 @@
 //! Bridges and their ports.
 
 use futures_util::TryStreamExt;
+use hawser_mac::Mac;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
@@ -37,7 +38,7 @@ impl Netlink {
         // Only for addresses of its own, of which it has none: the pod's, though down, count as this host's too.
         conf.arp_ignore = 1;
         let message = LinkUnspec::new_with_index(index(&bridge.name)?)
-            .address(bridge.mac.to_vec())
+            .address(bridge.mac.0.to_vec())
             .mtu(bridge.mtu)
             .alias(&bridge.alias)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![
@@ -84,14 +85,14 @@ impl Netlink {
         self.up(interface).await
     }
 
-    async fn forget_address(&self, port: u32, mac: [u8; 6]) -> Result<(), StepFailure> {
+    async fn forget_address(&self, port: u32, mac: Mac) -> Result<(), StepFailure> {
         let mut entry = NeighbourMessage::default();
         entry.header.family = AddressFamily::Bridge;
         entry.header.ifindex = port;
         entry.header.flags = NeighbourFlags::Controller;
         entry
             .attributes
-            .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         match self.handle.neighbours().del(entry).execute().await {
             // An earlier start has done it.
             Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -nix::libc::ENOENT => {
@@ -123,17 +124,11 @@ impl Netlink {
         Ok(())
     }
 
-    async fn create(
-        &self,
-        name: &str,
-        mac: [u8; 6],
-        mtu: u32,
-        info: Vec<LinkInfo>,
-    ) -> Result<(), StepFailure> {
+    async fn create(&self, name: &str, mac: Mac, mtu: u32, info: Vec<LinkInfo>) -> Result<(), StepFailure> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Address(mac.0.to_vec()),
             LinkAttribute::Mtu(mtu),
             LinkAttribute::LinkInfo(info),
         ];

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use futures_util::TryStreamExt;
+use hawser_mac::Mac;
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
@@ -118,7 +119,7 @@ impl Netlink {
             settings.push(AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]));
         }
         let message = LinkUnspec::new_with_index(index(&tap.name)?)
-            .address(tap.mac.to_vec())
+            .address(tap.mac.0.to_vec())
             .mtu(tap.mtu)
             .alias(&tap.alias)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(settings))
@@ -180,18 +181,13 @@ impl Netlink {
         request.execute().await.map_err(failure("add the address"))
     }
 
-    pub(super) async fn add_neighbour(
-        &self,
-        name: &str,
-        ip: IpAddr,
-        mac: [u8; 6],
-    ) -> Result<(), StepFailure> {
+    pub(super) async fn add_neighbour(&self, name: &str, ip: IpAddr, mac: Mac) -> Result<(), StepFailure> {
         let index = index(name)?;
         let request = self
             .handle
             .neighbours()
             .add(index, ip)
-            .link_layer_address(&mac)
+            .link_layer_address(&mac.0)
             .replace();
         request.execute().await.map_err(failure("add the neighbour"))
     }

@@ -9,11 +9,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use hawser_mac::Mac;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use tokio::time::{Instant, sleep};
 
-use super::link::link_local;
 use super::netlink::{Netlink, failure};
 use crate::addressing::Route;
 use crate::error::StepFailure;
@@ -34,7 +34,7 @@ impl Netlink {
             if let Some(IpAddr::V6(gateway)) = route.gateway
                 && let Some(mac) = self.look_up(index, gateway).await?
             {
-                let candidate = link_local(mac);
+                let candidate = mac.link_local();
                 let owner = self.look_up(index, candidate).await?;
                 route.link_local = (owner == Some(mac)).then_some(candidate);
             }
@@ -43,7 +43,7 @@ impl Netlink {
     }
 
     /// The MAC of a neighbour, if it answers.
-    async fn look_up(&self, index: u32, ip: Ipv6Addr) -> Result<Option<[u8; 6]>, StepFailure> {
+    async fn look_up(&self, index: u32, ip: Ipv6Addr) -> Result<Option<Mac>, StepFailure> {
         let asked = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
             .and_then(|socket| socket.send_to(&[], SocketAddrV6::new(ip, DISCARD, 0, index)));
         if asked.is_err() {
@@ -77,12 +77,12 @@ fn wants_router(route: &Route) -> bool {
     global && route.is_default() && !route.is_advertised()
 }
 
-fn mac_of(neighbour: &NeighbourMessage, ip: Ipv6Addr) -> Option<[u8; 6]> {
+fn mac_of(neighbour: &NeighbourMessage, ip: Ipv6Addr) -> Option<Mac> {
     let named = neighbour.attributes.iter().any(|attribute| {
         matches!(attribute, NeighbourAttribute::Destination(NeighbourAddress::Inet6(other)) if *other == ip)
     });
     let mac = neighbour.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok().map(Mac),
         _ => None,
     });
     mac.filter(|_| named)

@@ -12,6 +12,7 @@ mod told;
 
 use std::net::Ipv6Addr;
 
+use hawser_mac::Mac;
 use sha2::{Digest, Sha256};
 
 use super::SIGNATURE;
@@ -129,15 +130,15 @@ pub(super) fn is_bridged(nic: &Nic, observed: &Observed) -> bool {
 }
 
 /// Locally administered, and the same every time: a plan made again is to be the same plan.
-fn own_mac(of: [u8; 6]) -> [u8; 6] {
+fn own_mac(of: Mac) -> Mac {
     let mut hash = Sha256::new();
     hash.update(b"hawser bridge");
-    hash.update(of);
+    hash.update(of.0);
     let mut mac = [0x0a; 6];
     for (byte, random) in mac.iter_mut().skip(1).zip(hash.finalize()) {
         *byte = random;
     }
-    mac
+    Mac(mac)
 }
 
 /// The bridge, before the TAP becomes its port.

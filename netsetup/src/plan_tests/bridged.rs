@@ -248,7 +248,7 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
         ("no MAC", |_, pod| eth0(pod).mac = None, "eth0: it has no MAC"),
         (
             "the TAP's MAC",
-            |spec, _| spec.nics[0].guest_mac = Some([2, 0, 0, 0, 0, 0]),
+            |spec, _| spec.nics[0].guest_mac = Some(Mac([2, 0, 0, 0, 0, 0])),
             "set macAddress to another",
         ),
         (
@@ -259,7 +259,7 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
         (
             "a macvlan, and a guest of another MAC",
             |spec, pod| {
-                spec.nics[0].guest_mac = Some([2, 0, 0, 0, 0, 7]);
+                spec.nics[0].guest_mac = Some(Mac([2, 0, 0, 0, 0, 7]));
                 eth0(pod).own_mac_only = true;
             },
             "eth0: it is a macvlan, which gets no frames for another MAC than its own",

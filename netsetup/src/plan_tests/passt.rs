@@ -181,7 +181,7 @@ fn beside_a_bridge_only_the_bridged_interface_moves() {
     pod.links.push(Link {
         index: 3,
         name: "podred".into(),
-        mac: Some([2, 0, 0, 0, 0, 7]),
+        mac: Some(Mac([2, 0, 0, 0, 0, 7])),
         mtu: 1500,
         up: true,
         kind: Some("veth".into()),

@@ -34,7 +34,7 @@ pub(super) fn keep_apart(objects: &mut Objects, nic: &GuestNic, bridged: &Bridge
 fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     // RFC 2131, section 2: the client's hardware address, behind the eight bytes of UDP's header.
     const CHADDR: u32 = (8 + 28) * 8;
-    let [a, b, c, d, e, f] = bridged.pod_mac;
+    let [a, b, c, d, e, f] = bridged.pod_mac.0;
     let chain = format!("from-{}", nic.pod_interface);
     objects.device_chain(&chain, &nic.pod_interface);
     objects.rule(

@@ -1,6 +1,6 @@
 //! Devices that a CNI plugin makes: found as the kernel has them, opened, and left alone.
 
-use hawser_netsetup::{CniDevice, CniNic, CniSpec, MacvtapError, Wiring, open_macvtap};
+use hawser_netsetup::{CniDevice, CniNic, CniSpec, Mac, MacvtapError, Wiring, open_macvtap};
 
 use crate::pod::{OWNER, Pod, chain, difference, everything, in_pod, observed, run, spec};
 
@@ -39,7 +39,7 @@ fn a_macvtap_is_found_and_opened_for_each_queue_pair() {
         assert_eq!(nic.device, CniDevice::Macvtap { index });
         assert_eq!(
             (nic.guest_mac, nic.mtu, nic.queue_pairs),
-            ([2, 0, 0, 0, 0, 7], 1450, 2)
+            (Mac([2, 0, 0, 0, 0, 7]), 1450, 2)
         );
         let queues = open_macvtap(&nic.interface, index, nic.queue_pairs).unwrap();
         assert_eq!(queues.len(), 2);

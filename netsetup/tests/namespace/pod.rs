@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hawser_netsetup::{
-    Journal, Linux, Masquerade, NetSpec, Nic, Observed, Owner, Plan, Ports, Wiring, apply, observe,
+    Journal, Linux, Mac, Masquerade, NetSpec, Nic, Observed, Owner, Plan, Ports, Wiring, apply, observe,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -132,7 +132,7 @@ pub(crate) fn spec() -> NetSpec {
             tap: "tap0".into(),
             server_tap: "srv0".into(),
             queue_pairs: 1,
-            guest_mac: Some(GUEST_MAC),
+            guest_mac: Some(Mac(GUEST_MAC)),
             wiring: Wiring::Masquerade(Masquerade {
                 v4: "10.0.2.0/24".parse().unwrap(),
                 v6: "fd10:0:2::/120".parse().unwrap(),

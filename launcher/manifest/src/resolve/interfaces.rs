@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use hawser_mac::Mac;
 use serde_json::Value;
 
 use super::{limits, names, networks, ports};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
-use crate::guest::{Binding, DhcpOptions, Interface, LinkState, Mac, Model, Network, NetworkSource, Ports};
+use crate::guest::{Binding, DhcpOptions, Interface, LinkState, Model, Network, NetworkSource, Ports};
 use crate::plugins::Registry;
 use crate::v1::{self, net};
 
@@ -291,7 +292,7 @@ fn mac(
         }
     };
     let [first, ..] = mac.0;
-    let problem = if mac.0 == [0; 6] {
+    let problem = if mac == Mac::default() {
         "must not be all zero"
     } else if first & 1 == 1 {
         "must not be a multicast address"

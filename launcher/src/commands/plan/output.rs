@@ -16,7 +16,7 @@ use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::finding::Part;
 use crate::pod::pci::PciFunctions;
-use crate::spec::{GuestSpec, Interface, Mac};
+use crate::spec::{GuestSpec, Interface};
 use crate::vmm::config::{VmConfig, vm_config};
 
 pub(super) struct Output<'a> {
@@ -196,9 +196,7 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
         .map_or_else(|| "vhost-user".to_owned(), |tap| format!("TAP {tap}"));
     let mut lines = vec![format!(
         "guest MAC {}, MTU {}, {} queue pair(s), {end}",
-        Mac(nic.guest_mac),
-        nic.mtu,
-        nic.queue_pairs
+        nic.guest_mac, nic.mtu, nic.queue_pairs
     )];
     let ports = match &nic.joined {
         Joined::Masquerade(masqueraded) => {
@@ -254,10 +252,7 @@ fn cni_facts(nic: &CniNic) -> String {
     };
     format!(
         "{device} {} of a CNI plugin\n  guest MAC {}, MTU {}, {} queue pair(s); left as it is",
-        nic.interface,
-        Mac(nic.guest_mac),
-        nic.mtu,
-        nic.queue_pairs
+        nic.interface, nic.guest_mac, nic.mtu, nic.queue_pairs
     )
 }
 

@@ -69,8 +69,8 @@ impl NetConfig {
         Self {
             id: nic.name.clone(),
             tap: nic.tap().map(str::to_owned),
-            mac: Mac(nic.guest_mac).to_string(),
-            host_mac: Some(Mac(GATEWAY_MAC).to_string()),
+            mac: nic.guest_mac.to_string(),
+            host_mac: Some(GATEWAY_MAC.to_string()),
             vhost_user: false,
             vhost_socket: None,
             num_queues: nic.queue_pairs.saturating_mul(2),
@@ -84,7 +84,7 @@ impl NetConfig {
         Self {
             id: nic.name.clone(),
             tap: None,
-            mac: Mac(nic.guest_mac).to_string(),
+            mac: nic.guest_mac.to_string(),
             host_mac: None,
             vhost_user: true,
             vhost_socket: Some(std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned())),
@@ -114,7 +114,7 @@ impl NetConfig {
         Self {
             id: nic.name.clone(),
             tap: (nic.device == CniDevice::Tap).then(|| nic.interface.clone()),
-            mac: Mac(nic.guest_mac).to_string(),
+            mac: nic.guest_mac.to_string(),
             host_mac: None,
             vhost_user: false,
             vhost_socket: None,

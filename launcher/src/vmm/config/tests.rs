@@ -27,7 +27,7 @@ fn nic() -> GuestNic {
         name: "default".into(),
         pod_interface: "eth0".into(),
         queue_pairs: 4,
-        guest_mac: [0x02, 0x11, 0x22, 0x33, 0x44, 0x55],
+        guest_mac: Mac([0x02, 0x11, 0x22, 0x33, 0x44, 0x55]),
         mtu: 1450,
         joined: Joined::Masquerade(Masqueraded {
             tap: "tap0".into(),
@@ -120,8 +120,8 @@ fn cni(name: &str, device: CniDevice) -> Attachment {
         interface: format!("tap-{name}"),
         device,
         queue_pairs: 2,
-        guest_mac: [2, 0, 0, 0, 0, 3],
-        mac: [2, 0, 0, 0, 0, 3],
+        guest_mac: Mac([2, 0, 0, 0, 0, 3]),
+        mac: Mac([2, 0, 0, 0, 0, 3]),
         mtu: 1500,
     };
     Attachment {
