@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::error::{Error, StepFailure, UndoFailure};
-use crate::journal::{Journal, Undo};
+use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::step::Step;
+use crate::undo::Undo;
 
 /// The kernel as this crate needs it. A trait so that tests can let step N fail; [`crate::Linux`] is the real one.
 pub trait Kernel {

@@ -10,7 +10,7 @@ use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::observe::{Link, Observed};
+use crate::observed::{Link, Observed};
 use crate::plan::SIGNATURE;
 use crate::spec::Owner;
 
@@ -247,7 +247,7 @@ fn guest_mac(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Address, TapFacts};
+    use crate::observed::{Address, TapFacts};
 
     const OWNER: Owner = Owner { uid: 107, gid: 107 };
     const OWN: Mac = Mac([2, 0, 0, 0, 0, 7]);

@@ -1,7 +1,7 @@
 //! What can go wrong with the namespace, by kind of remedy.
 
-use crate::journal::Undo;
 use crate::step::Step;
+use crate::undo::Undo;
 
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -12,11 +12,12 @@ mod error;
 mod guest_nic;
 mod journal;
 mod kernel;
-mod observe;
+mod observed;
 mod plan;
 mod ruleset;
 mod spec;
 mod step;
+mod undo;
 
 pub use hawser_mac::Mac;
 
@@ -27,11 +28,12 @@ pub use error::{Error, StepFailure, UndoFailure};
 pub use guest_nic::{
     Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Joined, Masqueraded, Router6,
 };
-pub use journal::{Journal, Undo};
+pub use journal::Journal;
 pub use kernel::{
-    Linux, MacvtapError, Nft, end_silence, fall_silent, interface_names, open_macvtap, open_tap,
+    Linux, MacvtapError, Nft, end_silence, fall_silent, find_routers, interface_names, observe, open_macvtap,
+    open_tap,
 };
-pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
+pub use observed::{Address, Devconf, Link, Observed, Sysctl, TapFacts};
 pub use plan::Plan;
 pub use ruleset::document as ruleset;
 pub use spec::{
@@ -39,3 +41,4 @@ pub use spec::{
     PortRange, Ports, Protocol, Wiring, bridge_name, server_tap_name, tap_name,
 };
 pub use step::{BridgeStep, PortStep, Step, TapStep};
+pub use undo::Undo;

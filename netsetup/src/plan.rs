@@ -18,16 +18,12 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::guest_nic::{GuestNic, Joined, Masqueraded};
-use crate::journal::{Journal, Undo};
-use crate::observe::{Address, Link, Observed, Sysctl};
+use crate::journal::Journal;
+use crate::observed::{Address, IPV6_FORWARDING, Link, Observed, Sysctl};
 use crate::ruleset;
 use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, GATEWAY_MAC, NetSpec, Nic, Owner, Wiring};
 use crate::step::{Step, TapStep};
-
-pub(crate) use passt::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
-
-/// Sysctl without which the kernel forwards no IPv6 at all.
-pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+use crate::undo::Undo;
 
 /// IPv6 does not work below this (RFC 8200, section 5).
 const IPV6_MIN_MTU: u32 = 1280;
@@ -314,32 +310,12 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
             l.addresses.contains(&Address { ip, prefix_len })
         }),
         Step::Ipv4Forwarding { link: name } => link(name).is_some_and(|l| l.devconf.forwarding),
-        Step::Sysctl { path, value } => current(observed, path) == Some(value),
+        Step::Sysctl { path, value } => observed.sysctl(path) == Some(value),
         Step::Mark { link: name, alias } => link(name).and_then(|l| l.alias.as_ref()) == Some(alias),
         // Not read back (the rule set only a privileged process could); the mark stands for them.
         Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Ruleset { .. } => true,
         Step::Bridge(_) | Step::Port(_) => bridge::is_done(step, observed),
     })
-}
-
-fn current<'a>(observed: &'a Observed, path: &str) -> Option<&'a String> {
-    let whole = match path {
-        IPV6_FORWARDING => Some(&observed.ipv6_forwarding),
-        PING_GROUP_RANGE => Some(&observed.ping_group_range),
-        UNPRIVILEGED_PORT_START => Some(&observed.unprivileged_port_start),
-        _ => None,
-    };
-    if let Some(sysctl) = whole {
-        return sysctl.as_ref().map(|sysctl| &sysctl.value);
-    }
-    let name = path
-        .strip_prefix("/proc/sys/net/ipv6/conf/")?
-        .strip_suffix("/accept_ra")?;
-    observed
-        .link(name)?
-        .accept_ra
-        .as_ref()
-        .map(|sysctl| &sysctl.value)
 }
 
 fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
@@ -354,7 +330,7 @@ fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
         }),
         Step::Sysctl { path, .. } => Some(Undo::Sysctl {
             path: path.clone(),
-            value: current(observed, path)?.clone(),
+            value: observed.sysctl(path)?.clone(),
         }),
         // These go with their TAP.
         Step::AddAddress { .. } | Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Mark { .. } => {

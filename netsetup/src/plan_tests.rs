@@ -1,7 +1,7 @@
 //! Plans as text, every refusal and note, and properties over a model of the kernel.
 
 use super::*;
-use crate::observe::{Devconf, TapFacts};
+use crate::observed::{Devconf, TapFacts};
 use crate::spec::{Masquerade, Nic, PortRange, Ports, Protocol};
 
 #[path = "plan_tests/bridged.rs"]

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{
 };
 
 use crate::addressing::{Assigned, Route};
-use crate::observe::{Address, Devconf, Link, TapFacts};
+use crate::observed::{Address, Devconf, Link, TapFacts};
 
 // linux/if_link.h; the crate leaves a TUN device's data undecoded.
 const IFLA_TUN_OWNER: u16 = 1;

@@ -16,7 +16,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::link;
 use crate::error::StepFailure;
-use crate::observe::Link;
+use crate::observed::Link;
 use crate::step::TapStep;
 
 /// linux/if_link.h: IFLA_INET_CONF, nested, and the attribute of forwarding within it (linux/ip.h).

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::netlink::{Netlink, failure};
 use crate::addressing::Route;
 use crate::error::StepFailure;
-use crate::observe::Link;
+use crate::observed::Link;
 
 /// Neighbours answer within milliseconds; one that takes longer than a kernel's first try is not there.
 const ANSWER: Duration = Duration::from_secs(1);

@@ -18,10 +18,10 @@ use sha2::{Digest, Sha256};
 use super::SIGNATURE;
 use crate::error::Error;
 use crate::guest_nic::{Bridged, GuestNic, Joined, Router6};
-use crate::journal::Undo;
-use crate::observe::{Link, Observed};
+use crate::observed::{Link, Observed};
 use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name};
 use crate::step::{BridgeStep, PortStep, Step};
+use crate::undo::Undo;
 
 /// Alias of the bridge; with the words of [`Router6`] behind it.
 const BRIDGE: &str = "hawser bridge, IPv6 router ";

@@ -5,7 +5,7 @@
 use super::bridge;
 use crate::error::Error;
 use crate::guest_nic::{GuestNic, Joined};
-use crate::observe::Observed;
+use crate::observed::Observed;
 use crate::spec::Nic;
 
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Error> {

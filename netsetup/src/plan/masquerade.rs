@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{IPV6_MIN_MTU, bridge};
 use crate::error::Error;
 use crate::guest_nic::{FamilyPlan, GuestNic, Joined, Masqueraded};
-use crate::observe::{Link, Observed};
+use crate::observed::{Link, Observed};
 use crate::spec::{Masquerade, Nic};
 
 pub(super) fn guest_nic(

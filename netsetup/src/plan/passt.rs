@@ -6,14 +6,9 @@ use std::net::IpAddr;
 use super::bridge;
 use crate::error::Error;
 use crate::guest_nic::{GuestNic, Handed, HandedV4, Joined};
-use crate::observe::{Link, Observed, Sysctl};
+use crate::observed::{Link, Observed, PING_GROUP_RANGE, Sysctl, UNPRIVILEGED_PORT_START};
 use crate::spec::{NetSpec, Nic, Owner, Passt, Wiring};
 use crate::step::Step;
-
-/// Group ids that may open ping sockets (icmp(7)), as `LOW<tab>HIGH`; none where LOW is above HIGH.
-pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
-/// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
-pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 pub(super) fn guest_nic(
     nic: &Nic,

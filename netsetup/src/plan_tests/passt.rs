@@ -3,6 +3,7 @@
 use super::*;
 use crate::addressing::Route;
 use crate::guest_nic::HandedV4;
+use crate::observed::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 use crate::spec::Passt;
 
 fn passt(lowest_port: Option<u16>, all_ports: bool) -> NetSpec {

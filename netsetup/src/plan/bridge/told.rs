@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::addressing::Route;
 use crate::guest_nic::{BridgedV4, BridgedV6, Router6};
-use crate::observe::Link;
+use crate::observed::Link;
 use crate::plan::IPV6_MIN_MTU;
 use crate::spec::Nic;
 
