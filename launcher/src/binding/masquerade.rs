@@ -56,9 +56,9 @@ fn networks(interface: &Interface) -> (Ipv4Net, Ipv6Net) {
 }
 
 fn ports(ports: &spec::Ports) -> Ports {
-    if ports.all {
+    let spec::Ports::Listed(list) = ports else {
         return Ports::All;
-    }
+    };
     let range = |range: &spec::PortRange| PortRange {
         protocol: match range.protocol {
             spec::Protocol::Tcp => Protocol::Tcp,
@@ -67,7 +67,7 @@ fn ports(ports: &spec::Ports) -> Ports {
         first: range.first,
         last: range.last,
     };
-    Ports::Listed(ports.list.iter().map(range).collect())
+    Ports::Listed(list.iter().map(range).collect())
 }
 
 /// What the guest is told.

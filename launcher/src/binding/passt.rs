@@ -16,15 +16,17 @@ use super::explain::{Explanation, Hop, Migration, ports_text};
 use super::{pod_interface, search_list, tap_nic};
 use crate::passt::{Command, forwards_all_text};
 use crate::pod::resolv::Resolv;
-use crate::spec::{GuestSpec, Interface};
+use crate::spec::{GuestSpec, Interface, Ports};
 
 /// What this interface wants from the pod's namespace.
 pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
-    let ports = &interface.ports;
-    let lowest = ports.list.iter().map(|range| range.first).min();
+    let lowest_port = match &interface.ports {
+        Ports::All => Some(1),
+        Ports::Listed(list) => list.iter().map(|range| range.first).min(),
+    };
     let wiring = Wiring::Passt(Passt {
-        lowest_port: if ports.all { Some(1) } else { lowest },
-        all_ports: ports.all,
+        lowest_port,
+        all_ports: interface.ports == Ports::All,
     });
     Nic {
         queue_pairs: 1,
@@ -78,7 +80,7 @@ pub(super) fn explain(interface: &Interface) -> Explanation {
         ip_from: "passt, by its own DHCP, DHCPv6 and router advertisements, with what hawser reads from the pod".into(),
         guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which nobody else sees"),
         others_use: "the same address".into(),
-        ports: if interface.ports.all {
+        ports: if interface.ports == Ports::All {
             forwards_all_text()
         } else {
             ports_text(&interface.ports)

@@ -182,7 +182,7 @@ fn kept(istio: bool) -> Vec<u16> {
 }
 
 fn ports_value(ports: &Ports, protocol: Protocol, kept: &[u16]) -> String {
-    if ports.all {
+    let Ports::Listed(list) = ports else {
         // With exclusions alone passt forwards all the others, ports that it cannot have left out.
         let excluded: Vec<_> = kept.iter().map(|port| format!("~{port}")).collect();
         return if excluded.is_empty() {
@@ -190,8 +190,8 @@ fn ports_value(ports: &Ports, protocol: Protocol, kept: &[u16]) -> String {
         } else {
             excluded.join(",")
         };
-    }
-    let listed = ports.list.iter().filter(|range| range.protocol == protocol);
+    };
+    let listed = list.iter().filter(|range| range.protocol == protocol);
     let pieces: Vec<_> = listed
         .flat_map(|range| without(range, kept))
         .map(|(first, last)| {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn listed(list: Vec<PortRange>) -> Ports {
-        Ports { all: false, list }
+        Ports::Listed(list)
     }
 
     fn line(handed: &Handed, ports: &Ports, istio: bool, resolv: &str, search: &[&str]) -> String {
@@ -315,10 +315,7 @@ mod tests {
 
     #[test]
     fn kept_ports_are_nobodys_but_the_pods() {
-        let all = Ports {
-            all: true,
-            list: Vec::new(),
-        };
+        let all = Ports::All;
         let tcp = |ports: &Ports, istio| ports_value(ports, Protocol::Tcp, &kept(istio));
         assert_eq!(tcp(&all, false), "~49152,~49153,~49154");
         assert!(tcp(&all, true).contains(",~15006,"));

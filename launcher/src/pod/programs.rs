@@ -8,7 +8,7 @@ use hawser_linux::programs::find as on_path;
 
 use super::finding::{Finding, Part};
 use crate::error::Failure;
-use crate::spec::{Binding, GuestSpec, LinkState};
+use crate::spec::{Binding, GuestSpec, LinkState, Ports};
 use crate::{passt, privileges};
 
 /// passt as it was found for a guest with an interface of that binding.
@@ -59,7 +59,7 @@ pub(crate) fn passt(guest: &GuestSpec) -> Part<Option<PasstProgram>> {
         return Part::silent(None);
     };
     let found = passt::find().and_then(|path| {
-        let fit = passt::check(&path, interface.ports.all)?;
+        let fit = passt::check(&path, interface.ports == Ports::All)?;
         Ok((path, fit))
     });
     match found {

@@ -203,11 +203,13 @@ pub enum Binding {
 
 /// Guest ports that are reachable from outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Ports {
-    /// No list in the manifest: everything that arrives at the pod is for the guest. `list` is then empty.
-    pub all: bool,
+#[serde(rename_all = "lowercase")]
+pub enum Ports {
+    /// No list in the manifest: everything that arrives at the pod is for the guest.
+    #[default]
+    All,
     /// In the manifest's order, neither overlapping nor merged; single ports have `first == last`.
-    pub list: Vec<PortRange>,
+    Listed(Vec<PortRange>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

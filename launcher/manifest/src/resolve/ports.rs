@@ -71,11 +71,15 @@ pub(crate) fn resolve(interface: &net::Interface, path: &FieldPath, report: &mut
             );
         }
     }
-    let none = |empty: Option<bool>| empty.unwrap_or(true);
-    Ports {
-        all: none(interface.ports.as_ref().map(|ports| ports.is_empty()))
-            && none(interface.port_ranges.as_ref().map(|ranges| ranges.is_empty())),
-        list: found.into_iter().map(|(_, range)| range).collect(),
+    let is_listed = interface.ports.as_ref().is_some_and(|ports| !ports.is_empty())
+        || interface
+            .port_ranges
+            .as_ref()
+            .is_some_and(|ranges| !ranges.is_empty());
+    if is_listed {
+        Ports::Listed(found.into_iter().map(|(_, range)| range).collect())
+    } else {
+        Ports::All
     }
 }
 

@@ -16,7 +16,7 @@ use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::finding::Part;
 use crate::pod::pci::PciFunctions;
-use crate::spec::{GuestSpec, Interface};
+use crate::spec::{GuestSpec, Interface, Ports};
 use crate::vmm::config::{VmConfig, vm_config};
 
 pub(super) struct Output<'a> {
@@ -224,9 +224,9 @@ fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
             lines.extend(handed.v6.map(|v6| {
                 format!("IPv6 {v6} by passt's DHCPv6, default route by its RA; others use the same")
             }));
-            interface.map(|interface| match interface.ports.all {
-                true => passt::forwards_all_text(),
-                false => ports_text(&interface.ports),
+            interface.map(|interface| match &interface.ports {
+                Ports::All => passt::forwards_all_text(),
+                listed => ports_text(listed),
             })
         }
         Joined::Bridge(bridged) => {
