@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, StepFailure, UndoFailure};
+use crate::error::{Error, StepFailure, UndoFailure, chain};
 use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::step::Step;
@@ -33,8 +33,8 @@ pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Re
             for failure in undo(kernel, &whole, journal).await {
                 tracing::error!(
                     event = "wiring-undo-failed",
-                    "while taking back: {failure}: {}",
-                    failure.source
+                    "while taking back: {}",
+                    chain(&failure)
                 );
             }
             return Err(Error::Apply {

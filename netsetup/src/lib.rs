@@ -37,8 +37,8 @@ pub use observed::{Address, Devconf, Link, Observed, Sysctl, TapFacts};
 pub use plan::Plan;
 pub use ruleset::document as ruleset;
 pub use spec::{
-    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, Passt,
-    PortRange, Ports, Protocol, Wiring, bridge_name, server_tap_name, tap_name,
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, Masquerade, NetSpec, Nic, Owner, Passt, PortRange, Ports, Protocol,
+    Wiring, bridge_name, server_tap_name, tap_name,
 };
 pub use step::{BridgeStep, PortStep, Step, TapStep};
 pub use undo::Undo;

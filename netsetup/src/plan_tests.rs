@@ -89,6 +89,7 @@ fn spec() -> NetSpec {
                 v6: "fd10:0:2::/120".parse().unwrap(),
                 v6_required: false,
                 ports: Ports::All,
+                kept_tcp: vec![49152, 49153, 49154],
                 istio: false,
             }),
         }],
@@ -179,6 +180,9 @@ fn rules_for_all_ports() {
 fn rules_for_listed_ports_and_istio() {
     let mut spec = spec();
     masquerade(&mut spec).istio = true;
+    masquerade(&mut spec).kept_tcp.extend([
+        15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090,
+    ]);
     masquerade(&mut spec).ports = Ports::Listed(vec![
         range(Protocol::Tcp, 80, 80),
         range(Protocol::Udp, 5000, 5999),
@@ -234,11 +238,11 @@ fn touching_and_overlapping_ranges_become_one() {
 }
 
 #[test]
-fn ports_of_a_sidecar_stay_in_the_pod_with_istio_only() {
+fn the_ports_that_stay_in_the_pod_are_those_of_the_spec() {
     let mut spec = spec();
-    assert_eq!(elements(&spec, "tap0-kept").as_array().unwrap().len(), 3);
-    masquerade(&mut spec).istio = true;
-    assert_eq!(elements(&spec, "tap0-kept").as_array().unwrap().len(), 13);
+    assert_eq!(elements(&spec, "tap0-kept").to_string(), "[49152,49153,49154]");
+    masquerade(&mut spec).kept_tcp = Vec::new();
+    assert!(elements(&spec, "tap0-kept").is_null());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use nftables::types::{NfChainType, NfFamily, NfHook};
 
 use self::words::*;
 use crate::guest_nic::{GuestNic, Joined, Masqueraded};
-use crate::spec::{KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
+use crate::spec::{Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
 
 /// Name of both tables.
 pub(crate) const TABLE: &str = "hawser";
@@ -189,11 +189,8 @@ fn server_frames(objects: &mut Objects, nic: &Masqueraded) {
 }
 
 fn sets(objects: &mut Objects, tap: &str, masquerade: &Masquerade) {
-    let mut kept: Vec<u16> = KEPT_TCP.to_vec();
-    if masquerade.istio {
-        kept.extend(KEPT_ISTIO_TCP);
-    }
-    objects.port_set(&format!("{tap}-kept"), kept.into_iter().map(number).collect());
+    let kept = masquerade.kept_tcp.iter().copied();
+    objects.port_set(&format!("{tap}-kept"), kept.map(number).collect());
     if let Ports::Listed(ranges) = &masquerade.ports {
         for (protocol, name) in PROTOCOLS {
             let ports = merged(ranges, protocol)

@@ -14,14 +14,6 @@ pub const GATEWAY_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
 /// The gateway's link-local address on a masquerade TAP: next hop of the guest's IPv6 default route.
 pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// TCP ports that stay in the pod: 49152 and 49153 for migration, as in KubeVirt, and 49154 for metrics.
-pub const KEPT_TCP: [u16; 3] = [49152, 49153, 49154];
-
-/// TCP ports of an Istio sidecar.
-pub const KEPT_ISTIO_TCP: [u16; 10] = [
-    15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090,
-];
-
 /// Everything wanted in one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetSpec {
@@ -88,6 +80,8 @@ pub struct Masquerade {
     /// The manifest names the IPv6 network, so that doing without IPv6 is an error and not a choice.
     pub v6_required: bool,
     pub ports: Ports,
+    /// TCP ports that stay in the pod, whatever `ports` says.
+    pub kept_tcp: Vec<u16>,
     /// An Istio sidecar takes what arrives and connects to the guest from inside the pod.
     pub istio: bool,
 }

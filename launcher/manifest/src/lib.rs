@@ -14,6 +14,7 @@
 mod document;
 mod guest;
 pub mod plugins;
+pub mod pod_ports;
 mod resolve;
 #[cfg(test)]
 mod tests;

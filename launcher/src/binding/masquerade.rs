@@ -39,6 +39,7 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
         v6,
         v6_required,
         ports: ports(&interface.ports),
+        kept_tcp: spec::pod_ports::kept(guest.istio),
         istio: guest.istio,
     });
     tap_nic(guest, interface, wiring)

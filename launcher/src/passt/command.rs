@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
-use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed, KEPT_ISTIO_TCP, KEPT_TCP};
+use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed};
 use serde::Serialize;
 
 use crate::pod::resolv::Resolv;
+use crate::spec::pod_ports::kept;
 use crate::spec::{PortRange, Ports, Protocol};
 
 /// Next hop of a guest in a pod without an IPv4 default route: passt answers for any address, and the pod's own routes
@@ -173,12 +174,6 @@ fn search_value(search: &[String]) -> String {
         [only] if only == "none" => "none.".into(),
         all => all.join(" "),
     }
-}
-
-/// TCP ports that stay in the pod.
-fn kept(istio: bool) -> Vec<u16> {
-    let sidecars = KEPT_ISTIO_TCP.into_iter().filter(|_| istio);
-    KEPT_TCP.into_iter().chain(sidecars).collect()
 }
 
 fn ports_value(ports: &Ports, protocol: Protocol, kept: &[u16]) -> String {

@@ -229,6 +229,9 @@ pub(super) fn index(name: &str) -> Result<u32, StepFailure> {
     nix::net::if_::if_nametoindex(name).map_err(|_| StepFailure::NoLink(name.to_owned()))
 }
 
-pub(super) fn failure(what: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
-    move |error| StepFailure::Netlink(format!("{what}: {error}"))
+pub(super) fn failure(request: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
+    move |error| StepFailure::Netlink {
+        request,
+        source: Box::new(error),
+    }
 }

@@ -398,7 +398,7 @@ fn connections_that_were_opened_in_another_pod_go_on() {
 fn what_is_the_pods_stays_in_the_pod() {
     in_pod(async |pod| {
         let (_pod, mut wire, mut guest, _server) = wired(pod).await;
-        for port in hawser_netsetup::KEPT_TCP {
+        for port in crate::pod::KEPT_TCP {
             wire.write(&syn(port));
         }
         // Not addressed to the pod: to the guest itself, its gateway, third parties, the pod's loopback.

@@ -12,6 +12,8 @@ use hawser_netsetup::{
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) const OWNER: Owner = Owner { uid: 107, gid: 107 };
+/// TCP ports that stay in the pod.
+pub(crate) const KEPT_TCP: [u16; 2] = [49152, 49153];
 pub(crate) const GUEST_MAC: [u8; 6] = [0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee];
 
 /// A namespace that has `lo`, and a place for the journal. Its thread leaves the namespace by ending.
@@ -138,6 +140,7 @@ pub(crate) fn spec() -> NetSpec {
                 v6: "fd10:0:2::/120".parse().unwrap(),
                 v6_required: false,
                 ports: Ports::All,
+                kept_tcp: KEPT_TCP.to_vec(),
                 istio: false,
             }),
         }],

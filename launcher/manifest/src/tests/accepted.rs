@@ -218,7 +218,8 @@ fn no_ports_means_all() {
 
 #[test]
 fn reserved_ports_are_a_warning() {
-    let ports = json!([{"port": 49152}, {"port": 49153, "protocol": "UDP"}, {"port": 49155}]);
+    let ports =
+        json!([{"port": 49152}, {"port": 49153}, {"port": 49154, "protocol": "UDP"}, {"port": 49155}]);
     let warnings = accepted(&[(&format!("{INTERFACE}/ports"), ports)]).warnings;
     let paths: Vec<_> = warnings
         .iter()
