@@ -1,8 +1,8 @@
-//! What a network is told of a guest that has come to another place on it: gratuitous ARP and unsolicited neighbour
+//! Announces to a network that a guest has migrated to another place on it: gratuitous ARP and unsolicited neighbour
 //! advertisements, in the guest's own name.
 //!
 //! A switch learns from any of them by which port the guest is reached now; a neighbour learns nothing new, since the
-//! guest has kept its hardware address, but one that had looked for it in vain meanwhile goes on at once.
+//! guest has kept its hardware address, but one that had looked for it in vain meanwhile continues at once.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -13,8 +13,8 @@ use etherparse::{
 };
 use hawser_mac::Mac;
 
+use crate::bytes::Reader;
 use crate::event::{Event, Ignored, Protocol};
-use crate::wire::Reader;
 
 /// Bytes of the headers before a DHCP message that count against the MTU.
 pub(crate) const IPV4_UDP: usize = Ipv4Header::MIN_LEN + UdpHeader::LEN;
@@ -53,7 +53,7 @@ fn malformed(why: &'static str) -> Event {
     }
 }
 
-/// Finds the message in a frame, or says why there is none for us.
+/// Finds the message in a frame, or the reason why there is none for us.
 pub(crate) fn parse(frame: &[u8], guest_mac: Mac) -> Result<Inbound<'_>, Event> {
     let mut reader = Reader::new(frame);
     let (Some(_to), Some(from), Some(kind)) = (reader.array::<6>(), reader.array::<6>(), reader.u16()) else {

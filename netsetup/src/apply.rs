@@ -33,7 +33,7 @@ pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Re
             for failure in undo(kernel, &whole, journal).await {
                 tracing::error!(
                     event = "wiring-undo-failed",
-                    "while taking back: {}",
+                    "cannot undo the wiring: {}",
                     chain(&failure)
                 );
             }

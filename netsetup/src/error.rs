@@ -6,7 +6,7 @@ use crate::undo::Undo;
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The namespace holds something that Hawser did not make and will not touch.
+    /// The namespace holds something that hawser did not create and will not change.
     #[error("{object}: {why}")]
     NotOurs { object: String, why: String },
     /// The pod lacks something that its owner has to provide.
@@ -50,7 +50,7 @@ pub enum StepFailure {
     },
     #[error("no interface named {0}")]
     NoLink(String),
-    #[error("nft refused the rule set: {0}")]
+    #[error("nft could not load the rule set: {0}")]
     Nft(String),
 }
 

@@ -35,9 +35,9 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(failure("read", path, source)),
         };
-        // A kill in mid-write leaves no half file (see `write`), so this is somebody's edit: better to stop than
-        // to forget what a namespace looked like.
-        serde_json::from_slice(&text).map_err(|error| failure("understand", path, error.into()))
+        // A kill in mid-write leaves no half file (see `write`), so the file was edited: better to stop than to forget
+        // what a namespace looked like.
+        serde_json::from_slice(&text).map_err(|error| failure("parse", path, error.into()))
     }
 
     /// This journal after `earlier`: what both speak of keeps the earlier value.
@@ -127,12 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.json");
         fs::write(&path, "{").unwrap();
-        assert!(
-            Journal::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("understand")
-        );
+        assert!(Journal::read(&path).unwrap_err().to_string().contains("parse"));
         assert!(path.exists());
     }
 }

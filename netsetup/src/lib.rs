@@ -30,8 +30,8 @@ pub use guest_nic::{
 };
 pub use journal::Journal;
 pub use kernel::{
-    Linux, MacvtapError, Nft, end_silence, fall_silent, find_routers, interface_names, observe, open_macvtap,
-    open_tap,
+    Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interface_names, observe,
+    open_macvtap, open_tap,
 };
 pub use observed::{Address, Devconf, Link, Observed, Sysctl, TapFacts};
 pub use plan::Plan;

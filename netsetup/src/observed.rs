@@ -14,7 +14,7 @@ pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
 pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
-/// What the kernel said of the namespace.
+/// The namespace as the kernel reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Observed {
     pub links: Vec<Link>,
@@ -46,11 +46,11 @@ pub struct Link {
     pub up: bool,
     /// Kernel's kind: `veth`, `tun`, `bridge`, … ; absent for a physical device.
     pub kind: Option<String>,
-    /// IFLA_IFALIAS. Hawser signs its links here.
+    /// IFLA_IFALIAS. hawser signs its links here.
     pub alias: Option<String>,
     pub tap: Option<TapFacts>,
     pub addresses: Vec<Address>,
-    /// Those of `addresses` that somebody set, with all that is needed to set them again.
+    /// Those of `addresses` that were set, with all that is needed to set them again.
     pub assigned: Vec<Assigned>,
     /// Unicast routes of the main table that lead out here, but for the kernel's own.
     pub routes: Vec<Route>,
@@ -67,7 +67,7 @@ pub struct Link {
     pub default_route_by_ra: bool,
 }
 
-/// A TUN/TAP device, as IFLA_TUN_* tell it.
+/// A TUN/TAP device (IFLA_TUN_*).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TapFacts {
     pub owner: Option<u32>,

@@ -50,7 +50,7 @@ impl Plan {
         !self.steps.iter().all(sysctl)
     }
 
-    /// Compares. Every reason not to go on is found here, before anything has moved.
+    /// Compares. Every reason to stop is found here, before anything is changed.
     pub fn new(spec: &NetSpec, observed: &Observed) -> Result<Self, Error> {
         let mut plan = Self {
             steps: Vec::new(),
@@ -69,8 +69,8 @@ impl Plan {
             });
         }
         let wanted = plan.wanted(spec, observed);
-        // Also when nothing is left to do: whoever finds the pod wired takes it down, even if the journal of the start
-        // that wired it is lost.
+        // Also when nothing is left to do: a launcher that finds the pod wired takes the wiring down, even if the
+        // journal of the start that wired it is lost.
         plan.journal.undo = wanted
             .iter()
             .filter_map(|step| undo_of(step, observed).or_else(|| bridge::undo_of(step)))
@@ -122,7 +122,7 @@ impl Plan {
     }
 }
 
-/// What Hawser did not make is left alone, however much it looks like the work of a launcher.
+/// What hawser did not create is left alone, however much it looks like the work of a launcher.
 fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
     let with_tap = |nic: &&Nic| !matches!(nic.wiring, Wiring::Passt(_));
     for nic in spec.nics.iter().filter(with_tap) {
@@ -130,7 +130,7 @@ fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
             if observed.link(name).is_some_and(|link| !is_ours(link)) {
                 return Err(Error::NotOurs {
                     object: name.clone(),
-                    why: "an interface of this name is there and was not made by hawser: remove it, or start in a fresh pod"
+                    why: "an interface of this name exists, and hawser did not create it: remove it, or start in a fresh pod"
                         .into(),
                 });
             }
@@ -142,8 +142,9 @@ fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
     match observed.links.iter().find(foreign) {
         Some(bridge) => Err(Error::NotOurs {
             object: bridge.name.clone(),
-            why: "KubeVirt's node agent has wired this pod: hawser does its own wiring, in a pod of its own"
-                .into(),
+            why:
+                "KubeVirt's node agent has wired this pod: run hawser in a pod that KubeVirt does not manage"
+                    .into(),
         }),
         None => Ok(()),
     }

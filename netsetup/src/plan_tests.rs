@@ -197,8 +197,8 @@ fn tables_are_removed_whether_or_not_they_are_there() {
 
 #[test]
 fn a_pod_whose_guest_is_elsewhere_sends_no_resets() {
-    insta::assert_snapshot!(crate::ruleset::silence().to_string());
-    let end = crate::ruleset::end_of_silence().to_string();
+    insta::assert_snapshot!(crate::ruleset::drop_resets().to_string());
+    let end = crate::ruleset::allow_resets().to_string();
     assert!(
         end.contains(r#"{"delete":{"table":{"family":"inet","name":"hawser-silence"}}}"#),
         "{end}"
@@ -257,7 +257,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
         (
             "the guest's network is the pod's",
             |spec, _| masquerade(spec).v4 = "192.0.2.0/28".parse().unwrap(),
-            "eth0: its address 192.0.2.10/24 overlaps the guest network 192.0.2.0/28: choose another with vmNetworkCIDR",
+            "eth0: its address 192.0.2.10/24 overlaps the guest network 192.0.2.0/28: set a different one in vmNetworkCIDR",
         ),
         (
             "the guest's network holds the pod's",
@@ -267,7 +267,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
         (
             "the same for IPv6",
             |spec, _| masquerade(spec).v6 = "2001:db8::/120".parse().unwrap(),
-            "overlaps the guest network 2001:db8::/120: choose another with vmIPv6NetworkCIDR",
+            "overlaps the guest network 2001:db8::/120: set a different one in vmIPv6NetworkCIDR",
         ),
         (
             "wired by KubeVirt",
@@ -283,7 +283,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
         (
             "somebody's TAP",
             |_, pod| add_tap(pod, "tap0", None),
-            "tap0: an interface of this name is there and was not made by hawser: remove it, or start in a fresh pod",
+            "tap0: an interface of this name exists, and hawser did not create it: remove it, or start in a fresh pod",
         ),
         (
             "somebody's helper",
@@ -305,7 +305,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                     .addresses
                     .retain(|a| a.ip == "fe80::10".parse::<IpAddr>().unwrap())
             },
-            "eth0: no address that masquerade could use",
+            "eth0: the interface has no address that masquerade can use",
         ),
         (
             "IPv6 wanted where the pod has none",
@@ -313,7 +313,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                 masquerade(spec).v6_required = true;
                 eth0(pod).addresses.retain(|a| a.ip.is_ipv4());
             },
-            "eth0: the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address",
+            "eth0: the manifest sets vmIPv6NetworkCIDR, but the pod has no global IPv6 address: remove the field",
         ),
         (
             "IPv6 wanted where it cannot be forwarded",
@@ -321,7 +321,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                 masquerade(spec).v6_required = true;
                 pod.ipv6_forwarding.as_mut().unwrap().writable = false;
             },
-            "eth0: net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1",
+            "eth0: net.ipv6.conf.all.forwarding is 0 and read-only in this pod: add the sysctl net.ipv6.conf.all.forwarding=1",
         ),
         (
             "no MAC to take",
@@ -329,7 +329,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                 spec.nics[0].guest_mac = None;
                 eth0(pod).mac = None;
             },
-            "eth0: the interface has no MAC for the guest to take: set macAddress",
+            "eth0: the interface has no MAC that the guest could use: set macAddress",
         ),
     ];
     for (name, change, wanted) in cases {
@@ -376,22 +376,24 @@ fn doing_without_ipv6_is_said_and_why() {
         (
             "read-only",
             |pod| pod.ipv6_forwarding.as_mut().unwrap().writable = false,
-            Some("default: IPv6 is off for the guest: net.ipv6.conf.all.forwarding is 0 and read-only here"),
+            Some(
+                "default: the guest has no IPv6: net.ipv6.conf.all.forwarding is 0 and read-only in this pod",
+            ),
         ),
         (
             "a small MTU",
             |pod| eth0(pod).mtu = 1279,
-            Some("default: IPv6 is off for the guest: the MTU of eth0 is 1279, and IPv6 needs 1280"),
+            Some("default: the guest has no IPv6: the MTU of eth0 is 1279, but IPv6 requires at least 1280"),
         ),
         (
             "no IPv6 on new interfaces",
             |pod| pod.ipv6_disabled_by_default = true,
-            Some("default: IPv6 is off for the guest: net.ipv6.conf.default.disable_ipv6 is 1 here"),
+            Some("default: the guest has no IPv6: net.ipv6.conf.default.disable_ipv6 is 1 in this pod"),
         ),
         (
             "a kernel without",
             |pod| pod.ipv6_forwarding = None,
-            Some("default: IPv6 is off for the guest: the kernel has no net.ipv6.conf.all.forwarding"),
+            Some("default: the guest has no IPv6: the kernel has no net.ipv6.conf.all.forwarding"),
         ),
     ];
     for (name, change, wanted) in cases {
@@ -456,7 +458,7 @@ fn a_link_that_is_down_has_a_tap_and_a_rule_that_drops_everything() {
     assert_eq!(
         said,
         [
-            "make the TAP tap0 (owner 107:107, MTU 1450): the guest's, whose link is down",
+            "create the TAP tap0 (owner 107:107, MTU 1450) for a guest's NIC whose link is down",
             "replace the nftables tables inet hawser and netdev hawser",
             "mark tap0 as finished",
         ]

@@ -2,11 +2,11 @@
 //!
 //! Two tables, because nftables ties a table to its hooks. `netdev hawser` sits where frames enter the host
 //! from the guest's TAP: it hands DHCP and router solicitations to the server's helper TAP, and drops what a
-//! guest has no business sending. `inet hawser` does the NAT and lets through what belongs to it. Ports are in sets:
+//! guest has no business sending. `inet hawser` does the NAT and forwards what belongs to it. Ports are in sets:
 //! their number does not change the number of rules.
 
 mod bridge;
-mod words;
+mod nft_expr;
 
 use std::collections::HashSet;
 
@@ -15,15 +15,15 @@ use nftables::expr::{Expression, Fib, FibFlag, FibResult, MetaKey, NamedExpressi
 use nftables::stmt::{Limit, NAT, NATFamily, Statement};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use self::words::*;
+use self::nft_expr::*;
 use crate::guest_nic::{GuestNic, Joined, Masqueraded};
 use crate::spec::{Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
 
 /// Name of both tables.
 pub(crate) const TABLE: &str = "hawser";
 
-/// The table of a pod whose guest's connections go on elsewhere; apart from the wiring, which stays as it is.
-const SILENCE: &str = "hawser-silence";
+/// The table of a pod whose guest's connections continue in another pod; apart from the wiring, which stays as it is.
+const RESETS_TABLE: &str = "hawser-silence";
 
 /// DHCP and RS frames a second that reach the server; a guest that sends more loses them. An honest one sends a
 /// handful in a minute.
@@ -50,7 +50,7 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     }
     for nic in nics {
         if let Joined::Bridge(bridged) = &nic.joined {
-            bridge::keep_apart(&mut objects, nic, bridged);
+            bridge::isolate_pod_stack(&mut objects, nic, bridged);
         }
     }
     for nic in nics {
@@ -88,7 +88,7 @@ fn masquerade(objects: &mut Objects, spec: &NetSpec, nic: &GuestNic, masqueraded
     }
 }
 
-/// Both tables gone, whether or not they were there.
+/// Deletes both tables, whether or not they exist.
 pub(crate) fn removal() -> serde_json::Value {
     let mut objects = Objects::default();
     for family in [NfFamily::NetDev, NfFamily::INet] {
@@ -99,11 +99,11 @@ pub(crate) fn removal() -> serde_json::Value {
 
 /// Drops the resets with which the kernel answers segments of connections that it does not know. They have no ACK, where
 /// those that end a connection and those that refuse one have (RFC 9293, sections 3.5.2 and 3.10.7.1).
-pub(crate) fn silence() -> serde_json::Value {
+pub(crate) fn drop_resets() -> serde_json::Value {
     const CHAIN: &str = "output";
     const RST: u32 = 4;
     const RST_AND_ACK: u32 = 0x14;
-    let mut objects = Objects::in_table(SILENCE);
+    let mut objects = Objects::in_table(RESETS_TABLE);
     objects.have_table(NfFamily::INet);
     objects.base_chain(CHAIN, NfChainType::Filter, NfHook::Output, 0);
     let flags = masked(payload("tcp", "flags"), RST_AND_ACK);
@@ -111,9 +111,9 @@ pub(crate) fn silence() -> serde_json::Value {
     objects.document()
 }
 
-/// Takes that back, whether or not it is there.
-pub(crate) fn end_of_silence() -> serde_json::Value {
-    let mut objects = Objects::in_table(SILENCE);
+/// Deletes the table of [`drop_resets`], whether or not it exists.
+pub(crate) fn allow_resets() -> serde_json::Value {
+    let mut objects = Objects::in_table(RESETS_TABLE);
     objects.delete_table(NfFamily::INet);
     objects.document()
 }
@@ -234,7 +234,7 @@ fn translate(objects: &mut Objects, pod_interface: &str, nic: &Masqueraded, masq
     );
     let arrives = equal(meta(MetaKey::Iifname), text(pod_interface));
     // Matching the interface alone would take transit traffic too (CVE-2025-67499); and any local address would be
-    // 127.0.0.1 and the gateway's too, which nobody outside has a claim to.
+    // 127.0.0.1 and the gateway's too, which hosts outside have no claim to.
     let mut from_outside = vec![arrives, local];
     if masquerade.istio {
         // The sidecar takes the rest and connects to the guest from inside the pod.

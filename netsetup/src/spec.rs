@@ -53,7 +53,7 @@ pub enum Wiring {
     Masquerade(Masquerade),
     /// The guest takes the interface's place on its network, with its MAC, addresses and routes.
     Bridge,
-    /// The same wiring, and the guest is told nothing: whoever serves the network has it to itself.
+    /// The same wiring, and hawser does not serve the guest: the network's own servers do.
     ManagedTap,
     /// passt serves the guest by the pod's own sockets; the interface is not touched.
     Passt(Passt),
@@ -143,7 +143,7 @@ pub fn bridge_name(pod_interface: &str) -> String {
     format!("{BRIDGE_PREFIX}{}", short(pod_interface))
 }
 
-/// What bridges of KubeVirt and of Hawser are called; only ours are signed.
+/// Prefix of the names of KubeVirt's bridges and of hawser's; only hawser's are signed.
 pub(crate) const BRIDGE_PREFIX: &str = "k6t-";
 
 /// What is left of IFNAMSIZ (15 characters) beside a prefix or suffix of four.

@@ -89,14 +89,14 @@ impl fmt::Display for Step {
                 let queues = if tap.multi_queue { "multi-queue " } else { "" };
                 write!(
                     f,
-                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): ",
+                    "create the {queues}TAP {name} (owner {}:{}, MTU {mtu}) ",
                     owner.uid, owner.gid
                 )?;
                 match &tap.bridge {
-                    Some(bridge) => write!(f, "the guest's port of {bridge}"),
-                    None if tap.gateway => f.write_str("gateway of the guest"),
-                    None if tap.mac == GATEWAY_MAC => f.write_str("the guest's, whose link is down"),
-                    None => f.write_str("frames of the DHCP and RA server"),
+                    Some(bridge) => write!(f, "as the guest's port of {bridge}"),
+                    None if tap.gateway => f.write_str("as the guest's gateway"),
+                    None if tap.mac == GATEWAY_MAC => f.write_str("for a guest's NIC whose link is down"),
+                    None => f.write_str("for frames of the DHCP and RA server"),
                 }
             }
             Self::AddAddress { link, ip, prefix_len } => {
@@ -107,13 +107,13 @@ impl fmt::Display for Step {
             }
             Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
             Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
-            Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
+            Self::Ipv4Forwarding { link } => write!(f, "enable IPv4 forwarding on {link}"),
             Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
-            Self::Bridge(bridge) => write!(f, "make the bridge {} (MTU {})", bridge.name, bridge.mtu),
+            Self::Bridge(bridge) => write!(f, "create the bridge {} (MTU {})", bridge.name, bridge.mtu),
             Self::Port(PortStep { interface, bridge }) => {
                 write!(
                     f,
-                    "make {interface} a port of {bridge} that passes frames for its MAC on"
+                    "attach {interface} to {bridge} as a port that forwards frames for its own MAC"
                 )
             }
             Self::Mark { link, .. } => write!(f, "mark {link} as finished"),

@@ -8,11 +8,11 @@ use std::net::Ipv6Addr;
 
 use hawser_mac::Mac;
 
+use crate::bytes::Reader;
 use crate::event::{Event, Ignored, Protocol};
 use crate::frame::{self, Ends};
 use crate::lease::{Lease, LeaseV6};
 use crate::names;
-use crate::wire::Reader;
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);

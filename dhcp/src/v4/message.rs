@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 
 use hawser_mac::Mac;
 
+use crate::bytes::Reader;
 use crate::event::{Event, Ignored, Protocol};
-use crate::wire::Reader;
 
 pub(super) const MAGIC: [u8; 4] = [99, 130, 83, 99];
 pub(super) const PAD: u8 = 0;
@@ -163,11 +163,11 @@ impl<'a> Message<'a> {
 
     /// The largest datagram that the client takes, in bytes. RFC 2132 9.10 allows no less than 576.
     pub(super) fn max_message(&self) -> u16 {
-        const LEAST: u16 = 576;
-        let said = self
+        const MIN_MESSAGE: u16 = 576;
+        let option = self
             .option(MAX_MESSAGE)
             .and_then(|data| <[u8; 2]>::try_from(data).ok());
-        said.map_or(LEAST, u16::from_be_bytes).max(LEAST)
+        option.map_or(MIN_MESSAGE, u16::from_be_bytes).max(MIN_MESSAGE)
     }
 }
 

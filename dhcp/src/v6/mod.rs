@@ -63,7 +63,7 @@ pub(crate) fn answer(
         Err(event) => return (None, event),
     };
     let Some(Answered { mut message, outcome }) = answered else {
-        return (None, Event::Ignored(Ignored::NothingToSay));
+        return (None, Event::Ignored(Ignored::Unanswerable));
     };
     let room = usize::from(lease.mtu).saturating_sub(IPV6_UDP);
     let ends = Ends {

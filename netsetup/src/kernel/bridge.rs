@@ -54,7 +54,7 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(index(name)?)
             .controller(index(bridge)?)
             .build();
-        self.set(message, "make it a port of the bridge").await?;
+        self.set(message, "attach the port to the bridge").await?;
         let message = LinkUnspec::new_with_index(index(name)?)
             .set_port_kind(InfoPortKind::Bridge)
             .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::Learning(false)]))
@@ -64,7 +64,7 @@ impl Netlink {
             .set_port(message)
             .execute()
             .await
-            .map_err(failure("switch the learning of addresses off"))
+            .map_err(failure("disable address learning on the port"))
     }
 
     /// The interface keeps its MAC, which is the guest's as well. A bridge enters a port's MAC as an address of the
@@ -98,7 +98,7 @@ impl Netlink {
             Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -nix::libc::ENOENT => {
                 Ok(())
             }
-            other => other.map_err(failure("have the bridge forget the port's own address")),
+            other => other.map_err(failure("delete the port's own address from the bridge's table")),
         }
     }
 
@@ -117,7 +117,7 @@ impl Netlink {
         let kept = [NeighbourState::Permanent, NeighbourState::Noarp];
         for neighbour in all {
             if neighbour.header.ifindex == index && !kept.contains(&neighbour.header.state) {
-                // It may have gone by itself.
+                // The kernel may have deleted it by itself.
                 let _ = self.handle.neighbours().del(neighbour).execute().await;
             }
         }
@@ -137,11 +137,11 @@ impl Netlink {
             .add(message)
             .execute()
             .await
-            .map_err(failure("make the interface"))
+            .map_err(failure("create the interface"))
     }
 
     async fn up(&self, name: &str) -> Result<(), StepFailure> {
         let message = LinkUnspec::new_with_index(index(name)?).up().build();
-        self.set(message, "set it up").await
+        self.set(message, "bring the interface up").await
     }
 }

@@ -108,7 +108,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
 /// linux/if_addr.h: the kernel made this link-local address up (since 5.18).
 const IFAPROT_KERNEL_LL: u8 = 2;
 
-/// An address that somebody set: not one that is only lent, and not one that the kernel makes up.
+/// An address that was set: not a temporary one, and not one that the kernel has made up.
 pub(super) fn assigned(message: &AddressMessage, mac: Option<Mac>) -> Option<Assigned> {
     let Address { ip, prefix_len } = address(message)?;
     let mut assigned = Assigned {

@@ -20,7 +20,7 @@ use crate::step::Step;
 use crate::undo::Undo;
 
 pub use macvtap::{MacvtapError, open_macvtap};
-pub use nft::{Nft, end_silence, fall_silent};
+pub use nft::{Nft, allow_resets, drop_resets};
 pub use tap::open_tap;
 
 /// The kernel of this process's network namespace, over one rtnetlink socket.
@@ -88,7 +88,7 @@ pub fn interface_names() -> Vec<String> {
 /// ([`crate::Route::link_local`]), before their plan is made. Changes nothing; the pod's kernel asks its neighbours.
 ///
 /// # Errors
-/// When the kernel's neighbours cannot be read. A router that does not answer is none.
+/// When the kernel's neighbours cannot be read. A router that does not answer is not an error: it has no such address.
 pub async fn find_routers(spec: &NetSpec, observed: &mut Observed) -> Result<(), Error> {
     for nic in spec.nics.iter().filter(|nic| nic.wiring == Wiring::Bridge) {
         let link = observed

@@ -20,8 +20,8 @@ use crate::error::StepFailure;
 use crate::observed::Link;
 
 /// Neighbours answer within milliseconds; one that takes longer than a kernel's first try is not there.
-const ANSWER: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// RFC 863: whatever is sent there is thrown away.
 const DISCARD: u16 = 9;
@@ -49,7 +49,7 @@ impl Netlink {
         if asked.is_err() {
             return Ok(None);
         }
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             let neighbours: Vec<NeighbourMessage> = self
                 .handle
@@ -67,7 +67,7 @@ impl Netlink {
             if found.is_some() || Instant::now() >= deadline {
                 return Ok(found);
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

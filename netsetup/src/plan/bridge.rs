@@ -1,14 +1,14 @@
 //! The plan of a bridged NIC: the guest takes the place of the pod's interface on its network.
 //!
-//! The interface becomes a bridge's port and keeps everything else: name, kind, MAC, addresses and routes. So whoever
-//! looks for it finds it as it was made (CNI's CHECK), a driver or a macvlan that takes frames for its own MAC alone
-//! goes on taking the guest's, nothing has to be put back but the port, and a start after a kill reads from the kernel
-//! what the first one read. Two things make room for the guest. The bridge forgets that the MAC is its port's own, and
-//! passes frames for it on. And the rules let nothing that the pod's kernel sends leave by the interface.
+//! The interface becomes a bridge port and keeps everything else: name, kind, MAC, addresses and routes. So the CNI
+//! plugin finds it unchanged (CNI's CHECK), a driver or a macvlan that receives frames for its own MAC only still receives
+//! the guest's, only the port has to be undone, and a start after a kill reads from the kernel what the first start read.
+//! Two things make room for the guest. hawser deletes the bridge's entry that the MAC is its port's own, so the bridge
+//! forwards frames for it. And the rules drop what the pod's kernel would send by the interface.
 //!
 //! The order holds because the rules are there before the interface becomes a port.
 
-mod told;
+mod bridged_lease;
 
 use std::net::Ipv6Addr;
 
@@ -37,30 +37,30 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
     if link.controller.is_some() && !is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: link.name.clone(),
-            why: "it is a port of somebody else's already: start in a fresh pod".into(),
+            why: "another program has attached it to a bridge: start in a fresh pod".into(),
         });
     }
     let pods = link
         .mac
-        .ok_or_else(|| unfit("it has no MAC, and so cannot be a bridge's port"))?;
+        .ok_or_else(|| unfit("it has no MAC, so it cannot be a bridge port: choose another binding"))?;
     let guest_mac = nic.guest_mac.unwrap_or(pods);
     let mac = own_mac(pods);
     if guest_mac == GATEWAY_MAC || guest_mac == mac {
         return Err(unfit(
-            "the guest's MAC is one that hawser's own links have: set macAddress to another",
+            "hawser uses the guest's MAC for a link of its own: set a different macAddress",
         ));
     }
     if link.own_mac_only && guest_mac != pods {
         return Err(unfit(
-            "it is a macvlan, which gets no frames for another MAC than its own: leave macAddress out, or have the CNI \
-             plugin make it with the guest's MAC or in mode passthru",
+            "it is a macvlan, which receives no frames for a MAC other than its own: omit macAddress, or configure the \
+             CNI plugin to create it with the guest's MAC or in mode passthru",
         ));
     }
     let (v4, v6) = match nic.wiring {
         Wiring::ManagedTap => (None, None),
         _ => (
-            told::v4(nic, link, notes),
-            told::v6(nic, link, remembered(nic, observed), notes),
+            bridged_lease::v4(nic, link, notes),
+            bridged_lease::v6(nic, link, remembered(nic, observed), notes),
         ),
     };
     Ok(GuestNic {

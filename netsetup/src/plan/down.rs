@@ -19,14 +19,14 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Erro
     if bridge::is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: nic.pod_interface.clone(),
-            why: "an earlier start in this pod bridged it, and now the link is to be down: start in a fresh pod"
+            why: "hawser bridged it at an earlier start in this pod, and the manifest now sets its link down: start in a fresh pod"
                 .into(),
         });
     }
     let guest_mac = nic
         .guest_mac
         .or(link.mac)
-        .ok_or_else(|| unfit("the interface has no MAC for the guest to take: set macAddress"))?;
+        .ok_or_else(|| unfit("the interface has no MAC that the guest could use: set macAddress"))?;
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),

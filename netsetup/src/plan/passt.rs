@@ -1,5 +1,5 @@
-//! The plan of a NIC that passt serves: what the pod has, for passt to hand on, and the two sysctls without which a process
-//! that has no capability could not do its part. The interface itself is read and never touched.
+//! The plan of a NIC that passt serves: what the pod's interface has, which passt offers to the guest, and the two sysctls
+//! without which passt, which has no capability, could neither listen nor ping. The interface is read and not changed.
 
 use std::net::IpAddr;
 
@@ -27,26 +27,26 @@ pub(super) fn guest_nic(
     if bridge::is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: nic.pod_interface.clone(),
-            why:
-                "an earlier start in this pod bridged it, and passt needs it as it was: start in a fresh pod"
-                    .into(),
+            why: "hawser bridged it at an earlier start in this pod, and passt needs an interface outside of a bridge: start \
+                  in a fresh pod"
+                .into(),
         });
     }
     let handed = handed(pod);
     if handed.v4.is_none() && handed.v6.is_none() {
         return Err(unfit(
-            "no address that passt could use: the pod needs a global IPv4 or IPv6 address here",
+            "the interface has no address that passt can use: the pod needs a global IPv4 or IPv6 address on it",
         ));
     }
     let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
         return Err(unfit(
-            "the interface has no MAC for the guest to take: set macAddress",
+            "the interface has no MAC that the guest could use: set macAddress",
         ));
     };
     check_ports(wanted, observed.unprivileged_port_start.as_ref(), nic, notes)?;
     if !pings(observed.ping_group_range.as_ref(), owner) {
         notes.push(format!(
-            "{}: the guest cannot ping: net.ipv4.ping_group_range leaves out group {gid} and is read-only here: add the \
+            "{}: the guest cannot ping: net.ipv4.ping_group_range excludes group {gid} and is read-only in this pod: add the \
              sysctl net.ipv4.ping_group_range=\"{gid} {gid}\" to the pod (securityContext.sysctls)",
             nic.name,
             gid = owner.gid
@@ -89,7 +89,7 @@ fn handed(pod: &Link) -> Handed {
     }
 }
 
-/// Ports that were asked for by number must be had; of all ports, those that can be.
+/// Each port of a list must be forwarded; where the guest has all ports, those that passt can have.
 fn check_ports(
     wanted: &Passt,
     start: Option<&Sysctl>,
@@ -106,7 +106,7 @@ fn check_ports(
     if wanted.all_ports {
         notes.push(format!(
             "{}: ports below {from} do not reach the guest: net.ipv4.ip_unprivileged_port_start is {from} and read-only \
-             here: add the sysctl net.ipv4.ip_unprivileged_port_start=0 to the pod (securityContext.sysctls)",
+             in this pod: add the sysctl net.ipv4.ip_unprivileged_port_start=0 to the pod (securityContext.sysctls)",
             nic.name
         ));
         return Ok(());
@@ -114,8 +114,8 @@ fn check_ports(
     Err(Error::Unfit {
         object: nic.name.clone(),
         why: format!(
-            "port {lowest} is to reach the guest, and passt may not listen below {from}: \
-             net.ipv4.ip_unprivileged_port_start is read-only here: add the sysctl \
+            "passt cannot forward port {lowest}, since it may not listen below port {from} and \
+             net.ipv4.ip_unprivileged_port_start is read-only in this pod: add the sysctl \
              net.ipv4.ip_unprivileged_port_start={lowest} to the pod (securityContext.sysctls, or podman run --sysctl)"
         ),
     })
@@ -155,7 +155,7 @@ pub(super) fn steps(spec: &NetSpec, observed: &Observed) -> Vec<Step> {
         let gid = spec.owner.gid;
         let range = observed.ping_group_range.as_ref();
         if let Some(range) = range.filter(|range| range.writable && !holds(&range.value, gid)) {
-            // Whoever could ping still can.
+            // Every group that could ping still can.
             let (low, high) = bounds(&range.value)
                 .filter(|(low, high)| low <= high)
                 .map_or((gid, gid), |(low, high)| (low.min(gid), high.max(gid)));

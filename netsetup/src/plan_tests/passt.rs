@@ -159,7 +159,7 @@ fn a_pod_that_has_nothing_to_hand_on_is_refused() {
     let spec = passt(None, false);
     let mut without = pod();
     eth0(&mut without).addresses.clear();
-    assert!(refusal(&spec, &without).contains("no address that passt could use"));
+    assert!(refusal(&spec, &without).contains("the interface has no address that passt can use"));
     let mut without = pod();
     eth0(&mut without).mac = None;
     assert!(refusal(&spec, &without).contains("set macAddress"));
@@ -191,7 +191,7 @@ fn beside_a_bridge_only_the_bridged_interface_moves() {
     let plan = plan(&spec, &pod);
     let text = text(&plan);
     assert!(!text.contains("eth0") && !text.contains("tap0"), "{text}");
-    assert!(text.contains("make podred a port of k6t-red"), "{text}");
+    assert!(text.contains("attach podred to k6t-red"), "{text}");
     assert!(text.contains("write 80 to"), "{text}");
     assert!(plan.needs_net_admin());
 }

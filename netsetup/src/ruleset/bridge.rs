@@ -1,18 +1,18 @@
-//! A bridged guest's frames: what is for the server is taken on their way into the bridge, and nothing else.
+//! A bridged guest's frames: those for hawser's server are intercepted on their way into the bridge, and no others.
 //!
-//! The guest has the network to itself as the pod would: it may be a router or a server on it, and other bindings'
-//! guards are not put before it. Only what its own NIC asks for is taken, and only of a family that the pod has an
-//! address of: the rest is for the network's own server and router.
+//! The guest may do on the network what the pod could: be a router or a server on it. So the guards of other bindings do
+//! not apply. Only requests of its own NIC are intercepted, and only of a family that the pod's interface has an address
+//! of: the rest is for the network's own server and router.
 
+use super::nft_expr::*;
 use super::over_rate;
-use super::words::*;
 use crate::guest_nic::{Bridged, GuestNic, Router6};
 use nftables::expr::MetaKey;
 use nftables::types::NfFamily;
 
-/// The pod's own kernel has the guest's addresses and routes still, and neither speaks nor hears by this interface. What
-/// its processes send is answered as where there is no route.
-pub(super) fn keep_apart(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+/// The pod's kernel still has the guest's addresses and routes, so the rules drop what it would send and receive by this
+/// interface. Its processes get the error for a missing route.
+pub(super) fn isolate_pod_stack(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     let leaves = || equal(meta(MetaKey::Oifname), text(&nic.pod_interface));
     for protocol in ["tcp", "udp"] {
         let expr = vec![leaves(), equal(meta(MetaKey::L4proto), text(protocol)), REJECT];
@@ -28,7 +28,7 @@ pub(super) fn keep_apart(objects: &mut Objects, nic: &GuestNic, bridged: &Bridge
     }
 }
 
-/// Whoever leased the pod's address from a DHCP server of the network (CNI's dhcp plugin) renews it at the interface,
+/// A client that leased the pod's address from a DHCP server of the network (CNI's dhcp plugin) renews it at the interface,
 /// with a packet socket, and at the lease's end takes the interface down. A bridge keeps answers from such a socket; but
 /// frames for the address of LLDP (IEEE 802.1D, table 7-10) it leaves to the port that they came by.
 fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {

@@ -64,7 +64,7 @@ fn a_device_of_another_interface_is_not_taken_for_it() {
         let error = open_macvtap("other", index, 1).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("/dev/tap{index} is the device of podred, not of other")
+            format!("/dev/tap{index} belongs to podred, not to other")
         );
         let error = open_macvtap("podred", index + 1000, 1).unwrap_err();
         assert!(
@@ -88,13 +88,28 @@ fn a_tap_as_the_kernel_describes_it() {
         run("ip link del tapred");
         make("mode tap user 107 group 107 multi_queue");
         assert_eq!(find(&wanted(2)).await.unwrap().queue_pairs, 2);
-        assert!(find(&wanted(1)).await.unwrap_err().contains("a multi-queue TAP"));
+        assert!(
+            find(&wanted(1))
+                .await
+                .unwrap_err()
+                .contains("the TAP is multi-queue")
+        );
         run("ip link del tapred");
         make("mode tap user 1");
-        assert!(find(&wanted(1)).await.unwrap_err().contains("a TAP of user 1"));
+        assert!(
+            find(&wanted(1))
+                .await
+                .unwrap_err()
+                .contains("the TAP belongs to user 1")
+        );
         run("ip link del tapred");
         make("mode tun");
-        assert!(find(&wanted(1)).await.unwrap_err().contains("tapred: a TUN"));
+        assert!(
+            find(&wanted(1))
+                .await
+                .unwrap_err()
+                .contains("tapred: it is a TUN")
+        );
         drop(pod);
     });
 }

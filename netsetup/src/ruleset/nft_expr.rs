@@ -1,4 +1,4 @@
-//! Words of nftables' JSON (libnftables-json(5)), shorter than the crate's types are when written out.
+//! Expressions of nftables' JSON (libnftables-json(5)), shorter than the crate's types are when written out.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -131,7 +131,7 @@ pub(super) fn forward_to(device: &str) -> Stmt {
     }))
 }
 
-/// Another of the same frame to `device`; this one goes on.
+/// Sends a copy of the frame to `device`; the frame itself continues.
 pub(super) fn copy_to(device: &str) -> Stmt {
     Statement::Dup(Dup {
         addr: text(device),
