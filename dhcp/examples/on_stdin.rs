@@ -8,19 +8,15 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 
-use hawser_dhcp::{Lease, LeaseV4, LeaseV6, serve};
+use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Mac, serve};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mac = std::env::args().nth(1).ok_or("usage: on_stdin MAC")?;
-    let mac: Vec<u8> = mac
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16))
-        .collect::<Result<_, _>>()?;
+    let mac: Mac = std::env::args().nth(1).ok_or("usage: on_stdin MAC")?.parse()?;
     let gateway = Ipv4Addr::new(10, 0, 2, 1);
     let lease = Lease {
-        guest_mac: mac.try_into().map_err(|_| "a hardware address has six bytes")?,
-        server_mac: [2, 0, 0, 0, 0, 1],
+        guest_mac: mac,
+        server_mac: Mac([2, 0, 0, 0, 0, 1]),
         mtu: 1450,
         hostname: Some("guest".into()),
         domain: Some("default.svc.cluster.local".into()),

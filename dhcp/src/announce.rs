@@ -1,19 +1,20 @@
-//! What a network is told of a guest that has come to another place on it: gratuitous ARP and unsolicited neighbour
+//! Announces to a network that a guest has migrated to another place on it: gratuitous ARP and unsolicited neighbour
 //! advertisements, in the guest's own name.
 //!
 //! A switch learns from any of them by which port the guest is reached now; a neighbour learns nothing new, since the
-//! guest has kept its hardware address, but one that had looked for it in vain meanwhile goes on at once.
+//! guest has kept its hardware address, but one that had looked for it in vain meanwhile continues at once.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use etherparse::EtherType;
+use hawser_mac::Mac;
 
 use crate::frame::{self, Ends};
 use crate::lease::Lease;
 
-const BROADCAST: [u8; 6] = [0xff; 6];
+const BROADCAST: Mac = Mac([0xff; 6]);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 /// Ethernet and IPv4 (RFC 826), a request.
 const ARP_REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
@@ -33,11 +34,11 @@ pub fn announcements(lease: &Lease) -> Vec<Vec<u8>> {
 }
 
 /// An ARP announcement (RFC 5227, section 1.1): sender and target are the same address.
-fn arp(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
+fn arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     let body = ARP_REQUEST.len() + 2 * (6 + 4);
     let mut frame = frame::ethernet(mac, BROADCAST, EtherType::ARP, body);
     frame.extend_from_slice(&ARP_REQUEST);
-    frame.extend_from_slice(&mac);
+    frame.extend_from_slice(&mac.0);
     frame.extend_from_slice(&address.octets());
     frame.extend_from_slice(&[0; 6]);
     frame.extend_from_slice(&address.octets());
@@ -45,10 +46,10 @@ fn arp(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
 }
 
 /// An unsolicited neighbour advertisement (RFC 4861, 7.2.6).
-fn advertisement(mac: [u8; 6], address: Ipv6Addr) -> Option<Vec<u8>> {
+fn advertisement(mac: Mac, address: Ipv6Addr) -> Option<Vec<u8>> {
     let mut body = address.octets().to_vec();
     body.extend_from_slice(&TARGET_LINK_LAYER);
-    body.extend_from_slice(&mac);
+    body.extend_from_slice(&mac.0);
     let ends = Ends {
         from: (mac, address),
         to: (ALL_NODES_MAC, ALL_NODES),
@@ -65,7 +66,7 @@ mod tests {
     #[test]
     fn one_frame_for_each_address() {
         let mut lease = lease();
-        lease.guest_mac = [2, 0, 0, 0, 0, 7];
+        lease.guest_mac = Mac([2, 0, 0, 0, 0, 7]);
         lease.v4.as_mut().unwrap().address = "10.1.2.3".parse().unwrap();
         lease.v6.as_mut().unwrap().address = "fd00::3".parse().unwrap();
         let frames = announcements(&lease);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// One thing worth knowing about the exchange with the guest.
+/// One event of the exchange with the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A DHCPv4 message was understood.
@@ -24,7 +24,7 @@ pub enum Event {
         /// What came of it.
         outcome: Dhcp6Outcome,
     },
-    /// The guest asked for a router advertisement; `unicast` says whether it can be told alone.
+    /// The guest asked for a router advertisement; `unicast` is whether the answer goes to it alone.
     RouterSolicitation {
         /// The solicitation came from an address, so the answer goes to that.
         unicast: bool,
@@ -40,12 +40,12 @@ pub enum Event {
         /// The rule broken.
         why: &'static str,
     },
-    /// Frames beyond the allowed rate were thrown away unread, this many since last said.
+    /// Frames beyond the allowed rate were dropped unread, this many since the last report.
     Throttled {
         /// How many.
         frames: u64,
     },
-    /// A frame could not be read; the server goes on.
+    /// A frame could not be read; the server continues.
     ReadFailed {
         /// Why, by the kernel's name for it.
         error: &'static str,
@@ -91,8 +91,8 @@ pub enum Ignored {
     OtherServer,
     /// DHCPv6 sent to a unicast address, which RFC 9915 no longer has.
     Unicast,
-    /// A question that only a server knowing more than this one could answer.
-    NothingToSay,
+    /// A question that only a server that knows more than this one could answer.
+    Unanswerable,
 }
 
 /// The DHCPv4 messages of a client; DHCPREQUEST by the state it is sent in.
@@ -163,7 +163,7 @@ pub enum Dhcp6Outcome {
     Replied(Option<Ipv6Addr>),
     /// Reply to Confirm: the guest is where its addresses belong.
     OnLink,
-    /// Reply that tells the guest to start over, because its addresses do not belong here.
+    /// Reply after which the guest starts over, because its addresses do not belong here.
     NotOnLink,
     /// The guest found its address in use by someone else. It stays the guest's: there is no other.
     Declined,
@@ -217,10 +217,10 @@ impl fmt::Display for Event {
             } => {
                 write!(f, "{request}: {outcome}")?;
                 if let Some(name) = hostname {
-                    write!(f, ", guest calls itself \"{name}\"")?;
+                    write!(f, ", host name \"{name}\"")?;
                 }
                 if let Some(vendor) = vendor {
-                    write!(f, ", client \"{vendor}\"")?;
+                    write!(f, ", vendor class \"{vendor}\"")?;
                 }
                 Ok(())
             }
@@ -228,14 +228,48 @@ impl fmt::Display for Event {
             Self::RouterSolicitation { unicast: true } => {
                 write!(f, "router solicitation answered by unicast")
             }
-            Self::RouterSolicitation { unicast: false } => write!(f, "router solicitation answered to all"),
+            Self::RouterSolicitation { unicast: false } => {
+                write!(f, "router solicitation answered to all nodes")
+            }
             Self::RouterAdvertisement => write!(f, "router advertisement sent"),
-            Self::Ignored(why) => write!(f, "frame ignored: {why:?}"),
-            Self::Malformed { protocol, why } => write!(f, "malformed {protocol:?} from the guest: {why}"),
-            Self::Throttled { frames } => write!(f, "guest floods: {frames} frames thrown away"),
-            Self::ReadFailed { error } => write!(f, "reading a frame failed: {error}"),
-            Self::WriteDropped { frames, error } => write!(f, "{frames} replies dropped so far: {error}"),
+            Self::Ignored(why) => write!(f, "frame ignored: {why}"),
+            Self::Malformed { protocol, why } => write!(f, "the guest sent a malformed {protocol}: {why}"),
+            Self::Throttled { frames } => {
+                write!(f, "the guest sends too many requests: {frames} frames dropped")
+            }
+            Self::ReadFailed { error } => write!(f, "cannot read a frame: {error}"),
+            Self::WriteDropped { frames, error } => write!(
+                f,
+                "{frames} replies to the guest dropped so far: cannot write: {error}"
+            ),
         }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Framing => "frame",
+            Self::Dhcp4 => "DHCPv4 message",
+            Self::Dhcp6 => "DHCPv6 message",
+            Self::RouterSolicitation => "router solicitation",
+        })
+    }
+}
+
+impl fmt::Display for Ignored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ForeignMac => "its source is not the guest's MAC",
+            Self::OtherProtocol => "it is neither DHCP nor a router solicitation",
+            Self::NoLease => "the guest has no lease of its address family",
+            Self::Bootp => "it is BOOTP, not DHCP",
+            Self::Relayed => "it is for a DHCP relay, or from one",
+            Self::ServerMessage => "it is a message that only servers send",
+            Self::OtherServer => "it is for another DHCP server",
+            Self::Unicast => "DHCPv6 clients send to multicast addresses only",
+            Self::Unanswerable => "hawser does not have what it asks for",
+        })
     }
 }
 
@@ -261,10 +295,10 @@ impl fmt::Display for Dhcp4Outcome {
             Self::Offered(address) => write!(f, "DHCPOFFER {address}"),
             Self::Acknowledged(Some(address)) => write!(f, "DHCPACK {address}"),
             Self::Acknowledged(None) => f.write_str("DHCPACK"),
-            Self::Refused(address) => write!(f, "DHCPNAK, the guest wanted {address}"),
-            Self::Declined(address) => write!(f, "the guest sees {address} in use by someone else"),
-            Self::Released(address) => write!(f, "{address} stays the guest's"),
-            Self::TooLarge => f.write_str("no reply fits the MTU"),
+            Self::Refused(address) => write!(f, "DHCPNAK, the guest requested {address}"),
+            Self::Declined(address) => write!(f, "the guest reports that another host uses {address}"),
+            Self::Released(address) => write!(f, "{address} stays reserved for the guest"),
+            Self::TooLarge => f.write_str("no reply: none fits the MTU"),
         }
     }
 }
@@ -294,9 +328,9 @@ impl fmt::Display for Dhcp6Outcome {
             Self::Replied(None) => f.write_str("Reply"),
             Self::OnLink => f.write_str("Reply, on link"),
             Self::NotOnLink => f.write_str("Reply, not on link"),
-            Self::Declined => f.write_str("the guest sees its address in use by someone else"),
-            Self::Released => f.write_str("the address stays the guest's"),
-            Self::TooLarge => f.write_str("no reply fits the MTU"),
+            Self::Declined => f.write_str("the guest reports that another host uses its address"),
+            Self::Released => f.write_str("the address stays reserved for the guest"),
+            Self::TooLarge => f.write_str("no reply: none fits the MTU"),
         }
     }
 }

@@ -11,9 +11,10 @@ use etherparse::{
     EtherType, Ethernet2Header, Icmpv6Header, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv4Header, Ipv4HeaderSlice,
     Ipv6Header, UdpHeader, UdpSlice,
 };
+use hawser_mac::Mac;
 
+use crate::bytes::Reader;
 use crate::event::{Event, Ignored, Protocol};
-use crate::wire::Reader;
 
 /// Bytes of the headers before a DHCP message that count against the MTU.
 pub(crate) const IPV4_UDP: usize = Ipv4Header::MIN_LEN + UdpHeader::LEN;
@@ -52,13 +53,13 @@ fn malformed(why: &'static str) -> Event {
     }
 }
 
-/// Finds the message in a frame, or says why there is none for us.
-pub(crate) fn parse(frame: &[u8], guest_mac: [u8; 6]) -> Result<Inbound<'_>, Event> {
+/// Finds the message in a frame, or the reason why there is none for us.
+pub(crate) fn parse(frame: &[u8], guest_mac: Mac) -> Result<Inbound<'_>, Event> {
     let mut reader = Reader::new(frame);
     let (Some(_to), Some(from), Some(kind)) = (reader.array::<6>(), reader.array::<6>(), reader.u16()) else {
         return Err(malformed("shorter than an Ethernet header"));
     };
-    if from != guest_mac {
+    if Mac(from) != guest_mac {
         return Err(Event::Ignored(Ignored::ForeignMac));
     }
     match EtherType(kind) {
@@ -152,12 +153,12 @@ fn parse_v6(packet: &[u8]) -> Result<Inbound<'_>, Event> {
     }
 }
 
-pub(crate) fn ethernet(from: [u8; 6], to: [u8; 6], kind: EtherType, room: usize) -> Vec<u8> {
+pub(crate) fn ethernet(from: Mac, to: Mac, kind: EtherType, room: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(Ethernet2Header::LEN + room);
     frame.extend_from_slice(
         &Ethernet2Header {
-            source: from,
-            destination: to,
+            source: from.0,
+            destination: to.0,
             ether_type: kind,
         }
         .to_bytes(),
@@ -168,8 +169,8 @@ pub(crate) fn ethernet(from: [u8; 6], to: [u8; 6], kind: EtherType, room: usize)
 /// Where a frame comes from and goes to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ends<Address> {
-    pub(crate) from: ([u8; 6], Address),
-    pub(crate) to: ([u8; 6], Address),
+    pub(crate) from: (Mac, Address),
+    pub(crate) to: (Mac, Address),
 }
 
 /// A DHCPv4 reply as a frame; `None` if it is larger than IPv4 can say.

@@ -1,26 +1,28 @@
-//! What the guest is told, as plain data: made once from the network plan, carried along in a live migration.
+//! What the guest is offered, as plain data. Each launcher makes it from its own network plan; a live migration does not
+//! transfer it.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// How long a lease lasts, in seconds, for DHCPv4 and DHCPv6 alike: 999 days.
 ///
 /// A lease never ends under a running guest: this server lives as long as the guest does and grants every
-/// renewal. "Infinity" (0xffffffff) would say so more directly, but clients that keep the time in a signed 32-bit
+/// renewal. "Infinity" (0xffffffff) would express that more directly, but clients that keep the time in a signed 32-bit
 /// number or add it to a clock of 32 bits renew without pause or drop the address at once. 999 days is below
 /// 2^31, no client is known to mishandle it, and KubeVirt's guests have been given it for years.
 pub const LEASE_SECONDS: u32 = 999 * 24 * 3600;
 
-/// Everything our one guest is told on one interface.
+/// Everything that our one guest is offered on one interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The only hardware address that is served.
-    pub guest_mac: [u8; 6],
+    pub guest_mac: Mac,
     /// The hardware address that replies come from, and the source of the DHCPv6 server's DUID.
-    pub server_mac: [u8; 6],
+    pub server_mac: Mac,
     /// Bytes of the largest IP packet on the link. No reply is larger.
     pub mtu: u16,
     /// Host name (option 12), without the domain.

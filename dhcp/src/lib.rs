@@ -1,4 +1,4 @@
-//! What our one guest is told: DHCPv4, DHCPv6 and router advertisements.
+//! DHCPv4, DHCPv6 and router advertisements for one guest.
 //!
 //! The path of a message is a straight line: an Ethernet frame comes in, [`Responder::answer`] checks it and
 //! turns it into at most one reply frame and one [`Event`] to log, and [`serve`] does the reading, writing and
@@ -13,6 +13,7 @@
 
 mod announce;
 mod bucket;
+mod bytes;
 mod event;
 mod frame;
 mod lease;
@@ -22,13 +23,13 @@ mod responder;
 mod server;
 mod v4;
 mod v6;
-mod wire;
 
 #[cfg(test)]
 mod testing;
 
 pub use announce::announcements;
 pub use event::{Dhcp4, Dhcp4Outcome, Dhcp6, Dhcp6Outcome, Event, Ignored, Protocol};
+pub use hawser_mac::Mac;
 pub use lease::{LEASE_SECONDS, Lease, LeaseV4, LeaseV6, Route4};
 pub use responder::{Answer, Responder};
 pub use server::{Error, serve};

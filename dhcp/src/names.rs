@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// The name in uncompressed wire form, or `None` if it is not a name that a resolver could search.
-pub(crate) fn wire(name: &str) -> Option<Vec<u8>> {
+pub(crate) fn encode(name: &str) -> Option<Vec<u8>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let mut bytes = Vec::with_capacity(name.len() + 2);
     for label in name.split('.') {
@@ -30,7 +30,7 @@ pub(crate) fn wire(name: &str) -> Option<Vec<u8>> {
 pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<u8> {
     names
         .into_iter()
-        .filter_map(|name| wire(name))
+        .filter_map(|name| encode(name))
         .flatten()
         .collect()
 }
@@ -40,7 +40,7 @@ pub(crate) fn compressed<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec
     const POINTER: u16 = 0xc000;
     let mut out: Vec<u8> = Vec::new();
     let mut seen: BTreeMap<Vec<u8>, u16> = BTreeMap::new();
-    for name in names.into_iter().filter_map(|name| wire(name)) {
+    for name in names.into_iter().filter_map(|name| encode(name)) {
         let mut rest: &[u8] = &name;
         loop {
             let len = usize::from(rest.first().copied().unwrap_or(0));
@@ -112,11 +112,11 @@ mod tests {
             &long_name,
         ];
         for name in bad {
-            assert_eq!(wire(name), None, "{name:?}");
+            assert_eq!(encode(name), None, "{name:?}");
         }
         let mut names = strings(&bad);
         names.push("_ok-1.example.".into());
         assert_eq!(list(&names), b"\x05_ok-1\x07example\x00");
-        assert_eq!(wire(&"x".repeat(63)).map(|w| w.len()), Some(65));
+        assert_eq!(encode(&"x".repeat(63)).map(|w| w.len()), Some(65));
     }
 }

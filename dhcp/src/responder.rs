@@ -21,12 +21,12 @@ pub struct Answer {
 }
 
 impl Responder {
-    /// A responder that tells the guest what `lease` says.
+    /// A responder that offers `lease` to the guest.
     pub fn new(lease: Lease) -> Self {
         Self { lease }
     }
 
-    /// The lease that is told.
+    /// The lease that it offers.
     pub fn lease(&self) -> &Lease {
         &self.lease
     }

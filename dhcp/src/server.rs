@@ -14,7 +14,7 @@
 //! answered a second, and the rest are thrown away unread at a bounded pace. Events are bounded with them.
 //!
 //! No final advertisement with a router lifetime of zero is sent when the server stops: it stops because the guest
-//! ended, or because the guest moved to a node where the same server goes on.
+//! ended, or because the guest migrated to a pod where the same server continues.
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -38,11 +38,11 @@ use crate::responder::{Answer, Responder};
 const FRAMES_A_WAKE: usize = 64;
 /// The pause after a wake-up that met a flood: long enough to cost next to nothing, short enough to be through a
 /// TAP's queue of a thousand frames before a client asks again.
-const BREATHER: Duration = Duration::from_millis(10);
+const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 /// The pause after a read that failed, so that an error that stays does not fill the log.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
-/// How often at most a flood is reported.
-const REPORT: Duration = Duration::from_secs(1);
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// The least time between two reports of a flood.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Unsolicited advertisements: RFC 4861 6.2.1 and 10.
 const ADVERTISE_MIN: Duration = Duration::from_secs(200);
@@ -52,7 +52,7 @@ const INITIAL_INTERVAL: Duration = Duration::from_secs(16);
 /// The least time between two advertisements to all nodes (MIN_DELAY_BETWEEN_RAS).
 const ADVERTISE_SPACING: Duration = Duration::from_secs(3);
 
-/// Why the server could not start or go on.
+/// Why the server could not start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The descriptor refused to become non-blocking.
@@ -61,22 +61,22 @@ pub enum Error {
     /// The descriptor is of a kind that cannot be waited for, or there is no runtime with I/O.
     #[error("wait for the frame channel")]
     Wait(#[source] io::Error),
-    /// The descriptor is gone for reading, for instance because its TAP was deleted.
+    /// The descriptor can no longer be read, for instance because its TAP was deleted.
     #[error("read from the frame channel")]
     Read(#[source] io::Error),
-    /// The descriptor is gone for writing.
+    /// The descriptor can no longer be written.
     #[error("write to the frame channel")]
     Write(#[source] io::Error),
     /// The other end of the channel was closed.
-    #[error("frame channel closed by its other end")]
+    #[error("the other end closed the frame channel")]
     Closed,
 }
 
-/// Serves one guest on `channel` until `cancel` is done, telling `observer` what happens.
+/// Serves one guest on `channel` until `cancel` is done, and calls `observer` with each event.
 ///
 /// Needs a tokio runtime with I/O and time; a current-thread one is enough. `channel` gives one Ethernet frame a
 /// read and is made non-blocking. Errors that pass (EIO of a TAP that is down, ENOBUFS, a full queue) cost a frame
-/// and are told as events.
+/// and are reported as events.
 ///
 /// # Errors
 /// When the descriptor cannot be set up, or stops being usable for good.
@@ -174,7 +174,7 @@ impl<Observer: FnMut(Event)> Server<Observer> {
                         return Err(Error::Read(error));
                     }
                     (self.observer)(Event::ReadFailed { error: errno.desc() });
-                    rest = Some(AFTER_FAILURE);
+                    rest = Some(FAILURE_PAUSE);
                     break;
                 }
             };
@@ -183,7 +183,7 @@ impl<Observer: FnMut(Event)> Server<Observer> {
                 self.answer(len, now)?;
             } else {
                 self.thrown_away += 1;
-                rest = Some(BREATHER);
+                rest = Some(FLOOD_PAUSE);
             }
         }
         let now = Instant::now();
@@ -191,7 +191,7 @@ impl<Observer: FnMut(Event)> Server<Observer> {
         // A flood that ends within the second is reported with the next frame after it.
         let due = self
             .reported
-            .is_none_or(|last| now.saturating_duration_since(last) >= REPORT);
+            .is_none_or(|last| now.saturating_duration_since(last) >= REPORT_INTERVAL);
         if self.thrown_away > 0 && due {
             (self.observer)(Event::Throttled {
                 frames: self.thrown_away,

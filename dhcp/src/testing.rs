@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dhcproto::{Decodable, Decoder};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use hawser_mac::Mac;
 
 use crate::lease::{Lease, LeaseV4, LeaseV6};
 
@@ -20,8 +21,8 @@ pub(crate) const ROUTERS6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2)
 
 pub(crate) fn lease() -> Lease {
     Lease {
-        guest_mac: GUEST_MAC,
-        server_mac: SERVER_MAC,
+        guest_mac: Mac(GUEST_MAC),
+        server_mac: Mac(SERVER_MAC),
         mtu: 1450,
         hostname: Some("web-1".into()),
         domain: Some("default.svc.cluster.local".into()),

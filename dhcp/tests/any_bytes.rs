@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use dhcproto::{Decodable, Decoder};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
-use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Responder, Route4};
+use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Mac, Responder, Route4};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -54,8 +54,8 @@ prop_compose! {
         dns in vec(any::<Ipv6Addr>(), 0..90),
     ) -> Lease {
         Lease {
-            guest_mac: GUEST_MAC,
-            server_mac: [2, 0, 0, 0, 0, 1],
+            guest_mac: Mac(GUEST_MAC),
+            server_mac: Mac([2, 0, 0, 0, 0, 1]),
             mtu,
             hostname,
             domain: search.first().cloned(),

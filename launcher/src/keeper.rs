@@ -241,9 +241,9 @@ impl PasstRepair {
             return;
         }
         let done = privileges::with_net_admin(if silent {
-            hawser_netsetup::fall_silent
+            hawser_netsetup::drop_resets
         } else {
-            hawser_netsetup::end_silence
+            hawser_netsetup::allow_resets
         });
         match done {
             Ok(()) => self.silent = Some(silent),

@@ -184,7 +184,10 @@ fn defaults_and_ports_are_the_codes_own() {
             ));
         }
     }
-    let kept: BTreeSet<String> = hawser_netsetup::KEPT_TCP.iter().map(u16::to_string).collect();
+    let kept: BTreeSet<String> = hawser_manifest::pod_ports::ALWAYS
+        .iter()
+        .map(u16::to_string)
+        .collect();
     let ports = page("docs/masquerade.md").table("### Ports that stay in the pod", "| TCP ports |");
     let named: BTreeSet<String> = ports
         .iter()

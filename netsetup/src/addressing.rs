@@ -1,4 +1,4 @@
-//! Addresses and routes of a pod's interface, with all that a guest can be told of them.
+//! Addresses and routes of a pod's interface, with all of them that a guest can be offered.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const PROTO_KERNEL: u8 = 2;
 const PROTO_RA: u8 = 9;
 
-/// An address that somebody set; those that the kernel makes up by itself are not among them.
+/// An address that was set, not one that the kernel has made up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assigned {
     pub ip: IpAddr,

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use crate::error::{Error, StepFailure, UndoFailure};
-use crate::journal::{Journal, Undo};
+use crate::error::{Error, StepFailure, UndoFailure, chain};
+use crate::journal::Journal;
 use crate::plan::Plan;
 use crate::step::Step;
+use crate::undo::Undo;
 
 /// The kernel as this crate needs it. A trait so that tests can let step N fail; [`crate::Linux`] is the real one.
 pub trait Kernel {
@@ -32,8 +33,8 @@ pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Re
             for failure in undo(kernel, &whole, journal).await {
                 tracing::error!(
                     event = "wiring-undo-failed",
-                    "while taking back: {failure}: {}",
-                    failure.source
+                    "cannot undo the wiring: {}",
+                    chain(&failure)
                 );
             }
             return Err(Error::Apply {

@@ -1,15 +1,15 @@
 //! NICs whose device a CNI plugin has made: a TAP or a macvtap that is the guest's as it is.
 //!
-//! Nothing is wired for them and nothing about them is changed, neither now nor at the end: they are not signed, and so
-//! not ours. What is to be known is whether the VMM's user will be able to open the device and use it as it is. If not,
-//! whoever made it has to make it otherwise.
+//! hawser wires nothing for them and changes nothing about them, neither at the start nor at the end. It only finds out
+//! whether the VMM's user can open the device and use it as it is. If not, the CNI plugin has to be configured otherwise.
 
 use std::fmt::Write;
 
+use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::observe::{Link, Observed};
+use crate::observed::{Link, Observed};
 use crate::plan::SIGNATURE;
 use crate::spec::Owner;
 
@@ -18,13 +18,13 @@ use crate::spec::Owner;
 pub struct CniSpec {
     /// The network's name in the manifest; also the NIC's id at the VMM.
     pub name: String,
-    /// What its device may be called, the likeliest first.
+    /// Possible names of its device, the likeliest first.
     pub devices: Vec<String>,
-    /// What the pod's interface beside it may be called, which then tells the guest's MAC. It may be the device itself.
+    /// Possible names of the pod's interface beside it, whose MAC the guest then gets. It may be the device itself.
     pub pod_interfaces: Vec<String>,
-    /// At most.
+    /// At most so many.
     pub queue_pairs: u16,
-    pub guest_mac: Option<[u8; 6]>,
+    pub guest_mac: Option<Mac>,
 }
 
 /// A device that was found, and what the guest's NIC will be.
@@ -35,9 +35,9 @@ pub struct CniNic {
     pub interface: String,
     pub device: CniDevice,
     pub queue_pairs: u16,
-    pub guest_mac: [u8; 6],
+    pub guest_mac: Mac,
     /// The device's own.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Bytes.
     pub mtu: u32,
 }
@@ -52,8 +52,8 @@ pub enum CniDevice {
 }
 
 impl CniNic {
-    /// Looks the device up and says what stands in the way of using it. What the user should know although nothing does
-    /// goes to `notes`.
+    /// Finds the device, or the reason why the guest cannot use it. What the user should know in either case goes to
+    /// `notes`.
     ///
     /// # Errors
     /// [`Error::Unfit`] and [`Error::NotOurs`], with what to do.
@@ -65,7 +65,7 @@ impl CniNic {
     ) -> Result<Self, Error> {
         let candidates = spec.devices.iter().chain(&spec.pod_interfaces);
         let Some(link) = candidates.into_iter().find_map(|name| observed.link(name)) else {
-            return Err(nothing_there(spec, observed));
+            return Err(no_device(spec, observed));
         };
         let unfit = |why: String| Error::Unfit {
             object: link.name.clone(),
@@ -78,7 +78,7 @@ impl CniNic {
         {
             return Err(Error::NotOurs {
                 object: link.name.clone(),
-                why: "an earlier start of hawser made this for another binding of the same network: start in a fresh pod"
+                why: "hawser created it at an earlier start, for another binding of the same network: start in a fresh pod"
                     .into(),
             });
         }
@@ -87,13 +87,12 @@ impl CniNic {
             (Some("macvtap"), Some(_)) => CniDevice::Macvtap { index: link.index },
             (Some("tun"), None) => {
                 return Err(unfit(
-                    "a TUN, which carries no Ethernet frames: the CNI plugin of this network has to make a TAP".into(),
+                    "it is a TUN, which carries no Ethernet frames: configure the network's CNI plugin to create a TAP".into(),
                 ));
             }
             (kind, _) => {
                 return Err(unfit(format!(
-                    "neither a TAP nor a macvtap but {}: the CNI plugin of this network has to make one of them, called \
-                     {}",
+                    "it is {}, not a TAP or a macvtap: configure the network's CNI plugin to create one of these, named {}",
                     kind.map_or_else(|| "a physical device".into(), |kind| format!("a {kind}")),
                     spec.devices.join(" or ")
                 )));
@@ -108,7 +107,7 @@ impl CniNic {
         };
         if !link.up {
             return Err(unfit(format!(
-                "down: its CNI plugin has to bring it up (ip link set {} up)",
+                "the device is down: its CNI plugin must bring it up (ip link set {} up)",
                 link.name
             )));
         }
@@ -124,7 +123,7 @@ impl CniNic {
     }
 }
 
-fn nothing_there(spec: &CniSpec, observed: &Observed) -> Error {
+fn no_device(spec: &CniSpec, observed: &Observed) -> Error {
     let names: Vec<&str> = spec
         .devices
         .iter()
@@ -142,19 +141,19 @@ fn nothing_there(spec: &CniSpec, observed: &Observed) -> Error {
         );
     }
     if there.is_empty() {
-        there.push_str("nothing but lo");
+        there.push_str("lo");
     }
     Error::Unfit {
         object: format!("network {}", spec.name),
         why: format!(
-            "the pod has no TAP or macvtap for it, which would be called {}; it has {there}: attach the pod to the network \
-             whose CNI plugin makes the device",
+            "the pod has no TAP or macvtap for it: hawser looked for {} and found only {there}: attach the pod to a network \
+             whose CNI plugin creates the device",
             names.join(" or ")
         ),
     }
 }
 
-/// A TAP without an owner is everybody's (linux/drivers/net/tun.c, `tun_not_capable`).
+/// Every user can open a TAP without an owner (linux/drivers/net/tun.c, `tun_not_capable`).
 fn openable(link: &Link, owner: Owner) -> Result<(), Error> {
     let tap = link.tap.clone().unwrap_or_default();
     let others = |id: Option<u32>, ours: u32| id.filter(|id| *id != ours);
@@ -166,8 +165,8 @@ fn openable(link: &Link, owner: Owner) -> Result<(), Error> {
     Err(Error::Unfit {
         object: link.name.clone(),
         why: format!(
-            "a TAP of {whose}, which {}:{} may not open: its CNI plugin has to make it with owner {} and group {}, or with \
-             none",
+            "the TAP belongs to {whose}, so hawser as {}:{} cannot open it: configure its CNI plugin to create it with owner \
+             {} and group {}, or without an owner",
             owner.uid, owner.gid, owner.uid, owner.gid
         ),
     })
@@ -179,13 +178,13 @@ fn queue_pairs(spec: &CniSpec, link: &Link, notes: &mut Vec<String>) -> Result<u
     match (multi_queue, spec.queue_pairs > 1) {
         (true, false) => Err(Error::Unfit {
             object: link.name.clone(),
-            why: "a multi-queue TAP, and the guest's NIC has one queue pair: give the guest more than one vCPU and do not \
-                  set networkInterfaceMultiqueue to false, or have the CNI plugin make it without multi-queue"
+            why: "the TAP is multi-queue, but the guest's NIC has one queue pair: give the guest more than one vCPU and do not \
+                  set networkInterfaceMultiqueue to false, or configure the CNI plugin to create the TAP without multi-queue"
                 .into(),
         }),
         (false, true) => {
             notes.push(format!(
-                "{}: one queue pair for the guest, not {}: the TAP {} was made without multi-queue",
+                "{}: the guest's NIC has one queue pair instead of {}: the TAP {} was created without multi-queue",
                 spec.name, spec.queue_pairs, link.name
             ));
             Ok(1)
@@ -201,7 +200,7 @@ fn guest_mac(
     device: CniDevice,
     observed: &Observed,
     notes: &mut Vec<String>,
-) -> Result<[u8; 6], Error> {
+) -> Result<Mac, Error> {
     let unfit = |why: String| Error::Unfit {
         object: link.name.clone(),
         why,
@@ -210,10 +209,9 @@ fn guest_mac(
     if let CniDevice::Macvtap { .. } = device {
         return match spec.guest_mac {
             Some(wanted) if wanted != own => Err(unfit(format!(
-                "a macvtap with MAC {}, which takes no frames for {}: leave macAddress out of the manifest, or have the CNI \
-                 plugin make it with that",
-                text(own),
-                text(wanted)
+                "the macvtap has the MAC {} and receives no frames for {}: omit macAddress from the manifest, or configure \
+                 the CNI plugin to create the macvtap with that MAC",
+                own, wanted
             ))),
             _ => Ok(own),
         };
@@ -228,15 +226,15 @@ fn guest_mac(
             |bridge: &Link| Some(bridge.index) == link.controller && bridge.kind.as_deref() == Some("bridge");
         if observed.links.iter().any(bridged) {
             return Err(unfit(format!(
-                "a bridge's port with the MAC {} that the guest would have too, and the bridge keeps to itself what is for \
-                 a port's own MAC: set macAddress to another",
-                text(own)
+                "the TAP is a bridge port and the guest would share its MAC {}; a bridge does not forward frames for its \
+                 port's own MAC: set a different macAddress",
+                own
             )));
         }
         if link.addresses.iter().any(|address| address.ip.is_ipv6()) {
             notes.push(format!(
-                "{}: the guest has the MAC of the TAP {} itself, and so the same link-local IPv6 address: set macAddress to \
-                 another if the guest is to speak IPv6 to the pod",
+                "{}: the guest shares the MAC of the TAP {}, and so its link-local IPv6 address: set a different macAddress \
+                 if the guest has to reach the pod by IPv6",
                 spec.name, link.name
             ));
         }
@@ -244,230 +242,5 @@ fn guest_mac(
     Ok(mac)
 }
 
-fn text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observe::{Address, TapFacts};
-
-    const OWNER: Owner = Owner { uid: 107, gid: 107 };
-    const OWN: [u8; 6] = [2, 0, 0, 0, 0, 7];
-    const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 8];
-
-    fn link(index: u32, name: &str, kind: &str, mac: [u8; 6]) -> Link {
-        Link {
-            index,
-            name: name.into(),
-            kind: Some(kind.into()),
-            mac: Some(mac),
-            mtu: 1400,
-            up: true,
-            ..Link::default()
-        }
-    }
-
-    fn tap() -> Link {
-        Link {
-            tap: Some(TapFacts {
-                persistent: true,
-                ..TapFacts::default()
-            }),
-            ..link(5, "tapred", "tun", OWN)
-        }
-    }
-
-    fn spec() -> CniSpec {
-        CniSpec {
-            name: "red".into(),
-            devices: vec!["tapred".into()],
-            pod_interfaces: vec!["podred".into(), "net1".into()],
-            queue_pairs: 1,
-            guest_mac: None,
-        }
-    }
-
-    fn find(spec: &CniSpec, links: &[Link]) -> (Result<CniNic, String>, Vec<String>) {
-        let observed = Observed {
-            links: links.to_vec(),
-            ..Observed::default()
-        };
-        let mut notes = Vec::new();
-        let found = CniNic::find(spec, OWNER, &observed, &mut notes);
-        (found.map_err(|error| error.to_string()), notes)
-    }
-
-    fn found(spec: &CniSpec, links: &[Link]) -> CniNic {
-        let (found, notes) = find(spec, links);
-        assert_eq!(notes, [""; 0]);
-        found.unwrap()
-    }
-
-    fn refused(spec: &CniSpec, links: &[Link], wanted: &str) {
-        let said = find(spec, links).0.unwrap_err();
-        assert!(said.contains(wanted), "{said}");
-    }
-
-    #[test]
-    fn a_tap_comes_before_a_macvtap_and_each_has_the_mac_that_the_guest_needs() {
-        let macvtap = link(6, "podred", "macvtap", OTHER);
-        let nic = found(&spec(), std::slice::from_ref(&macvtap));
-        assert_eq!(nic.device, CniDevice::Macvtap { index: 6 });
-        assert_eq!(
-            (nic.interface.as_str(), nic.guest_mac, nic.mtu),
-            ("podred", OTHER, 1400)
-        );
-        let nic = found(&spec(), &[tap()]);
-        assert_eq!(
-            (nic.interface.as_str(), nic.device, nic.guest_mac),
-            ("tapred", CniDevice::Tap, OWN)
-        );
-        // An interface beside a TAP is there to say what the guest's MAC is.
-        let nic = found(&spec(), &[link(6, "net1", "dummy", OTHER), tap()]);
-        assert_eq!((nic.device, nic.guest_mac), (CniDevice::Tap, OTHER));
-        // CNI's own `tap` plugin gives the TAP the interface's name.
-        let named = Link {
-            name: "net1".into(),
-            ..tap()
-        };
-        let nic = found(&spec(), &[named]);
-        assert_eq!(
-            (nic.interface.as_str(), nic.device, nic.guest_mac),
-            ("net1", CniDevice::Tap, OWN)
-        );
-        let wanted = CniSpec {
-            guest_mac: Some(OTHER),
-            ..spec()
-        };
-        assert_eq!(found(&wanted, &[tap()]).guest_mac, OTHER);
-        let wanted = CniSpec {
-            guest_mac: Some(OTHER),
-            ..spec()
-        };
-        assert_eq!(found(&wanted, &[macvtap]).guest_mac, OTHER);
-    }
-
-    #[test]
-    fn queue_pairs_follow_the_tap() {
-        let multi = |multi_queue| Link {
-            tap: Some(TapFacts {
-                multi_queue,
-                ..TapFacts::default()
-            }),
-            ..tap()
-        };
-        let four = CniSpec {
-            queue_pairs: 4,
-            ..spec()
-        };
-        assert_eq!(found(&four, &[multi(true)]).queue_pairs, 4);
-        let (nic, notes) = find(&four, &[multi(false)]);
-        assert_eq!(nic.unwrap().queue_pairs, 1);
-        assert!(notes[0].contains("made without multi-queue"), "{notes:?}");
-        refused(
-            &spec(),
-            &[multi(true)],
-            "tapred: a multi-queue TAP, and the guest's NIC has one",
-        );
-        assert_eq!(
-            found(&four, &[link(6, "podred", "macvtap", OTHER)]).queue_pairs,
-            4
-        );
-    }
-
-    #[test]
-    fn whose_tap_it_is() {
-        let of = |owner, group| Link {
-            tap: Some(TapFacts {
-                owner,
-                group,
-                ..TapFacts::default()
-            }),
-            ..tap()
-        };
-        for (owner, group) in [
-            (None, None),
-            (Some(107), None),
-            (None, Some(107)),
-            (Some(107), Some(107)),
-        ] {
-            found(&spec(), &[of(owner, group)]);
-        }
-        refused(
-            &spec(),
-            &[of(Some(0), Some(107))],
-            "tapred: a TAP of user 0, which 107:107 may not open",
-        );
-        refused(
-            &spec(),
-            &[of(Some(107), Some(5))],
-            "tapred: a TAP of group 5, which 107:107 may not open",
-        );
-    }
-
-    #[test]
-    fn what_cannot_be_used_as_it_is() {
-        refused(
-            &spec(),
-            &[link(1, "lo", "", OWN), link(2, "eth0", "veth", OWN)],
-            "network red: the pod has no TAP or macvtap for it, which would be called tapred or podred or net1; it has eth0 \
-             (veth): attach",
-        );
-        refused(
-            &spec(),
-            &[link(6, "podred", "macvlan", OWN)],
-            "podred: neither a TAP nor a macvtap but a macvlan",
-        );
-        refused(&spec(), &[Link { mac: None, ..tap() }], "tapred: a TUN");
-        refused(
-            &spec(),
-            &[Link { up: false, ..tap() }],
-            "tapred: down: its CNI plugin has to bring it up",
-        );
-        let ours = Link {
-            alias: Some("hawser red 0123".into()),
-            ..tap()
-        };
-        refused(&spec(), &[ours], "tapred: an earlier start of hawser made this");
-        let wanted = CniSpec {
-            guest_mac: Some(OTHER),
-            ..spec()
-        };
-        refused(
-            &wanted,
-            &[link(6, "podred", "macvtap", OWN)],
-            "podred: a macvtap with MAC 02:00:00:00:00:07, which takes no frames for 02:00:00:00:00:08",
-        );
-    }
-
-    #[test]
-    fn a_guest_with_the_taps_own_mac() {
-        let port = Link {
-            controller: Some(9),
-            ..tap()
-        };
-        let bridge = link(9, "br0", "bridge", OTHER);
-        refused(
-            &spec(),
-            &[port.clone(), bridge.clone()],
-            "tapred: a bridge's port with the MAC",
-        );
-        let wanted = CniSpec {
-            guest_mac: Some(OTHER),
-            ..spec()
-        };
-        found(&wanted, &[port, bridge]);
-        let with_ipv6 = Link {
-            addresses: vec![Address {
-                ip: "fe80::7".parse().unwrap(),
-                prefix_len: 64,
-            }],
-            ..tap()
-        };
-        let (nic, notes) = find(&spec(), &[with_ipv6]);
-        assert_eq!(nic.unwrap().guest_mac, OWN);
-        assert!(notes[0].contains("the same link-local IPv6 address"), "{notes:?}");
-    }
-}
+mod tests;

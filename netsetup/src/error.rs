@@ -1,12 +1,12 @@
 //! What can go wrong with the namespace, by kind of remedy.
 
-use crate::journal::Undo;
 use crate::step::Step;
+use crate::undo::Undo;
 
 /// Why the network could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The namespace holds something that Hawser did not make and will not touch.
+    /// The namespace holds something that hawser did not create and will not change.
     #[error("{object}: {why}")]
     NotOurs { object: String, why: String },
     /// The pod lacks something that its owner has to provide.
@@ -42,11 +42,15 @@ pub enum StepFailure {
         #[source]
         source: std::io::Error,
     },
-    #[error("{0}")]
-    Netlink(String),
+    #[error("{request}")]
+    Netlink {
+        request: &'static str,
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
     #[error("no interface named {0}")]
     NoLink(String),
-    #[error("nft refused the rule set: {0}")]
+    #[error("nft could not load the rule set: {0}")]
     Nft(String),
 }
 
@@ -66,4 +70,31 @@ pub struct UndoFailure {
     pub undo: Undo,
     #[source]
     pub source: StepFailure,
+}
+
+/// The error with its sources, for a line of the log.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_answer_is_the_last_of_the_chain() {
+        let failure = UndoFailure {
+            undo: Undo::DeleteLink { link: "tap0".into() },
+            source: StepFailure::Netlink {
+                request: "delete the interface",
+                source: Box::new(rtnetlink::Error::RequestFailed),
+            },
+        };
+        assert_eq!(
+            chain(&failure),
+            "cannot delete the interface tap0: delete the interface: A netlink request failed"
+        );
+    }
 }

@@ -5,7 +5,6 @@
 //! between two steps leaves nothing that it does not know. What an earlier run of the same pod wrote is kept
 //! where both speak of the same object, because only that run saw the value from before.
 
-use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,42 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-
-/// One thing to take back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "undo")]
-pub enum Undo {
-    DeleteLink { link: String },
-    DeleteTables,
-    Ipv4Forwarding { link: String, value: bool },
-    Sysctl { path: String, value: String },
-}
-
-impl Undo {
-    /// Whether both speak of the same object.
-    fn same_object(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::DeleteLink { link: a }, Self::DeleteLink { link: b }) => a == b,
-            (Self::DeleteTables, Self::DeleteTables) => true,
-            (Self::Ipv4Forwarding { link: a, .. }, Self::Ipv4Forwarding { link: b, .. }) => a == b,
-            (Self::Sysctl { path: a, .. }, Self::Sysctl { path: b, .. }) => a == b,
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Undo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DeleteLink { link } => write!(f, "delete the interface {link}"),
-            Self::DeleteTables => f.write_str("delete the nftables tables inet hawser and netdev hawser"),
-            Self::Ipv4Forwarding { link, value } => {
-                write!(f, "set IPv4 forwarding on {link} back to {}", u8::from(*value))
-            }
-            Self::Sysctl { path, value } => write!(f, "set {path} back to {value}"),
-        }
-    }
-}
+use crate::undo::Undo;
 
 /// What to take back, in the order in which it was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,9 +35,9 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(failure("read", path, source)),
         };
-        // A kill in mid-write leaves no half file (see `write`), so this is somebody's edit: better to stop than
-        // to forget what a namespace looked like.
-        serde_json::from_slice(&text).map_err(|error| failure("understand", path, error.into()))
+        // A kill in mid-write leaves no half file (see `write`), so the file was edited: better to stop than to forget
+        // what a namespace looked like.
+        serde_json::from_slice(&text).map_err(|error| failure("parse", path, error.into()))
     }
 
     /// This journal after `earlier`: what both speak of keeps the earlier value.
@@ -163,12 +127,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.json");
         fs::write(&path, "{").unwrap();
-        assert!(
-            Journal::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("understand")
-        );
+        assert!(Journal::read(&path).unwrap_err().to_string().contains("parse"));
         assert!(path.exists());
     }
 }

@@ -9,27 +9,36 @@ mod addressing;
 mod apply;
 mod cni;
 mod error;
+mod guest_nic;
 mod journal;
 mod kernel;
-mod observe;
+mod observed;
 mod plan;
 mod ruleset;
 mod spec;
 mod step;
+mod undo;
+
+pub use hawser_mac::Mac;
 
 pub use addressing::{Assigned, Route};
 pub use apply::{Kernel, apply, undo};
 pub use cni::{CniDevice, CniNic, CniSpec};
 pub use error::{Error, StepFailure, UndoFailure};
-pub use journal::{Journal, Undo};
-pub use kernel::{
-    Linux, MacvtapError, Nft, end_silence, fall_silent, interface_names, open_macvtap, open_tap,
+pub use guest_nic::{
+    Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Joined, Masqueraded, Router6,
 };
-pub use observe::{Address, Devconf, Link, Observed, Sysctl, TapFacts, find_routers, observe};
-pub use plan::{Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Plan, Router6};
+pub use journal::Journal;
+pub use kernel::{
+    Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interface_names, observe,
+    open_macvtap, open_tap,
+};
+pub use observed::{Address, Devconf, Link, Observed, Sysctl, TapFacts};
+pub use plan::Plan;
 pub use ruleset::document as ruleset;
 pub use spec::{
-    GATEWAY_LINK_LOCAL, GATEWAY_MAC, KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, Nic, Owner, Passt,
-    PortRange, Ports, Protocol, Wiring, bridge_name, server_tap_name, tap_name,
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, Masquerade, NetSpec, Nic, Owner, Passt, PortRange, Ports, Protocol,
+    Wiring, bridge_name, server_tap_name, tap_name,
 };
 pub use step::{BridgeStep, PortStep, Step, TapStep};
+pub use undo::Undo;

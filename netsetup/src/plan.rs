@@ -10,25 +10,20 @@ mod down;
 mod masquerade;
 mod passt;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use hawser_mac::Mac;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::journal::{Journal, Undo};
-use crate::observe::{Address, Link, Observed, Sysctl};
+use crate::guest_nic::{GuestNic, Joined, Masqueraded};
+use crate::journal::Journal;
+use crate::observed::{Address, IPV6_FORWARDING, Link, Observed, Sysctl};
 use crate::ruleset;
-use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, NetSpec, Nic, Owner, Wiring};
+use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, GATEWAY_MAC, NetSpec, Nic, Owner, Wiring};
 use crate::step::{Step, TapStep};
-
-pub use bridge::{Bridged, BridgedV4, BridgedV6, Router6};
-pub use passt::{Handed, HandedV4};
-pub(crate) use passt::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
-
-/// Sysctl without which the kernel forwards no IPv6 at all.
-pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+use crate::undo::Undo;
 
 /// IPv6 does not work below this (RFC 8200, section 5).
 const IPV6_MIN_MTU: u32 = 1280;
@@ -48,55 +43,6 @@ pub struct Plan {
     pub journal: Journal,
 }
 
-/// A guest NIC as it will be: the input of the VM's configuration and of the guest's lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct GuestNic {
-    pub name: String,
-    pub pod_interface: String,
-    pub tap: String,
-    pub server_tap: String,
-    pub queue_pairs: u16,
-    pub guest_mac: [u8; 6],
-    pub gateway_mac: [u8; 6],
-    /// Bytes.
-    pub mtu: u32,
-    pub v4: Option<FamilyPlan<Ipv4Net, Ipv4Addr>>,
-    pub v6: Option<FamilyPlan<Ipv6Net, Ipv6Addr>>,
-    /// Instead of `v4` and `v6`, for a NIC on a bridge.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bridge: Option<Bridged>,
-    /// Instead of `v4` and `v6`, for a NIC that passt serves. It has no TAP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub passt: Option<Handed>,
-}
-
-/// One address family of a masqueraded NIC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct FamilyPlan<N, A> {
-    pub network: N,
-    pub gateway: A,
-    pub guest: A,
-    /// The address that others use.
-    pub pod: A,
-}
-
-impl GuestNic {
-    /// Whether the guest is told anything by DHCP and router advertisement of ours.
-    pub fn is_served(&self) -> bool {
-        self.has_tap() && !self.is_down() && self.bridge.as_ref().is_none_or(Bridged::is_served)
-    }
-
-    /// Whether it leads nowhere.
-    pub fn is_down(&self) -> bool {
-        self.has_tap() && self.bridge.is_none() && self.v4.is_none() && self.v6.is_none()
-    }
-
-    /// Whether its frames come and go by a TAP.
-    pub fn has_tap(&self) -> bool {
-        self.passt.is_none()
-    }
-}
-
 impl Plan {
     /// Whether carrying it out takes CAP_NET_ADMIN: all of it does but writing to /proc/sys.
     pub fn needs_net_admin(&self) -> bool {
@@ -104,7 +50,7 @@ impl Plan {
         !self.steps.iter().all(sysctl)
     }
 
-    /// Compares. Every reason not to go on is found here, before anything has moved.
+    /// Compares. Every reason to stop is found here, before anything is changed.
     pub fn new(spec: &NetSpec, observed: &Observed) -> Result<Self, Error> {
         let mut plan = Self {
             steps: Vec::new(),
@@ -123,8 +69,8 @@ impl Plan {
             });
         }
         let wanted = plan.wanted(spec, observed);
-        // Also when nothing is left to do: whoever finds the pod wired takes it down, even if the journal of the start
-        // that wired it is lost.
+        // Also when nothing is left to do: a launcher that finds the pod wired takes the wiring down, even if the
+        // journal of the start that wired it is lost.
         plan.journal.undo = wanted
             .iter()
             .filter_map(|step| undo_of(step, observed).or_else(|| bridge::undo_of(step)))
@@ -137,57 +83,46 @@ impl Plan {
 
     fn wanted(&self, spec: &NetSpec, observed: &Observed) -> Vec<Step> {
         let mut steps = Vec::new();
-        for nic in self.with_tap() {
+        for nic in &self.nics {
             steps.extend(bridge::bridge_step(nic));
-            if nic.is_served() {
-                steps.push(Step::Tap(tap_step(nic, spec.owner, false, observed)));
-            }
-            steps.push(Step::Tap(tap_step(nic, spec.owner, true, observed)));
-            for Address { ip, prefix_len } in addresses(nic) {
-                let link = nic.tap.clone();
-                steps.push(Step::AddAddress { link, ip, prefix_len });
-            }
-            let guests = [nic.v4.map(|v4| v4.guest.into()), nic.v6.map(|v6| v6.guest.into())];
-            for ip in guests.into_iter().flatten() {
-                let (link, mac) = (nic.tap.clone(), nic.guest_mac);
-                steps.push(Step::Neighbour { link, ip, mac });
-            }
-            if nic.v6.is_some() {
-                let link = nic.tap.clone();
-                steps.push(Step::LoopbackRoute { link });
+            steps.extend(server_tap_step(nic, spec.owner, observed).map(Step::Tap));
+            steps.extend(tap_step(nic, spec.owner, observed).map(Step::Tap));
+            if let Joined::Masquerade(masqueraded) = &nic.joined {
+                steps.extend(addressing(masqueraded, nic.guest_mac));
             }
         }
-        if self.nics.iter().any(GuestNic::has_tap) {
+        if self.taps().next().is_some() {
             let document = Box::new(ruleset::document(spec, &self.nics));
             steps.push(Step::Ruleset { document });
         }
-        for nic in &self.nics {
-            if nic.v4.is_some() {
+        let masqueraded = || self.nics.iter().filter_map(|nic| Some((nic, nic.masqueraded()?)));
+        for (nic, masqueraded) in masqueraded() {
+            if masqueraded.v4.is_some() {
                 let link = nic.pod_interface.clone();
                 steps.push(Step::Ipv4Forwarding { link });
             }
         }
         steps.extend(self.nics.iter().filter_map(bridge::port_step));
         let digest = digest(&steps);
-        if self.nics.iter().any(|nic| nic.v6.is_some()) {
+        if masqueraded().any(|(_, masqueraded)| masqueraded.v6.is_some()) {
             steps.extend(ipv6_forwarding(observed));
         }
         steps.extend(passt::steps(spec, observed));
-        for nic in self.with_tap() {
+        for (nic, tap) in self.taps() {
             steps.push(Step::Mark {
-                link: nic.tap.clone(),
+                link: tap.to_owned(),
                 alias: format!("{SIGNATURE}{} {digest}", nic.name),
             });
         }
         steps
     }
 
-    fn with_tap(&self) -> impl Iterator<Item = &GuestNic> {
-        self.nics.iter().filter(|nic| nic.has_tap())
+    fn taps(&self) -> impl Iterator<Item = (&GuestNic, &str)> {
+        self.nics.iter().filter_map(|nic| Some((nic, nic.tap()?)))
     }
 }
 
-/// What Hawser did not make is left alone, however much it looks like the work of a launcher.
+/// What hawser did not create is left alone, however much it looks like the work of a launcher.
 fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
     let with_tap = |nic: &&Nic| !matches!(nic.wiring, Wiring::Passt(_));
     for nic in spec.nics.iter().filter(with_tap) {
@@ -195,7 +130,7 @@ fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
             if observed.link(name).is_some_and(|link| !is_ours(link)) {
                 return Err(Error::NotOurs {
                     object: name.clone(),
-                    why: "an interface of this name is there and was not made by hawser: remove it, or start in a fresh pod"
+                    why: "an interface of this name exists, and hawser did not create it: remove it, or start in a fresh pod"
                         .into(),
                 });
             }
@@ -207,8 +142,9 @@ fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
     match observed.links.iter().find(foreign) {
         Some(bridge) => Err(Error::NotOurs {
             object: bridge.name.clone(),
-            why: "KubeVirt's node agent has wired this pod: hawser does its own wiring, in a pod of its own"
-                .into(),
+            why:
+                "KubeVirt's node agent has wired this pod: run hawser in a pod that KubeVirt does not manage"
+                    .into(),
         }),
         None => Ok(()),
     }
@@ -222,41 +158,86 @@ fn is_ours(link: &Link) -> bool {
             .is_some_and(|alias| alias.starts_with(SIGNATURE))
 }
 
-fn tap_step(nic: &GuestNic, owner: Owner, guests: bool, observed: &Observed) -> TapStep {
-    let name = if guests { &nic.tap } else { &nic.server_tap };
-    let multi_queue = guests && nic.queue_pairs > 1;
-    let addresses = if guests { addresses(nic) } else { Vec::new() };
-    let replace = observed.link(name).is_some_and(|link| {
+/// The TAP that the guest's frames come by.
+fn tap_step(nic: &GuestNic, owner: Owner, observed: &Observed) -> Option<TapStep> {
+    let (tap, addresses, bridge) = match &nic.joined {
+        Joined::Masquerade(masqueraded) => (&masqueraded.tap, gateway_addresses(masqueraded), None),
+        Joined::Bridge(bridged) => (&bridged.tap, Vec::new(), Some(bridged.bridge.clone())),
+        Joined::Down { tap } => (tap, Vec::new(), None),
+        Joined::Passt(_) => return None,
+    };
+    let multi_queue = nic.queue_pairs > 1;
+    Some(TapStep {
+        name: tap.clone(),
+        owner,
+        multi_queue,
+        mac: GATEWAY_MAC,
+        mtu: nic.mtu,
+        alias: unfinished(nic),
+        gateway: nic.masqueraded().is_some(),
+        bridge,
+        replace: is_made_otherwise(tap, multi_queue, owner, &addresses, observed),
+    })
+}
+
+/// The helper TAP of the server, for a guest that is served.
+fn server_tap_step(nic: &GuestNic, owner: Owner, observed: &Observed) -> Option<TapStep> {
+    let tap = nic.server_tap()?;
+    Some(TapStep {
+        name: tap.to_owned(),
+        owner,
+        multi_queue: false,
+        // Its own address is never on the wire; it only must not be the gateway's.
+        mac: Mac([0x02, 0, 0, 0, 0, 1]),
+        mtu: nic.mtu,
+        alias: unfinished(nic),
+        gateway: false,
+        bridge: None,
+        replace: is_made_otherwise(tap, false, owner, &[], observed),
+    })
+}
+
+fn unfinished(nic: &GuestNic) -> String {
+    format!("{SIGNATURE}{} unfinished", nic.name)
+}
+
+/// Whether there is such a TAP that the kernel cannot change into the one that is wanted.
+fn is_made_otherwise(
+    tap: &str,
+    multi_queue: bool,
+    owner: Owner,
+    addresses: &[Address],
+    observed: &Observed,
+) -> bool {
+    observed.link(tap).is_some_and(|link| {
         let otherwise_made = link.tap.as_ref().is_none_or(|tap| {
             tap.multi_queue != multi_queue || tap.owner != Some(owner.uid) || tap.group != Some(owner.gid)
         });
         // Of another network, and with it neighbours and routes.
         otherwise_made || link.addresses.iter().any(|address| !addresses.contains(address))
-    });
-    TapStep {
-        name: name.clone(),
-        owner,
-        multi_queue,
-        // The helper's own address is never on the wire; it only must not be the gateway's.
-        mac: if guests {
-            nic.gateway_mac
-        } else {
-            [0x02, 0, 0, 0, 0, 1]
-        },
-        mtu: nic.mtu,
-        alias: format!("{SIGNATURE}{} unfinished", nic.name),
-        gateway: guests && nic.bridge.is_none() && !nic.is_down(),
-        bridge: nic
-            .bridge
-            .as_ref()
-            .filter(|_| guests)
-            .map(|bridged| bridged.bridge.clone()),
-        replace,
-    }
+    })
 }
 
-/// The gateway's, on the guest's TAP.
-fn addresses(nic: &GuestNic) -> Vec<Address> {
+/// Addresses of the gateway and the neighbour behind it, on a masqueraded guest's TAP.
+fn addressing(nic: &Masqueraded, guest_mac: Mac) -> Vec<Step> {
+    let link = || nic.tap.clone();
+    let mut steps = Vec::new();
+    for Address { ip, prefix_len } in gateway_addresses(nic) {
+        let link = link();
+        steps.push(Step::AddAddress { link, ip, prefix_len });
+    }
+    let guests = [nic.v4.map(|v4| v4.guest.into()), nic.v6.map(|v6| v6.guest.into())];
+    for ip in guests.into_iter().flatten() {
+        let (link, mac) = (link(), guest_mac);
+        steps.push(Step::Neighbour { link, ip, mac });
+    }
+    if nic.v6.is_some() {
+        steps.push(Step::LoopbackRoute { link: link() });
+    }
+    steps
+}
+
+fn gateway_addresses(nic: &Masqueraded) -> Vec<Address> {
     let address = |ip: IpAddr, prefix_len| Address { ip, prefix_len };
     let mut all = Vec::new();
     if let Some(v4) = &nic.v4 {
@@ -330,32 +311,12 @@ fn is_done(wanted: &[Step], observed: &Observed) -> bool {
             l.addresses.contains(&Address { ip, prefix_len })
         }),
         Step::Ipv4Forwarding { link: name } => link(name).is_some_and(|l| l.devconf.forwarding),
-        Step::Sysctl { path, value } => current(observed, path) == Some(value),
+        Step::Sysctl { path, value } => observed.sysctl(path) == Some(value),
         Step::Mark { link: name, alias } => link(name).and_then(|l| l.alias.as_ref()) == Some(alias),
         // Not read back (the rule set only a privileged process could); the mark stands for them.
         Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Ruleset { .. } => true,
         Step::Bridge(_) | Step::Port(_) => bridge::is_done(step, observed),
     })
-}
-
-fn current<'a>(observed: &'a Observed, path: &str) -> Option<&'a String> {
-    let whole = match path {
-        IPV6_FORWARDING => Some(&observed.ipv6_forwarding),
-        PING_GROUP_RANGE => Some(&observed.ping_group_range),
-        UNPRIVILEGED_PORT_START => Some(&observed.unprivileged_port_start),
-        _ => None,
-    };
-    if let Some(sysctl) = whole {
-        return sysctl.as_ref().map(|sysctl| &sysctl.value);
-    }
-    let name = path
-        .strip_prefix("/proc/sys/net/ipv6/conf/")?
-        .strip_suffix("/accept_ra")?;
-    observed
-        .link(name)?
-        .accept_ra
-        .as_ref()
-        .map(|sysctl| &sysctl.value)
 }
 
 fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
@@ -370,7 +331,7 @@ fn undo_of(step: &Step, observed: &Observed) -> Option<Undo> {
         }),
         Step::Sysctl { path, .. } => Some(Undo::Sysctl {
             path: path.clone(),
-            value: current(observed, path)?.clone(),
+            value: observed.sysctl(path)?.clone(),
         }),
         // These go with their TAP.
         Step::AddAddress { .. } | Step::Neighbour { .. } | Step::LoopbackRoute { .. } | Step::Mark { .. } => {

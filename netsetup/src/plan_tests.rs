@@ -1,7 +1,7 @@
 //! Plans as text, every refusal and note, and properties over a model of the kernel.
 
 use super::*;
-use crate::observe::{Devconf, TapFacts};
+use crate::observed::{Devconf, TapFacts};
 use crate::spec::{Masquerade, Nic, PortRange, Ports, Protocol};
 
 #[path = "plan_tests/bridged.rs"]
@@ -27,7 +27,7 @@ fn pod() -> Observed {
     let eth0 = Link {
         index: 2,
         name: "eth0".into(),
-        mac: Some([0x02, 0, 0, 0x12, 0x34, 0x56]),
+        mac: Some(Mac([0x02, 0, 0, 0x12, 0x34, 0x56])),
         mtu: 1450,
         up: true,
         kind: Some("veth".into()),
@@ -83,12 +83,13 @@ fn spec() -> NetSpec {
             tap: "tap0".into(),
             server_tap: "srv0".into(),
             queue_pairs: 1,
-            guest_mac: Some([0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee]),
+            guest_mac: Some(Mac([0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee])),
             wiring: Wiring::Masquerade(Masquerade {
                 v4: "10.0.2.0/24".parse().unwrap(),
                 v6: "fd10:0:2::/120".parse().unwrap(),
                 v6_required: false,
                 ports: Ports::All,
+                kept_tcp: vec![49152, 49153, 49154],
                 istio: false,
             }),
         }],
@@ -101,6 +102,10 @@ fn masquerade(spec: &mut NetSpec) -> &mut Masquerade {
         Wiring::Masquerade(masquerade) => masquerade,
         other => panic!("not a masqueraded NIC: {other:?}"),
     }
+}
+
+fn masqueraded(plan: &Plan) -> &Masqueraded {
+    plan.nics[0].masqueraded().unwrap()
 }
 
 fn range(protocol: Protocol, first: u16, last: u16) -> PortRange {
@@ -175,6 +180,9 @@ fn rules_for_all_ports() {
 fn rules_for_listed_ports_and_istio() {
     let mut spec = spec();
     masquerade(&mut spec).istio = true;
+    masquerade(&mut spec).kept_tcp.extend([
+        15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090,
+    ]);
     masquerade(&mut spec).ports = Ports::Listed(vec![
         range(Protocol::Tcp, 80, 80),
         range(Protocol::Udp, 5000, 5999),
@@ -189,8 +197,8 @@ fn tables_are_removed_whether_or_not_they_are_there() {
 
 #[test]
 fn a_pod_whose_guest_is_elsewhere_sends_no_resets() {
-    insta::assert_snapshot!(crate::ruleset::silence().to_string());
-    let end = crate::ruleset::end_of_silence().to_string();
+    insta::assert_snapshot!(crate::ruleset::drop_resets().to_string());
+    let end = crate::ruleset::allow_resets().to_string();
     assert!(
         end.contains(r#"{"delete":{"table":{"family":"inet","name":"hawser-silence"}}}"#),
         "{end}"
@@ -230,11 +238,11 @@ fn touching_and_overlapping_ranges_become_one() {
 }
 
 #[test]
-fn ports_of_a_sidecar_stay_in_the_pod_with_istio_only() {
+fn the_ports_that_stay_in_the_pod_are_those_of_the_spec() {
     let mut spec = spec();
-    assert_eq!(elements(&spec, "tap0-kept").as_array().unwrap().len(), 3);
-    masquerade(&mut spec).istio = true;
-    assert_eq!(elements(&spec, "tap0-kept").as_array().unwrap().len(), 13);
+    assert_eq!(elements(&spec, "tap0-kept").to_string(), "[49152,49153,49154]");
+    masquerade(&mut spec).kept_tcp = Vec::new();
+    assert!(elements(&spec, "tap0-kept").is_null());
 }
 
 #[test]
@@ -249,7 +257,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
         (
             "the guest's network is the pod's",
             |spec, _| masquerade(spec).v4 = "192.0.2.0/28".parse().unwrap(),
-            "eth0: its address 192.0.2.10/24 overlaps the guest network 192.0.2.0/28: choose another with vmNetworkCIDR",
+            "eth0: its address 192.0.2.10/24 overlaps the guest network 192.0.2.0/28: set a different one in vmNetworkCIDR",
         ),
         (
             "the guest's network holds the pod's",
@@ -259,7 +267,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
         (
             "the same for IPv6",
             |spec, _| masquerade(spec).v6 = "2001:db8::/120".parse().unwrap(),
-            "overlaps the guest network 2001:db8::/120: choose another with vmIPv6NetworkCIDR",
+            "overlaps the guest network 2001:db8::/120: set a different one in vmIPv6NetworkCIDR",
         ),
         (
             "wired by KubeVirt",
@@ -275,7 +283,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
         (
             "somebody's TAP",
             |_, pod| add_tap(pod, "tap0", None),
-            "tap0: an interface of this name is there and was not made by hawser: remove it, or start in a fresh pod",
+            "tap0: an interface of this name exists, and hawser did not create it: remove it, or start in a fresh pod",
         ),
         (
             "somebody's helper",
@@ -297,7 +305,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                     .addresses
                     .retain(|a| a.ip == "fe80::10".parse::<IpAddr>().unwrap())
             },
-            "eth0: no address that masquerade could use",
+            "eth0: the interface has no address that masquerade can use",
         ),
         (
             "IPv6 wanted where the pod has none",
@@ -305,7 +313,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                 masquerade(spec).v6_required = true;
                 eth0(pod).addresses.retain(|a| a.ip.is_ipv4());
             },
-            "eth0: the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address",
+            "eth0: the manifest sets vmIPv6NetworkCIDR, but the pod has no global IPv6 address: remove the field",
         ),
         (
             "IPv6 wanted where it cannot be forwarded",
@@ -313,7 +321,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                 masquerade(spec).v6_required = true;
                 pod.ipv6_forwarding.as_mut().unwrap().writable = false;
             },
-            "eth0: net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1",
+            "eth0: net.ipv6.conf.all.forwarding is 0 and read-only in this pod: add the sysctl net.ipv6.conf.all.forwarding=1",
         ),
         (
             "no MAC to take",
@@ -321,7 +329,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
                 spec.nics[0].guest_mac = None;
                 eth0(pod).mac = None;
             },
-            "eth0: the interface has no MAC for the guest to take: set macAddress",
+            "eth0: the interface has no MAC that the guest could use: set macAddress",
         ),
     ];
     for (name, change, wanted) in cases {
@@ -368,22 +376,24 @@ fn doing_without_ipv6_is_said_and_why() {
         (
             "read-only",
             |pod| pod.ipv6_forwarding.as_mut().unwrap().writable = false,
-            Some("default: IPv6 is off for the guest: net.ipv6.conf.all.forwarding is 0 and read-only here"),
+            Some(
+                "default: the guest has no IPv6: net.ipv6.conf.all.forwarding is 0 and read-only in this pod",
+            ),
         ),
         (
             "a small MTU",
             |pod| eth0(pod).mtu = 1279,
-            Some("default: IPv6 is off for the guest: the MTU of eth0 is 1279, and IPv6 needs 1280"),
+            Some("default: the guest has no IPv6: the MTU of eth0 is 1279, but IPv6 requires at least 1280"),
         ),
         (
             "no IPv6 on new interfaces",
             |pod| pod.ipv6_disabled_by_default = true,
-            Some("default: IPv6 is off for the guest: net.ipv6.conf.default.disable_ipv6 is 1 here"),
+            Some("default: the guest has no IPv6: net.ipv6.conf.default.disable_ipv6 is 1 in this pod"),
         ),
         (
             "a kernel without",
             |pod| pod.ipv6_forwarding = None,
-            Some("default: IPv6 is off for the guest: the kernel has no net.ipv6.conf.all.forwarding"),
+            Some("default: the guest has no IPv6: the kernel has no net.ipv6.conf.all.forwarding"),
         ),
     ];
     for (name, change, wanted) in cases {
@@ -397,7 +407,7 @@ fn doing_without_ipv6_is_said_and_why() {
                     "{name}: {:?}",
                     plan.notes
                 );
-                assert!(plan.nics[0].v6.is_none(), "{name}");
+                assert!(masqueraded(&plan).v6.is_none(), "{name}");
             }
             None => assert_eq!(plan.notes, [""; 0], "{name}"),
         }
@@ -411,7 +421,7 @@ fn what_is_set_already_is_not_written_again() {
     eth0(&mut pod).default_route_by_ra = true;
     eth0(&mut pod).accept_ra = Some(sysctl("2"));
     let plan = Plan::new(&spec(), &pod).unwrap();
-    assert!(plan.nics[0].v6.is_some());
+    assert!(masqueraded(&plan).v6.is_some());
     let written = plan
         .steps
         .iter()
@@ -425,7 +435,7 @@ fn gateway_is_the_first_address_and_guest_the_second() {
     // As a manifest may have it: with host bits.
     masquerade(&mut spec).v4 = "172.30.0.77/26".parse().unwrap();
     let plan = Plan::new(&spec, &pod()).unwrap();
-    let (v4, v6) = (plan.nics[0].v4.unwrap(), plan.nics[0].v6.unwrap());
+    let (v4, v6) = (masqueraded(&plan).v4.unwrap(), masqueraded(&plan).v6.unwrap());
     assert_eq!(v4.network.to_string(), "172.30.0.64/26");
     assert_eq!(
         (v4.gateway.to_string(), v4.guest.to_string()),
@@ -448,7 +458,7 @@ fn a_link_that_is_down_has_a_tap_and_a_rule_that_drops_everything() {
     assert_eq!(
         said,
         [
-            "make the TAP tap0 (owner 107:107, MTU 1450): the guest's, whose link is down",
+            "create the TAP tap0 (owner 107:107, MTU 1450) for a guest's NIC whose link is down",
             "replace the nftables tables inet hawser and netdev hawser",
             "mark tap0 as finished",
         ]
@@ -473,7 +483,7 @@ fn what_someone_changed_since_is_put_right() {
     let changes: [(&str, Change); 8] = [
         ("down", |tap| tap.up = false),
         ("MTU", |tap| tap.mtu = 1400),
-        ("MAC", |tap| tap.mac = Some([2, 2, 2, 2, 2, 2])),
+        ("MAC", |tap| tap.mac = Some(Mac([2, 2, 2, 2, 2, 2]))),
         ("address", |tap| tap.addresses.truncate(1)),
         ("prefix", |tap| tap.addresses[0].prefix_len = 25),
         ("forwarding", |tap| {

@@ -2,27 +2,28 @@
 //!
 //! Two tables, because nftables ties a table to its hooks. `netdev hawser` sits where frames enter the host
 //! from the guest's TAP: it hands DHCP and router solicitations to the server's helper TAP, and drops what a
-//! guest has no business sending. `inet hawser` does the NAT and lets through what belongs to it. Ports are in sets:
+//! guest has no business sending. `inet hawser` does the NAT and forwards what belongs to it. Ports are in sets:
 //! their number does not change the number of rules.
 
 mod bridge;
-mod words;
+mod nft_expr;
 
 use std::collections::HashSet;
 
+use hawser_mac::Mac;
 use nftables::expr::{Expression, Fib, FibFlag, FibResult, MetaKey, NamedExpression, Prefix};
 use nftables::stmt::{Limit, NAT, NATFamily, Statement};
 use nftables::types::{NfChainType, NfFamily, NfHook};
 
-use self::words::*;
-use crate::plan::GuestNic;
-use crate::spec::{KEPT_ISTIO_TCP, KEPT_TCP, Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
+use self::nft_expr::*;
+use crate::guest_nic::{GuestNic, Joined, Masqueraded};
+use crate::spec::{Masquerade, NetSpec, PortRange, Ports, Protocol, Wiring};
 
 /// Name of both tables.
 pub(crate) const TABLE: &str = "hawser";
 
-/// The table of a pod whose guest's connections go on elsewhere; apart from the wiring, which stays as it is.
-const SILENCE: &str = "hawser-silence";
+/// The table of a pod whose guest's connections continue in another pod; apart from the wiring, which stays as it is.
+const RESETS_TABLE: &str = "hawser-silence";
 
 /// DHCP and RS frames a second that reach the server; a guest that sends more loses them. An honest one sends a
 /// handful in a minute.
@@ -36,54 +37,58 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     let mut objects = Objects::default();
     objects.create_table(NfFamily::NetDev);
     objects.create_table(NfFamily::INet);
-    if nics
-        .iter()
-        .any(|nic| nic.bridge.is_none() && nic.has_tap() && !nic.is_down())
-    {
+    if nics.iter().any(|nic| nic.masqueraded().is_some()) {
         objects.base_chain("prerouting", NfChainType::NAT, NfHook::Prerouting, -100);
         objects.base_chain("output", NfChainType::NAT, NfHook::Output, -100);
         objects.base_chain("postrouting", NfChainType::NAT, NfHook::Postrouting, 100);
         objects.base_chain("forward", NfChainType::Filter, NfHook::Forward, 0);
         objects.base_chain("input", NfChainType::Filter, NfHook::Input, 0);
     }
-    if nics.iter().any(|nic| nic.bridge.is_some()) {
+    if nics.iter().any(|nic| nic.bridged().is_some()) {
         objects.base_chain("local-in", NfChainType::Filter, NfHook::Input, 0);
         objects.base_chain("local-out", NfChainType::Filter, NfHook::Output, 0);
     }
     for nic in nics {
-        if let Some(bridged) = &nic.bridge {
-            bridge::keep_apart(&mut objects, nic, bridged);
+        if let Joined::Bridge(bridged) = &nic.joined {
+            bridge::isolate_pod_stack(&mut objects, nic, bridged);
         }
     }
-    for nic in nics.iter().filter(|nic| nic.is_down()) {
-        let chain = format!("from-{}", nic.tap);
-        objects.device_chain(&chain, &nic.tap);
-        objects.rule(NfFamily::NetDev, &chain, vec![DROP]);
+    for nic in nics {
+        if let Joined::Down { tap } = &nic.joined {
+            let chain = format!("from-{tap}");
+            objects.device_chain(&chain, tap);
+            objects.rule(NfFamily::NetDev, &chain, vec![DROP]);
+        }
     }
-    for nic in nics.iter().filter(|nic| nic.is_served()) {
-        match &nic.bridge {
-            None => guest_frames(&mut objects, nic),
-            Some(bridged) => bridge::guest_frames(&mut objects, nic, bridged),
-        }
-        match &nic.bridge {
-            None => server_frames(&mut objects, nic),
-            Some(_) => bridge::server_frames(&mut objects, nic),
-        }
-        let wiring = spec
-            .nics
-            .iter()
-            .find(|wanted| wanted.name == nic.name)
-            .map(|wanted| &wanted.wiring);
-        if let Some(Wiring::Masquerade(masquerade)) = wiring {
-            sets(&mut objects, nic, masquerade);
-            translate(&mut objects, nic, masquerade);
-            forward(&mut objects, nic);
+    for nic in nics {
+        match &nic.joined {
+            Joined::Masquerade(masqueraded) => masquerade(&mut objects, spec, nic, masqueraded),
+            Joined::Bridge(bridged) if bridged.is_served() => {
+                bridge::guest_frames(&mut objects, nic, bridged);
+                bridge::server_frames(&mut objects, nic, bridged);
+            }
+            Joined::Bridge(_) | Joined::Passt(_) | Joined::Down { .. } => {}
         }
     }
     objects.document()
 }
 
-/// Both tables gone, whether or not they were there.
+fn masquerade(objects: &mut Objects, spec: &NetSpec, nic: &GuestNic, masqueraded: &Masqueraded) {
+    guest_frames(objects, nic.guest_mac, masqueraded);
+    server_frames(objects, masqueraded);
+    let wiring = spec
+        .nics
+        .iter()
+        .find(|wanted| wanted.name == nic.name)
+        .map(|wanted| &wanted.wiring);
+    if let Some(Wiring::Masquerade(wanted)) = wiring {
+        sets(objects, &masqueraded.tap, wanted);
+        translate(objects, &nic.pod_interface, masqueraded, wanted);
+        forward(objects, &nic.pod_interface, masqueraded);
+    }
+}
+
+/// Deletes both tables, whether or not they exist.
 pub(crate) fn removal() -> serde_json::Value {
     let mut objects = Objects::default();
     for family in [NfFamily::NetDev, NfFamily::INet] {
@@ -94,11 +99,11 @@ pub(crate) fn removal() -> serde_json::Value {
 
 /// Drops the resets with which the kernel answers segments of connections that it does not know. They have no ACK, where
 /// those that end a connection and those that refuse one have (RFC 9293, sections 3.5.2 and 3.10.7.1).
-pub(crate) fn silence() -> serde_json::Value {
+pub(crate) fn drop_resets() -> serde_json::Value {
     const CHAIN: &str = "output";
     const RST: u32 = 4;
     const RST_AND_ACK: u32 = 0x14;
-    let mut objects = Objects::in_table(SILENCE);
+    let mut objects = Objects::in_table(RESETS_TABLE);
     objects.have_table(NfFamily::INet);
     objects.base_chain(CHAIN, NfChainType::Filter, NfHook::Output, 0);
     let flags = masked(payload("tcp", "flags"), RST_AND_ACK);
@@ -106,9 +111,9 @@ pub(crate) fn silence() -> serde_json::Value {
     objects.document()
 }
 
-/// Takes that back, whether or not it is there.
-pub(crate) fn end_of_silence() -> serde_json::Value {
-    let mut objects = Objects::in_table(SILENCE);
+/// Deletes the table of [`drop_resets`], whether or not it exists.
+pub(crate) fn allow_resets() -> serde_json::Value {
+    let mut objects = Objects::in_table(RESETS_TABLE);
     objects.delete_table(NfFamily::INet);
     objects.document()
 }
@@ -124,14 +129,11 @@ pub(crate) fn replacing(document: &serde_json::Value) -> serde_json::Value {
 }
 
 /// What comes out of the guest, before anything else in the host sees it.
-fn guest_frames(objects: &mut Objects, nic: &GuestNic) {
+fn guest_frames(objects: &mut Objects, guest_mac: Mac, nic: &Masqueraded) {
     let chain = format!("from-{}", nic.tap);
     objects.device_chain(&chain, &nic.tap);
     let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::NetDev, &chain, expr);
-    rule(vec![
-        not_equal(payload("ether", "saddr"), mac(nic.guest_mac)),
-        DROP,
-    ]);
+    rule(vec![not_equal(payload("ether", "saddr"), mac(guest_mac)), DROP]);
     for port in [67, 547] {
         rule(vec![
             equal(payload("udp", "dport"), number(port)),
@@ -180,34 +182,28 @@ fn guest_frames(objects: &mut Objects, nic: &GuestNic) {
 }
 
 /// What the server wrote to its helper goes to the guest and nowhere else.
-fn server_frames(objects: &mut Objects, nic: &GuestNic) {
+fn server_frames(objects: &mut Objects, nic: &Masqueraded) {
     let chain = format!("from-{}", nic.server_tap);
     objects.device_chain(&chain, &nic.server_tap);
     objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&nic.tap)]);
 }
 
-fn sets(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
-    let mut kept: Vec<u16> = KEPT_TCP.to_vec();
-    if masquerade.istio {
-        kept.extend(KEPT_ISTIO_TCP);
-    }
-    objects.port_set(
-        &format!("{}-kept", nic.tap),
-        kept.into_iter().map(number).collect(),
-    );
+fn sets(objects: &mut Objects, tap: &str, masquerade: &Masquerade) {
+    let kept = masquerade.kept_tcp.iter().copied();
+    objects.port_set(&format!("{tap}-kept"), kept.map(number).collect());
     if let Ports::Listed(ranges) = &masquerade.ports {
         for (protocol, name) in PROTOCOLS {
             let ports = merged(ranges, protocol)
                 .into_iter()
                 .map(|(first, last)| port_range(first, last));
-            objects.port_set(&format!("{}-{name}", nic.tap), ports.collect());
+            objects.port_set(&format!("{tap}-{name}"), ports.collect());
         }
     }
 }
 
 const PROTOCOLS: [(Protocol, &str); 2] = [(Protocol::Tcp, "tcp"), (Protocol::Udp, "udp")];
 
-fn translate(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
+fn translate(objects: &mut Objects, pod_interface: &str, nic: &Masqueraded, masquerade: &Masquerade) {
     let inbound = format!("to-{}", nic.tap);
     objects.chain(&inbound);
     let mut rule = |chain: &str, expr: Vec<Stmt>| objects.rule(NfFamily::INet, chain, expr);
@@ -236,9 +232,9 @@ fn translate(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
         })),
         text("local"),
     );
-    let arrives = equal(meta(MetaKey::Iifname), text(&nic.pod_interface));
+    let arrives = equal(meta(MetaKey::Iifname), text(pod_interface));
     // Matching the interface alone would take transit traffic too (CVE-2025-67499); and any local address would be
-    // 127.0.0.1 and the gateway's too, which nobody outside has a claim to.
+    // 127.0.0.1 and the gateway's too, which hosts outside have no claim to.
     let mut from_outside = vec![arrives, local];
     if masquerade.istio {
         // The sidecar takes the rest and connects to the guest from inside the pod.
@@ -274,7 +270,7 @@ fn translate(objects: &mut Objects, nic: &GuestNic, masquerade: &Masquerade) {
 }
 
 /// Only what was translated, and the guest's own connections, pass between the pod's interface and the guest.
-fn forward(objects: &mut Objects, nic: &GuestNic) {
+fn forward(objects: &mut Objects, pod_interface: &str, nic: &Masqueraded) {
     let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::INet, "forward", expr);
     let ct = |key: &'static str| {
         Expression::Named(NamedExpression::CT(nftables::expr::CT {
@@ -291,7 +287,7 @@ fn forward(objects: &mut Objects, nic: &GuestNic) {
     rule(vec![from(), invalid, DROP]);
     // Nor is what comes for the guest, which would be left to the pod's own kernel: its reset would end a connection that
     // goes on, here or, while the network still leads to the source of a migration, in another pod.
-    let arrives = equal(meta(MetaKey::Iifname), text(&nic.pod_interface));
+    let arrives = equal(meta(MetaKey::Iifname), text(pod_interface));
     let tcp = equal(meta(MetaKey::L4proto), text("tcp"));
     let invalid = equal(ct("state"), text("invalid"));
     objects.rule(NfFamily::INet, "input", vec![arrives, tcp, invalid, DROP]);
@@ -342,7 +338,7 @@ impl Destination {
     }
 }
 
-fn destinations(nic: &GuestNic) -> Vec<Destination> {
+fn destinations(nic: &Masqueraded) -> Vec<Destination> {
     let v4 = nic.v4.iter().map(|v4| Destination {
         protocol: "ip",
         nfproto: "ipv4",

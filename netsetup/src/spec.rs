@@ -2,24 +2,17 @@
 
 use std::net::Ipv6Addr;
 
+use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// MAC of every TAP, which behind masquerade is the guest's gateway. It is the same in every pod because it travels in a live
 /// migration's VM configuration and because a guest's neighbour cache must stay right on the target.
-pub const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+pub const GATEWAY_MAC: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
 
 /// The gateway's link-local address on a masquerade TAP: next hop of the guest's IPv6 default route.
 pub const GATEWAY_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-
-/// TCP ports that stay in the pod: 49152 and 49153 for migration, as in KubeVirt, and 49154 for metrics.
-pub const KEPT_TCP: [u16; 3] = [49152, 49153, 49154];
-
-/// TCP ports of an Istio sidecar.
-pub const KEPT_ISTIO_TCP: [u16; 10] = [
-    15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090,
-];
 
 /// Everything wanted in one pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +42,7 @@ pub struct Nic {
     /// Queue pairs; the TAP is multi-queue if and only if there is more than one.
     pub queue_pairs: u16,
     /// The guest's MAC; the pod interface's own where the manifest gives none.
-    pub guest_mac: Option<[u8; 6]>,
+    pub guest_mac: Option<Mac>,
     pub wiring: Wiring,
 }
 
@@ -60,7 +53,7 @@ pub enum Wiring {
     Masquerade(Masquerade),
     /// The guest takes the interface's place on its network, with its MAC, addresses and routes.
     Bridge,
-    /// The same wiring, and the guest is told nothing: whoever serves the network has it to itself.
+    /// The same wiring, and hawser does not serve the guest: the network's own servers do.
     ManagedTap,
     /// passt serves the guest by the pod's own sockets; the interface is not touched.
     Passt(Passt),
@@ -87,6 +80,8 @@ pub struct Masquerade {
     /// The manifest names the IPv6 network, so that doing without IPv6 is an error and not a choice.
     pub v6_required: bool,
     pub ports: Ports,
+    /// TCP ports that stay in the pod, whatever `ports` says.
+    pub kept_tcp: Vec<u16>,
     /// An Istio sidecar takes what arrives and connects to the guest from inside the pod.
     pub istio: bool,
 }
@@ -148,7 +143,7 @@ pub fn bridge_name(pod_interface: &str) -> String {
     format!("{BRIDGE_PREFIX}{}", short(pod_interface))
 }
 
-/// What bridges of KubeVirt and of Hawser are called; only ours are signed.
+/// Prefix of the names of KubeVirt's bridges and of hawser's; only hawser's are signed.
 pub(crate) const BRIDGE_PREFIX: &str = "k6t-";
 
 /// What is left of IFNAMSIZ (15 characters) beside a prefix or suffix of four.

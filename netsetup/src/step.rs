@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::spec::{GATEWAY_MAC, Owner};
@@ -20,7 +21,7 @@ pub enum Step {
     Neighbour {
         link: String,
         ip: IpAddr,
-        mac: [u8; 6],
+        mac: Mac,
     },
     /// `local ::1 dev LINK` behind the kernel's own. IPv4 has `route_localnet` to let answers to loopback come in; IPv6
     /// looks for ::1 on the interface that the answer came by, and would find none.
@@ -50,7 +51,7 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BridgeStep {
     pub name: String,
-    pub mac: [u8; 6],
+    pub mac: Mac,
     pub mtu: u32,
     /// Carries what cannot be found out again once the pod's interface is a port.
     pub alias: String,
@@ -68,7 +69,7 @@ pub struct TapStep {
     pub name: String,
     pub owner: Owner,
     pub multi_queue: bool,
-    pub mac: [u8; 6],
+    pub mac: Mac,
     pub mtu: u32,
     pub alias: String,
     /// The guest's TAP routes; the server's helper is a plain pipe for frames.
@@ -88,43 +89,34 @@ impl fmt::Display for Step {
                 let queues = if tap.multi_queue { "multi-queue " } else { "" };
                 write!(
                     f,
-                    "make the {queues}TAP {name} (owner {}:{}, MTU {mtu}): ",
+                    "create the {queues}TAP {name} (owner {}:{}, MTU {mtu}) ",
                     owner.uid, owner.gid
                 )?;
                 match &tap.bridge {
-                    Some(bridge) => write!(f, "the guest's port of {bridge}"),
-                    None if tap.gateway => f.write_str("gateway of the guest"),
-                    None if tap.mac == GATEWAY_MAC => f.write_str("the guest's, whose link is down"),
-                    None => f.write_str("frames of the DHCP and RA server"),
+                    Some(bridge) => write!(f, "as the guest's port of {bridge}"),
+                    None if tap.gateway => f.write_str("as the guest's gateway"),
+                    None if tap.mac == GATEWAY_MAC => f.write_str("for a guest's NIC whose link is down"),
+                    None => f.write_str("for frames of the DHCP and RA server"),
                 }
             }
             Self::AddAddress { link, ip, prefix_len } => {
                 write!(f, "add the address {ip}/{prefix_len} to {link}")
             }
             Self::Neighbour { link, ip, mac } => {
-                write!(f, "add the permanent neighbour {ip} at {} on {link}", Mac(*mac))
+                write!(f, "add the permanent neighbour {ip} at {mac} on {link}")
             }
             Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
             Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
-            Self::Ipv4Forwarding { link } => write!(f, "forward IPv4 that arrives on {link}"),
+            Self::Ipv4Forwarding { link } => write!(f, "enable IPv4 forwarding on {link}"),
             Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
-            Self::Bridge(bridge) => write!(f, "make the bridge {} (MTU {})", bridge.name, bridge.mtu),
+            Self::Bridge(bridge) => write!(f, "create the bridge {} (MTU {})", bridge.name, bridge.mtu),
             Self::Port(PortStep { interface, bridge }) => {
                 write!(
                     f,
-                    "make {interface} a port of {bridge} that passes frames for its MAC on"
+                    "attach {interface} to {bridge} as a port that forwards frames for its own MAC"
                 )
             }
             Self::Mark { link, .. } => write!(f, "mark {link} as finished"),
         }
-    }
-}
-
-struct Mac([u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }

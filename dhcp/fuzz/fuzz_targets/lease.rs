@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Responder, Route4};
+use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Mac, Responder, Route4};
 
 pub const GUEST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 42];
 
 pub fn responder() -> Responder {
     Responder::new(Lease {
-        guest_mac: GUEST_MAC,
-        server_mac: [2, 0, 0, 0, 0, 1],
+        guest_mac: Mac(GUEST_MAC),
+        server_mac: Mac([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         hostname: Some("guest".into()),
         domain: Some("example".into()),

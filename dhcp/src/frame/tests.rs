@@ -19,7 +19,7 @@ fn changed(mut frame: Vec<u8>, at: usize, byte: u8) -> Vec<u8> {
 fn the_message_is_found_and_padding_is_not_part_of_it() {
     let mut frame = v4();
     frame.resize(60, 0xaa);
-    match parse(&frame, GUEST_MAC) {
+    match parse(&frame, Mac(GUEST_MAC)) {
         Ok(Inbound::Dhcp4 {
             destination, message, ..
         }) => {
@@ -29,7 +29,7 @@ fn the_message_is_found_and_padding_is_not_part_of_it() {
     }
     let mut frame = frame6(GUEST6_LOCAL, SERVERS6, b"message");
     frame.extend([0xaa; 9]);
-    match parse(&frame, GUEST_MAC) {
+    match parse(&frame, Mac(GUEST_MAC)) {
         Ok(Inbound::Dhcp6 { source, message, .. }) => {
             assert_eq!((source, message), (GUEST6_LOCAL, &b"message"[..]));
         }
@@ -40,17 +40,23 @@ fn the_message_is_found_and_padding_is_not_part_of_it() {
 #[test]
 fn ipv4_may_go_without_a_udp_checksum_and_ipv6_may_not() {
     let unsummed = changed(changed(v4(), UDP4 + 6, 0), UDP4 + 7, 0);
-    assert!(matches!(parse(&unsummed, GUEST_MAC), Ok(Inbound::Dhcp4 { .. })));
+    assert!(matches!(
+        parse(&unsummed, Mac(GUEST_MAC)),
+        Ok(Inbound::Dhcp4 { .. })
+    ));
     let v6 = frame6(GUEST6_LOCAL, SERVERS6, b"message");
     let unsummed = changed(changed(v6, UDP6 + 6, 0), UDP6 + 7, 0);
-    assert_eq!(parse(&unsummed, GUEST_MAC), Err(malformed("wrong UDP checksum")));
+    assert_eq!(
+        parse(&unsummed, Mac(GUEST_MAC)),
+        Err(malformed("wrong UDP checksum"))
+    );
 }
 
 #[test]
 fn frames_of_others_and_of_other_protocols_are_ignored() {
     let foreign = changed(v4(), 11, 0x2b);
     assert_eq!(
-        parse(&foreign, GUEST_MAC),
+        parse(&foreign, Mac(GUEST_MAC)),
         Err(Event::Ignored(Ignored::ForeignMac))
     );
     let v6 = frame6(GUEST6_LOCAL, SERVERS6, b"message");
@@ -63,7 +69,7 @@ fn frames_of_others_and_of_other_protocols_are_ignored() {
         changed(solicitation(GUEST6_LOCAL, 255, 0, &[]), UDP6, 135),
     ] {
         assert_eq!(
-            parse(&frame, GUEST_MAC),
+            parse(&frame, Mac(GUEST_MAC)),
             Err(Event::Ignored(Ignored::OtherProtocol)),
             "{frame:?}"
         );
@@ -93,7 +99,7 @@ fn broken_framing_is_malformed() {
         solicitation(GUEST6_LOCAL, 255, 0, &[])[..UDP6 + 7].to_vec(),
     ];
     for frame in cases {
-        let parsed = parse(&frame, GUEST_MAC);
+        let parsed = parse(&frame, Mac(GUEST_MAC));
         assert!(
             matches!(
                 parsed,

@@ -6,15 +6,17 @@
 
 use std::net::Ipv6Addr;
 
+use hawser_mac::Mac;
+
+use crate::bytes::Reader;
 use crate::event::{Event, Ignored, Protocol};
 use crate::frame::{self, Ends};
 use crate::lease::{Lease, LeaseV6};
 use crate::names;
-use crate::wire::Reader;
 
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES_MAC: Mac = Mac([0x33, 0x33, 0, 0, 0, 1]);
 
 /// Seconds that the default route and the DNS servers stay valid: the most that RFC 4861 allows. There is no
 /// second router to fail over to, so a short lifetime would only cost the guest its route while the host stalls.
@@ -88,7 +90,7 @@ fn check(source: Ipv6Addr, message: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn build(lease: &Lease, v6: &LeaseV6, to: ([u8; 6], Ipv6Addr)) -> Option<Vec<u8>> {
+fn build(lease: &Lease, v6: &LeaseV6, to: (Mac, Ipv6Addr)) -> Option<Vec<u8>> {
     const MANAGED_AND_OTHER: u8 = 0xc0;
     const HOP_LIMIT: u8 = 64;
     let lifetime = if v6.default_router { ROUTER_LIFETIME } else { 0 };
@@ -107,7 +109,7 @@ fn build(lease: &Lease, v6: &LeaseV6, to: ([u8; 6], Ipv6Addr)) -> Option<Vec<u8>
         }
     };
     if !v6.router_on_link {
-        option(1, &lease.server_mac);
+        option(1, &lease.server_mac.0);
     }
     if lease.mtu >= LEAST_MTU {
         option(5, &[&[0, 0][..], &u32::from(lease.mtu).to_be_bytes()].concat());

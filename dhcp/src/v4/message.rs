@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use hawser_mac::Mac;
+
+use crate::bytes::Reader;
 use crate::event::{Event, Ignored, Protocol};
-use crate::wire::Reader;
 
 pub(super) const MAGIC: [u8; 4] = [99, 130, 83, 99];
 pub(super) const PAD: u8 = 0;
@@ -65,7 +67,7 @@ fn malformed(why: &'static str) -> Event {
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn parse(bytes: &'a [u8], guest_mac: [u8; 6]) -> Result<Self, Event> {
+    pub(super) fn parse(bytes: &'a [u8], guest_mac: Mac) -> Result<Self, Event> {
         const REQUEST: u8 = 1;
         const REPLY: u8 = 2;
         const ETHERNET: u8 = 1;
@@ -86,10 +88,10 @@ impl<'a> Message<'a> {
             REPLY => return Err(Event::Ignored(Ignored::ServerMessage)),
             _ => return Err(malformed("op is neither request nor reply")),
         }
-        if htype != ETHERNET || usize::from(hlen) != guest_mac.len() {
+        if htype != ETHERNET || usize::from(hlen) != guest_mac.0.len() {
             return Err(malformed("hardware address is not an Ethernet one"));
         }
-        if !chaddr.starts_with(&guest_mac) {
+        if !chaddr.starts_with(&guest_mac.0) {
             return Err(Event::Ignored(Ignored::ForeignMac));
         }
         if !giaddr.is_unspecified() {
@@ -161,11 +163,11 @@ impl<'a> Message<'a> {
 
     /// The largest datagram that the client takes, in bytes. RFC 2132 9.10 allows no less than 576.
     pub(super) fn max_message(&self) -> u16 {
-        const LEAST: u16 = 576;
-        let said = self
+        const MIN_MESSAGE: u16 = 576;
+        let option = self
             .option(MAX_MESSAGE)
             .and_then(|data| <[u8; 2]>::try_from(data).ok());
-        said.map_or(LEAST, u16::from_be_bytes).max(LEAST)
+        option.map_or(MIN_MESSAGE, u16::from_be_bytes).max(MIN_MESSAGE)
     }
 }
 

@@ -10,15 +10,17 @@ mod pack;
 
 use std::net::Ipv4Addr;
 
+use hawser_mac::Mac;
+
+use crate::bytes::printable;
 use crate::event::{Dhcp4, Dhcp4Outcome, Event, Ignored, Protocol};
 use crate::frame::{self, Ends};
 use crate::lease::{Lease, LeaseV4};
-use crate::wire::printable;
 
 use message::{Kind, Message};
 use offer::Reply;
 
-const BROADCAST_MAC: [u8; 6] = [0xff; 6];
+const BROADCAST_MAC: Mac = Mac([0xff; 6]);
 
 /// Answers one DHCPv4 message that came over UDP.
 pub(crate) fn answer(
@@ -42,7 +44,7 @@ pub(crate) fn answer(
         Err(event) => return (None, event),
     };
     let (frame, outcome) = match verdict {
-        Verdict::Silence(outcome) => (None, outcome),
+        Verdict::NoReply(outcome) => (None, outcome),
         Verdict::Reply(reply) => {
             let to = addressee(lease, v4, source, &message, reply);
             let frame = offer::build(lease, v4, &message, reply).and_then(|payload| {
@@ -79,7 +81,7 @@ pub(crate) fn answer(
 
 enum Verdict {
     Reply(Reply),
-    Silence(Dhcp4Outcome),
+    NoReply(Dhcp4Outcome),
 }
 
 fn malformed(why: &'static str) -> Event {
@@ -120,11 +122,11 @@ fn judge(v4: &LeaseV4, destination: Ipv4Addr, message: &Message<'_>) -> Result<(
         }
         Kind::Decline => {
             let address = requested.ok_or_else(|| malformed("decline without an address"))?;
-            (Dhcp4::Decline, Verdict::Silence(Dhcp4Outcome::Declined(address)))
+            (Dhcp4::Decline, Verdict::NoReply(Dhcp4Outcome::Declined(address)))
         }
         Kind::Release => (
             Dhcp4::Release,
-            Verdict::Silence(Dhcp4Outcome::Released(message.ciaddr)),
+            Verdict::NoReply(Dhcp4Outcome::Released(message.ciaddr)),
         ),
         Kind::Inform => (Dhcp4::Inform, Verdict::Reply(Reply::Inform)),
     };
@@ -138,7 +140,7 @@ fn addressee(
     source: Ipv4Addr,
     message: &Message<'_>,
     reply: Reply,
-) -> ([u8; 6], Ipv4Addr) {
+) -> (Mac, Ipv4Addr) {
     let everyone = (BROADCAST_MAC, Ipv4Addr::BROADCAST);
     let usable = |address: &Ipv4Addr| {
         !(address.is_unspecified()

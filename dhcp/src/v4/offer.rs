@@ -1,8 +1,8 @@
-//! What a DHCPv4 reply says: which options, in which order, and the header around them.
+//! The content of a DHCPv4 reply: which options, in which order, and the header around them.
 //!
 //! Order: the message type and what RFC 2131 table 3 demands; then what the client's parameter request list names,
 //! in its order (or, without a list, the options that every host uses); then the manifest's private options,
-//! which nobody would have put there for a client that knows to ask.
+//! which a manifest would not set for a client that asks for them.
 
 use std::net::Ipv4Addr;
 
@@ -143,7 +143,7 @@ fn items(lease: &Lease, v4: &LeaseV4, request: &Message<'_>, reply: Reply) -> Ve
         Item::new(MESSAGE_TYPE, [kind]),
         Item::new(SERVER_ID, v4.server.octets()),
     ];
-    // RFC 6842: whoever identifies itself recognises its replies by that.
+    // RFC 6842: a client that identifies itself recognises its replies by that.
     items.extend(request.option(CLIENT_ID).map(|id| Item::new(CLIENT_ID, id)));
     match reply {
         // Nothing else may be in a DHCPNAK.
@@ -160,11 +160,11 @@ fn items(lease: &Lease, v4: &LeaseV4, request: &Message<'_>, reply: Reply) -> Ve
 
     let list = request.option(PARAMETER_LIST);
     let asked = list.unwrap_or(&UNASKED);
-    let routes_told = [ROUTES, ROUTES_MICROSOFT]
+    let has_routes = [ROUTES, ROUTES_MICROSOFT]
         .into_iter()
         .any(|code| list.is_some_and(|list| list.contains(&code)) && parameter(lease, v4, code).is_some());
     for code in asked {
-        if *code == ROUTER && routes_told || items.iter().any(|item| item.code == *code) {
+        if *code == ROUTER && has_routes || items.iter().any(|item| item.code == *code) {
             continue;
         }
         items.extend(parameter(lease, v4, *code));
@@ -208,7 +208,7 @@ fn parameter(lease: &Lease, v4: &LeaseV4, code: u8) -> Option<Item> {
 /// A name as RFC 2132 wants it, or nothing if it is none.
 fn name(name: Option<&str>) -> Option<Vec<u8>> {
     let name = name?;
-    names::wire(name).map(|_| name.strip_suffix('.').unwrap_or(name).as_bytes().to_vec())
+    names::encode(name).map(|_| name.strip_suffix('.').unwrap_or(name).as_bytes().to_vec())
 }
 
 /// Option 121 (RFC 3442), the default route among the others: who reads this option ignores option 3. The default

@@ -2,8 +2,8 @@
 
 use std::net::Ipv6Addr;
 
+use crate::bytes::Reader;
 use crate::event::{Dhcp6, Event, Ignored, Protocol};
-use crate::wire::Reader;
 
 pub(super) const CLIENT_ID: u16 = 1;
 pub(super) const SERVER_ID: u16 = 2;

@@ -22,7 +22,7 @@ const SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
 fn duid(lease: &Lease) -> [u8; 10] {
     const LINK_LAYER: [u8; 4] = [0, 3, 0, 1];
     let mut duid = [0; 10];
-    let bytes = LINK_LAYER.into_iter().chain(lease.server_mac);
+    let bytes = LINK_LAYER.into_iter().chain(lease.server_mac.0);
     for (to, from) in duid.iter_mut().zip(bytes) {
         *to = from;
     }
@@ -63,7 +63,7 @@ pub(crate) fn answer(
         Err(event) => return (None, event),
     };
     let Some(Answered { mut message, outcome }) = answered else {
-        return (None, Event::Ignored(Ignored::NothingToSay));
+        return (None, Event::Ignored(Ignored::Unanswerable));
     };
     let room = usize::from(lease.mtu).saturating_sub(IPV6_UDP);
     let ends = Ends {

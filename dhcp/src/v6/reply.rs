@@ -1,4 +1,4 @@
-//! What a DHCPv6 reply says (RFC 9915 18.3), option by option.
+//! The content of a DHCPv6 reply (RFC 9915 18.3), option by option.
 
 use std::net::Ipv6Addr;
 

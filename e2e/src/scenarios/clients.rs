@@ -337,7 +337,7 @@ fn dhclient6_releases(context: &Context) -> Result<()> {
         "no Release:\n{}",
         release.transcript()
     );
-    let heard = "DHCPv6 Release: the address stays the guest's";
+    let heard = "DHCPv6 Release: the address stays reserved for the guest";
     running.explain(running.hawser.wait_for(heard, 1, WAIT))?;
     let again = running.guest.dhclient("-6", &[])?;
     running.explain(again.wait_for("PRC: Bound", 1, WAIT))?;

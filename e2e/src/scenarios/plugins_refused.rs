@@ -105,12 +105,12 @@ fn no_device(context: &Context) -> Result<()> {
         run()?,
         4,
         &[&format!(
-            "network {NETWORK}: the pod has no TAP or macvtap for it, which would be called {TAP} or tap1 or {INTERFACE} or \
-             net1"
+            "network {NETWORK}: the pod has no TAP or macvtap for it: hawser looked for {TAP} or tap1 or {INTERFACE} or net1 \
+             and found only "
         )],
     )?;
     pod.netns.ip(&format!("link add {INTERFACE} type bridge"))?;
-    refused(&pod, run()?, 4, &["neither a TAP nor a macvtap but a bridge"])?;
+    refused(&pod, run()?, 4, &["it is a bridge, not a TAP or a macvtap"])?;
     pod.netns.ip(&format!("link del {INTERFACE}"))?;
     let managed = hawser(&pod, "run", &manifest("wire"), &[])?;
     let why = format!("spec.networks[0]: the pod has no interface {INTERFACE} or net1, only");
@@ -132,7 +132,7 @@ fn unusable_macvtap(context: &Context) -> Result<()> {
         run(&manifest("device"))?,
         4,
         &[&format!(
-            "down: its CNI plugin has to bring it up (ip link set {INTERFACE} up)"
+            "the device is down: its CNI plugin must bring it up (ip link set {INTERFACE} up)"
         )],
     )?;
     pod.netns.ip(&format!("link set {INTERFACE} up"))?;
@@ -146,7 +146,7 @@ fn unusable_macvtap(context: &Context) -> Result<()> {
         &pod,
         run(&other)?,
         4,
-        &["takes no frames for 02:00:00:00:00:77", "leave macAddress out"],
+        &["receives no frames for 02:00:00:00:00:77", "omit macAddress"],
     )
 }
 
@@ -174,7 +174,9 @@ fn no_node(context: &Context) -> Result<()> {
         hawser,
         4,
         &[
-            &format!("no device node of the macvtap {INTERFACE} is here: /dev/tap{index}, character device "),
+            &format!(
+                "the pod has no device node for the macvtap {INTERFACE}: expected /dev/tap{index}, character device "
+            ),
             "remedy: give the pod the device",
         ],
     )
@@ -184,14 +186,17 @@ fn unusable_tap(context: &Context) -> Result<()> {
     let pod = Pod::new(&context.programs, nobody())?;
     let namespace = pod.netns.path();
     for (configuration, why) in [
-        (json!({"owner": 1}), "a TAP of user 1, which 107:107 may not open"),
+        (
+            json!({"owner": 1}),
+            "the TAP belongs to user 1, so hawser as 107:107 cannot open it",
+        ),
         (
             json!({"group": 5}),
-            "a TAP of group 5, which 107:107 may not open",
+            "the TAP belongs to group 5, so hawser as 107:107 cannot open it",
         ),
         (
             json!({"owner": VMM_UID, "multiQueue": true}),
-            "a multi-queue TAP, and the guest's NIC has one queue pair",
+            "the TAP is multi-queue, but the guest's NIC has one queue pair",
         ),
     ] {
         cni_tap::call("ADD", &namespace, INTERFACE, &configuration)?;

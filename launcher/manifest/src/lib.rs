@@ -14,6 +14,7 @@
 mod document;
 mod guest;
 pub mod plugins;
+pub mod pod_ports;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,9 @@ pub use guest::storage::{
 };
 pub use guest::{
     Binding, Claim, CpuTopology, DedicatedCpus, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState,
-    Mac, Model, Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
+    Model, Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
 };
+pub use hawser_mac::{Mac, NotAMac};
 pub use plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
 
 use schemars::SchemaGenerator;

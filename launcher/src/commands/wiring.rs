@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hawser_netsetup::{Journal, Linux, Nft, Plan, apply, undo};
 
-use crate::error::Failure;
+use crate::error::{Failure, chain};
 use crate::privileges;
 use crate::survey::namespace::block_on;
 
@@ -54,7 +54,7 @@ pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
     match result {
         Ok(failures) => {
             for failure in &failures {
-                tracing::error!(event = "wiring-undo-failed", "{failure}: {}", failure.source);
+                tracing::error!(event = "wiring-undo-failed", "{}", chain(failure));
             }
             failures.is_empty()
         }

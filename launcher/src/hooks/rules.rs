@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::Hooked;
-use crate::spec::{FieldPath, Mac, Refusals, Report, quoted};
+use crate::spec::{FieldPath, Mac, NotAMac, Refusals, Report, quoted};
 
 /// The configuration with the NIC as the sidecar wants it.
 #[derive(Debug, Clone, PartialEq)]
@@ -227,7 +227,11 @@ impl Nic<'_> {
     }
 
     fn mac(&self, value: &Value) -> Result<(), String> {
-        let mac: Mac = value.as_str().ok_or("expected text")?.parse()?;
+        let mac: Mac = value
+            .as_str()
+            .ok_or("expected text")?
+            .parse()
+            .map_err(|form: NotAMac| form.to_string())?;
         let [first, ..] = mac.0;
         if mac.0 == [0; 6] || first & 1 == 1 {
             return Err("expected a unicast address".to_owned());

@@ -32,7 +32,10 @@ use super::pipe::Pipe;
 use crate::vmm::threads;
 
 /// Where each VMM meets its relay. A port that no binding gives to the guest.
-pub(crate) const MEETING: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 49153);
+pub(crate) const MEETING: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(Ipv4Addr::LOCALHOST),
+    crate::spec::pod_ports::MIGRATION_RELAY,
+);
 
 /// The source's half. Dropped, all its connections close.
 #[derive(Debug)]

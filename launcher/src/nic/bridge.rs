@@ -17,10 +17,10 @@
 //!   has KubeVirt's annotation for that. On a secondary network it is possible where both pods have the same of it: no
 //!   address, or, with persistent address management, the same one.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{Bridged, GuestNic, Router6, Wiring, bridge_name};
+use hawser_netsetup::{GuestNic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop};
 use super::lease::{dns_v4, dns_v6, search_list};
@@ -55,7 +55,7 @@ fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attac
 
 /// What the guest is offered; nothing where the pod's interface has no address.
 fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Option<Lease> {
-    let bridged = nic.bridge.as_ref().filter(|bridged| bridged.is_served())?;
+    let bridged = nic.bridged().filter(|bridged| bridged.is_served())?;
     let options = &interface.dhcp_options;
     let v4 = bridged.v4.as_ref().map(|v4| LeaseV4 {
         address: v4.address,
@@ -85,7 +85,8 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         LeaseV6 {
             address: v6.address,
             on_link: v6.on_link,
-            server: silent.unwrap_or_else(|| server_v6(bridged)),
+            // A short one, such as fe80::1, may well be a router's on this network.
+            server: silent.unwrap_or_else(|| bridged.mac.link_local()),
             default_router: silent.is_some(),
             router_on_link: silent.is_some(),
             dns: dns_v6(resolv),
@@ -102,23 +103,6 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         v4,
         v6,
     })
-}
-
-/// The link-local address that the bridge's MAC would have (RFC 4291, appendix A). A short one, such as fe80::1, may
-/// well be a router's on this network.
-fn server_v6(bridged: &Bridged) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = bridged.mac;
-    let pair = u16::from_be_bytes;
-    Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        pair([a ^ 2, b]),
-        pair([c, 0xff]),
-        pair([0xfe, d]),
-        pair([e, f]),
-    )
 }
 
 fn may_migrate(guest: &GuestSpec, interface: &Interface) -> MayMigrate {
@@ -166,7 +150,9 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{BridgedV4, BridgedV6, GATEWAY_MAC};
+    use std::net::Ipv6Addr;
+
+    use hawser_netsetup::{Bridged, BridgedV4, BridgedV6, GATEWAY_MAC, Joined, Mac};
 
     use super::*;
 
@@ -184,18 +170,15 @@ mod tests {
         GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
-            tap: "tap0".into(),
-            server_tap: "srv0".into(),
             queue_pairs: 1,
-            guest_mac: [2, 0, 0, 0, 0, 9],
-            gateway_mac: GATEWAY_MAC,
+            guest_mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1400,
-            v4: None,
-            v6: None,
-            bridge: Some(Bridged {
+            joined: Joined::Bridge(Bridged {
+                tap: "tap0".into(),
+                server_tap: "srv0".into(),
                 bridge: "k6t-eth0".into(),
-                mac: [0x0a, 1, 2, 3, 4, 5],
-                pod_mac: [2, 0, 0, 0, 0, 9],
+                mac: Mac([0x0a, 1, 2, 3, 4, 5]),
+                pod_mac: Mac([2, 0, 0, 0, 0, 9]),
                 v4: Some(BridgedV4 {
                     address: "10.1.2.3".parse().unwrap(),
                     prefix_len: 32,
@@ -208,7 +191,6 @@ mod tests {
                     router,
                 }),
             }),
-            passt: None,
         }
     }
 
@@ -251,7 +233,9 @@ mod tests {
     #[test]
     fn a_pod_without_addresses_has_nothing_to_offer() {
         let mut plan = nic_plan(Router6::Unknown);
-        let bridged = plan.bridge.as_mut().unwrap();
+        let Joined::Bridge(bridged) = &mut plan.joined else {
+            panic!("{plan:?}");
+        };
         (bridged.v4, bridged.v6) = (None, None);
         assert_eq!(offered(&plan), None);
     }

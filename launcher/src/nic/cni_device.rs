@@ -49,7 +49,7 @@ fn wanted(guest: &GuestSpec, interface: &Interface) -> CniSpec {
         devices,
         pod_interfaces,
         queue_pairs: tap::queue_pairs(guest),
-        guest_mac: interface.mac.map(|mac| mac.0),
+        guest_mac: interface.mac,
     }
 }
 
@@ -128,6 +128,7 @@ mod tests {
     use super::*;
     use crate::nic::{cni_specs, explanation_text, net_spec};
     use crate::plugins;
+    use crate::spec::Mac;
 
     const BINDINGS: &str = "
 device: {domainAttachmentType: tap, migration: {method: link-refresh}, networkAttachmentDefinition: net/device,
@@ -168,7 +169,7 @@ wire: {domainAttachmentType: managedTap, migration: {}}
         assert_eq!(specs[1].pod_interfaces, ["pod16477688c0e", "net2"]);
         assert_eq!(
             (specs[1].queue_pairs, specs[1].guest_mac),
-            (2, Some([2, 0, 0, 0, 0, 5]))
+            (2, Some(Mac([2, 0, 0, 0, 0, 5])))
         );
         let mut named = usual();
         named.interfaces[0].network.pod_interface = Some("ovn-udn1".into());
@@ -193,8 +194,8 @@ wire: {domainAttachmentType: managedTap, migration: {}}
             interface: "eth0".into(),
             device,
             queue_pairs: 1,
-            guest_mac: [2, 0, 0, 0, 0, 1],
-            mac: [2, 0, 0, 0, 0, 9],
+            guest_mac: Mac([2, 0, 0, 0, 0, 1]),
+            mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1500,
         }
     }

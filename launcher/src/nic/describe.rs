@@ -5,7 +5,7 @@ use hawser_netsetup::{CniNic, GuestNic};
 use super::{Attachment, Found, Kind, passt};
 use crate::migration::{NicDescription, VfDescription};
 use crate::pod::pci::Vf;
-use crate::spec::{GuestSpec, Interface, Mac};
+use crate::spec::{GuestSpec, Interface};
 
 /// Those that hawser wires, those that CNI plugins made, and VFs.
 pub(crate) fn describe(
@@ -33,16 +33,19 @@ fn wired(guest: &GuestSpec, nic: &GuestNic, attachments: &[Attachment]) -> NicDe
     let served = attachments
         .iter()
         .filter_map(|attachment| attachment.server.as_ref())
-        .find(|server| server.tap == nic.server_tap);
+        .find(|server| Some(server.tap.as_str()) == nic.server_tap());
     let v4 = served.and_then(|server| server.lease.v4.as_ref());
     let v6 = served.and_then(|server| server.lease.v6.as_ref());
-    let by_passt = nic.passt.iter().flat_map(passt::addresses);
+    let by_passt = nic.passt().into_iter().flat_map(passt::addresses);
     NicDescription {
         name: nic.name.clone(),
         binding: label(guest, &nic.name),
-        tap: nic.tap.clone(),
+        // Launchers of version 1 compare this name for passt too, which has no TAP.
+        tap: nic
+            .tap()
+            .map_or_else(|| hawser_netsetup::tap_name(&nic.pod_interface), str::to_owned),
         tap_mac: None,
-        mac: Mac(nic.guest_mac).to_string(),
+        mac: nic.guest_mac.to_string(),
         mtu: nic.mtu,
         queue_pairs: nic.queue_pairs,
         addresses: v4
@@ -51,8 +54,8 @@ fn wired(guest: &GuestSpec, nic: &GuestNic, attachments: &[Attachment]) -> NicDe
             .chain(v6.map(|v6| v6.address.to_string()))
             .chain(by_passt)
             .collect(),
-        passt: nic.passt.clone(),
-        pod: nic.passt.clone(),
+        passt: nic.passt().cloned(),
+        pod: nic.passt().cloned(),
         addresses_may_change: interface(guest, &nic.name).is_some_and(|interface| {
             // The manifest's annotation is about the pod network.
             let has_pods_addresses = Kind::of(interface).has_pods_addresses && interface.network.is_primary();
@@ -67,8 +70,8 @@ fn made_by_cni(guest: &GuestSpec, nic: &CniNic) -> NicDescription {
         name: nic.name.clone(),
         binding: label(guest, &nic.name),
         tap: nic.interface.clone(),
-        tap_mac: Some(Mac(nic.mac).to_string()),
-        mac: Mac(nic.guest_mac).to_string(),
+        tap_mac: Some(nic.mac.to_string()),
+        mac: nic.guest_mac.to_string(),
         mtu: nic.mtu,
         queue_pairs: nic.queue_pairs,
         addresses: Vec::new(),

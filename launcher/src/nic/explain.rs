@@ -78,9 +78,9 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
 
 /// Which of the pod's ports are the guest's.
 pub(crate) fn ports_text(ports: &Ports) -> String {
-    if ports.all {
+    let Ports::Listed(list) = ports else {
         return "all but those kept for migration and metrics".to_owned();
-    }
+    };
     let text = |range: &crate::spec::PortRange| {
         let protocol = match range.protocol {
             Protocol::Tcp => "TCP",
@@ -92,6 +92,6 @@ pub(crate) fn ports_text(ports: &Ports) -> String {
             format!("{protocol} {}-{}", range.first, range.last)
         }
     };
-    let list: Vec<_> = ports.list.iter().map(text).collect();
+    let list: Vec<_> = list.iter().map(text).collect();
     list.join(", ")
 }

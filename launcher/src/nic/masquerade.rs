@@ -10,7 +10,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6};
-use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring};
+use hawser_netsetup::{
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, GuestNic, Masquerade, Nic, PortRange, Ports, Protocol, Wiring,
+};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::explain::{Explanation, Hop, ports_text};
@@ -52,6 +54,7 @@ fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
         v6,
         v6_required,
         ports: ports(&interface.ports),
+        kept_tcp: spec::pod_ports::kept(guest.istio),
         istio: guest.istio,
     });
     tap::nic(guest, interface, wiring)
@@ -69,9 +72,9 @@ fn networks(interface: &Interface) -> (Ipv4Net, Ipv6Net) {
 }
 
 fn ports(ports: &spec::Ports) -> Ports {
-    if ports.all {
+    let spec::Ports::Listed(list) = ports else {
         return Ports::All;
-    }
+    };
     let range = |range: &spec::PortRange| PortRange {
         protocol: match range.protocol {
             spec::Protocol::Tcp => Protocol::Tcp,
@@ -80,18 +83,18 @@ fn ports(ports: &spec::Ports) -> Ports {
         first: range.first,
         last: range.last,
     };
-    Ports::Listed(ports.list.iter().map(range).collect())
+    Ports::Listed(list.iter().map(range).collect())
 }
 
 fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attachment {
-    let lease = lease(context.guest, interface, nic, context.resolv);
-    tap::attachment(nic, Some(lease))
+    tap::attachment(nic, lease(context.guest, interface, nic, context.resolv))
 }
 
-/// What the guest is offered.
-fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Lease {
+/// What the guest is offered; nothing where the plan is of another kind.
+fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Resolv) -> Option<Lease> {
+    let masqueraded = nic.masqueraded()?;
     let options = &interface.dhcp_options;
-    let v4 = nic.v4.map(|v4| LeaseV4 {
+    let v4 = masqueraded.v4.map(|v4| LeaseV4 {
         address: v4.guest,
         prefix_len: v4.network.prefix_len(),
         server: v4.gateway,
@@ -104,7 +107,7 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         private_options: options.private_options.clone(),
         ipv6_only_wait: None,
     });
-    let v6 = nic.v6.map(|v6| LeaseV6 {
+    let v6 = masqueraded.v6.map(|v6| LeaseV6 {
         address: v6.guest,
         on_link: Some(v6.network),
         server: GATEWAY_LINK_LOCAL,
@@ -113,9 +116,9 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         dns: dns_v6(resolv),
     });
     let search = search_list(guest, resolv);
-    Lease {
+    Some(Lease {
         guest_mac: nic.guest_mac,
-        server_mac: nic.gateway_mac,
+        server_mac: GATEWAY_MAC,
         mtu: u16::try_from(nic.mtu).unwrap_or(u16::MAX),
         hostname: Some(guest.hostname.clone()),
         // KubeVirt sends the first name of the search list.
@@ -123,7 +126,7 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         search,
         v4,
         v6,
-    }
+    })
 }
 
 fn may_migrate() -> MayMigrate {
@@ -168,7 +171,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{FamilyPlan, GATEWAY_MAC};
+    use hawser_netsetup::{FamilyPlan, Joined, Mac, Masqueraded};
 
     use super::*;
     use crate::pod::resolv;
@@ -188,26 +191,25 @@ mod tests {
         GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
-            tap: "tap0".into(),
-            server_tap: "srv0".into(),
             queue_pairs: 8,
-            guest_mac: [2, 0, 0, 0, 0, 9],
-            gateway_mac: GATEWAY_MAC,
+            guest_mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1400,
-            v4: Some(FamilyPlan {
-                network: V4,
-                gateway: "10.0.2.1".parse().unwrap(),
-                guest: "10.0.2.2".parse().unwrap(),
-                pod: "10.244.0.7".parse().unwrap(),
+            joined: Joined::Masquerade(Masqueraded {
+                tap: "tap0".into(),
+                server_tap: "srv0".into(),
+                v4: Some(FamilyPlan {
+                    network: V4,
+                    gateway: "10.0.2.1".parse().unwrap(),
+                    guest: "10.0.2.2".parse().unwrap(),
+                    pod: "10.244.0.7".parse().unwrap(),
+                }),
+                v6: Some(FamilyPlan {
+                    network: V6,
+                    gateway: "fd10:0:2::1".parse().unwrap(),
+                    guest: "fd10:0:2::2".parse().unwrap(),
+                    pod: "fd00::7".parse().unwrap(),
+                }),
             }),
-            v6: Some(FamilyPlan {
-                network: V6,
-                gateway: "fd10:0:2::1".parse().unwrap(),
-                guest: "fd10:0:2::2".parse().unwrap(),
-                pod: "fd00::7".parse().unwrap(),
-            }),
-            bridge: None,
-            passt: None,
         }
     }
 
@@ -225,7 +227,7 @@ mod tests {
         let resolv = resolv::parse(
             "search shop.svc.cluster.local svc.cluster.local\nnameserver 10.96.0.10\nnameserver fd00::a\n",
         );
-        let lease = lease(&spec, &spec.interfaces[0], &nic_plan(), &resolv);
+        let lease = lease(&spec, &spec.interfaces[0], &nic_plan(), &resolv).unwrap();
         let v4 = lease.v4.unwrap();
         assert_eq!(v4.dns, ["10.96.0.10".parse::<Ipv4Addr>().unwrap()]);
         assert_eq!(v4.ntp_servers, ["192.0.2.1".parse::<Ipv4Addr>().unwrap()]);
@@ -238,11 +240,12 @@ mod tests {
     #[test]
     fn a_family_that_the_guest_lacks_is_not_offered() {
         let spec = guest("");
-        let plan = GuestNic {
-            v6: None,
-            ..nic_plan()
+        let mut plan = nic_plan();
+        let Joined::Masquerade(masqueraded) = &mut plan.joined else {
+            panic!("{plan:?}");
         };
-        let lease = lease(&spec, &spec.interfaces[0], &plan, &Resolv::default());
+        masqueraded.v6 = None;
+        let lease = lease(&spec, &spec.interfaces[0], &plan, &Resolv::default()).unwrap();
         assert!(lease.v6.is_none() && lease.v4.is_some());
     }
 }

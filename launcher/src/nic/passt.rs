@@ -19,7 +19,7 @@ use super::{Context, Daemon, Kind, Source, tap};
 use crate::daemons::passt::{Command, Frontend, forwards_all_text};
 use crate::may_migrate::MayMigrate;
 use crate::pod::networks::{PodInterface, pod_interface};
-use crate::spec::{GuestSpec, Interface};
+use crate::spec::{GuestSpec, Interface, Ports};
 use crate::vmm::config::NetConfig;
 
 pub(super) static ROW: Kind = Kind {
@@ -36,11 +36,13 @@ pub(super) static ROW: Kind = Kind {
 
 /// What this interface wants from the pod's namespace.
 fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
-    let ports = &interface.ports;
-    let lowest = ports.list.iter().map(|range| range.first).min();
+    let lowest_port = match &interface.ports {
+        Ports::All => Some(1),
+        Ports::Listed(list) => list.iter().map(|range| range.first).min(),
+    };
     let wiring = Wiring::Passt(Passt {
-        lowest_port: if ports.all { Some(1) } else { lowest },
-        all_ports: ports.all,
+        lowest_port,
+        all_ports: interface.ports == Ports::All,
     });
     Nic {
         queue_pairs: 1,
@@ -62,7 +64,7 @@ fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attac
     Attachment {
         device: Device::Net(NetConfig::vhost_user(nic, &Frontend::path(directory))),
         server: None,
-        passt: nic.passt.as_ref().map(command),
+        passt: nic.passt().map(command),
     }
 }
 
@@ -99,7 +101,7 @@ fn explain(interface: &Interface) -> Explanation {
         ip_from: "passt, by its own DHCP, DHCPv6 and router advertisements, with what hawser reads from the pod".into(),
         guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which nobody else sees"),
         others_use: "the same address".into(),
-        ports: if interface.ports.all {
+        ports: if interface.ports == Ports::All {
             forwards_all_text()
         } else {
             ports_text(&interface.ports)

@@ -28,7 +28,7 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface, wiring: Wiring) -> N
         server_tap: server_tap_name(&pod_interface),
         pod_interface,
         queue_pairs: queue_pairs(guest),
-        guest_mac: interface.mac.map(|mac| mac.0),
+        guest_mac: interface.mac,
         wiring,
     }
 }
@@ -37,10 +37,10 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface, wiring: Wiring) -> N
 pub(super) fn attachment(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
     Attachment {
         device: Device::Net(NetConfig::tap(nic)),
-        server: lease.map(|lease| Server {
-            tap: nic.server_tap.clone(),
+        server: lease.zip(nic.server_tap()).map(|(lease, tap)| Server {
+            tap: tap.to_owned(),
             lease,
-            announces: nic.bridge.is_some(),
+            announces: nic.bridged().is_some(),
         }),
         passt: None,
     }

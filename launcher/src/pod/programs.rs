@@ -10,7 +10,7 @@ use super::finding::{Finding, Part};
 use crate::daemons::passt;
 use crate::error::Failure;
 use crate::privileges;
-use crate::spec::Interface;
+use crate::spec::{Interface, Ports};
 
 /// passt as it was found for a guest with an interface of that binding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(crate) fn passt(interface: Option<&Interface>) -> Part<Option<PasstProgram>>
         return Part::silent(None);
     };
     let found = passt::find().and_then(|path| {
-        let fit = passt::check(&path, interface.ports.all)?;
+        let fit = passt::check(&path, interface.ports == Ports::All)?;
         Ok((path, fit))
     });
     match found {

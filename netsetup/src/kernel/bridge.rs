@@ -1,6 +1,7 @@
 //! Bridges and their ports.
 
 use futures_util::TryStreamExt;
+use hawser_mac::Mac;
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::link::{
@@ -37,7 +38,7 @@ impl Netlink {
         // Only for addresses of its own, of which it has none: the pod's, though down, count as this host's too.
         conf.arp_ignore = 1;
         let message = LinkUnspec::new_with_index(index(&bridge.name)?)
-            .address(bridge.mac.to_vec())
+            .address(bridge.mac.0.to_vec())
             .mtu(bridge.mtu)
             .alias(&bridge.alias)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![
@@ -53,7 +54,7 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(index(name)?)
             .controller(index(bridge)?)
             .build();
-        self.set(message, "make it a port of the bridge").await?;
+        self.set(message, "attach the port to the bridge").await?;
         let message = LinkUnspec::new_with_index(index(name)?)
             .set_port_kind(InfoPortKind::Bridge)
             .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::Learning(false)]))
@@ -63,7 +64,7 @@ impl Netlink {
             .set_port(message)
             .execute()
             .await
-            .map_err(failure("switch the learning of addresses off"))
+            .map_err(failure("disable address learning on the port"))
     }
 
     /// The interface keeps its MAC, which is the guest's as well. A bridge enters a port's MAC as an address of the
@@ -84,20 +85,20 @@ impl Netlink {
         self.up(interface).await
     }
 
-    async fn forget_address(&self, port: u32, mac: [u8; 6]) -> Result<(), StepFailure> {
+    async fn forget_address(&self, port: u32, mac: Mac) -> Result<(), StepFailure> {
         let mut entry = NeighbourMessage::default();
         entry.header.family = AddressFamily::Bridge;
         entry.header.ifindex = port;
         entry.header.flags = NeighbourFlags::Controller;
         entry
             .attributes
-            .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         match self.handle.neighbours().del(entry).execute().await {
             // An earlier start has done it.
             Err(rtnetlink::Error::NetlinkError(message)) if message.raw_code() == -nix::libc::ENOENT => {
                 Ok(())
             }
-            other => other.map_err(failure("have the bridge forget the port's own address")),
+            other => other.map_err(failure("delete the port's own address from the bridge's table")),
         }
     }
 
@@ -116,24 +117,18 @@ impl Netlink {
         let kept = [NeighbourState::Permanent, NeighbourState::Noarp];
         for neighbour in all {
             if neighbour.header.ifindex == index && !kept.contains(&neighbour.header.state) {
-                // It may have gone by itself.
+                // The kernel may have deleted it by itself.
                 let _ = self.handle.neighbours().del(neighbour).execute().await;
             }
         }
         Ok(())
     }
 
-    async fn create(
-        &self,
-        name: &str,
-        mac: [u8; 6],
-        mtu: u32,
-        info: Vec<LinkInfo>,
-    ) -> Result<(), StepFailure> {
+    async fn create(&self, name: &str, mac: Mac, mtu: u32, info: Vec<LinkInfo>) -> Result<(), StepFailure> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Address(mac.0.to_vec()),
             LinkAttribute::Mtu(mtu),
             LinkAttribute::LinkInfo(info),
         ];
@@ -142,11 +137,11 @@ impl Netlink {
             .add(message)
             .execute()
             .await
-            .map_err(failure("make the interface"))
+            .map_err(failure("create the interface"))
     }
 
     async fn up(&self, name: &str) -> Result<(), StepFailure> {
         let message = LinkUnspec::new_with_index(index(name)?).up().build();
-        self.set(message, "set it up").await
+        self.set(message, "bring the interface up").await
     }
 }

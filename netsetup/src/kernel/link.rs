@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use ipnet::IpNet;
 use rtnetlink::packet_core::Nla;
 use rtnetlink::packet_route::AddressFamily;
@@ -15,7 +16,7 @@ use rtnetlink::packet_route::route::{
 };
 
 use crate::addressing::{Assigned, Route};
-use crate::observe::{Address, Devconf, Link, TapFacts};
+use crate::observed::{Address, Devconf, Link, TapFacts};
 
 // linux/if_link.h; the crate leaves a TUN device's data undecoded.
 const IFLA_TUN_OWNER: u16 = 1;
@@ -33,7 +34,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok(),
+            LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Controller(index) => link.controller = Some(*index),
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => infos.iter().for_each(|info| link_info(&mut link, info)),
@@ -107,8 +108,8 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
 /// linux/if_addr.h: the kernel made this link-local address up (since 5.18).
 const IFAPROT_KERNEL_LL: u8 = 2;
 
-/// An address that somebody set: not one that is only lent, and not one that the kernel makes up.
-pub(super) fn assigned(message: &AddressMessage, mac: Option<[u8; 6]>) -> Option<Assigned> {
+/// An address that was set: not a temporary one, and not one that the kernel has made up.
+pub(super) fn assigned(message: &AddressMessage, mac: Option<Mac>) -> Option<Assigned> {
     let Address { ip, prefix_len } = address(message)?;
     let mut assigned = Assigned {
         ip,
@@ -116,7 +117,7 @@ pub(super) fn assigned(message: &AddressMessage, mac: Option<[u8; 6]>) -> Option
         peer: None,
         on_link: false,
     };
-    let mut by_kernel = mac.is_some_and(|mac| ip == IpAddr::V6(link_local(mac)));
+    let mut by_kernel = mac.is_some_and(|mac| ip == IpAddr::V6(mac.link_local()));
     let mut permanent = true;
     for attribute in &message.attributes {
         match attribute {
@@ -129,22 +130,6 @@ pub(super) fn assigned(message: &AddressMessage, mac: Option<[u8; 6]>) -> Option
         }
     }
     (permanent && !by_kernel).then_some(assigned)
-}
-
-/// The modified EUI-64 (RFC 4291, appendix A) below fe80::/64.
-pub(super) fn link_local(mac: [u8; 6]) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac;
-    let pair = u16::from_be_bytes;
-    Ipv6Addr::new(
-        0xfe80,
-        0,
-        0,
-        0,
-        pair([a ^ 2, b]),
-        pair([c, 0xff]),
-        pair([0xfe, d]),
-        pair([e, f]),
-    )
 }
 
 /// The routes of a message by the interface that they lead out of: none, one, or as many as it has next hops. Only

@@ -1,7 +1,7 @@
 //! Character devices of macvtaps (linux/drivers/net/macvtap.c): each opening is a queue of its interface.
 //!
 //! The kernel calls the device `tapN`, with N the index that the interface had when it was made. Whether a file of that
-//! name in /dev is this interface's is known by its device number, which sysfs tells, and, once it is open, by the name
+//! name in /dev is this interface's is known by its device number, which sysfs has, and, once it is open, by the name
 //! that the kernel has for it.
 
 use std::fs::{self, File, OpenOptions};
@@ -22,11 +22,11 @@ mod ioctls {
     );
 }
 
-/// Why the frames of a macvtap cannot be had.
+/// Why a macvtap cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum MacvtapError {
     /// The pod was not given the device.
-    #[error("no device node of the macvtap {interface} is here: {wanted}")]
+    #[error("the pod has no device node for the macvtap {interface}: expected {wanted}")]
     NoNode { interface: String, wanted: String },
     #[error("open {}", path.display())]
     Open {
@@ -34,7 +34,7 @@ pub enum MacvtapError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is the device of {found}, not of {interface}", path.display())]
+    #[error("{} belongs to {found}, not to {interface}", path.display())]
     Other {
         path: PathBuf,
         interface: String,

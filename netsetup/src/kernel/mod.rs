@@ -13,14 +13,14 @@ use std::path::Path;
 
 use crate::apply::Kernel;
 use crate::error::{Error, StepFailure};
-use crate::journal::Undo;
-use crate::observe::{Link, Observed};
-use crate::plan::{IPV6_FORWARDING, PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
+use crate::observed::{IPV6_FORWARDING, Observed, PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 use crate::ruleset;
+use crate::spec::{NetSpec, Wiring};
 use crate::step::Step;
+use crate::undo::Undo;
 
 pub use macvtap::{MacvtapError, open_macvtap};
-pub use nft::{Nft, end_silence, fall_silent};
+pub use nft::{Nft, allow_resets, drop_resets};
 pub use tap::open_tap;
 
 /// The kernel of this process's network namespace, over one rtnetlink socket.
@@ -46,8 +46,11 @@ impl Linux {
     }
 }
 
-/// Reads the namespace; see [`crate::observe`].
-pub(crate) async fn read() -> Result<Observed, Error> {
+/// Reads the namespace of this process. Needs no privilege and changes nothing.
+///
+/// # Errors
+/// [`Error::Observe`] with what the kernel would not list.
+pub async fn observe() -> Result<Observed, Error> {
     let linux = Linux::open()?;
     let netlink = &linux.netlink;
     let at = |what| move |source| Error::Observe { what, source };
@@ -81,13 +84,27 @@ pub fn interface_names() -> Vec<String> {
     names.unwrap_or_default()
 }
 
-/// See [`crate::find_routers`].
-pub(crate) async fn find_routers(link: &mut Link) -> Result<(), Error> {
-    let found = Linux::open()?.netlink.find_routers(link).await;
-    found.map_err(|source| Error::Observe {
-        what: "neighbours",
-        source,
-    })
+/// Finds out the link-local addresses of the routers of the interfaces that are to be bridged
+/// ([`crate::Route::link_local`]), before their plan is made. Changes nothing; the pod's kernel asks its neighbours.
+///
+/// # Errors
+/// When the kernel's neighbours cannot be read. A router that does not answer is not an error: it has no such address.
+pub async fn find_routers(spec: &NetSpec, observed: &mut Observed) -> Result<(), Error> {
+    for nic in spec.nics.iter().filter(|nic| nic.wiring == Wiring::Bridge) {
+        let link = observed
+            .links
+            .iter_mut()
+            .find(|link| link.name == nic.pod_interface);
+        // A port's neighbours are not the pod's any more; what was found before is remembered.
+        if let Some(link) = link.filter(|link| link.up && link.controller.is_none()) {
+            let found = Linux::open()?.netlink.find_routers(link).await;
+            found.map_err(|source| Error::Observe {
+                what: "neighbours",
+                source,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 impl Kernel for Linux {

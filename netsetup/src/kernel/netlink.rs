@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use futures_util::TryStreamExt;
+use hawser_mac::Mac;
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
@@ -15,7 +16,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
 
 use super::link;
 use crate::error::StepFailure;
-use crate::observe::Link;
+use crate::observed::Link;
 use crate::step::TapStep;
 
 /// linux/if_link.h: IFLA_INET_CONF, nested, and the attribute of forwarding within it (linux/ip.h).
@@ -118,7 +119,7 @@ impl Netlink {
             settings.push(AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]));
         }
         let message = LinkUnspec::new_with_index(index(&tap.name)?)
-            .address(tap.mac.to_vec())
+            .address(tap.mac.0.to_vec())
             .mtu(tap.mtu)
             .alias(&tap.alias)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(settings))
@@ -180,18 +181,13 @@ impl Netlink {
         request.execute().await.map_err(failure("add the address"))
     }
 
-    pub(super) async fn add_neighbour(
-        &self,
-        name: &str,
-        ip: IpAddr,
-        mac: [u8; 6],
-    ) -> Result<(), StepFailure> {
+    pub(super) async fn add_neighbour(&self, name: &str, ip: IpAddr, mac: Mac) -> Result<(), StepFailure> {
         let index = index(name)?;
         let request = self
             .handle
             .neighbours()
             .add(index, ip)
-            .link_layer_address(&mac)
+            .link_layer_address(&mac.0)
             .replace();
         request.execute().await.map_err(failure("add the neighbour"))
     }
@@ -233,6 +229,9 @@ pub(super) fn index(name: &str) -> Result<u32, StepFailure> {
     nix::net::if_::if_nametoindex(name).map_err(|_| StepFailure::NoLink(name.to_owned()))
 }
 
-pub(super) fn failure(what: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
-    move |error| StepFailure::Netlink(format!("{what}: {error}"))
+pub(super) fn failure(request: &'static str) -> impl Fn(rtnetlink::Error) -> StepFailure {
+    move |error| StepFailure::Netlink {
+        request,
+        source: Box::new(error),
+    }
 }

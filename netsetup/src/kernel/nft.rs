@@ -46,12 +46,12 @@ impl Nft {
             .map_or(Ok(()), |stdin| stdin.write_all(document.to_string().as_bytes()));
         drop(stdin);
         let output = nft.wait_with_output().map_err(failed)?;
-        // What a dying nft says is worth more than that its pipe broke.
+        // The error of an nft that failed tells more than that its pipe broke.
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(StepFailure::Nft(match said.trim() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(StepFailure::Nft(match error.trim() {
                 "" => output.status.to_string(),
-                said => said.to_owned(),
+                error => error.to_owned(),
             }));
         }
         written.map_err(failed)
@@ -61,14 +61,14 @@ impl Nft {
 impl Drop for Nft {
     fn drop(&mut self) {
         if let Some(child) = self.child.as_mut().filter(|_| self.starter == getpid()) {
-            // It has been told nothing, so there is nothing to lose; an error means that it is gone already.
+            // It has read no rules, so nothing is lost; an error means that it has exited already.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Makes the rule set be what `document` says, with `nft` if that was started already.
+/// Replaces the rule set by `document`, with `nft` if that was started already.
 ///
 /// First as if there were none, as in a fresh pod. To delete a table, even one that is not there, nft waits until the
 /// kernel has cleaned up after it, and that takes longer than the whole rest.
@@ -84,21 +84,22 @@ pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
     Nft::start()?.run(document)
 }
 
-/// The pod's kernel sends no resets for connections that it does not know: they go on in another pod with its addresses.
+/// Makes the pod's kernel send no resets for connections that it does not know: they continue in another pod with the same
+/// addresses.
 /// Needs CAP_NET_ADMIN, ambient for `nft` too.
 ///
 /// # Errors
 /// When there is no `nft`, or the kernel refuses.
-pub fn fall_silent() -> Result<(), StepFailure> {
-    run(&ruleset::silence())
+pub fn drop_resets() -> Result<(), StepFailure> {
+    run(&ruleset::drop_resets())
 }
 
-/// Takes [`fall_silent`] back.
+/// Takes [`drop_resets`] back.
 ///
 /// # Errors
 /// When there is no `nft`, or the kernel refuses.
-pub fn end_silence() -> Result<(), StepFailure> {
-    run(&ruleset::end_of_silence())
+pub fn allow_resets() -> Result<(), StepFailure> {
+    run(&ruleset::allow_resets())
 }
 
 fn failed(source: std::io::Error) -> StepFailure {

@@ -9,19 +9,19 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use hawser_mac::Mac;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use tokio::time::{Instant, sleep};
 
-use super::link::link_local;
 use super::netlink::{Netlink, failure};
 use crate::addressing::Route;
 use crate::error::StepFailure;
-use crate::observe::Link;
+use crate::observed::Link;
 
 /// Neighbours answer within milliseconds; one that takes longer than a kernel's first try is not there.
-const ANSWER: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// RFC 863: whatever is sent there is thrown away.
 const DISCARD: u16 = 9;
@@ -34,7 +34,7 @@ impl Netlink {
             if let Some(IpAddr::V6(gateway)) = route.gateway
                 && let Some(mac) = self.look_up(index, gateway).await?
             {
-                let candidate = link_local(mac);
+                let candidate = mac.link_local();
                 let owner = self.look_up(index, candidate).await?;
                 route.link_local = (owner == Some(mac)).then_some(candidate);
             }
@@ -43,13 +43,13 @@ impl Netlink {
     }
 
     /// The MAC of a neighbour, if it answers.
-    async fn look_up(&self, index: u32, ip: Ipv6Addr) -> Result<Option<[u8; 6]>, StepFailure> {
+    async fn look_up(&self, index: u32, ip: Ipv6Addr) -> Result<Option<Mac>, StepFailure> {
         let asked = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
             .and_then(|socket| socket.send_to(&[], SocketAddrV6::new(ip, DISCARD, 0, index)));
         if asked.is_err() {
             return Ok(None);
         }
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             let neighbours: Vec<NeighbourMessage> = self
                 .handle
@@ -67,7 +67,7 @@ impl Netlink {
             if found.is_some() || Instant::now() >= deadline {
                 return Ok(found);
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
@@ -77,12 +77,12 @@ fn wants_router(route: &Route) -> bool {
     global && route.is_default() && !route.is_advertised()
 }
 
-fn mac_of(neighbour: &NeighbourMessage, ip: Ipv6Addr) -> Option<[u8; 6]> {
+fn mac_of(neighbour: &NeighbourMessage, ip: Ipv6Addr) -> Option<Mac> {
     let named = neighbour.attributes.iter().any(|attribute| {
         matches!(attribute, NeighbourAttribute::Destination(NeighbourAddress::Inet6(other)) if *other == ip)
     });
     let mac = neighbour.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok().map(Mac),
         _ => None,
     });
     mac.filter(|_| named)

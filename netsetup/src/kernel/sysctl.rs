@@ -7,7 +7,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
 
 use crate::error::StepFailure;
-use crate::observe::Sysctl;
+use crate::observed::Sysctl;
 
 /// Absent where the kernel or the namespace has no such setting. Asks whether it could be written without writing.
 pub(super) fn read(path: &str) -> Option<Sysctl> {

@@ -1,51 +1,30 @@
 //! The plan of a bridged NIC: the guest takes the place of the pod's interface on its network.
 //!
-//! The interface becomes a bridge's port and keeps everything else: name, kind, MAC, addresses and routes. So whoever
-//! looks for it finds it as it was made (CNI's CHECK), a driver or a macvlan that takes frames for its own MAC alone
-//! goes on taking the guest's, nothing has to be put back but the port, and a start after a kill reads from the kernel
-//! what the first one read. Two things make room for the guest. The bridge forgets that the MAC is its port's own, and
-//! passes frames for it on. And the rules let nothing that the pod's kernel sends leave by the interface.
+//! The interface becomes a bridge port and keeps everything else: name, kind, MAC, addresses and routes. So the CNI
+//! plugin finds it unchanged (CNI's CHECK), a driver or a macvlan that receives frames for its own MAC only still receives
+//! the guest's, only the port has to be undone, and a start after a kill reads from the kernel what the first start read.
+//! Two things make room for the guest. hawser deletes the bridge's entry that the MAC is its port's own, so the bridge
+//! forwards frames for it. And the rules drop what the pod's kernel would send by the interface.
 //!
 //! The order holds because the rules are there before the interface becomes a port.
 
-mod told;
+mod bridged_lease;
 
 use std::net::Ipv6Addr;
 
-use serde::Serialize;
+use hawser_mac::Mac;
 use sha2::{Digest, Sha256};
 
-use super::{GuestNic, SIGNATURE};
+use super::SIGNATURE;
 use crate::error::Error;
-use crate::journal::Undo;
-use crate::observe::{Link, Observed};
+use crate::guest_nic::{Bridged, GuestNic, Joined, Router6};
+use crate::observed::{Link, Observed};
 use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name};
 use crate::step::{BridgeStep, PortStep, Step};
-
-pub use told::{BridgedV4, BridgedV6, Router6};
+use crate::undo::Undo;
 
 /// Alias of the bridge; with the words of [`Router6`] behind it.
 const BRIDGE: &str = "hawser bridge, IPv6 router ";
-
-/// What a bridged NIC adds to a [`GuestNic`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Bridged {
-    pub bridge: String,
-    /// The bridge's.
-    pub mac: [u8; 6],
-    /// The pod interface's, and the guest's too where the manifest names no other.
-    pub pod_mac: [u8; 6],
-    /// What the guest is told by DHCP; without an address of the family nothing is told and nothing is kept from it.
-    pub v4: Option<BridgedV4>,
-    pub v6: Option<BridgedV6>,
-}
-
-impl Bridged {
-    /// Whether the guest is told anything.
-    pub fn is_served(&self) -> bool {
-        self.v4.is_some() || self.v6.is_some()
-    }
-}
 
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>) -> Result<GuestNic, Error> {
     let unfit = |why: &str| Error::Unfit {
@@ -58,51 +37,47 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
     if link.controller.is_some() && !is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: link.name.clone(),
-            why: "it is a port of somebody else's already: start in a fresh pod".into(),
+            why: "another program has attached it to a bridge: start in a fresh pod".into(),
         });
     }
     let pods = link
         .mac
-        .ok_or_else(|| unfit("it has no MAC, and so cannot be a bridge's port"))?;
+        .ok_or_else(|| unfit("it has no MAC, so it cannot be a bridge port: choose another binding"))?;
     let guest_mac = nic.guest_mac.unwrap_or(pods);
     let mac = own_mac(pods);
     if guest_mac == GATEWAY_MAC || guest_mac == mac {
         return Err(unfit(
-            "the guest's MAC is one that hawser's own links have: set macAddress to another",
+            "hawser uses the guest's MAC for a link of its own: set a different macAddress",
         ));
     }
     if link.own_mac_only && guest_mac != pods {
         return Err(unfit(
-            "it is a macvlan, which gets no frames for another MAC than its own: leave macAddress out, or have the CNI \
-             plugin make it with the guest's MAC or in mode passthru",
+            "it is a macvlan, which receives no frames for a MAC other than its own: omit macAddress, or configure the \
+             CNI plugin to create it with the guest's MAC or in mode passthru",
         ));
     }
     let (v4, v6) = match nic.wiring {
         Wiring::ManagedTap => (None, None),
         _ => (
-            told::v4(nic, link, notes),
-            told::v6(nic, link, remembered(nic, observed), notes),
+            bridged_lease::v4(nic, link, notes),
+            bridged_lease::v6(nic, link, remembered(nic, observed), notes),
         ),
     };
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: link.mtu,
-        v4: None,
-        v6: None,
-        bridge: Some(Bridged {
+        joined: Joined::Bridge(Bridged {
+            tap: nic.tap.clone(),
+            server_tap: nic.server_tap.clone(),
             bridge: bridge_name(&nic.pod_interface),
             mac,
             pod_mac: pods,
             v4,
             v6,
         }),
-        passt: None,
     })
 }
 
@@ -155,20 +130,20 @@ pub(super) fn is_bridged(nic: &Nic, observed: &Observed) -> bool {
 }
 
 /// Locally administered, and the same every time: a plan made again is to be the same plan.
-fn own_mac(of: [u8; 6]) -> [u8; 6] {
+fn own_mac(of: Mac) -> Mac {
     let mut hash = Sha256::new();
     hash.update(b"hawser bridge");
-    hash.update(of);
+    hash.update(of.0);
     let mut mac = [0x0a; 6];
     for (byte, random) in mac.iter_mut().skip(1).zip(hash.finalize()) {
         *byte = random;
     }
-    mac
+    Mac(mac)
 }
 
 /// The bridge, before the TAP becomes its port.
 pub(super) fn bridge_step(nic: &GuestNic) -> Option<Step> {
-    let bridged = nic.bridge.as_ref()?;
+    let bridged = nic.bridged()?;
     Some(Step::Bridge(BridgeStep {
         name: bridged.bridge.clone(),
         mac: bridged.mac,
@@ -179,7 +154,7 @@ pub(super) fn bridge_step(nic: &GuestNic) -> Option<Step> {
 
 /// The move itself, after everything else.
 pub(super) fn port_step(nic: &GuestNic) -> Option<Step> {
-    let bridged = nic.bridge.as_ref()?;
+    let bridged = nic.bridged()?;
     Some(Step::Port(PortStep {
         interface: nic.pod_interface.clone(),
         bridge: bridged.bridge.clone(),

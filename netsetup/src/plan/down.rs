@@ -2,10 +2,11 @@
 //! guest a link that is up, so what is down here is the way behind it: the rules drop each frame as it comes out of the
 //! guest, and nothing in the namespace has an address or a route there to send one in. The pod's interface is not touched.
 
-use super::{GuestNic, bridge};
+use super::bridge;
 use crate::error::Error;
-use crate::observe::Observed;
-use crate::spec::{GATEWAY_MAC, Nic};
+use crate::guest_nic::{GuestNic, Joined};
+use crate::observed::Observed;
+use crate::spec::Nic;
 
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Error> {
     let unfit = |why: &str| Error::Unfit {
@@ -18,26 +19,20 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Erro
     if bridge::is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: nic.pod_interface.clone(),
-            why: "an earlier start in this pod bridged it, and now the link is to be down: start in a fresh pod"
+            why: "hawser bridged it at an earlier start in this pod, and the manifest now sets its link down: start in a fresh pod"
                 .into(),
         });
     }
     let guest_mac = nic
         .guest_mac
         .or(link.mac)
-        .ok_or_else(|| unfit("the interface has no MAC for the guest to take: set macAddress"))?;
+        .ok_or_else(|| unfit("the interface has no MAC that the guest could use: set macAddress"))?;
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: link.mtu,
-        v4: None,
-        v6: None,
-        bridge: None,
-        passt: None,
+        joined: Joined::Down { tap: nic.tap.clone() },
     })
 }

@@ -4,10 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{FamilyPlan, GuestNic, IPV6_MIN_MTU, bridge};
+use super::{IPV6_MIN_MTU, bridge};
 use crate::error::Error;
-use crate::observe::{Link, Observed};
-use crate::spec::{GATEWAY_MAC, Masquerade, Nic};
+use crate::guest_nic::{FamilyPlan, GuestNic, Joined, Masqueraded};
+use crate::observed::{Link, Observed};
+use crate::spec::{Masquerade, Nic};
 
 pub(super) fn guest_nic(
     nic: &Nic,
@@ -25,7 +26,7 @@ pub(super) fn guest_nic(
     if bridge::is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: nic.pod_interface.clone(),
-            why: "an earlier start in this pod bridged it, and masquerade needs it as it was: start in a fresh pod".into(),
+            why: "hawser bridged it at an earlier start in this pod, and masquerade needs an interface outside of a bridge: start in a fresh pod".into(),
         });
     }
     refuse_overlap(nic, wanted, observed)?;
@@ -50,12 +51,13 @@ pub(super) fn guest_nic(
         }
         (Some(_), Some(obstacle)) if wanted.v6_required => return Err(unfit(obstacle)),
         (Some(_), Some(obstacle)) => {
-            notes.push(format!("{}: IPv6 is off for the guest: {obstacle}", nic.name));
+            notes.push(format!("{}: the guest has no IPv6: {obstacle}", nic.name));
             None
         }
         (None, _) if wanted.v6_required => {
             return Err(unfit(
-                "the manifest asks for IPv6 (vmIPv6NetworkCIDR), and the pod has no global IPv6 address"
+                "the manifest sets vmIPv6NetworkCIDR, but the pod has no global IPv6 address: remove the field, or give the pod \
+                 an address"
                     .into(),
             ));
         }
@@ -63,41 +65,40 @@ pub(super) fn guest_nic(
     };
     if v4.is_none() && v6.is_none() {
         return Err(unfit(
-            "no address that masquerade could use: the pod needs a global IPv4 or IPv6 address here".into(),
+            "the interface has no address that masquerade can use: the pod needs a global IPv4 or IPv6 address on it".into(),
         ));
     }
     let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
         return Err(unfit(
-            "the interface has no MAC for the guest to take: set macAddress".into(),
+            "the interface has no MAC that the guest could use: set macAddress".into(),
         ));
     };
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: pod.mtu,
-        v4,
-        v6,
-        bridge: None,
-        passt: None,
+        joined: Joined::Masquerade(Masqueraded {
+            tap: nic.tap.clone(),
+            server_tap: nic.server_tap.clone(),
+            v4,
+            v6,
+        }),
     })
 }
 
-/// Why the guest could not have IPv6, although the pod has.
+/// Why the guest cannot have IPv6 although the pod has it.
 fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
     if pod.mtu < IPV6_MIN_MTU {
         return Some(format!(
-            "the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
+            "the MTU of {} is {}, but IPv6 requires at least {IPV6_MIN_MTU}",
             pod.name, pod.mtu
         ));
     }
     if observed.ipv6_disabled_by_default {
         return Some(
-            "net.ipv6.conf.default.disable_ipv6 is 1 here: add the sysctl net.ipv6.conf.default.disable_ipv6=0 to the pod"
+            "net.ipv6.conf.default.disable_ipv6 is 1 in this pod: add the sysctl net.ipv6.conf.default.disable_ipv6=0 to the pod"
                 .into(),
         );
     }
@@ -105,14 +106,14 @@ fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
         None => Some("the kernel has no net.ipv6.conf.all.forwarding".into()),
         Some(sysctl) if sysctl.value == "1" || sysctl.writable => None,
         Some(_) => Some(
-            "net.ipv6.conf.all.forwarding is 0 and read-only here: add the sysctl net.ipv6.conf.all.forwarding=1 to the \
+            "net.ipv6.conf.all.forwarding is 0 and read-only in this pod: add the sysctl net.ipv6.conf.all.forwarding=1 to the \
              pod (securityContext.sysctls, or podman run --sysctl)"
                 .into(),
         ),
     }
 }
 
-/// A guest network that the pod already uses would swallow the pod's own neighbours.
+/// If the guest network contained the pod's neighbours, the pod could not reach them.
 fn refuse_overlap(nic: &Nic, wanted: &Masquerade, observed: &Observed) -> Result<(), Error> {
     for link in observed
         .links
@@ -131,7 +132,7 @@ fn refuse_overlap(nic: &Nic, wanted: &Masquerade, observed: &Observed) -> Result
                 return Err(Error::Unfit {
                     object: link.name.clone(),
                     why: format!(
-                        "its address {used} overlaps the guest network {guest}: choose another with {field}"
+                        "its address {used} overlaps the guest network {guest}: set a different one in {field}"
                     ),
                 });
             }

@@ -1,35 +1,14 @@
-//! The plan of a NIC that passt serves: what the pod has, for passt to hand on, and the two sysctls without which a process
-//! that has no capability could not do its part. The interface itself is read and never touched.
+//! The plan of a NIC that passt serves: what the pod's interface has, which passt offers to the guest, and the two sysctls
+//! without which passt, which has no capability, could neither listen nor ping. The interface is read and not changed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
-
-use super::{GuestNic, bridge};
+use super::bridge;
 use crate::error::Error;
-use crate::observe::{Link, Observed, Sysctl};
-use crate::spec::{GATEWAY_MAC, NetSpec, Nic, Owner, Passt, Wiring};
+use crate::guest_nic::{GuestNic, Handed, HandedV4, Joined};
+use crate::observed::{Link, Observed, PING_GROUP_RANGE, Sysctl, UNPRIVILEGED_PORT_START};
+use crate::spec::{NetSpec, Nic, Owner, Passt, Wiring};
 use crate::step::Step;
-
-/// Group ids that may open ping sockets (icmp(7)), as `LOW<tab>HIGH`; none where LOW is above HIGH.
-pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
-/// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
-pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
-
-/// What the pod's interface has, by family.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Handed {
-    pub v4: Option<HandedV4>,
-    pub v6: Option<Ipv6Addr>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandedV4 {
-    pub address: Ipv4Addr,
-    pub prefix_len: u8,
-    /// Of the pod's default route here, where it has one with a gateway.
-    pub gateway: Option<Ipv4Addr>,
-}
 
 pub(super) fn guest_nic(
     nic: &Nic,
@@ -48,26 +27,26 @@ pub(super) fn guest_nic(
     if bridge::is_bridged(nic, observed) {
         return Err(Error::NotOurs {
             object: nic.pod_interface.clone(),
-            why:
-                "an earlier start in this pod bridged it, and passt needs it as it was: start in a fresh pod"
-                    .into(),
+            why: "hawser bridged it at an earlier start in this pod, and passt needs an interface outside of a bridge: start \
+                  in a fresh pod"
+                .into(),
         });
     }
     let handed = handed(pod);
     if handed.v4.is_none() && handed.v6.is_none() {
         return Err(unfit(
-            "no address that passt could use: the pod needs a global IPv4 or IPv6 address here",
+            "the interface has no address that passt can use: the pod needs a global IPv4 or IPv6 address on it",
         ));
     }
     let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
         return Err(unfit(
-            "the interface has no MAC for the guest to take: set macAddress",
+            "the interface has no MAC that the guest could use: set macAddress",
         ));
     };
     check_ports(wanted, observed.unprivileged_port_start.as_ref(), nic, notes)?;
     if !pings(observed.ping_group_range.as_ref(), owner) {
         notes.push(format!(
-            "{}: the guest cannot ping: net.ipv4.ping_group_range leaves out group {gid} and is read-only here: add the \
+            "{}: the guest cannot ping: net.ipv4.ping_group_range excludes group {gid} and is read-only in this pod: add the \
              sysctl net.ipv4.ping_group_range=\"{gid} {gid}\" to the pod (securityContext.sysctls)",
             nic.name,
             gid = owner.gid
@@ -76,16 +55,10 @@ pub(super) fn guest_nic(
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
-        tap: nic.tap.clone(),
-        server_tap: nic.server_tap.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        gateway_mac: GATEWAY_MAC,
         mtu: pod.mtu,
-        v4: None,
-        v6: None,
-        bridge: None,
-        passt: Some(handed),
+        joined: Joined::Passt(handed),
     })
 }
 
@@ -116,7 +89,7 @@ fn handed(pod: &Link) -> Handed {
     }
 }
 
-/// Ports that were asked for by number must be had; of all ports, those that can be.
+/// Each port of a list must be forwarded; where the guest has all ports, those that passt can have.
 fn check_ports(
     wanted: &Passt,
     start: Option<&Sysctl>,
@@ -133,7 +106,7 @@ fn check_ports(
     if wanted.all_ports {
         notes.push(format!(
             "{}: ports below {from} do not reach the guest: net.ipv4.ip_unprivileged_port_start is {from} and read-only \
-             here: add the sysctl net.ipv4.ip_unprivileged_port_start=0 to the pod (securityContext.sysctls)",
+             in this pod: add the sysctl net.ipv4.ip_unprivileged_port_start=0 to the pod (securityContext.sysctls)",
             nic.name
         ));
         return Ok(());
@@ -141,8 +114,8 @@ fn check_ports(
     Err(Error::Unfit {
         object: nic.name.clone(),
         why: format!(
-            "port {lowest} is to reach the guest, and passt may not listen below {from}: \
-             net.ipv4.ip_unprivileged_port_start is read-only here: add the sysctl \
+            "passt cannot forward port {lowest}, since it may not listen below port {from} and \
+             net.ipv4.ip_unprivileged_port_start is read-only in this pod: add the sysctl \
              net.ipv4.ip_unprivileged_port_start={lowest} to the pod (securityContext.sysctls, or podman run --sysctl)"
         ),
     })
@@ -182,7 +155,7 @@ pub(super) fn steps(spec: &NetSpec, observed: &Observed) -> Vec<Step> {
         let gid = spec.owner.gid;
         let range = observed.ping_group_range.as_ref();
         if let Some(range) = range.filter(|range| range.writable && !holds(&range.value, gid)) {
-            // Whoever could ping still can.
+            // Every group that could ping still can.
             let (low, high) = bounds(&range.value)
                 .filter(|(low, high)| low <= high)
                 .map_or((gid, gid), |(low, high)| (low.min(gid), high.max(gid)));

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addressing::{Assigned, Route};
+use crate::guest_nic::{Bridged, Router6};
 
 fn bridged() -> NetSpec {
     let mut spec = spec();
@@ -60,13 +61,13 @@ fn usual() -> Observed {
     )
 }
 
-fn told(pod: &Observed) -> (Bridged, Vec<String>) {
+fn bridged_nic(pod: &Observed) -> (Bridged, Vec<String>) {
     let plan = Plan::new(&bridged(), pod).unwrap();
-    (plan.nics[0].bridge.clone().unwrap(), plan.notes)
+    (plan.nics[0].bridged().cloned().unwrap(), plan.notes)
 }
 
-fn told_v4(addresses: &str, routes: &str) -> String {
-    let (bridged, notes) = told(&with(addresses, routes));
+fn offered_v4(addresses: &str, routes: &str) -> String {
+    let (bridged, notes) = bridged_nic(&with(addresses, routes));
     assert_eq!(notes, [""; 0]);
     let v4 = bridged.v4.unwrap();
     let routes = v4.routes.iter().map(|(to, via)| format!("{to} via {via}"));
@@ -91,38 +92,38 @@ fn rules_for_a_bridged_nic() {
 #[test]
 fn every_kind_of_ipv4_pod_has_a_working_route() {
     assert_eq!(
-        told_v4("192.0.2.10/24", "0.0.0.0/0,g=192.0.2.1"),
+        offered_v4("192.0.2.10/24", "0.0.0.0/0,g=192.0.2.1"),
         "192.0.2.10/24: default via 192.0.2.1"
     );
     // Calico: a /32, and a gateway that only a route of its own makes reachable.
     assert_eq!(
-        told_v4("10.1.2.3/32", "0.0.0.0/0,g=169.254.1.1 169.254.1.1/32"),
+        offered_v4("10.1.2.3/32", "0.0.0.0/0,g=169.254.1.1 169.254.1.1/32"),
         "10.1.2.3/32: 169.254.1.1/32 via 0.0.0.0, default via 169.254.1.1"
     );
     assert_eq!(
-        told_v4("10.1.2.3/32", "0.0.0.0/0,g=169.254.1.1"),
+        offered_v4("10.1.2.3/32", "0.0.0.0/0,g=169.254.1.1"),
         "10.1.2.3/32: 169.254.1.1/32 via 0.0.0.0, default via 169.254.1.1",
         "onlink says the same without a route"
     );
     assert_eq!(
-        told_v4("10.0.0.2/32,p=10.0.0.1", "0.0.0.0/0,g=10.0.0.1"),
+        offered_v4("10.0.0.2/32,p=10.0.0.1", "0.0.0.0/0,g=10.0.0.1"),
         "10.0.0.2/32: 10.0.0.1/32 via 0.0.0.0, default via 10.0.0.1"
     );
     // CNI's ptp: the prefix is behind the gateway.
     assert_eq!(
-        told_v4(
+        offered_v4(
             "10.244.0.5/24,n",
             "0.0.0.0/0,g=10.244.0.1 10.244.0.0/24,g=10.244.0.1 10.244.0.1/32"
         ),
         "10.244.0.5/32: 10.244.0.1/32 via 0.0.0.0, 10.244.0.0/24 via 10.244.0.1, default via 10.244.0.1"
     );
-    assert_eq!(told_v4("192.0.2.10/24", ""), "192.0.2.10/24: ");
+    assert_eq!(offered_v4("192.0.2.10/24", ""), "192.0.2.10/24: ");
     assert_eq!(
-        told_v4("192.0.2.10/24", "0.0.0.0/0"),
+        offered_v4("192.0.2.10/24", "0.0.0.0/0"),
         "192.0.2.10/24: 0.0.0.0/0 via 0.0.0.0"
     );
     assert_eq!(
-        told_v4(
+        offered_v4(
             "192.0.2.10/24",
             "10.96.0.0/12,g=192.0.2.7 0.0.0.0/0,g=192.0.2.9,m=200 0.0.0.0/0,g=192.0.2.1,m=100"
         ),
@@ -134,7 +135,7 @@ fn every_kind_of_ipv4_pod_has_a_working_route() {
 #[test]
 fn the_default_route_of_ipv6_is_from_whoever_can_be_named() {
     let router = |routes: &str| {
-        let (bridged, notes) = told(&with("2001:db8::10/64", routes));
+        let (bridged, notes) = bridged_nic(&with("2001:db8::10/64", routes));
         (bridged.v6.unwrap().router, notes)
     };
     let silent = Router6::Silent("fe80::99".parse().unwrap());
@@ -145,17 +146,17 @@ fn the_default_route_of_ipv6_is_from_whoever_can_be_named() {
     let (unknown, notes) = router("::/0,g=2001:db8::1");
     assert_eq!(unknown, Router6::Unknown);
     assert!(
-        notes[0].starts_with("default: the guest has no IPv6 default route: the pod's is by 2001:db8::1")
+        notes[0].starts_with("default: the guest has no IPv6 default route: the pod's router is 2001:db8::1")
     );
 }
 
 #[test]
 fn a_host_address_of_ipv6_has_no_prefix_on_the_link() {
-    let (bridged, _) = told(&with("2001:db8::10/128", "::/0,g=fe80::99"));
+    let (bridged, _) = bridged_nic(&with("2001:db8::10/128", "::/0,g=fe80::99"));
     assert_eq!(bridged.v6.unwrap().on_link, None);
-    let (bridged, _) = told(&with("2001:db8::10/64,n", "::/0,g=fe80::99"));
+    let (bridged, _) = bridged_nic(&with("2001:db8::10/64,n", "::/0,g=fe80::99"));
     assert_eq!(bridged.v6.unwrap().on_link, None, "behind the gateway");
-    let (bridged, _) = told(&usual());
+    let (bridged, _) = bridged_nic(&usual());
     assert_eq!(
         bridged.v6.unwrap().on_link,
         Some("2001:db8::/64".parse().unwrap())
@@ -163,11 +164,11 @@ fn a_host_address_of_ipv6_has_no_prefix_on_the_link() {
 }
 
 #[test]
-fn a_managed_tap_is_bridged_the_same_and_nothing_is_said_on_it() {
+fn a_managed_tap_is_bridged_the_same_and_not_served() {
     let mut managed = bridged();
     managed.nics[0].wiring = Wiring::ManagedTap;
     let plan = Plan::new(&managed, &usual()).unwrap();
-    assert!(!plan.nics[0].is_served());
+    assert!(plan.nics[0].server_tap().is_none());
     assert_eq!(plan.notes, [""; 0]);
     let served = Plan::new(&bridged(), &usual()).unwrap();
     let kinds = |plan: &Plan| -> Vec<String> { plan.steps.iter().map(ToString::to_string).collect() };
@@ -180,13 +181,13 @@ fn a_managed_tap_is_bridged_the_same_and_nothing_is_said_on_it() {
 }
 
 #[test]
-fn what_is_not_handed_on_is_said() {
-    let (_, notes) = told(&with(
+fn what_is_not_offered_is_a_note() {
+    let (_, notes) = bridged_nic(&with(
         "192.0.2.10/24 192.0.2.11/24 2001:db8::10/64 2001:db8::11/64",
         "2001:db8:5::/48,g=fe80::99 198.51.100.0/24,g=fe80::99",
     ));
     assert_eq!(notes.len(), 4, "{notes:?}");
-    let (bridged, notes) = told(&with(
+    let (bridged, notes) = bridged_nic(&with(
         "192.0.2.10/24 2001:db8::10/64",
         "0.0.0.0/0,g=192.0.2.1 0.0.0.0/0,g=192.0.2.2 10.9.0.0/16,g=192.0.2.3 10.9.0.0/16,g=192.0.2.4 \
          ::/0,g=fe80::99 ::/0,g=fe80::98",
@@ -194,24 +195,21 @@ fn what_is_not_handed_on_is_said() {
     assert_eq!(
         notes,
         [
-            "default: of the next hops to 0.0.0.0/0 the guest is told 192.0.2.1, and not 192.0.2.2",
-            "default: of the next hops to 10.9.0.0/16 the guest is told 192.0.2.3, and not 192.0.2.4",
-            "default: of the next hops to ::/0 the guest is told fe80::99, and not fe80::98",
+            "default: the guest is offered 192.0.2.1 as the next hop to 0.0.0.0/0, but not 192.0.2.2: it gets one for each destination",
+            "default: the guest is offered 192.0.2.3 as the next hop to 10.9.0.0/16, but not 192.0.2.4: it gets one for each destination",
+            "default: the guest is offered fe80::99 as the next hop to ::/0, but not fe80::98: it gets one for each destination",
         ]
     );
     assert_eq!(bridged.v4.unwrap().routes.len(), 1);
     let mut policy = usual();
     eth0(&mut policy).other_tables = vec![100];
-    let (_, notes) = told(&policy);
-    assert!(
-        notes[0].contains("in other tables than the main one ([100])"),
-        "{notes:?}"
-    );
+    let (_, notes) = bridged_nic(&policy);
+    assert!(notes[0].contains("in the routing tables [100]"), "{notes:?}");
     let mut small = usual();
     eth0(&mut small).mtu = 1279;
-    let (bridged, notes) = told(&small);
+    let (bridged, notes) = bridged_nic(&small);
     assert_eq!(bridged.v6, None);
-    assert!(notes[0].contains("IPv6 needs 1280"), "{notes:?}");
+    assert!(notes[0].contains("IPv6 requires at least 1280"), "{notes:?}");
 }
 
 #[test]
@@ -247,21 +245,21 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
         ("no MAC", |_, pod| eth0(pod).mac = None, "eth0: it has no MAC"),
         (
             "the TAP's MAC",
-            |spec, _| spec.nics[0].guest_mac = Some([2, 0, 0, 0, 0, 0]),
-            "set macAddress to another",
+            |spec, _| spec.nics[0].guest_mac = Some(Mac([2, 0, 0, 0, 0, 0])),
+            "set a different macAddress",
         ),
         (
             "a port of another bridge",
             |_, pod| eth0(pod).controller = Some(33),
-            "eth0: it is a port of somebody else's already",
+            "eth0: another program has attached it to a bridge",
         ),
         (
             "a macvlan, and a guest of another MAC",
             |spec, pod| {
-                spec.nics[0].guest_mac = Some([2, 0, 0, 0, 0, 7]);
+                spec.nics[0].guest_mac = Some(Mac([2, 0, 0, 0, 0, 7]));
                 eth0(pod).own_mac_only = true;
             },
-            "eth0: it is a macvlan, which gets no frames for another MAC than its own",
+            "eth0: it is a macvlan, which receives no frames for a MAC other than its own",
         ),
         (
             "masquerade where an earlier start bridged",
@@ -275,7 +273,7 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
                 });
                 eth0(pod).controller = Some(7);
             },
-            "eth0: an earlier start in this pod bridged it",
+            "eth0: hawser bridged it at an earlier start in this pod",
         ),
     ];
     for (name, change, wanted) in cases {
@@ -321,6 +319,9 @@ fn a_later_start_knows_the_router_that_the_first_found() {
         link.routes.clear();
         let again = Plan::new(&bridged(), &pod).unwrap();
         assert_eq!(again.nics, first.nics);
-        assert_eq!(again.nics[0].bridge.clone().unwrap().v6.unwrap().router, router);
+        assert_eq!(
+            again.nics[0].bridged().cloned().unwrap().v6.unwrap().router,
+            router
+        );
     }
 }

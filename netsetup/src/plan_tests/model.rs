@@ -11,7 +11,7 @@ use super::*;
 pub(super) struct Model {
     pub(super) observed: Observed,
     tables: Option<serde_json::Value>,
-    neighbours: BTreeSet<(String, IpAddr, [u8; 6])>,
+    neighbours: BTreeSet<(String, IpAddr, Mac)>,
     loopback_routes: BTreeSet<String>,
 }
 
@@ -217,9 +217,9 @@ prop_compose! {
     ) -> NetSpec {
         let mut spec = spec();
         let (v4, v6) = (v4.parse().unwrap(), v6.parse().unwrap());
-        *masquerade(&mut spec) = Masquerade { v4, v6, v6_required, ports, istio };
+        *masquerade(&mut spec) = Masquerade { v4, v6, v6_required, ports, kept_tcp: vec![49152], istio };
         spec.nics[0].queue_pairs = queue_pairs;
-        spec.nics[0].guest_mac = guest_mac;
+        spec.nics[0].guest_mac = guest_mac.map(Mac);
         spec.owner = Owner { uid: id, gid: id };
         spec
     }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::addressing::Route;
+use crate::guest_nic::HandedV4;
+use crate::observed::{PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
 use crate::spec::Passt;
 
 fn passt(lowest_port: Option<u16>, all_ports: bool) -> NetSpec {
@@ -131,7 +133,7 @@ fn the_guest_is_handed_what_the_pod_has() {
         prefix_len: 24,
         gateway: Some("192.0.2.1".parse().unwrap()),
     };
-    let handed = nic.passt.clone().unwrap();
+    let handed = nic.passt().cloned().unwrap();
     assert_eq!(
         (handed.v4, handed.v6),
         (Some(expected), Some("2001:db8::10".parse().unwrap()))
@@ -141,10 +143,10 @@ fn the_guest_is_handed_what_the_pod_has() {
         (1450, eth0(&mut pod).mac.unwrap()),
         "the pod's own MAC"
     );
-    assert!(!nic.has_tap() && !nic.is_served());
+    assert!(nic.tap().is_none() && nic.server_tap().is_none());
     eth0(&mut pod).routes.clear();
     eth0(&mut pod).addresses.retain(|address| address.ip.is_ipv4());
-    let handed = plan(&spec, &pod).nics.remove(0).passt.unwrap();
+    let handed = plan(&spec, &pod).nics.remove(0).passt().cloned().unwrap();
     assert_eq!(
         (handed.v4.map(|v4| v4.gateway), handed.v6),
         (Some(None), None),
@@ -157,7 +159,7 @@ fn a_pod_that_has_nothing_to_hand_on_is_refused() {
     let spec = passt(None, false);
     let mut without = pod();
     eth0(&mut without).addresses.clear();
-    assert!(refusal(&spec, &without).contains("no address that passt could use"));
+    assert!(refusal(&spec, &without).contains("the interface has no address that passt can use"));
     let mut without = pod();
     eth0(&mut without).mac = None;
     assert!(refusal(&spec, &without).contains("set macAddress"));
@@ -180,7 +182,7 @@ fn beside_a_bridge_only_the_bridged_interface_moves() {
     pod.links.push(Link {
         index: 3,
         name: "podred".into(),
-        mac: Some([2, 0, 0, 0, 0, 7]),
+        mac: Some(Mac([2, 0, 0, 0, 0, 7])),
         mtu: 1500,
         up: true,
         kind: Some("veth".into()),
@@ -189,7 +191,7 @@ fn beside_a_bridge_only_the_bridged_interface_moves() {
     let plan = plan(&spec, &pod);
     let text = text(&plan);
     assert!(!text.contains("eth0") && !text.contains("tap0"), "{text}");
-    assert!(text.contains("make podred a port of k6t-red"), "{text}");
+    assert!(text.contains("attach podred to k6t-red"), "{text}");
     assert!(text.contains("write 80 to"), "{text}");
     assert!(plan.needs_net_admin());
 }

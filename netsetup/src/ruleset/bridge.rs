@@ -1,18 +1,18 @@
-//! A bridged guest's frames: what is for the server is taken on their way into the bridge, and nothing else.
+//! A bridged guest's frames: those for hawser's server are intercepted on their way into the bridge, and no others.
 //!
-//! The guest has the network to itself as the pod would: it may be a router or a server on it, and other bindings'
-//! guards are not put before it. Only what its own NIC asks for is taken, and only of a family that the pod has an
-//! address of: the rest is for the network's own server and router.
+//! The guest may do on the network what the pod could: be a router or a server on it. So the guards of other bindings do
+//! not apply. Only requests of its own NIC are intercepted, and only of a family that the pod's interface has an address
+//! of: the rest is for the network's own server and router.
 
+use super::nft_expr::*;
 use super::over_rate;
-use super::words::*;
-use crate::plan::{Bridged, GuestNic, Router6};
+use crate::guest_nic::{Bridged, GuestNic, Router6};
 use nftables::expr::MetaKey;
 use nftables::types::NfFamily;
 
-/// The pod's own kernel has the guest's addresses and routes still, and neither speaks nor hears by this interface. What
-/// its processes send is answered as where there is no route.
-pub(super) fn keep_apart(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+/// The pod's kernel still has the guest's addresses and routes, so the rules drop what it would send and receive by this
+/// interface. Its processes get the error for a missing route.
+pub(super) fn isolate_pod_stack(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     let leaves = || equal(meta(MetaKey::Oifname), text(&nic.pod_interface));
     for protocol in ["tcp", "udp"] {
         let expr = vec![leaves(), equal(meta(MetaKey::L4proto), text(protocol)), REJECT];
@@ -28,13 +28,13 @@ pub(super) fn keep_apart(objects: &mut Objects, nic: &GuestNic, bridged: &Bridge
     }
 }
 
-/// Whoever leased the pod's address from a DHCP server of the network (CNI's dhcp plugin) renews it at the interface,
+/// A client that leased the pod's address from a DHCP server of the network (CNI's dhcp plugin) renews it at the interface,
 /// with a packet socket, and at the lease's end takes the interface down. A bridge keeps answers from such a socket; but
 /// frames for the address of LLDP (IEEE 802.1D, table 7-10) it leaves to the port that they came by.
 fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     // RFC 2131, section 2: the client's hardware address, behind the eight bytes of UDP's header.
     const CHADDR: u32 = (8 + 28) * 8;
-    let [a, b, c, d, e, f] = bridged.pod_mac;
+    let [a, b, c, d, e, f] = bridged.pod_mac.0;
     let chain = format!("from-{}", nic.pod_interface);
     objects.device_chain(&chain, &nic.pod_interface);
     objects.rule(
@@ -54,8 +54,8 @@ fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
 }
 
 pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
-    let chain = format!("from-{}", nic.tap);
-    objects.device_chain(&chain, &nic.tap);
+    let chain = format!("from-{}", bridged.tap);
+    objects.device_chain(&chain, &bridged.tap);
     let mut take = |what: Stmt, verdict: Stmt| {
         let own = || equal(payload("ether", "saddr"), mac(nic.guest_mac));
         objects.rule(
@@ -67,15 +67,15 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
     };
     let to_port = |port| equal(payload("udp", "dport"), number(port));
     if bridged.v4.is_some() {
-        take(to_port(67), forward_to(&nic.server_tap));
+        take(to_port(67), forward_to(&bridged.server_tap));
     }
     if let Some(v6) = &bridged.v6 {
-        take(to_port(547), forward_to(&nic.server_tap));
+        take(to_port(547), forward_to(&bridged.server_tap));
         let solicitation = equal(payload("icmpv6", "type"), text("nd-router-solicit"));
         // The network's own router has to answer too where the default route is from it.
         let verdict = match v6.router {
-            Router6::Advertises => copy_to(&nic.server_tap),
-            Router6::Silent(_) | Router6::Unknown => forward_to(&nic.server_tap),
+            Router6::Advertises => copy_to(&bridged.server_tap),
+            Router6::Silent(_) | Router6::Unknown => forward_to(&bridged.server_tap),
         };
         take(solicitation, verdict);
     }
@@ -83,9 +83,9 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
 
 /// What the server wrote to its helper goes to the guest. After a migration it also announces, in the guest's name, where
 /// the guest is now: that alone leaves by the pod's wire.
-pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic) {
-    let chain = format!("from-{}", nic.server_tap);
-    objects.device_chain(&chain, &nic.server_tap);
+pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+    let chain = format!("from-{}", bridged.server_tap);
+    objects.device_chain(&chain, &bridged.server_tap);
     for announcement in [
         equal(payload("ether", "type"), text("arp")),
         equal(payload("icmpv6", "type"), text("nd-neighbor-advert")),
@@ -94,5 +94,5 @@ pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic) {
         let expr = vec![in_its_name, announcement, forward_to(&nic.pod_interface)];
         objects.rule(NfFamily::NetDev, &chain, expr);
     }
-    objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&nic.tap)]);
+    objects.rule(NfFamily::NetDev, &chain, vec![forward_to(&bridged.tap)]);
 }

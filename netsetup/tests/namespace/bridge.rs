@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use hawser_netsetup::{Journal, NetSpec, Plan, Wiring, open_tap};
+use hawser_netsetup::{Journal, Mac, NetSpec, Plan, Wiring, open_tap};
 
 use crate::pod::{GUEST_MAC, Pod, difference, everything, in_pod, json, observed, outcome, plan, run, spec};
 
@@ -36,8 +36,8 @@ fn the_guest_takes_the_place_of_the_interface() {
         let before = kept();
         let (plan, _) = pod.wire(&bridged()).await;
         let nic = &plan.nics[0];
-        assert_eq!(nic.guest_mac, POD_MAC);
-        let guest = nic.bridge.as_ref().unwrap();
+        assert_eq!(nic.guest_mac, Mac(POD_MAC));
+        let guest = nic.bridged().unwrap();
         let v4 = guest.v4.as_ref().unwrap();
         assert_eq!((v4.address.to_string(), v4.prefix_len), ("192.0.2.10".into(), 24));
         assert_eq!(v4.router.unwrap().to_string(), "192.0.2.1");
@@ -186,7 +186,7 @@ fn without_addresses_it_is_a_plain_wire() {
         run("ip addr flush dev eth0");
         run("ip -6 route flush dev eth0");
         let (plan, _) = pod.wire(&bridged()).await;
-        assert!(!plan.nics[0].is_served());
+        assert!(plan.nics[0].server_tap().is_none());
         assert!(!run("nft list ruleset").contains("tap0"));
         assert!(!run("ip link").contains("srv0"));
     });
@@ -382,7 +382,7 @@ fn nothing_that_arrives_is_for_the_pod() {
         let mut guest = End::open("tap0");
         let socket = std::net::UdpSocket::bind("0.0.0.0:5000").unwrap();
         socket.set_nonblocking(true).unwrap();
-        let bridge = plan.nics[0].bridge.as_ref().unwrap().mac;
+        let bridge = plan.nics[0].bridged().unwrap().mac.0;
         let (own, other) = ([192, 0, 2, 10], [192, 0, 2, 77]);
         for (mac, ip) in [(POD_MAC, own), (ALL, [192, 0, 2, 255]), (ALL, [255; 4])] {
             let frame = udp((OTHER_MAC, other, 6), (mac, ip, 5000));

@@ -1,6 +1,6 @@
 //! Devices that a CNI plugin makes: found as the kernel has them, opened, and left alone.
 
-use hawser_netsetup::{CniDevice, CniNic, CniSpec, MacvtapError, Wiring, open_macvtap};
+use hawser_netsetup::{CniDevice, CniNic, CniSpec, Mac, MacvtapError, Wiring, open_macvtap};
 
 use crate::pod::{OWNER, Pod, chain, difference, everything, in_pod, observed, run, spec};
 
@@ -39,7 +39,7 @@ fn a_macvtap_is_found_and_opened_for_each_queue_pair() {
         assert_eq!(nic.device, CniDevice::Macvtap { index });
         assert_eq!(
             (nic.guest_mac, nic.mtu, nic.queue_pairs),
-            ([2, 0, 0, 0, 0, 7], 1450, 2)
+            (Mac([2, 0, 0, 0, 0, 7]), 1450, 2)
         );
         let queues = open_macvtap(&nic.interface, index, nic.queue_pairs).unwrap();
         assert_eq!(queues.len(), 2);
@@ -64,7 +64,7 @@ fn a_device_of_another_interface_is_not_taken_for_it() {
         let error = open_macvtap("other", index, 1).unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("/dev/tap{index} is the device of podred, not of other")
+            format!("/dev/tap{index} belongs to podred, not to other")
         );
         let error = open_macvtap("podred", index + 1000, 1).unwrap_err();
         assert!(
@@ -88,13 +88,28 @@ fn a_tap_as_the_kernel_describes_it() {
         run("ip link del tapred");
         make("mode tap user 107 group 107 multi_queue");
         assert_eq!(find(&wanted(2)).await.unwrap().queue_pairs, 2);
-        assert!(find(&wanted(1)).await.unwrap_err().contains("a multi-queue TAP"));
+        assert!(
+            find(&wanted(1))
+                .await
+                .unwrap_err()
+                .contains("the TAP is multi-queue")
+        );
         run("ip link del tapred");
         make("mode tap user 1");
-        assert!(find(&wanted(1)).await.unwrap_err().contains("a TAP of user 1"));
+        assert!(
+            find(&wanted(1))
+                .await
+                .unwrap_err()
+                .contains("the TAP belongs to user 1")
+        );
         run("ip link del tapred");
         make("mode tun");
-        assert!(find(&wanted(1)).await.unwrap_err().contains("tapred: a TUN"));
+        assert!(
+            find(&wanted(1))
+                .await
+                .unwrap_err()
+                .contains("tapred: it is a TUN")
+        );
         drop(pod);
     });
 }
@@ -108,7 +123,7 @@ fn a_managed_tap_is_a_wire_without_a_server_and_goes_without_a_trace() {
         let mut spec = spec();
         spec.nics[0].wiring = Wiring::ManagedTap;
         let (plan, journal) = pod.wire(&spec).await;
-        assert!(!plan.nics[0].is_served());
+        assert!(plan.nics[0].server_tap().is_none());
         let rules = run("nft list ruleset");
         assert!(
             rules.contains("chain local-in") && !rules.contains("fwd to"),

@@ -398,7 +398,7 @@ fn connections_that_were_opened_in_another_pod_go_on() {
 fn what_is_the_pods_stays_in_the_pod() {
     in_pod(async |pod| {
         let (_pod, mut wire, mut guest, _server) = wired(pod).await;
-        for port in hawser_netsetup::KEPT_TCP {
+        for port in crate::pod::KEPT_TCP {
             wire.write(&syn(port));
         }
         // Not addressed to the pod: to the guest itself, its gateway, third parties, the pod's loopback.
@@ -551,7 +551,7 @@ fn nothing_passes_a_link_that_is_down() {
         run("ip neigh replace 192.0.2.77 lladdr 02:00:00:00:00:99 dev eth0");
         let before = run("ip -details address show dev eth0");
         let (plan, journal) = pod.wire(&spec).await;
-        assert!(plan.nics[0].is_down() && !plan.nics[0].is_served());
+        assert!(plan.nics[0].is_down() && plan.nics[0].server_tap().is_none());
         let mut guest = End::open("tap0");
         for tap in ["eth0", "tap0"] {
             wait_for_carrier(tap);

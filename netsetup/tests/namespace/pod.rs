@@ -7,11 +7,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hawser_netsetup::{
-    Journal, Linux, Masquerade, NetSpec, Nic, Observed, Owner, Plan, Ports, Wiring, apply, observe,
+    Journal, Linux, Mac, Masquerade, NetSpec, Nic, Observed, Owner, Plan, Ports, Wiring, apply, observe,
 };
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) const OWNER: Owner = Owner { uid: 107, gid: 107 };
+/// TCP ports that stay in the pod.
+pub(crate) const KEPT_TCP: [u16; 2] = [49152, 49153];
 pub(crate) const GUEST_MAC: [u8; 6] = [0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee];
 
 /// A namespace that has `lo`, and a place for the journal. Its thread leaves the namespace by ending.
@@ -132,12 +134,13 @@ pub(crate) fn spec() -> NetSpec {
             tap: "tap0".into(),
             server_tap: "srv0".into(),
             queue_pairs: 1,
-            guest_mac: Some(GUEST_MAC),
+            guest_mac: Some(Mac(GUEST_MAC)),
             wiring: Wiring::Masquerade(Masquerade {
                 v4: "10.0.2.0/24".parse().unwrap(),
                 v6: "fd10:0:2::/120".parse().unwrap(),
                 v6_required: false,
                 ports: Ports::All,
+                kept_tcp: KEPT_TCP.to_vec(),
                 istio: false,
             }),
         }],

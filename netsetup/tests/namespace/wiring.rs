@@ -182,7 +182,7 @@ fn a_pod_of_a_small_mtu_has_ipv4() {
         run("ip link set eth0 mtu 1000");
         let before = everything();
         let (plan, journal) = pod.wire(&spec()).await;
-        assert!(plan.nics[0].v6.is_none());
+        assert!(plan.nics[0].masqueraded().unwrap().v6.is_none());
         assert_eq!(addresses("tap0"), ["10.0.2.1/24"]);
         pod.undo(&journal).await;
         assert_eq!(difference(&before, &everything()), [""; 0]);
@@ -255,8 +255,8 @@ fn read_only_sysctls_leave_ipv4_and_say_what_ipv6_needs() {
         run("mount --bind /proc/sys /proc/sys");
         run("mount -o remount,bind,ro /proc/sys");
         let (plan, journal) = pod.wire(&spec()).await;
-        assert!(plan.nics[0].v4.is_some());
-        assert!(plan.nics[0].v6.is_none());
+        assert!(plan.nics[0].masqueraded().unwrap().v4.is_some());
+        assert!(plan.nics[0].masqueraded().unwrap().v6.is_none());
         assert!(
             plan.notes[0].contains("net.ipv6.conf.all.forwarding"),
             "{:?}",
@@ -272,7 +272,11 @@ fn read_only_sysctls_leave_ipv4_and_say_what_ipv6_needs() {
         run("mount --bind /proc/sys /proc/sys");
         run("mount -o remount,bind,ro /proc/sys");
         let (plan, _) = pod.wire(&spec()).await;
-        assert!(plan.nics[0].v6.is_some(), "set by the pod: {:?}", plan.notes);
+        assert!(
+            plan.nics[0].masqueraded().unwrap().v6.is_some(),
+            "set by the pod: {:?}",
+            plan.notes
+        );
     });
 }
 
@@ -296,7 +300,7 @@ fn what_root_set_up_is_done_for_who_comes_after() {
         }
         let again = plan(&spec()).await;
         assert_eq!(again.steps, []);
-        assert!(again.nics[0].v6.is_some());
+        assert!(again.nics[0].masqueraded().unwrap().v6.is_some());
         hawser_netsetup::open_tap("srv0").unwrap();
     });
 }

@@ -213,27 +213,12 @@ fn unknown(name: &str, path: &FieldPath, properties: Option<&Map<String, Value>>
     }
 }
 
-/// Levenshtein distance, ignoring case; long names are never close.
+/// Levenshtein distance, ignoring case; long names are never close, whatever it would cost to find out.
 fn distance(a: &str, b: &str) -> usize {
     if a.len() > 64 {
         return usize::MAX;
     }
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, cb) in row.iter_mut().skip(1).zip(&b) {
-            let above = *cell;
-            left = (diagonal + usize::from(ca != *cb)).min(above + 1).min(left + 1);
-            diagonal = above;
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(usize::MAX)
+    strsim::levenshtein(&a.to_lowercase(), &b.to_lowercase())
 }
 
 fn show(value: &Value) -> String {

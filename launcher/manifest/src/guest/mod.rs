@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
 
@@ -121,7 +122,7 @@ pub struct Interface {
     pub name: String,
     pub network: Network,
     pub binding: Binding,
-    /// The guest's MAC where the manifest sets it.
+    /// The guest's MAC where the manifest sets it: unicast, and not zero.
     pub mac: Option<Mac>,
     pub ports: Ports,
     pub model: Model,
@@ -200,17 +201,15 @@ pub enum Binding {
     },
 }
 
-/// A unicast, non-zero Ethernet address. Written with colons.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mac(pub [u8; 6]);
-
 /// Guest ports that are reachable from outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Ports {
-    /// No list in the manifest: everything that arrives at the pod is for the guest. `list` is then empty.
-    pub all: bool,
+#[serde(rename_all = "lowercase")]
+pub enum Ports {
+    /// No list in the manifest: everything that arrives at the pod is for the guest.
+    #[default]
+    All,
     /// In the manifest's order, neither overlapping nor merged; single ports have `first == last`.
-    pub list: Vec<PortRange>,
+    Listed(Vec<PortRange>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -269,48 +268,6 @@ pub struct PciAddress {
     pub bus: u8,
     pub slot: u8,
     pub function: u8,
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mac({self})")
-    }
-}
-
-impl Serialize for Mac {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// Six pairs of hex digits with `:` or with `-` between them (IEEE 802 writes both), not mixed.
-impl FromStr for Mac {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "expected six hex pairs joined by ':' or '-'";
-        let separator = if text.contains(':') { ':' } else { '-' };
-        let mut bytes = [0; 6];
-        let mut pairs = text.split(separator);
-        for byte in &mut bytes {
-            *byte = pairs
-                .next()
-                .and_then(|pair| hex(pair, 2))
-                .and_then(|v| v.try_into().ok())
-                .ok_or(FORM)?;
-        }
-        match pairs.next() {
-            None => Ok(Self(bytes)),
-            Some(_) => Err(FORM),
-        }
-    }
 }
 
 impl fmt::Display for PciAddress {

@@ -19,6 +19,23 @@ struct Ways<'a> {
     secret: (&'static str, Option<&'a storage::Reference>),
 }
 
+/// What became of one of the two.
+enum Seed {
+    NotWritten,
+    /// The report says why.
+    Refused,
+    Data(SeedData),
+}
+
+impl Seed {
+    fn data(self) -> Option<SeedData> {
+        match self {
+            Self::Data(data) => Some(data),
+            Self::NotWritten | Self::Refused => None,
+        }
+    }
+}
+
 pub(crate) fn resolve(
     data: &storage::CloudInit,
     source: CloudInitSource,
@@ -41,13 +58,14 @@ pub(crate) fn resolve(
         report.refuse(path.clone(), "user data or network data is required");
         return None;
     }
-    let user_data = user.resolve(path, report);
-    let network_data = network.resolve(path, report);
-    Some(CloudInit {
-        source,
-        user_data: user_data?,
-        network_data: network_data?,
-    })
+    match (user.resolve(path, report), network.resolve(path, report)) {
+        (Seed::Refused, _) | (_, Seed::Refused) => None,
+        (user, network) => Some(CloudInit {
+            source,
+            user_data: user.data(),
+            network_data: network.data(),
+        }),
+    }
 }
 
 impl Ways<'_> {
@@ -60,8 +78,7 @@ impl Ways<'_> {
         ways.into_iter().flatten().collect()
     }
 
-    /// Absent without a refusal is `Some(None)`.
-    fn resolve(&self, path: &FieldPath, report: &mut Report) -> Option<Option<SeedData>> {
+    fn resolve(&self, path: &FieldPath, report: &mut Report) -> Seed {
         let written = self.written();
         if let [_, second, ..] = written.as_slice() {
             let message = format!(
@@ -70,15 +87,18 @@ impl Ways<'_> {
                 written.join(" and ")
             );
             report.refuse(path.key(second), message);
-            return None;
+            return Seed::Refused;
         }
         if let Some(reference) = self.secret.1 {
-            let name = reference.name.as_ref()?;
+            // An absent name has been refused by the check against the schema.
+            let Some(name) = &reference.name else {
+                return Seed::Refused;
+            };
             if name.is_empty() {
                 report.refuse(path.key(self.secret.0).key("name"), "required");
-                return None;
+                return Seed::Refused;
             }
-            return Some(Some(SeedData::Secret { name: name.clone() }));
+            return Seed::Data(SeedData::Secret { name: name.clone() });
         }
         let (field, bytes) = match (self.plain.1, self.base64.1) {
             (Some(text), _) => (self.plain.0, text.as_bytes().to_vec()),
@@ -86,10 +106,10 @@ impl Ways<'_> {
                 Ok(bytes) => (self.base64.0, bytes),
                 Err(error) => {
                     report.refuse(path.key(self.base64.0), format!("expected base64: {error}"));
-                    return None;
+                    return Seed::Refused;
                 }
             },
-            (None, None) => return Some(None),
+            (None, None) => return Seed::NotWritten,
         };
         // KubeVirt counts the text as written.
         let length = self.plain.1.or(self.base64.1).map_or(0, str::len);
@@ -99,8 +119,8 @@ impl Ways<'_> {
                 self.secret.0
             );
             report.refuse(path.key(field), message);
-            return None;
+            return Seed::Refused;
         }
-        Some(Some(SeedData::Inline(Text(bytes))))
+        Seed::Data(SeedData::Inline(Text(bytes)))
     }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::networks;
 use super::volumes::{self, Resolved};
-use super::{disks, networks};
 use crate::document::fields::List;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
@@ -151,7 +151,7 @@ pub(crate) fn filesystems(
     raw: &Value,
     report: &mut Report,
 ) -> Option<Vec<Filesystem>> {
-    let whole = disks::is_whole(&spec.volumes, raw);
+    let whole = volumes::is_whole(&spec.volumes, raw);
     let as_disks: BTreeSet<&str> = devices
         .disks
         .iter()
@@ -179,7 +179,7 @@ pub(crate) fn filesystems(
             report.refuse(path.key("name"), message);
         }
         let Some(volume) = volumes.get(name) else {
-            if whole && !disks::written(raw, name) {
+            if whole && !volumes::is_written(raw, name) {
                 report.refuse(path.key("name"), format!("no volume is named {}", quoted(name)));
             }
             complete = false;

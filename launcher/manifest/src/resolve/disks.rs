@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
-use super::devices;
 use super::volumes::{self, Resolved};
+use super::{devices, paths};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
 use crate::guest::storage::Disk;
@@ -21,10 +21,6 @@ const SERIAL_VISIBLE: usize = 20;
 /// Characters of a serial number that KubeVirt accepts.
 const SERIAL_MAX: usize = 256;
 
-pub(crate) fn path_of(index: usize) -> FieldPath {
-    FieldPath::of("spec.domain.devices.disks").index(index)
-}
-
 /// The disks in the manifest's order.
 pub(crate) fn resolve(
     spec: &Spec,
@@ -33,13 +29,13 @@ pub(crate) fn resolve(
     raw: &Value,
     report: &mut Report,
 ) -> Option<Vec<Disk>> {
-    let whole = is_whole(&spec.volumes, raw);
+    let whole = volumes::is_whole(&spec.volumes, raw);
     let mut orders = boot_orders(domain);
     let mut seen = BTreeSet::new();
     let mut complete = true;
     let mut list = Vec::new();
     for (index, disk) in domain.devices.disks.iter() {
-        let path = path_of(index);
+        let path = paths::disk(index);
         check(disk, &path, report);
         if let Some(order) = disk.boot_order
             && let Some(first) = orders.insert(order, path.to_string())
@@ -55,7 +51,7 @@ pub(crate) fn resolve(
                 return None;
             }
             let volume = volumes.get(name);
-            if volume.is_none() && whole && !written(raw, name) {
+            if volume.is_none() && whole && !volumes::is_written(raw, name) {
                 report.refuse(path.key("name"), format!("no volume is named {}", quoted(name)));
             }
             volume
@@ -80,40 +76,11 @@ pub(crate) fn resolve(
     complete.then_some(list)
 }
 
-/// Whether every volume as written has been read, so that one that is missed is missing.
-pub(crate) fn is_whole(volumes: &storage::Volumes, raw: &Value) -> bool {
-    match raw.pointer("/spec/volumes") {
-        None | Some(Value::Null) => true,
-        Some(Value::Array(items)) => {
-            items.len()
-                == volumes
-                    .iter()
-                    .filter(|(_, volume)| given(&volume.name).is_some())
-                    .count()
-        }
-        Some(_) => false,
-    }
-}
-
-/// Whether a volume of that name is in the manifest, even if it has been refused.
-pub(crate) fn written(raw: &Value, name: &str) -> bool {
-    let items = raw.pointer("/spec/volumes").and_then(Value::as_array);
-    items
-        .into_iter()
-        .flatten()
-        .any(|volume| volume.get("name").and_then(Value::as_str) == Some(name))
-}
-
 /// Interfaces and disks share one order.
 fn boot_orders(domain: &Domain) -> HashMap<u32, String> {
     let interfaces = domain.devices.interfaces.iter();
     interfaces
-        .filter_map(|(index, interface)| {
-            Some((
-                interface.boot_order?,
-                super::interfaces::path_of(index).to_string(),
-            ))
-        })
+        .filter_map(|(index, interface)| Some((interface.boot_order?, paths::interface(index).to_string())))
         .collect()
 }
 
@@ -216,7 +183,7 @@ fn without_disk(
         .collect();
     rest.sort_by_key(|(_, volume)| volume.index);
     let disk = |(name, volume): (&String, &Resolved)| Disk {
-        path: report.in_place(volumes::path_of(volume.index)).to_string(),
+        path: report.in_place(paths::volume(volume.index)).to_string(),
         name: name.clone(),
         readonly: volume.readonly,
         serial: None,

@@ -13,12 +13,23 @@ use crate::document::text::given;
 use crate::guest::KernelBoot;
 use crate::v1;
 
-/// The kernel to boot; `Some(None)` is UEFI from the disks.
-pub(crate) fn kernel_boot(
-    domain: &v1::Domain,
-    raw: &Value,
-    report: &mut Report,
-) -> Option<Option<KernelBoot>> {
+/// What the guest boots from.
+pub(crate) enum BootSource {
+    Kernel(KernelBoot),
+    /// UEFI, from the disks.
+    Uefi,
+}
+
+impl BootSource {
+    pub(crate) fn kernel(self) -> Option<KernelBoot> {
+        match self {
+            Self::Kernel(kernel) => Some(kernel),
+            Self::Uefi => None,
+        }
+    }
+}
+
+pub(crate) fn boot_source(domain: &v1::Domain, raw: &Value, report: &mut Report) -> Option<BootSource> {
     let written = |pointer: &str| raw.pointer(pointer).is_some_and(|value| !value.is_null());
     let has_disks = ["/spec/volumes", "/spec/domain/devices/disks"]
         .into_iter()
@@ -30,7 +41,7 @@ pub(crate) fn kernel_boot(
     let is_kernel = written("/spec/domain/firmware/kernelBoot");
     let named = bootloader(domain, raw, report);
     if is_kernel {
-        return kernel(domain, raw, report).map(Some);
+        return kernel(domain, raw, report).map(BootSource::Kernel);
     }
     if !has_disks {
         report.refuse(
@@ -45,7 +56,7 @@ pub(crate) fn kernel_boot(
             "no bootloader is named: the guest boots by UEFI, since cloud-hypervisor has no BIOS",
         );
     }
-    Some(None)
+    Some(BootSource::Uefi)
 }
 
 /// Whether the manifest names one.

@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use hawser_mac::Mac;
 use serde_json::Value;
 
-use super::{limits, names, networks, ports};
+use super::one_of::exactly_one;
+use super::{limits, names, networks, paths, ports};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
-use crate::guest::{Binding, DhcpOptions, Interface, LinkState, Mac, Model, Network, NetworkSource, Ports};
+use crate::guest::{Binding, DhcpOptions, Interface, LinkState, Model, Network, NetworkSource, Ports};
 use crate::plugins::Registry;
 use crate::v1::{self, net};
 
@@ -61,17 +63,13 @@ pub(crate) fn resolve(
             // As in KubeVirt: its pod is not on the network, and its guest has no NIC there.
             Some(interface) if interface.state == LinkState::Absent => {
                 let note = "the guest gets no such NIC, and the pod need not be on its network";
-                report.note(path_of(index).key("state"), note);
+                report.note(paths::interface(index).key("state"), note);
             }
             Some(interface) => list.push(interface),
             None => complete = false,
         }
     }
     complete.then_some(list)
-}
-
-pub(crate) fn path_of(index: usize) -> FieldPath {
-    FieldPath::of("spec.domain.devices.interfaces").index(index)
 }
 
 fn default_interface(report: &Report) -> Interface {
@@ -82,10 +80,10 @@ fn default_interface(report: &Report) -> Interface {
     };
     Interface {
         index: 0,
-        path: report.in_place(path_of(0)).to_string(),
+        path: report.in_place(paths::interface(0)).to_string(),
         network: Network {
             name: name.clone(),
-            path: report.in_place(networks::path_of(0)).to_string(),
+            path: report.in_place(paths::network(0)).to_string(),
             source,
             ordinal: None,
             pod_interface: None,
@@ -93,10 +91,7 @@ fn default_interface(report: &Report) -> Interface {
         name,
         binding: Binding::Masquerade,
         mac: None,
-        ports: Ports {
-            all: true,
-            list: Vec::new(),
-        },
+        ports: Ports::All,
         model: Model::Virtio,
         pci_address: None,
         boot_order: None,
@@ -124,7 +119,7 @@ fn one(
     seen: &mut Seen,
     report: &mut Report,
 ) -> Option<Interface> {
-    let path = path_of(index);
+    let path = paths::interface(index);
     if interface.name.as_deref() == Some("") {
         report.refuse(path.key("name"), "required");
     }
@@ -204,26 +199,9 @@ fn binding(
     registry: &Registry,
     report: &mut Report,
 ) -> Option<Binding> {
-    let path = path_of(index);
-    // Counted as written: one that is malformed has been refused for that already.
-    let written = raw.pointer(&format!("/spec/domain/devices/interfaces/{index}"));
-    let is_written = |name: &&&str| {
-        written
-            .and_then(|w| w.get(**name))
-            .is_some_and(|value| !value.is_null())
-    };
-    let named: Vec<&str> = BINDING_FIELDS.iter().filter(is_written).copied().collect();
-    if named.len() != 1 {
-        let found = if named.is_empty() {
-            "none".to_owned()
-        } else {
-            named.join(" and ")
-        };
-        report.refuse(
-            path.clone(),
-            format!("expected exactly one binding, found {found}"),
-        );
-    }
+    let path = paths::interface(index);
+    let entry = ("/spec/domain/devices/interfaces", index);
+    exactly_one(raw, entry, BINDING_FIELDS, "binding", &path, report);
     let mut found = Vec::new();
     let simple = [
         ("masquerade", &interface.masquerade, Binding::Masquerade),
@@ -291,7 +269,7 @@ fn mac(
         }
     };
     let [first, ..] = mac.0;
-    let problem = if mac.0 == [0; 6] {
+    let problem = if mac == Mac::default() {
         "must not be all zero"
     } else if first & 1 == 1 {
         "must not be a multicast address"

@@ -13,6 +13,8 @@ mod interfaces;
 mod limits;
 mod names;
 mod networks;
+mod one_of;
+mod paths;
 mod ports;
 mod volumes;
 
@@ -63,7 +65,7 @@ pub(crate) fn resolve(
     let filesystems = devices::filesystems(spec, &domain.devices, &volumes, raw, report);
     devices::no_tpm(&domain.devices, report);
     let host_devices = devices::host_devices(spec, &domain.devices, report);
-    let kernel_boot = firmware::kernel_boot(domain, raw, report);
+    let boot_source = firmware::boot_source(domain, raw, report);
     let uuid = firmware::uuid(domain, report);
 
     let Names {
@@ -87,7 +89,7 @@ pub(crate) fn resolve(
         dedicated_cpus,
         memory: memory?,
         hugepage_size: hugepage_size(domain, memory, report),
-        kernel_boot: kernel_boot?,
+        kernel_boot: boot_source?.kernel(),
         firmware_uuid: uuid,
         firmware_serial: domain
             .firmware

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::interfaces;
-use super::networks;
+use super::paths;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
 use crate::v1;
@@ -27,7 +26,7 @@ pub(crate) fn check(spec: &v1::Spec, domain: &v1::Domain, raw: &Value, report: &
         "interface",
         "a network takes one interface",
         interfaces
-            .filter_map(|(i, f)| Some((interfaces::path_of(i), given(&f.name)?)))
+            .filter_map(|(i, f)| Some((paths::interface(i), given(&f.name)?)))
             .collect(),
         raw.pointer("/spec/domain/devices/interfaces"),
     );
@@ -36,7 +35,7 @@ pub(crate) fn check(spec: &v1::Spec, domain: &v1::Domain, raw: &Value, report: &
         "network",
         "every network needs its own",
         networks
-            .filter_map(|(i, n)| Some((networks::path_of(i), given(&n.name)?)))
+            .filter_map(|(i, n)| Some((paths::network(i), given(&n.name)?)))
             .collect(),
         raw.pointer("/spec/networks"),
     );

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde_json::Value;
 
+use super::one_of::exactly_one;
+use super::paths;
 use crate::document::fields::List;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::{given, is_dns_name};
@@ -16,10 +18,6 @@ use crate::v1::net;
 
 /// KubeVirt's fields for a source, of which a network has exactly one.
 const SOURCE_FIELDS: &[&str] = &["pod", "multus", "resourceClaim", "genie"];
-
-pub(crate) fn path_of(index: usize) -> FieldPath {
-    FieldPath::of("spec.networks").index(index)
-}
 
 /// The networks by name; of those with the same name the first. `absent` tells of an interface that the guest is not to have.
 pub(crate) fn resolve(
@@ -34,7 +32,7 @@ pub(crate) fn resolve(
     let mut by_name = BTreeMap::new();
     let mut secondary = 0_usize;
     for (index, network) in networks.iter() {
-        let path = path_of(index);
+        let path = paths::network(index);
         // Multus does not count those that the pod is not on.
         let is_there = !given(&network.name).is_some_and(absent);
         let is_secondary = is_there && network.multus.as_ref().is_some_and(|multus| !multus.default);
@@ -67,7 +65,7 @@ fn single_primary(networks: &List<net::Network>, report: &mut Report) {
                 None => pod = Some(index),
                 Some(first) => {
                     let message = format!("only one pod network, and networks[{first}] is one already");
-                    report.refuse(path_of(index).key("pod"), message);
+                    report.refuse(paths::network(index).key("pod"), message);
                 }
             }
         }
@@ -76,14 +74,14 @@ fn single_primary(networks: &List<net::Network>, report: &mut Report) {
                 None => default = Some(index),
                 Some(first) => {
                     let message = format!("only one Multus default, and networks[{first}] is one already");
-                    report.refuse(path_of(index).key("multus").key("default"), message);
+                    report.refuse(paths::network(index).key("multus").key("default"), message);
                 }
             }
         }
     }
     if let (Some(pod), Some(default)) = (pod, default) {
         let message = format!("replaces the pod network, which networks[{pod}] asks for");
-        report.refuse(path_of(default).key("multus").key("default"), message);
+        report.refuse(paths::network(default).key("multus").key("default"), message);
     }
 }
 
@@ -95,7 +93,7 @@ fn unmixed(networks: &List<net::Network>, report: &mut Report) {
         let Some(claim) = &network.resource_claim else {
             continue;
         };
-        let path = path_of(index).key("resourceClaim");
+        let path = paths::network(index).key("resourceClaim");
         if let Some((multus, _)) = multus {
             report.refuse(
                 path.clone(),
@@ -115,26 +113,16 @@ fn source(
     raw: &Value,
     report: &mut Report,
 ) -> Option<NetworkSource> {
-    let path = path_of(index);
-    // Counted as written: one that is malformed has been refused for that already.
-    let written = raw.pointer(&format!("/spec/networks/{index}"));
-    let is_written = |name: &&&str| {
-        written
-            .and_then(|w| w.get(**name))
-            .is_some_and(|value| !value.is_null())
-    };
-    let named: Vec<&str> = SOURCE_FIELDS.iter().filter(is_written).copied().collect();
-    if named.len() != 1 {
-        let found = if named.is_empty() {
-            "none".to_owned()
-        } else {
-            named.join(" and ")
-        };
-        report.refuse(
-            path.clone(),
-            format!("expected exactly one of pod, multus and resourceClaim, found {found}"),
-        );
-    }
+    let path = paths::network(index);
+    let expected = "of pod, multus and resourceClaim";
+    exactly_one(
+        raw,
+        ("/spec/networks", index),
+        SOURCE_FIELDS,
+        expected,
+        &path,
+        report,
+    );
     if let Some(pod) = &network.pod {
         let path = path.key("pod");
         return Some(NetworkSource::Pod {

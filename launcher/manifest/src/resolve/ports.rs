@@ -5,11 +5,8 @@ use std::collections::BTreeSet;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
 use crate::guest::{PortRange, Ports, Protocol};
+use crate::pod_ports;
 use crate::v1::net;
-
-/// Ports that stay in the pod: KubeVirt's direct and block migration, and hawser's metrics. KubeVirt lets a
-/// manifest list them, so they are no reason to refuse one.
-const RESERVED: [u16; 3] = [49152, 49153, 49154];
 
 /// Ports that lack a part were refused by the check and are left out.
 pub(crate) fn resolve(interface: &net::Interface, path: &FieldPath, report: &mut Report) -> Ports {
@@ -60,8 +57,9 @@ pub(crate) fn resolve(interface: &net::Interface, path: &FieldPath, report: &mut
         report.refuse(path.key("portRanges"), "not together with ports");
     }
     overlaps(&found, report);
-    for (path, range) in &found {
-        for port in RESERVED
+    // KubeVirt lets a manifest list them, so they are no reason to refuse one.
+    for (path, range) in found.iter().filter(|(_, range)| range.protocol == Protocol::Tcp) {
+        for port in pod_ports::ALWAYS
             .iter()
             .filter(|port| (range.first..=range.last).contains(port))
         {
@@ -71,11 +69,15 @@ pub(crate) fn resolve(interface: &net::Interface, path: &FieldPath, report: &mut
             );
         }
     }
-    let none = |empty: Option<bool>| empty.unwrap_or(true);
-    Ports {
-        all: none(interface.ports.as_ref().map(|ports| ports.is_empty()))
-            && none(interface.port_ranges.as_ref().map(|ranges| ranges.is_empty())),
-        list: found.into_iter().map(|(_, range)| range).collect(),
+    let is_listed = interface.ports.as_ref().is_some_and(|ports| !ports.is_empty())
+        || interface
+            .port_ranges
+            .as_ref()
+            .is_some_and(|ranges| !ranges.is_empty());
+    if is_listed {
+        Ports::Listed(found.into_iter().map(|(_, range)| range).collect())
+    } else {
+        Ports::All
     }
 }
 

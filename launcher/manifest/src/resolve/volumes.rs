@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::amounts::amount;
-use super::cloud_init;
+use super::one_of::exactly_one;
+use super::{cloud_init, paths};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::{given, is_label};
 use crate::guest::storage::{CloudInitSource, Volume, VolumeLabel, VolumeSource};
@@ -43,10 +44,6 @@ pub(crate) struct Resolved {
     pub(crate) readonly: bool,
 }
 
-pub(crate) fn path_of(index: usize) -> FieldPath {
-    FieldPath::of("spec.volumes").index(index)
-}
-
 /// The volumes by name; of those with the same name the first.
 pub(crate) fn resolve(
     volumes: &storage::Volumes,
@@ -57,7 +54,7 @@ pub(crate) fn resolve(
     let mut by_name = BTreeMap::new();
     let mut seen = std::collections::BTreeSet::new();
     for (index, volume) in volumes.iter() {
-        let path = path_of(index);
+        let path = paths::volume(index);
         name(&volume.name, &path, report);
         let named = given(&volume.name);
         if let Some(name) = named
@@ -66,12 +63,43 @@ pub(crate) fn resolve(
             let message = format!("duplicate name {}: a volume has one disk", quoted(name));
             report.refuse(path.key("name"), message);
         }
-        one_source(index, raw, report);
+        exactly_one(
+            raw,
+            ("/spec/volumes", index),
+            SOURCE_FIELDS,
+            "source",
+            &path,
+            report,
+        );
         if let (Some(name), Some(resolved)) = (named, source(index, volume, report)) {
             by_name.entry(name.to_owned()).or_insert(resolved);
         }
     }
     by_name
+}
+
+/// Whether every volume as written has been read, so that one that is missed is missing.
+pub(crate) fn is_whole(volumes: &storage::Volumes, raw: &Value) -> bool {
+    match raw.pointer("/spec/volumes") {
+        None | Some(Value::Null) => true,
+        Some(Value::Array(items)) => {
+            items.len()
+                == volumes
+                    .iter()
+                    .filter(|(_, volume)| given(&volume.name).is_some())
+                    .count()
+        }
+        Some(_) => false,
+    }
+}
+
+/// Whether a volume of that name is in the manifest, even if it has been refused.
+pub(crate) fn is_written(raw: &Value, name: &str) -> bool {
+    let items = raw.pointer("/spec/volumes").and_then(Value::as_array);
+    items
+        .into_iter()
+        .flatten()
+        .any(|volume| volume.get("name").and_then(Value::as_str) == Some(name))
 }
 
 /// Names of disks and volumes become names of containers in KubeVirt's pods.
@@ -96,36 +124,14 @@ fn single_service_account(volumes: &storage::Volumes, report: &mut Report) {
             None => first = Some(index),
             Some(first) => {
                 let message = format!("only one service account, and volumes[{first}] is one already");
-                report.refuse(path_of(index).key("serviceAccount"), message);
+                report.refuse(paths::volume(index).key("serviceAccount"), message);
             }
         }
     }
 }
 
-fn one_source(index: usize, raw: &Value, report: &mut Report) {
-    // Counted as written: one that is malformed has been refused for that already.
-    let written = raw.pointer(&format!("/spec/volumes/{index}"));
-    let is_written = |name: &&&str| {
-        written
-            .and_then(|w| w.get(**name))
-            .is_some_and(|value| !value.is_null())
-    };
-    let named: Vec<&str> = SOURCE_FIELDS.iter().filter(is_written).copied().collect();
-    if named.len() != 1 {
-        let found = if named.is_empty() {
-            "none".to_owned()
-        } else {
-            named.join(" and ")
-        };
-        report.refuse(
-            path_of(index),
-            format!("expected exactly one source, found {found}"),
-        );
-    }
-}
-
 fn source(index: usize, volume: &storage::Volume, report: &mut Report) -> Option<Resolved> {
-    let path = path_of(index);
+    let path = paths::volume(index);
     let (field, source, readonly) = if let Some(disk) = &volume.container_disk {
         (
             "containerDisk",

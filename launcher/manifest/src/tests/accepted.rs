@@ -31,7 +31,7 @@ fn the_minimal_manifest_in_full() {
                 "source": {"pod": {"vm_network_cidr": null, "vm_ipv6_network_cidr": null}},
             },
             "binding": "masquerade", "mac": null,
-            "ports": {"all": false, "list": [{"name": "http", "protocol": "TCP", "first": 80, "last": 80}]},
+            "ports": {"listed": [{"name": "http", "protocol": "TCP", "first": 80, "last": 80}]},
             "model": "virtio", "pci_address": null, "boot_order": null, "acpi_index": null, "tag": null,
             "state": "up",
             "dhcp_options": {
@@ -76,14 +76,16 @@ fn every_field_of_an_interface() {
     assert_eq!((interface.boot_order, interface.acpi_index), (Some(1), None));
     assert_eq!(interface.tag.as_deref(), Some("red"));
     assert_eq!(interface.state, LinkState::Down);
-    assert!(!interface.ports.all);
     let udp = PortRange {
         name: None,
         protocol: Protocol::Udp,
         first: 5000,
         last: 6000,
     };
-    assert_eq!(interface.ports.list[0], udp);
+    let Ports::Listed(ports) = &interface.ports else {
+        panic!("{:?}", interface.ports);
+    };
+    assert_eq!(ports[0], udp);
     assert_eq!(interface.dhcp_options.private_options[&240], b"private");
     assert_eq!(
         interface.dhcp_options.ntp_servers,
@@ -210,13 +212,14 @@ fn dedicated_cpus() {
 fn no_ports_means_all() {
     for ports in [json!(null), json!([])] {
         let loaded = accepted(&[(&format!("{INTERFACE}/ports"), ports)]);
-        assert!(loaded.spec.interfaces[0].ports.all);
+        assert_eq!(loaded.spec.interfaces[0].ports, Ports::All);
     }
 }
 
 #[test]
 fn reserved_ports_are_a_warning() {
-    let ports = json!([{"port": 49152}, {"port": 49153, "protocol": "UDP"}, {"port": 49155}]);
+    let ports =
+        json!([{"port": 49152}, {"port": 49153}, {"port": 49154, "protocol": "UDP"}, {"port": 49155}]);
     let warnings = accepted(&[(&format!("{INTERFACE}/ports"), ports)]).warnings;
     let paths: Vec<_> = warnings
         .iter()
@@ -239,7 +242,7 @@ fn without_interfaces_the_pod_network_is_attached() {
         (interface.name.as_str(), &interface.binding),
         ("default", &Binding::Masquerade)
     );
-    assert!(interface.ports.all);
+    assert_eq!(interface.ports, Ports::All);
     let [first, second] = none;
     let off = ("/spec/domain/devices/autoattachPodInterface", json!(false));
     assert!(accepted(&[first, second, off]).spec.interfaces.is_empty());

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use hawser_netsetup::{GuestNic, Plan};
+use hawser_netsetup::{GuestNic, Joined, Plan};
 
 use crate::launch::Layout;
 use crate::nic::Explanation;
@@ -21,10 +22,10 @@ pub(super) fn dot(guest: &GuestSpec, plan: &Plan, layout: &Layout) -> String {
                 .attachments
                 .iter()
                 .filter_map(|attachment| attachment.server.as_ref())
-                .find(|server| server.tap == nic.server_tap);
-            if let Some(server) = server {
+                .find(|server| Some(server.tap.as_str()) == nic.server_tap());
+            if let Some((server, tap)) = server.zip(nic.tap()) {
                 nodes.insert(node(&server.tap, "\nDHCP and RA server"));
-                edges.push(edge(&server.tap, &nic.tap, "frames"));
+                edges.push(edge(&server.tap, tap, "frames"));
             }
         }
     }
@@ -73,41 +74,50 @@ fn draw(
     edges.push(edge(&from.0, "guest", &label));
 }
 
-/// What a masqueraded NIC's neighbours are addressed by, one to a line.
+/// What a NIC's neighbours are addressed by at this hop, one to a line.
 fn addresses(nic: &GuestNic, hop: &str) -> String {
-    let mut all = Vec::new();
-    if hop == nic.pod_interface {
-        all.extend(nic.v4.map(|v4| v4.pod.to_string()));
-        all.extend(nic.v6.map(|v6| v6.pod.to_string()));
-        all.extend(handed_addresses(nic));
-    }
-    if hop == nic.tap {
-        all.extend(nic.v4.map(|v4| v4.gateway.to_string()));
-        all.extend(nic.v6.map(|v6| v6.gateway.to_string()));
-    }
+    let all: Vec<_> = match &nic.joined {
+        Joined::Masquerade(masqueraded) => {
+            let of = |is_pod: bool| {
+                let v4 = masqueraded.v4.map(|v4| if is_pod { v4.pod } else { v4.gateway });
+                let v6 = masqueraded.v6.map(|v6| if is_pod { v6.pod } else { v6.gateway });
+                texts(v4, v6)
+            };
+            match hop {
+                _ if hop == nic.pod_interface => of(true),
+                _ if hop == masqueraded.tap => of(false),
+                _ => Vec::new(),
+            }
+        }
+        Joined::Passt(_) if hop == nic.pod_interface => of_guest(nic),
+        Joined::Passt(_) | Joined::Bridge(_) | Joined::Down { .. } => Vec::new(),
+    };
     lines(&all)
 }
 
 fn guest_addresses(nic: &GuestNic) -> String {
-    let mut all = Vec::new();
-    all.extend(nic.v4.map(|v4| v4.guest.to_string()));
-    all.extend(nic.v6.map(|v6| v6.guest.to_string()));
-    if let Some(bridged) = &nic.bridge {
-        all.extend(bridged.v4.as_ref().map(|v4| v4.address.to_string()));
-        all.extend(bridged.v6.as_ref().map(|v6| v6.address.to_string()));
-    }
-    all.extend(handed_addresses(nic));
-    lines(&all)
+    lines(&of_guest(nic))
 }
 
-/// The pod's, which are the guest's too.
-fn handed_addresses(nic: &GuestNic) -> Vec<String> {
-    let handed = nic.passt.as_ref();
-    let v4 = handed
-        .and_then(|handed| handed.v4)
-        .map(|v4| v4.address.to_string());
-    let v6 = handed.and_then(|handed| handed.v6).map(|v6| v6.to_string());
-    v4.into_iter().chain(v6).collect()
+fn of_guest(nic: &GuestNic) -> Vec<String> {
+    match &nic.joined {
+        Joined::Masquerade(masqueraded) => texts(
+            masqueraded.v4.map(|v4| v4.guest),
+            masqueraded.v6.map(|v6| v6.guest),
+        ),
+        Joined::Bridge(bridged) => texts(
+            bridged.v4.as_ref().map(|v4| v4.address),
+            bridged.v6.as_ref().map(|v6| v6.address),
+        ),
+        // The pod's own.
+        Joined::Passt(handed) => texts(handed.v4.map(|v4| v4.address), handed.v6),
+        Joined::Down { .. } => Vec::new(),
+    }
+}
+
+fn texts(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Vec<String> {
+    let v4 = v4.map(|ip| ip.to_string());
+    v4.into_iter().chain(v6.map(|ip| ip.to_string())).collect()
 }
 
 fn lines(all: &[String]) -> String {

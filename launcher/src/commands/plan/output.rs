@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Plan, Router6};
+use hawser_netsetup::{Bridged, CniDevice, CniNic, GuestNic, Joined, Plan, Router6};
 use serde_json::{Value, json};
 
 use crate::daemons::passt;
@@ -16,7 +16,7 @@ use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::finding::Part;
 use crate::pod::pci::PciFunctions;
-use crate::spec::{GuestSpec, Interface, Mac};
+use crate::spec::{GuestSpec, Interface, Ports};
 use crate::vmm::config::VmConfig;
 
 pub(super) struct Output<'a> {
@@ -64,11 +64,11 @@ impl Output<'_> {
         }
         not_here(&mut out, "disk", self.disks);
         for nic in &self.plan.nics {
-            let how = match (&nic.bridge, &nic.passt) {
-                _ if nic.is_down() => "a link that is down, beside",
-                (Some(_), _) => "bridge in place of",
-                (None, Some(_)) => "passt beside",
-                (None, None) => "masquerade behind",
+            let how = match nic.joined {
+                Joined::Masquerade(_) => "masquerade behind",
+                Joined::Bridge(_) => "bridge in place of",
+                Joined::Passt(_) => "passt beside",
+                Joined::Down { .. } => "a link that is down, beside",
             };
             let _ = writeln!(out, "\nNIC {}: {how} {}", nic.name, nic.pod_interface);
             for line in facts(nic, self.interface(nic)) {
@@ -192,53 +192,53 @@ fn not_here<T>(out: &mut String, what: &str, part: &Part<T>) {
 }
 
 fn facts(nic: &GuestNic, interface: Option<&Interface>) -> Vec<String> {
-    let end = match nic.has_tap() {
-        true => format!("TAP {}", nic.tap),
-        false => "vhost-user".to_owned(),
-    };
+    let end = nic
+        .tap()
+        .map_or_else(|| "vhost-user".to_owned(), |tap| format!("TAP {tap}"));
     let mut lines = vec![format!(
         "guest MAC {}, MTU {}, {} queue pair(s), {end}",
-        Mac(nic.guest_mac),
-        nic.mtu,
-        nic.queue_pairs
+        nic.guest_mac, nic.mtu, nic.queue_pairs
     )];
-    if nic.is_down() {
-        lines.push("no frame passes, in or out".into());
-        return lines;
-    }
-    if let Some(v4) = &nic.v4 {
-        lines.push(format!(
-            "IPv4 {} by DHCP, gateway {}; others use {}",
-            v4.guest, v4.gateway, v4.pod
-        ));
-    }
-    if let Some(v6) = &nic.v6 {
-        lines.push(format!(
-            "IPv6 {} by DHCPv6, default route by RA; others use {}",
-            v6.guest, v6.pod
-        ));
-    }
-    if let Some(bridged) = &nic.bridge {
-        lines.extend(bridged_facts(bridged));
-        return lines;
-    }
-    if let Some(handed) = &nic.passt {
-        lines.extend(handed.v4.map(|v4| {
-            format!(
-                "IPv4 {}/{} by passt's DHCP; others use the same",
-                v4.address, v4.prefix_len
-            )
-        }));
-        lines.extend(
-            handed.v6.map(|v6| {
+    let ports = match &nic.joined {
+        Joined::Masquerade(masqueraded) => {
+            lines.extend(masqueraded.v4.map(|v4| {
+                format!(
+                    "IPv4 {} by DHCP, gateway {}; others use {}",
+                    v4.guest, v4.gateway, v4.pod
+                )
+            }));
+            lines.extend(masqueraded.v6.map(|v6| {
+                format!(
+                    "IPv6 {} by DHCPv6, default route by RA; others use {}",
+                    v6.guest, v6.pod
+                )
+            }));
+            interface.map(|interface| ports_text(&interface.ports))
+        }
+        Joined::Passt(handed) => {
+            lines.extend(handed.v4.map(|v4| {
+                format!(
+                    "IPv4 {}/{} by passt's DHCP; others use the same",
+                    v4.address, v4.prefix_len
+                )
+            }));
+            lines.extend(handed.v6.map(|v6| {
                 format!("IPv6 {v6} by passt's DHCPv6, default route by its RA; others use the same")
-            }),
-        );
-    }
-    let ports = interface.map(|interface| match interface.ports.all && nic.passt.is_some() {
-        true => passt::forwards_all_text(),
-        false => ports_text(&interface.ports),
-    });
+            }));
+            interface.map(|interface| match &interface.ports {
+                Ports::All => passt::forwards_all_text(),
+                listed => ports_text(listed),
+            })
+        }
+        Joined::Bridge(bridged) => {
+            lines.extend(bridged_facts(bridged));
+            return lines;
+        }
+        Joined::Down { .. } => {
+            lines.push("no frame passes, in or out".into());
+            return lines;
+        }
+    };
     lines.push(format!(
         "ports of the pod that are the guest's: {}",
         ports.unwrap_or_default()
@@ -253,10 +253,7 @@ fn cni_facts(nic: &CniNic) -> String {
     };
     format!(
         "{device} {} of a CNI plugin\n  guest MAC {}, MTU {}, {} queue pair(s); left as it is",
-        nic.interface,
-        Mac(nic.guest_mac),
-        nic.mtu,
-        nic.queue_pairs
+        nic.interface, nic.guest_mac, nic.mtu, nic.queue_pairs
     )
 }
 

@@ -3,10 +3,11 @@
 
 use std::net::IpAddr;
 
-use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed, KEPT_ISTIO_TCP, KEPT_TCP};
+use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed};
 use serde::Serialize;
 
 use crate::pod::resolv::Resolv;
+use crate::spec::pod_ports::kept;
 use crate::spec::{PortRange, Ports, Protocol};
 
 /// Next hop of a guest in a pod without an IPv4 default route: passt answers for any address, and the pod's own routes
@@ -175,14 +176,8 @@ fn search_value(search: &[String]) -> String {
     }
 }
 
-/// TCP ports that stay in the pod.
-fn kept(istio: bool) -> Vec<u16> {
-    let sidecars = KEPT_ISTIO_TCP.into_iter().filter(|_| istio);
-    KEPT_TCP.into_iter().chain(sidecars).collect()
-}
-
 fn ports_value(ports: &Ports, protocol: Protocol, kept: &[u16]) -> String {
-    if ports.all {
+    let Ports::Listed(list) = ports else {
         // With exclusions alone passt forwards all the others, ports that it cannot have left out.
         let excluded: Vec<_> = kept.iter().map(|port| format!("~{port}")).collect();
         return if excluded.is_empty() {
@@ -190,8 +185,8 @@ fn ports_value(ports: &Ports, protocol: Protocol, kept: &[u16]) -> String {
         } else {
             excluded.join(",")
         };
-    }
-    let listed = ports.list.iter().filter(|range| range.protocol == protocol);
+    };
+    let listed = list.iter().filter(|range| range.protocol == protocol);
     let pieces: Vec<_> = listed
         .flat_map(|range| without(range, kept))
         .map(|(first, last)| {
@@ -234,7 +229,7 @@ fn without(range: &PortRange, kept: &[u16]) -> Vec<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use hawser_netsetup::{GATEWAY_MAC, HandedV4};
+    use hawser_netsetup::{HandedV4, Joined, Mac};
 
     use super::*;
 
@@ -242,16 +237,10 @@ mod tests {
         GuestNic {
             name: "default".into(),
             pod_interface: "eth0".into(),
-            tap: String::new(),
-            server_tap: String::new(),
             queue_pairs: 1,
-            guest_mac: [2, 0, 0, 0, 0, 9],
-            gateway_mac: GATEWAY_MAC,
+            guest_mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1400,
-            v4: None,
-            v6: None,
-            bridge: None,
-            passt: None,
+            joined: Joined::Passt(handed()),
         }
     }
 
@@ -276,7 +265,7 @@ mod tests {
     }
 
     fn listed(list: Vec<PortRange>) -> Ports {
-        Ports { all: false, list }
+        Ports::Listed(list)
     }
 
     fn line(handed: &Handed, ports: &Ports, istio: bool, resolv: &str, search: &[&str]) -> String {
@@ -321,10 +310,7 @@ mod tests {
 
     #[test]
     fn kept_ports_are_nobodys_but_the_pods() {
-        let all = Ports {
-            all: true,
-            list: Vec::new(),
-        };
+        let all = Ports::All;
         let tcp = |ports: &Ports, istio| ports_value(ports, Protocol::Tcp, &kept(istio));
         assert_eq!(tcp(&all, false), "~49152,~49153,~49154");
         assert!(tcp(&all, true).contains(",~15006,"));

@@ -1,4 +1,4 @@
-use hawser_netsetup::{CniDevice, CniNic, FamilyPlan, GATEWAY_MAC, GuestNic};
+use hawser_netsetup::{CniDevice, CniNic, FamilyPlan, GuestNic, Joined, Masqueraded};
 
 use serde_json::Value;
 
@@ -29,21 +29,20 @@ fn nic() -> GuestNic {
     GuestNic {
         name: "default".into(),
         pod_interface: "eth0".into(),
-        tap: "tap0".into(),
-        server_tap: "srv0".into(),
         queue_pairs: 4,
-        guest_mac: [0x02, 0x11, 0x22, 0x33, 0x44, 0x55],
-        gateway_mac: GATEWAY_MAC,
+        guest_mac: Mac([0x02, 0x11, 0x22, 0x33, 0x44, 0x55]),
         mtu: 1450,
-        v4: Some(FamilyPlan {
-            network: "10.0.2.0/24".parse().unwrap(),
-            gateway: "10.0.2.1".parse().unwrap(),
-            guest: "10.0.2.2".parse().unwrap(),
-            pod: "10.244.0.7".parse().unwrap(),
+        joined: Joined::Masquerade(Masqueraded {
+            tap: "tap0".into(),
+            server_tap: "srv0".into(),
+            v4: Some(FamilyPlan {
+                network: "10.0.2.0/24".parse().unwrap(),
+                gateway: "10.0.2.1".parse().unwrap(),
+                guest: "10.0.2.2".parse().unwrap(),
+                pod: "10.244.0.7".parse().unwrap(),
+            }),
+            v6: None,
         }),
-        v6: None,
-        bridge: None,
-        passt: None,
     }
 }
 
@@ -137,8 +136,8 @@ fn cni(name: &str, device: CniDevice) -> Attachment {
         interface: format!("tap-{name}"),
         device,
         queue_pairs: 2,
-        guest_mac: [2, 0, 0, 0, 0, 3],
-        mac: [2, 0, 0, 0, 0, 3],
+        guest_mac: Mac([2, 0, 0, 0, 0, 3]),
+        mac: Mac([2, 0, 0, 0, 0, 3]),
         mtu: 1500,
     };
     Attachment {

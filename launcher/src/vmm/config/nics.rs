@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hawser_netsetup::{CniDevice, CniNic, GuestNic};
+use hawser_netsetup::{CniDevice, CniNic, GATEWAY_MAC, GuestNic};
 use serde::Serialize;
 
 use super::LandlockConfig;
@@ -78,9 +78,9 @@ impl NetConfig {
     pub(crate) fn tap(nic: &GuestNic) -> Self {
         Self {
             id: nic.name.clone(),
-            tap: Some(nic.tap.clone()),
-            mac: Mac(nic.guest_mac).to_string(),
-            host_mac: Some(Mac(nic.gateway_mac).to_string()),
+            tap: nic.tap().map(str::to_owned),
+            mac: nic.guest_mac.to_string(),
+            host_mac: Some(GATEWAY_MAC.to_string()),
             vhost_user: false,
             vhost_socket: None,
             num_queues: nic.queue_pairs.saturating_mul(2),
@@ -95,7 +95,7 @@ impl NetConfig {
         Self {
             id: nic.name.clone(),
             tap: None,
-            mac: Mac(nic.guest_mac).to_string(),
+            mac: nic.guest_mac.to_string(),
             host_mac: None,
             vhost_user: true,
             vhost_socket: Some(std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned())),
@@ -125,7 +125,7 @@ impl NetConfig {
         Self {
             id: nic.name.clone(),
             tap: (nic.device == CniDevice::Tap).then(|| nic.interface.clone()),
-            mac: Mac(nic.guest_mac).to_string(),
+            mac: nic.guest_mac.to_string(),
             host_mac: None,
             vhost_user: false,
             vhost_socket: None,

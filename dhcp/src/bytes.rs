@@ -44,17 +44,17 @@ impl<'a> Reader<'a> {
 
 /// Guest bytes made fit for a log line: escaped to printable ASCII, at most 64 of them.
 pub(crate) fn printable(bytes: &[u8]) -> String {
-    const MOST: usize = 64;
+    const MAX_BYTES: usize = 64;
     let mut text = bytes
         .iter()
-        .take(MOST)
+        .take(MAX_BYTES)
         .copied()
         .map(std::ascii::escape_default)
         .fold(String::new(), |mut text, escaped| {
             text.extend(escaped.map(char::from));
             text
         });
-    if bytes.len() > MOST {
+    if bytes.len() > MAX_BYTES {
         text.push_str("...");
     }
     text

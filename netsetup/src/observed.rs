@@ -2,14 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::addressing::{Assigned, Route};
-use crate::error::Error;
-use crate::kernel;
-use crate::spec::{NetSpec, Wiring};
 
-/// What the kernel said of the namespace.
+/// Without this the kernel forwards no IPv6 at all.
+pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+/// Group ids that may open ping sockets (icmp(7)), as `LOW<tab>HIGH`; none where LOW is above HIGH.
+pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
+/// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
+pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// The namespace as the kernel reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Observed {
     pub links: Vec<Link>,
@@ -35,17 +40,17 @@ pub struct Sysctl {
 pub struct Link {
     pub index: u32,
     pub name: String,
-    pub mac: Option<[u8; 6]>,
+    pub mac: Option<Mac>,
     /// Bytes.
     pub mtu: u32,
     pub up: bool,
     /// Kernel's kind: `veth`, `tun`, `bridge`, … ; absent for a physical device.
     pub kind: Option<String>,
-    /// IFLA_IFALIAS. Hawser signs its links here.
+    /// IFLA_IFALIAS. hawser signs its links here.
     pub alias: Option<String>,
     pub tap: Option<TapFacts>,
     pub addresses: Vec<Address>,
-    /// Those of `addresses` that somebody set, with all that is needed to set them again.
+    /// Those of `addresses` that were set, with all that is needed to set them again.
     pub assigned: Vec<Assigned>,
     /// Unicast routes of the main table that lead out here, but for the kernel's own.
     pub routes: Vec<Route>,
@@ -62,7 +67,7 @@ pub struct Link {
     pub default_route_by_ra: bool,
 }
 
-/// A TUN/TAP device, as IFLA_TUN_* tell it.
+/// A TUN/TAP device (IFLA_TUN_*).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct TapFacts {
     pub owner: Option<u32>,
@@ -117,28 +122,20 @@ impl Observed {
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
-}
 
-/// Reads the namespace of this process. Needs no privilege and changes nothing.
-pub async fn observe() -> Result<Observed, Error> {
-    kernel::read().await
-}
-
-/// Finds out the link-local addresses of the routers of the interfaces that are to be bridged ([`Route::link_local`]),
-/// before their plan is made. Changes nothing; the pod's kernel asks its neighbours.
-///
-/// # Errors
-/// When the kernel's neighbours cannot be read. A router that does not answer is none.
-pub async fn find_routers(spec: &NetSpec, observed: &mut Observed) -> Result<(), Error> {
-    for nic in spec.nics.iter().filter(|nic| nic.wiring == Wiring::Bridge) {
-        let link = observed
-            .links
-            .iter_mut()
-            .find(|link| link.name == nic.pod_interface);
-        // A port's neighbours are not the pod's any more; what was found before is remembered.
-        if let Some(link) = link.filter(|link| link.up && link.controller.is_none()) {
-            kernel::find_routers(link).await?;
-        }
+    /// What a sysctl of this path was, of those that a plan may write.
+    pub(crate) fn sysctl(&self, path: &str) -> Option<&String> {
+        let sysctl = match path {
+            IPV6_FORWARDING => &self.ipv6_forwarding,
+            PING_GROUP_RANGE => &self.ping_group_range,
+            UNPRIVILEGED_PORT_START => &self.unprivileged_port_start,
+            _ => {
+                let link = path
+                    .strip_prefix("/proc/sys/net/ipv6/conf/")?
+                    .strip_suffix("/accept_ra")?;
+                &self.link(link)?.accept_ra
+            }
+        };
+        sysctl.as_ref().map(|sysctl| &sysctl.value)
     }
-    Ok(())
 }

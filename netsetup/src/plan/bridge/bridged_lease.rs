@@ -1,44 +1,15 @@
-//! What a bridged guest is told: of the pod's interface, as much as DHCP, DHCPv6 and router advertisements can say.
+//! What a bridged guest is offered: the addresses and routes of the pod's interface, as far as DHCP, DHCPv6 and router
+//! advertisements can express them. What they cannot is a note.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::Serialize;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::addressing::Route;
-use crate::observe::Link;
+use crate::guest_nic::{BridgedV4, BridgedV6, Router6};
+use crate::observed::Link;
 use crate::plan::IPV6_MIN_MTU;
 use crate::spec::Nic;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BridgedV4 {
-    pub address: Ipv4Addr,
-    /// 32 on a point-to-point link, and where the others of the prefix are behind a gateway.
-    pub prefix_len: u8,
-    /// Next hop of the default route.
-    pub router: Option<Ipv4Addr>,
-    /// Destination and next hop, 0.0.0.0 for the link itself, in an order in which each next hop can be reached.
-    pub routes: Vec<(Ipv4Net, Ipv4Addr)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct BridgedV6 {
-    pub address: Ipv6Addr,
-    pub on_link: Option<Ipv6Net>,
-    pub router: Router6,
-}
-
-/// Where the guest's IPv6 default route comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Router6 {
-    /// The network's own router advertises itself; the bridge lets it through.
-    Advertises,
-    /// A router of this link-local address does not: it is announced to the guest in its name.
-    Silent(Ipv6Addr),
-    /// There is none, or none that an advertisement could name.
-    Unknown,
-}
 
 pub(super) fn v4(nic: &Nic, link: &Link, notes: &mut Vec<String>) -> Option<BridgedV4> {
     let mut all =
@@ -51,13 +22,13 @@ pub(super) fn v4(nic: &Nic, link: &Link, notes: &mut Vec<String>) -> Option<Brid
     let (assigned, net) = all.next()?;
     for (_, other) in all {
         notes.push(format!(
-            "{}: the guest is given {net}; {other} of {} is not handed on: DHCP gives one address",
+            "{}: the guest is offered {net} only: {} also has {other}, but DHCP assigns a single address",
             nic.name, nic.pod_interface
         ));
     }
     if !link.other_tables.is_empty() {
         notes.push(format!(
-            "{}: routes of {} that are in other tables than the main one ({:?}) are not handed on: a guest is told one table",
+            "{}: the guest is not offered the routes of {} in the routing tables {:?}: hawser offers those of the main table",
             nic.name, nic.pod_interface, link.other_tables
         ));
     }
@@ -84,7 +55,8 @@ pub(super) fn v4(nic: &Nic, link: &Link, notes: &mut Vec<String>) -> Option<Brid
             }
             (IpNet::V4(destination), None) => on_link.push((destination, Ipv4Addr::UNSPECIFIED)),
             (destination, Some(gateway)) => notes.push(format!(
-                "{}: the route to {destination} is not handed on: it is by {gateway}, and DHCPv4 names IPv4 routers",
+                "{}: the guest is not offered the route to {destination}: its next hop is {gateway}, and DHCPv4 can only \
+                 name IPv4 routers",
                 nic.name
             )),
             _ => {}
@@ -106,8 +78,8 @@ pub(super) fn v4(nic: &Nic, link: &Link, notes: &mut Vec<String>) -> Option<Brid
     })
 }
 
-/// Of each destination the route of the least metric, which is the one that the kernel takes; of several next hops, the
-/// first: a guest is told one.
+/// For each destination the route with the lowest metric, which is the one that the kernel uses. If that has several next
+/// hops, the first of them.
 fn best(nic: &Nic, link: &Link, v6: bool, notes: &mut Vec<String>) -> Vec<Route> {
     let mut routes: Vec<_> = link
         .routes
@@ -120,10 +92,10 @@ fn best(nic: &Nic, link: &Link, v6: bool, notes: &mut Vec<String>) -> Vec<Route>
         match best.iter().find(|better| better.destination == route.destination) {
             None => best.push(*route),
             Some(better) if better.metric == route.metric && !route.is_advertised() => notes.push(format!(
-                "{}: of the next hops to {} the guest is told {}, and not {}",
+                "{}: the guest is offered {} as the next hop to {}, but not {}: it gets one for each destination",
                 nic.name,
-                route.destination,
                 hop(better),
+                route.destination,
                 hop(route)
             )),
             Some(_) => {}
@@ -138,7 +110,7 @@ fn hop(route: &Route) -> String {
         .map_or_else(|| "the link".to_owned(), |gateway| gateway.to_string())
 }
 
-/// `remembered` is what an earlier start found of the default route.
+/// `remembered` is the router that an earlier start found.
 pub(super) fn v6(
     nic: &Nic,
     link: &Link,
@@ -155,14 +127,14 @@ pub(super) fn v6(
     let (assigned, net) = all.next()?;
     if link.mtu < IPV6_MIN_MTU {
         notes.push(format!(
-            "{}: IPv6 is off for the guest: the MTU of {} is {}, and IPv6 needs {IPV6_MIN_MTU}",
+            "{}: the guest has no IPv6: the MTU of {} is {}, but IPv6 requires at least {IPV6_MIN_MTU}",
             nic.name, nic.pod_interface, link.mtu
         ));
         return None;
     }
     for (_, other) in all {
         notes.push(format!(
-            "{}: the guest is given {net}; {other} of {} is not handed on: its lease has one address",
+            "{}: the guest is offered {net} only: {} also has {other}, but hawser assigns a single address",
             nic.name, nic.pod_interface
         ));
     }
@@ -171,7 +143,7 @@ pub(super) fn v6(
         .partition(Route::is_default);
     for route in others.iter().filter(|route| !route.is_advertised()) {
         notes.push(format!(
-            "{}: the IPv6 route to {} is not handed on: nothing that a guest reads could name its router",
+            "{}: the guest is not offered the IPv6 route to {}: hawser's router advertisements can only name a default route",
             nic.name, route.destination
         ));
     }
@@ -203,8 +175,8 @@ fn default_router(nic: &Nic, route: Option<&Route>, notes: &mut Vec<String>) -> 
             ..
         }) => {
             notes.push(format!(
-                "{}: the guest has no IPv6 default route: the pod's is by {gateway}, and a router advertisement can \
-                 only name a link-local address (RFC 4861, section 4.2), which this router does not have of its MAC",
+                "{}: the guest has no IPv6 default route: the pod's router is {gateway}, but a router advertisement can \
+                 only name a link-local address (RFC 4861, section 4.2), and hawser found none of this router",
                 nic.name
             ));
             Router6::Unknown

@@ -1,9 +1,10 @@
-//! Words of nftables' JSON (libnftables-json(5)), shorter than the crate's types are when written out.
+//! Expressions of nftables' JSON (libnftables-json(5)), shorter than the crate's types are when written out.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use hawser_mac::Mac;
 use nftables::expr::{
     BinaryOperation, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField,
     PayloadRaw, Prefix, Range,
@@ -39,9 +40,8 @@ pub(super) fn address(ip: impl Into<IpAddr>) -> Expr {
     text(&ip.into().to_string())
 }
 
-pub(super) fn mac(bytes: [u8; 6]) -> Expr {
-    let pairs: Vec<_> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    text(&pairs.join(":"))
+pub(super) fn mac(mac: Mac) -> Expr {
+    text(&mac.to_string())
 }
 
 pub(super) fn prefix_v4((address, len): ([u8; 4], u32)) -> Expr {
@@ -131,7 +131,7 @@ pub(super) fn forward_to(device: &str) -> Stmt {
     }))
 }
 
-/// Another of the same frame to `device`; this one goes on.
+/// Sends a copy of the frame to `device`; the frame itself continues.
 pub(super) fn copy_to(device: &str) -> Stmt {
     Statement::Dup(Dup {
         addr: text(device),
