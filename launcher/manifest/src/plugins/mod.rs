@@ -2,7 +2,7 @@
 //!
 //! The file has the shape of KubeVirt's `configuration.network.binding`, so that a cluster's own KubeVirt object can be
 //! given as it is. `file` reads it, before the manifest, which then names entries of it. What an entry leads to in the
-//! pod is told by `binding/plugin.rs`.
+//! pod is told by `nic/plugin.rs`.
 
 mod file;
 #[cfg(test)]
