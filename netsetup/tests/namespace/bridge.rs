@@ -116,6 +116,9 @@ fn taken_back_the_interface_is_what_it_was() {
         in_pod(async move |pod| {
             let pod = pod.with_eth0();
             arrange.iter().for_each(|line| drop(run(line)));
+            if arrange.contains(&"ip link set eth0 up") {
+                wait_for_link_local("eth0");
+            }
             let before = everything();
             let (_, journal) = pod.wire(&bridged()).await;
             pod.undo(&journal).await;
@@ -348,6 +351,16 @@ fn nobody_but_the_guest_answers_arp_for_its_address() {
         guest.expect(&question);
         assert_eq!(wire.next(), None, "somebody answered");
     });
+}
+
+/// The kernel gives an interface that comes up its link-local address, with its routes, a moment later.
+fn wait_for_link_local(interface: &str) {
+    let line = format!("ip -6 route show table local dev {interface}");
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while !run(&line).contains("local fe80::") {
+        assert!(std::time::Instant::now() < end, "no link-local address");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The pod's kernel has addresses and routes as before. Whoever uses them is told at once that there is no way.
