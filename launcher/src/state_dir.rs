@@ -103,7 +103,7 @@ fn make_shared(dir: &Path, owner: Owner) -> io::Result<()> {
     let usable = found.uid() == owner.uid || (found.gid() == owner.gid && found.mode() & 0o070 == 0o070);
     if !usable {
         let why = format!(
-            "{} is there and not for user {}: remove it",
+            "{} exists and user {} cannot write to it: delete it",
             dir.display(),
             owner.uid
         );

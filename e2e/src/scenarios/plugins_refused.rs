@@ -67,7 +67,7 @@ fn not_registered(context: &Context) -> Result<()> {
     let pod = Pod::new(&context.programs, nobody())?;
     for verb in ["run", "setup", "plan", "explain"] {
         let hawser = hawser(&pod, verb, &manifest("other"), &[])?;
-        let why = "interfaces[0].binding.name: no binding plugin is registered as \"other\"";
+        let why = "interfaces[0].binding.name: binding plugin \"other\" is not registered";
         refused(&pod, hawser, 3, &[why, "registers device, wire"])?;
     }
     let without = pod.hawser("run", &manifest("device"))?;

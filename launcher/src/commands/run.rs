@@ -91,7 +91,7 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
     if kept.verdict.given_away {
         tracing::info!(
             event = "wiring-kept",
-            "the wiring stays as long as the pod: the guest's addresses are in use elsewhere"
+            "the wiring is kept until the pod ends: the guest's addresses are in use in another pod"
         );
         return Ok(kept.verdict.code);
     }

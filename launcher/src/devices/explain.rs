@@ -109,9 +109,10 @@ fn of_vsock(device: &Vsock) -> Explanation {
         device: vsock(device),
         by: "cloud-hypervisor, from a Unix socket in the state directory (vmm/vsock/guest.sock)".into(),
         migration: vsock_may_migrate(),
-        privileges: "none; whoever may write to the socket reaches every vsock port of the guest".into(),
+        privileges: "none; every process that may write to the socket reaches every vsock port of the guest"
+            .into(),
         devices: "none: the node's vhost-vsock is not used".into(),
-        cost: "nothing while nobody talks".into(),
+        cost: "nothing while it is idle".into(),
     }
 }
 

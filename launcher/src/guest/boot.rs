@@ -57,7 +57,7 @@ async fn create(
             Ok(answer) => answer.map_err(|error| Input::Unfit(error.into()))?,
             // The guest's end, which has come already, is the only reason for that.
             Err(_) => {
-                let why = "the sidecars were not asked to the end".to_owned();
+                let why = "the guest ended before all sidecars had answered".to_owned();
                 return Err(Input::Event(Event::StartFailed(why)));
             }
         },
@@ -128,7 +128,7 @@ pub(super) async fn boot(
             create(&api, config, &mut descriptors).await?;
         }
         if wired.await.is_err() {
-            let why = "the keeper ended before the pod was wired".to_owned();
+            let why = "the keeper process ended before the pod was wired".to_owned();
             return Err(Input::Event(Event::StartFailed(why)));
         }
         let _ = send.send(Input::Wired(ping.version)).await;

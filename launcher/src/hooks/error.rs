@@ -79,7 +79,7 @@ impl HookError {
                 format!("see the log of {plugin}'s sidecar container")
             }
             Self::OtherName { plugin, .. } => {
-                format!("let the sidecar of {plugin} listen there, or register the plugin by the sidecar's name")
+                format!("make {plugin}'s own sidecar listen on this socket, or register the plugin under the name that the sidecar reports")
             }
             Self::OtherVersion { plugin, .. } => {
                 format!("use an image of {plugin}'s sidecar that speaks {VERSION}")

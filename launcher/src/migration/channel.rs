@@ -66,7 +66,7 @@ pub(crate) enum ChannelError {
         #[source]
         source: rustls::Error,
     },
-    #[error("the CA in {directory} verifies nobody: {why}")]
+    #[error("the CA certificate in {directory} cannot be used: {why}")]
     Verifier { directory: PathBuf, why: String },
     #[error("{0} is no name that a certificate could have")]
     Name(String),

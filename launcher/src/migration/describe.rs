@@ -149,7 +149,7 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
                 for (family, has, can) in families {
                     if has && !can {
                         reasons.push(format!(
-                            "interface {name}: the guest has {family}, the target's pod has not"
+                            "interface {name}: the guest has {family}, and the target's pod does not"
                         ));
                     }
                 }

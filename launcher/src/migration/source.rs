@@ -202,7 +202,7 @@ impl State {
             (State::Committed, Event::Connected) => (State::Committed, vec![SendCommit]),
             (State::Committed, Event::ChannelLost(_)) => (State::Committed, vec![AskAgain]),
             (State::Committed, Event::DoubtOver) => {
-                let why = "the target has not answered since the guest was given to it".to_owned();
+                let why = "the target has not answered since the guest was committed to it".to_owned();
                 (State::Ended(Ending::InDoubt { why }), vec![])
             }
 

@@ -32,13 +32,13 @@ const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
 enum Place {
     /// The guest has it.
     Attached,
-    /// The guest was asked to let go of it, and has it for all that is known.
+    /// The guest was asked to release it, and has it for all that is known.
     Asked,
     Out,
     /// The VMM is being told to give it to the guest.
     Adding,
-    /// The guest let go of it by itself.
-    LetGo,
+    /// The guest unplugged it by itself.
+    UnpluggedByGuest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ struct Vf {
 /// What the VMM is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Have the guest let go of it.
+    /// Have the guest release it.
     Remove(String),
     Add {
         id: String,
@@ -92,19 +92,19 @@ impl VfHotplug {
         }
     }
 
-    /// Why the guest cannot leave just now.
+    /// Why the guest cannot migrate just now.
     pub(crate) fn obstacles(&self) -> Vec<String> {
         let why = |function: &Vf| {
             let why = match function.place {
                 Place::Attached | Place::Out => return None,
                 Place::Asked => {
-                    "the guest was asked to let go of its VF before and has not; cloud-hypervisor asks again only after the \
-                     guest has started anew"
+                    "an earlier hot-unplug of the VF is still pending, and cloud-hypervisor does not repeat it until the guest \
+                     reboots"
                 }
-                Place::Adding => "the guest is just being given its VF",
-                Place::LetGo => {
-                    "the guest let go of its VF by itself, and cloud-hypervisor would look for it at the target; the guest has \
-                     it again after it has started anew"
+                Place::Adding => "the VF is being plugged into the guest",
+                Place::UnpluggedByGuest => {
+                    "the guest unplugged its VF by itself, and cloud-hypervisor would look for it at the target; the guest has it \
+                     again when it has rebooted"
                 }
             };
             Some(format!("interface {} (sriov): {why}", function.id))
@@ -174,7 +174,7 @@ impl VfHotplug {
                 if function.place == Place::Asked {
                     function.place = Place::Attached;
                 }
-                let why = format!("{id}: cloud-hypervisor does not ask the guest to let go of its VF: {why}");
+                let why = format!("{id}: cloud-hypervisor does not unplug the VF: {why}");
                 Some(Event::NotDetached(why))
             }
             (Request::Add { id, .. }, result) => {
@@ -184,7 +184,7 @@ impl VfHotplug {
                             event = "vf-plugged",
                             nic = %id,
                             vf = %name(&function.path),
-                            "{id}: the guest is given the VF {}",
+                            "{id}: the VF {} is plugged into the guest",
                             name(&function.path)
                         );
                         function.place = Place::Attached;
@@ -195,7 +195,7 @@ impl VfHotplug {
                             event = "vf-plug-failed",
                             nic = %id,
                             vf = %vf,
-                            "{id}: the guest is without the VF {vf}, which cloud-hypervisor cannot give it: {why}"
+                            "{id}: the VF {vf} cannot be plugged into the guest: {why}"
                         );
                         function.place = Place::Out;
                     }
@@ -219,7 +219,7 @@ impl VfHotplug {
         self.list.iter().all(|function| function.place != Place::Adding)
     }
 
-    /// Those that the guest has yet to let go of.
+    /// Those that the guest has yet to release.
     pub(crate) fn pending(&self) -> String {
         let asked = self.list.iter().filter(|function| function.place == Place::Asked);
         let names: Vec<_> = asked.map(|function| function.id.as_str()).collect();
@@ -242,7 +242,7 @@ impl Vf {
                     event = "vf-unplugged",
                     nic = %self.id,
                     vf = %vf,
-                    "{}: the guest has let go of the VF {vf}",
+                    "{}: the guest has released the VF {vf}",
                     self.id
                 );
                 Place::Out
@@ -252,10 +252,10 @@ impl Vf {
                     event = "vf-unplugged-by-guest",
                     nic = %self.id,
                     vf = %vf,
-                    "{}: the guest has let go of the VF {vf} by itself",
+                    "{}: the guest has unplugged the VF {vf} by itself",
                     self.id
                 );
-                Place::LetGo
+                Place::UnpluggedByGuest
             }
             other => other,
         };
@@ -265,7 +265,7 @@ impl Vf {
     fn rebooted(&mut self) {
         self.place = match self.place {
             Place::Asked => Place::Out,
-            Place::LetGo => Place::Attached,
+            Place::UnpluggedByGuest => Place::Attached,
             other => other,
         };
     }
@@ -388,7 +388,8 @@ mod tests {
         let obstacles = this.obstacles();
         assert_eq!(obstacles.len(), 2, "{obstacles:?}");
         assert!(
-            obstacles[0].starts_with("interface red (sriov): the guest was asked to let go of its VF before"),
+            obstacles[0]
+                .starts_with("interface red (sriov): an earlier hot-unplug of the VF is still pending"),
             "{obstacles:?}"
         );
         let late = this.vmm(&event("device-removed", "red"));

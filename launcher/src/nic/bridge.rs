@@ -125,8 +125,8 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         interface: interface.name.clone(),
         binding: ROW.label(interface),
         ip_from: format!(
-            "whoever addressed {pod} (the CNI plugin); hawser hands it on by DHCP and DHCPv6, or leaves the guest to the \
-             network's own server where {pod} has no address"
+            "the CNI plugin that addressed {pod}; hawser offers the same address by DHCP and DHCPv6. Where {pod} has no \
+             address, the network's own server does"
         ),
         guest_address: format!("that of {pod}, with its mask and routes"),
         others_use: "the same address".into(),

@@ -43,7 +43,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         binding: ROW.label(interface),
         pod_interface: pod_interface(&interface.network),
         path: vec![Hop::new("a link that is down", "virtio-net")],
-        ip_from: "nobody: the link is down (state: down)".into(),
+        ip_from: "nothing: the link is down (state: down)".into(),
         guest_address: "none".into(),
         others_use: "none".into(),
         ports: "none: no frame passes, in or out".into(),
@@ -100,7 +100,7 @@ mod tests {
             assert!(needs_tap(&guest), "{binding}");
             assert_eq!(notes(&guest), [""; 0], "{binding}");
             let explained = crate::nic::explain(&guest, &[]);
-            assert!(explained[0].ip_from.starts_with("nobody"), "{explained:?}");
+            assert!(explained[0].ip_from.starts_with("nothing"), "{explained:?}");
         }
     }
 }

@@ -99,7 +99,7 @@ fn explain(interface: &Interface) -> Explanation {
         interface: interface.name.clone(),
         binding: ROW.label(interface),
         ip_from: "passt, by its own DHCP, DHCPv6 and router advertisements, with what hawser reads from the pod".into(),
-        guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which nobody else sees"),
+        guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which is seen inside the guest only"),
         others_use: "the same address".into(),
         ports: if interface.ports == Ports::All {
             forwards_all_text()

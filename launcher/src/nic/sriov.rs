@@ -49,8 +49,8 @@ fn attach(vf: &Vf, access: Access) -> Attachment {
 
 fn may_migrate() -> MayMigrate {
     MayMigrate::yes(
-        "the guest is asked to let go of the VF before, for which it has 30 s, and is given the target pod's own after; in \
-         between it is without, and what was open over it ends unless the guest bonds it with another NIC",
+        "hawser unplugs the VF before the migration, for which the guest has 30 s, and plugs the target pod's own VF after it; in \
+         between the guest has no VF, and its connections over it end unless the guest bonds it with another NIC",
     )
 }
 
@@ -61,8 +61,8 @@ fn explain(interface: &Interface) -> Explanation {
         binding: ROW.label(interface),
         pod_interface: "a VF".into(),
         path: vec![Hop::new(&format!("VF of {}", interface.network.name), "VFIO")],
-        ip_from: "whoever serves the VF's network; hawser does not, and no CNI plugin can tell the guest".into(),
-        guest_address: "whatever it is told there, or sets itself".into(),
+        ip_from: "a DHCP server or router of the VF's network; hawser does not serve a VF, and no CNI plugin can reach the guest".into(),
+        guest_address: "the address that it gets there, or sets itself".into(),
         others_use: "the same address".into(),
         ports: "all: every frame is the guest's".into(),
         mtu: "that of the guest's driver, at most the physical function's".into(),

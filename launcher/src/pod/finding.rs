@@ -150,7 +150,7 @@ impl<T> Part<T> {
             (None, Some(value)) => Ok(value),
             (None, None) => Err(Failure::new(
                 ExitCode::Internal,
-                "a part of the pod is neither fit nor unfit",
+                "a part of the pod was checked without a result",
             )),
         }
     }

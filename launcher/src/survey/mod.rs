@@ -390,7 +390,10 @@ impl Pod {
 }
 
 fn neither() -> Failure {
-    Failure::new(ExitCode::Internal, "a part of the pod is neither fit nor unfit")
+    Failure::new(
+        ExitCode::Internal,
+        "a part of the pod was checked without a result",
+    )
 }
 
 /// The guest with the interfaces and CNI devices that this pod has for it, as far as anybody can read them: also where

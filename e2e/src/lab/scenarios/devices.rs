@@ -216,7 +216,7 @@ fn virtiofsd_killed(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     }
     launcher.console.wait_for(
-        "file system settings: virtiofsd is gone and a fresh one takes its place",
+        "file system settings: virtiofsd exited; hawser restarts it when the guest reboots",
         END,
     )?;
     let answer = run("cat /data/answer")?;

@@ -269,9 +269,10 @@ pub(super) fn given_up(lab: &Lab) -> Result<()> {
             .wait_for_nth(&["a fresh passt serves the guest"], nth, SOON)?;
     }
     kill(pod.process("passt")?)?;
-    launcher
-        .console
-        .wait_for("is given up: the NIC is down and is taken out of the guest", SOON)?;
+    launcher.console.wait_for(
+        "is not restarted any more: the NIC is unplugged from the guest",
+        SOON,
+    )?;
     launcher.console.wait_for(
         "a device that did not work any more was unplugged from the guest",
         SOON,

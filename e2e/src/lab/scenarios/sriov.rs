@@ -120,7 +120,7 @@ pub(super) fn two_guests(lab: &Lab) -> Result<()> {
     third.set_manifest(&manifest("vf-third", &[(one, "10.91.0.4", json!({}))]))?;
     let mut launcher = third.launch_with("run", ROOT, &extra(&[one], MEMLOCK))?;
     launcher.expect_exit(4, END)?;
-    launcher.console.wait_for("another VMM has it", END)?;
+    launcher.console.wait_for("another VMM holds it", END)?;
     for mut launcher in launchers {
         launcher.signal("TERM")?;
         launcher.expect_exit(0, END)?;

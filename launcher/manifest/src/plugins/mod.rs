@@ -89,7 +89,7 @@ impl Registry {
         let name = crate::document::report::quoted(name);
         let Some(file) = &self.file else {
             return Err(format!(
-                "no binding plugin is registered, {name} neither: name a file of them with --bindings FILE"
+                "binding plugin {name} is not registered: pass --bindings FILE"
             ));
         };
         let names: Vec<&str> = self.plugins.keys().map(String::as_str).collect();
@@ -99,7 +99,7 @@ impl Registry {
             names.join(", ")
         };
         Err(format!(
-            "no binding plugin is registered as {name}: {file} registers {there}"
+            "binding plugin {name} is not registered: {file} registers {there}"
         ))
     }
 }

@@ -72,7 +72,7 @@ fn a_kubevirt_object_without_plugins_registers_none() {
         assert!(registry.is_empty());
         assert_eq!(
             registry.find("l2"),
-            Err("no binding plugin is registered as \"l2\": FILE registers nothing".to_owned())
+            Err("binding plugin \"l2\" is not registered: FILE registers nothing".to_owned())
         );
     }
 }
@@ -81,14 +81,11 @@ fn a_kubevirt_object_without_plugins_registers_none() {
 fn who_is_not_registered_is_told_what_is() {
     assert_eq!(
         parse(ALL, "FILE").unwrap().find("l3"),
-        Err("no binding plugin is registered as \"l3\": FILE registers l2, macvtap, proxy".to_owned())
+        Err("binding plugin \"l3\" is not registered: FILE registers l2, macvtap, proxy".to_owned())
     );
     assert_eq!(
         Registry::default().find("l3"),
-        Err(
-            "no binding plugin is registered, \"l3\" neither: name a file of them with --bindings FILE"
-                .to_owned()
-        )
+        Err("binding plugin \"l3\" is not registered: pass --bindings FILE".to_owned())
     );
 }
 

@@ -265,8 +265,8 @@ fn memory(domain: &v1::Domain, raw: &Value, report: &mut Report) -> Option<u64> 
 fn note_machine(domain: &v1::Domain, report: &mut Report) {
     if let Some(name) = domain.machine.as_ref().and_then(|machine| given(&machine.r#type)) {
         let path = FieldPath::of("spec.domain.machine.type");
-        let note = "cloud-hypervisor has one machine, which is no";
-        report.note(path, format!("{note} {}: the guest finds that one", quoted(name)));
+        let note = "ignored: cloud-hypervisor has one machine type, which is not";
+        report.note(path, format!("{note} {}", quoted(name)));
     }
     for (index, input) in domain.devices.inputs.iter().flat_map(List::iter) {
         let path = FieldPath::of("spec.domain.devices.inputs").index(index);

@@ -179,7 +179,7 @@ fn what_kubevirt_writes_into_every_object_is_accepted() {
         texts,
         [
             "spec.domain.devices.inputs[0]: not passed on: the guest has no screen to point at",
-            "spec.domain.machine.type: cloud-hypervisor has one machine, which is no \"q35\": the guest finds that one",
+            "spec.domain.machine.type: ignored: cloud-hypervisor has one machine type, which is not \"q35\"",
         ]
     );
 }

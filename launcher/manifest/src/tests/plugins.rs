@@ -35,7 +35,7 @@ fn a_plugin_that_nobody_registered() {
     assert_eq!(
         refused(&registry, json!({"name": "passt"})),
         [
-            "spec.domain.devices.interfaces[0].binding.name: no binding plugin is registered as \"passt\": /etc/bindings \
+            "spec.domain.devices.interfaces[0].binding.name: binding plugin \"passt\" is not registered: /etc/bindings \
              registers both, macvtap, proxy"
         ]
     );

@@ -160,7 +160,7 @@ async fn meet(directory: &Path) -> io::Result<UnixStream> {
             break;
         }
     }
-    Err(io::Error::new(io::ErrorKind::TimedOut, "it has not come"))
+    Err(io::Error::new(io::ErrorKind::TimedOut, "it did not connect"))
 }
 
 /// A socket under any number of names, which are gone with it. None goes before: the helper may be on its way.

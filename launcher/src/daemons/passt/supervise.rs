@@ -181,8 +181,8 @@ pub(crate) async fn supervise(
             tracing::error!(
                 event = "passt-given-up",
                 nic = %command.nic,
-                "{nic}: passt was started again {MAX_RESTARTS} times within {} s and is given up: the NIC is down and is taken out of \
-                 the guest: {why}",
+                "{nic}: passt failed {MAX_RESTARTS} times within {} s and is not restarted any more: the NIC is unplugged from the \
+                 guest: {why}",
                 WINDOW.as_secs(),
                 nic = command.nic
             );
@@ -191,7 +191,7 @@ pub(crate) async fn supervise(
             lost.send(Report { nic }).await;
             line.session.stand_in().await;
         }
-        tracing::debug!("{}: cloud-hypervisor has let go of the NIC", command.nic);
+        tracing::debug!("{}: cloud-hypervisor has disconnected the NIC", command.nic);
     }
 }
 

@@ -90,8 +90,8 @@ pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Se
         };
         tracing::warn!(
             event = "virtiofsd-exited",
-            "file system {name}: virtiofsd is gone and a fresh one takes its place at the guest's next boot; until then it answers \
-             nothing: {why}"
+            "file system {name}: virtiofsd exited; hawser restarts it when the guest reboots, and until then every access fails: \
+             {why}"
         );
         tokio::time::sleep(pause).await;
     }

@@ -206,7 +206,7 @@ fn a_vf_is_shown_with_what_is_known_of_it() {
     let text = crate::nic::explanation_text(&crate::nic::explain(&spec, &[]));
     assert!(text.contains("interface red: sriov on a VF\n"), "{text}");
     assert!(
-        text.contains("can migrate  yes: the guest is asked to let go of the VF before"),
+        text.contains("can migrate  yes: hawser unplugs the VF before the migration"),
         "{text}"
     );
 }

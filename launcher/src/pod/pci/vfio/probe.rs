@@ -117,15 +117,15 @@ fn open(path: &Path) -> io::Result<File> {
 fn opening(path: &Path, error: &io::Error) -> Failure {
     let remedy = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => {
-            "another VMM has it: two pods were given the same function, or the last one still ends"
+            "another VMM holds it: the function is assigned to two pods, or the previous VMM is still exiting"
         }
         Some(Errno::EPERM) => {
-            "the pod's device cgroup keeps it from the node: give it by the device plugin or by --device"
+            "the pod's device cgroup denies it: request the device from the device plugin, or pass --device"
         }
         Some(Errno::ENODEV | Errno::ENXIO) => {
             "load vfio-pci on the node (modprobe vfio-pci), and bind the function to it"
         }
-        _ => "see to the node's VFIO; its kernel log may say more",
+        _ => "check VFIO on the node; the node's kernel log may have the reason",
     };
     Failure::unfit(format!("{}: cannot be opened: {error}", path.display()), remedy)
 }
@@ -185,9 +185,9 @@ fn refused(path: &Path, ioctl: &str, errno: Errno) -> Failure {
              VT-d), or, where every guest is trusted, load vfio_iommu_type1 with allow_unsafe_interrupts=1"
         }
         Errno::EBUSY => {
-            "another VMM has it: two pods were given the same function, or the last one still ends"
+            "another VMM holds it: the function is assigned to two pods, or the previous VMM is still exiting"
         }
-        _ => "see to the node's IOMMU; its kernel log may say more",
+        _ => "check the IOMMU of the node; the node's kernel log may have the reason",
     };
     Failure::unfit(format!("{}: {ioctl}: {}", path.display(), errno.desc()), remedy)
 }
@@ -200,7 +200,7 @@ mod tests {
     fn what_the_kernel_answers_is_told_with_what_to_do() {
         for (errno, remedy) in [
             (Errno::EPERM, "interrupt remapping"),
-            (Errno::EBUSY, "another VMM has it"),
+            (Errno::EBUSY, "another VMM holds it"),
             (Errno::EINVAL, "kernel log"),
         ] {
             let text = refused(Path::new("/dev/vfio/9"), "VFIO_SET_IOMMU", errno).to_string();
@@ -217,6 +217,6 @@ mod tests {
             );
         }
         let busy = opening(Path::new("/dev/vfio/9"), &Errno::EBUSY.into()).to_string();
-        assert!(busy.contains("another VMM has it"), "{busy}");
+        assert!(busy.contains("another VMM holds it"), "{busy}");
     }
 }
