@@ -27,8 +27,7 @@ fn a_plugin_that_nobody_registered() {
     assert_eq!(
         refused(&Registry::default(), json!({"name": "macvtap"})),
         [
-            "spec.domain.devices.interfaces[0].binding.name: no binding plugin is registered, \"macvtap\" neither: name a \
-             file of them with --bindings FILE"
+            "spec.domain.devices.interfaces[0].binding.name: binding plugin \"macvtap\" is not registered: pass --bindings FILE"
         ]
     );
     let registry = plugins::parse(BINDINGS, "/etc/bindings").unwrap();
