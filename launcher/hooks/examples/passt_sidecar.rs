@@ -149,7 +149,7 @@ impl Hooks for Sidecar {
 impl Sidecar {
     /// Starts a passt that listens on `file`, and waits until it does.
     async fn start(&self, interface: &str, file: &str, vmi: &Value) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(5);
+        const TIMEOUT: Duration = Duration::from_secs(5);
         let socket = self.arguments.directory.join(file);
         // passt removes none that is left over, nor the second one that it makes for its own migration.
         for left in [
@@ -174,7 +174,7 @@ impl Sidecar {
         };
         tokio::select! {
             status = child.wait() => bail!("passt ended at once: {}", status?),
-            result = tokio::time::timeout(PATIENCE, listening) => result.context("passt does not listen")?,
+            result = tokio::time::timeout(TIMEOUT, listening) => result.context("passt does not listen")?,
         }
         self.backends.lock().await.insert(interface.to_owned(), child);
         Ok(())

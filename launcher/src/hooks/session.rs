@@ -17,7 +17,7 @@ use super::{HookError, Hooked, Hooks, Plugin, rules, socket};
 use crate::spec::Refusals;
 
 /// Between two attempts to connect: nothing says when another container has come so far.
-const PAUSE: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A connected sidecar.
 struct Sidecar {
@@ -124,7 +124,7 @@ async fn connect(
                 plugin.name
             );
         }
-        sleep(PAUSE).await;
+        sleep(RETRY_INTERVAL).await;
     };
     hawser_hooks::connect(stream)
         .await

@@ -23,11 +23,11 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// For a connection and its handshake.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 const CONTROL: &str = "HAWSER CONTROL";
 const MEMORY: &str = "HAWSER MEMORY ";
 /// Of a first line, with its end.
-const MOST: usize = 80;
+const MAX_PREFACE: usize = 80;
 
 /// Where the certificates are, or that there are none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) struct Address {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChannelError {
-    #[error("{what}: no answer within {} s", PATIENCE.as_secs())]
+    #[error("{what}: no answer within {} s", TIMEOUT.as_secs())]
     Slow { what: &'static str },
     #[error("connect to {address}")]
     Connect {
@@ -120,7 +120,7 @@ async fn in_time<T>(
     what: &'static str,
     work: impl Future<Output = Result<T, ChannelError>>,
 ) -> Result<T, ChannelError> {
-    match tokio::time::timeout(PATIENCE, work).await {
+    match tokio::time::timeout(TIMEOUT, work).await {
         Ok(result) => result,
         Err(_) => Err(ChannelError::Slow { what }),
     }
@@ -209,7 +209,7 @@ pub(crate) async fn accept(mut stream: TcpStream, security: &Security) -> Result
 /// Byte by byte, so that nothing of what follows is taken.
 async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
     let mut line = Vec::new();
-    while line.len() < MOST {
+    while line.len() < MAX_PREFACE {
         match stream.read_u8().await? {
             b'\n' => {
                 return String::from_utf8(line)

@@ -57,8 +57,8 @@ pub(crate) fn reasons(version: u32, source: &Description, target: &Description) 
         .cloned()
         .collect();
     // The same of both, mostly: it is of the manifest.
-    let mut told = std::collections::HashSet::new();
-    reasons.retain(|reason| told.insert(reason.clone()));
+    let mut seen = std::collections::HashSet::new();
+    reasons.retain(|reason| seen.insert(reason.clone()));
     if source.identity != target.identity {
         reasons.push(format!(
             "metadata: the source runs {}, the target waits for {}",

@@ -16,7 +16,7 @@ use crate::vmm::process;
 /// For a process to stand still once it is told to: a matter of microseconds.
 const STOPPING: Duration = Duration::from_secs(5);
 /// So many looks take about as long as it takes to have a thread that can wait.
-const LOOKS: u32 = 100;
+const MAX_POLLS: u32 = 100;
 
 pub(super) fn signal(child: &Option<Child>, signal: Signal) -> Result<Pid, String> {
     let pid = process::id(child).ok_or("cloud-hypervisor has ended")?;
@@ -29,7 +29,7 @@ pub(super) async fn stop(child: &Option<Child>) -> Result<(), String> {
     let pid = signal(child, Signal::SIGSTOP)?;
     // Looked at and left there: the status of an end is the runtime's to take.
     let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_POLLS {
         match waitid(Id::Pid(pid), flags | WaitPidFlag::WNOHANG) {
             Ok(WaitStatus::StillAlive) => std::thread::yield_now(),
             Ok(WaitStatus::Stopped(..)) => return Ok(()),

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
 use super::channel::Stream;
-use super::message::{self, ALIVE_EVERY, Message, SILENCE};
+use super::message::{self, ALIVE_EVERY, MAX_SILENCE, Message};
 
 /// To send what is queued when the channel is to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Link {
                     },
                     _ = tick.tick() => Message::Alive,
                 };
-                let written = timeout(SILENCE, message::write(&mut writing, &message)).await;
+                let written = timeout(MAX_SILENCE, message::write(&mut writing, &message)).await;
                 if !matches!(written, Ok(Ok(()))) {
                     // The reader finds out, and says why.
                     break;
@@ -66,7 +66,7 @@ impl Link {
         });
         let reader = tokio::spawn(async move {
             loop {
-                let received = match timeout(SILENCE, message::read(&mut reading)).await {
+                let received = match timeout(MAX_SILENCE, message::read(&mut reading)).await {
                     Ok(Ok(Message::Alive)) => continue,
                     Ok(Ok(message)) => Received::Message(message),
                     Ok(Err(error)) => {
@@ -74,7 +74,7 @@ impl Link {
                     }
                     Err(_) => Received::Lost(format!(
                         "the other launcher has sent nothing for {} s",
-                        SILENCE.as_secs()
+                        MAX_SILENCE.as_secs()
                     )),
                 };
                 let lost = matches!(received, Received::Lost(_));

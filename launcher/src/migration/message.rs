@@ -15,7 +15,7 @@ use super::describe::Description;
 const MAX_MESSAGE: u32 = 256 << 10;
 /// How often something is said, and how long silence is borne.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(2);
-pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const MAX_SILENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Bytes, and as many pages; what an unprivileged process may have (`fs.pipe-max-size`).
-const ROOM: usize = 1 << 20;
+const CAPACITY: usize = 1 << 20;
 
 /// Between two connections. What has been taken and not given is in the pipe.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Pipe {
     pub(super) fn new() -> io::Result<Self> {
         let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // A user may have too many large ones; a small one does, only slower.
-        let _ = fcntl_setpipe_size(&into, ROOM);
+        let _ = fcntl_setpipe_size(&into, CAPACITY);
         Ok(Self { out, into, filled: 0 })
     }
 
@@ -39,7 +39,7 @@ impl Pipe {
     }
 
     fn splice_from(&self, from: &TcpStream) -> io::Result<usize> {
-        Ok(splice(from, None, &self.into, None, ROOM, flags())?)
+        Ok(splice(from, None, &self.into, None, CAPACITY, flags())?)
     }
 
     /// Gives all that was taken.

@@ -28,11 +28,11 @@ use crate::queue::Sink;
 use crate::vmm::api::Api;
 use crate::vmm::threads;
 
-const EVERY: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// Of an API that is asked while a transfer is under way, and answers in milliseconds.
-const SILENCE: Duration = Duration::from_secs(10);
+const MAX_SILENCE: Duration = Duration::from_secs(10);
 /// The same, of a VMM that has lost a vCPU.
-const SILENCE_WITHOUT_VCPU: Duration = Duration::from_secs(3);
+const MAX_SILENCE_WITHOUT_VCPU: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -44,9 +44,9 @@ enum Verdict {
 }
 
 fn judge(silent: Duration, vcpus_lost: bool) -> Verdict {
-    if vcpus_lost && silent >= SILENCE_WITHOUT_VCPU {
+    if vcpus_lost && silent >= MAX_SILENCE_WITHOUT_VCPU {
         Verdict::Dead
-    } else if silent >= SILENCE {
+    } else if silent >= MAX_SILENCE {
         Verdict::Silent
     } else {
         Verdict::Well
@@ -55,7 +55,7 @@ fn judge(silent: Duration, vcpus_lost: bool) -> Verdict {
 
 /// Ends once it has something to report. `vcpus`: of the guest before it was lent.
 pub(super) async fn watch(vmm: Pid, mut vcpus: usize, api: Api, sink: Sink<Report>) {
-    let mut tick = interval(EVERY);
+    let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let asked = Instant::now();
@@ -71,7 +71,7 @@ pub(super) async fn watch(vmm: Pid, mut vcpus: usize, api: Api, sink: Sink<Repor
                         Verdict::Well => continue,
                         Verdict::Silent => Report::Event(Event::Cancel(format!(
                             "cloud-hypervisor has not answered for {} s",
-                            SILENCE.as_secs()
+                            MAX_SILENCE.as_secs()
                         ))),
                         Verdict::Dead => Report::VcpuEnded,
                     };

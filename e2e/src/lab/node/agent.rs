@@ -1,74 +1,22 @@
 //! The node's agent: prepares the node, runs one scenario after the other as the machine asks for them, and tells it about
 //! each.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, OpenOptions};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::context::{Lab, RESULTS};
 use super::pace;
 use super::prepare::prepare;
 use crate::lab::events::{Event, PORT, Turn, turn_file};
 use crate::lab::scenarios;
 use crate::report::Outcome;
 
-pub(crate) const PAYLOAD: &str = "/payload";
-pub(crate) const RESULTS: &str = "/results";
-
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-
-/// What every scenario is given.
-#[derive(Debug)]
-pub(crate) struct Lab {
-    port: Arc<Mutex<File>>,
-    pub(crate) narrate: bool,
-}
-
-impl Lab {
-    /// Tells the machine. If it does not listen any more, it has its reasons.
-    pub(crate) fn tell(&self, event: &Event) {
-        send(&self.port, event);
-    }
-
-    pub(crate) fn step(&self, what: impl Into<String>) {
-        self.tell(&Event::Step { what: what.into() });
-    }
-
-    /// Keeps a line of measurement in the results.
-    pub(crate) fn record(&self, name: &str, line: &str) -> Result<()> {
-        self.step(format!("{name}: {line}"));
-        let path = Path::new(RESULTS).join(format!("{name}.txt"));
-        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(writeln!(file, "{line}")?)
-    }
-
-    /// Shows lines to the user, where there is one who watches. Outlives the lab's borrow, for threads that read.
-    pub(crate) fn narrator(&self) -> impl Fn(&str) + Send + 'static {
-        let port = self.narrate.then(|| Arc::clone(&self.port));
-        move |text| {
-            if let Some(port) = &port {
-                send(
-                    port,
-                    &Event::Line {
-                        text: text.to_owned(),
-                    },
-                );
-            }
-        }
-    }
-}
-
-fn send(port: &Mutex<File>, event: &Event) {
-    if let (Ok(mut line), Ok(mut port)) = (serde_json::to_vec(event), port.lock()) {
-        line.push(b'\n');
-        let _ = port.write_all(&line);
-    }
-}
 
 /// Runs one scenario after the other, as it is told. Their failures are events, not errors.
 pub(crate) fn run() -> Result<()> {
@@ -76,10 +24,7 @@ pub(crate) fn run() -> Result<()> {
         .write(true)
         .open(port_device()?)
         .context("cannot open the event port")?;
-    let mut lab = Lab {
-        port: Arc::new(Mutex::new(port)),
-        narrate: false,
-    };
+    let mut lab = Lab::new(port);
     lab.tell(&Event::Up);
     if let Err(error) = measure(&lab).and_then(|()| prepare(&lab)) {
         lab.tell(&Event::Unprepared {

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns};
 
-use super::agent::{Lab, PAYLOAD, RESULTS};
 use super::console::Console;
+use super::context::{Lab, PAYLOAD, RESULTS};
 use super::pace;
 use super::prepare::{GUEST_IMAGE, LAUNCHER, NETWORK, SANDBOX, podman};
 use crate::lab::process::output;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::agent::{Lab, PAYLOAD};
+use super::context::{Lab, PAYLOAD};
 use crate::lab::process::output;
 
 /// The launcher's image.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::agent::RESULTS;
 use super::console::Console;
+use super::context::RESULTS;
 use super::pace;
 use super::pod::{Extra, Pod, UNPRIVILEGED};
 use super::prepare::{LAUNCHER, SIDECARS, podman};

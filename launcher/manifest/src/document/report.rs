@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Refusals printed before "and N more"; a manifest can hold hundreds of thousands.
 const SHOWN: usize = 100;
 /// Refusals kept at all, so that a hostile manifest cannot multiply itself in memory.
-const KEPT: usize = 1000;
+const MAX_KEPT: usize = 1000;
 /// Characters of a foreign string that are quoted in a message.
 const QUOTED: usize = 40;
 
@@ -198,7 +198,7 @@ impl Report {
 
     /// For messages that cost something to make; they are not made for what will not be kept.
     pub fn refuse_with(&mut self, path: FieldPath, message: impl FnOnce() -> String) {
-        if self.refused.len() < KEPT {
+        if self.refused.len() < MAX_KEPT {
             self.refused.push((self.in_place(path), message()));
         } else {
             self.dropped += 1;
@@ -211,7 +211,7 @@ impl Report {
     }
 
     pub fn note(&mut self, path: FieldPath, message: impl Into<String>) {
-        if self.notes.len() < KEPT {
+        if self.notes.len() < MAX_KEPT {
             self.notes.push((self.in_place(path), message.into()));
         }
     }

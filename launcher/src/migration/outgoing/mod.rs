@@ -1,8 +1,10 @@
 //! The source at work: performs what [`super::source`] decides. [`observe`] turns what its tasks and cloud-hypervisor report
 //! into that machine's events.
 
+mod end;
 mod observe;
 
+pub(crate) use end::{in_doubt, lost_there};
 pub(crate) use observe::REBOOTED;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use super::message::{Message, Prepare};
 use super::relay::{MEETING, SourceRelay};
 use super::report::Report;
 use super::session_certs;
-use super::source::{Action, Ending, Event, State};
+use super::source::{Action, Event, State};
 use super::vf_hotplug::{self, VfHotplug};
 use crate::control::{Answer, Board, Order};
 use crate::daemons::passt;
@@ -44,8 +46,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
 const DOUBT_TIMEOUT: Duration = Duration::from_secs(60);
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
-/// For the caller to read the last answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a VMM whose transfer has failed to take orders for the guest again.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -398,60 +398,4 @@ impl Outgoing {
     pub(crate) fn address(&self) -> String {
         self.address.to_string()
     }
-
-    /// Closes everything, and gives the caller the last answer. The future waits until the target and the caller have read what
-    /// there was to tell them.
-    pub(crate) fn finish(
-        self,
-        ending: &Ending,
-        board: &mut Board,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        match ending {
-            Ending::NotBegun { .. } | Ending::EndedHere { .. } => board.take_back(),
-            Ending::StaysHere { why } => {
-                board.take_back();
-                tracing::warn!(
-                    event = "migration-failed",
-                    "migration: the guest stays here: {why}"
-                );
-            }
-            Ending::Migrated => tracing::info!(
-                event = "migration-completed",
-                "migration: the guest runs at {}{}",
-                self.address,
-                self.times.text()
-            ),
-            Ending::LostThere { .. } | Ending::InDoubt { .. } => {}
-        }
-        session_certs::clear(&self.vmm_dir);
-        let to = &self.address;
-        let text = match ending {
-            Ending::NotBegun { why } => why.clone(),
-            Ending::StaysHere { why } => format!("the guest stays here: {why}"),
-            Ending::EndedHere { why } => format!("the guest was not migrated, and has ended here: {why}"),
-            Ending::Migrated => format!("the guest runs at {to}{}", self.times.text()),
-            Ending::LostThere { why } => lost_there(&to.to_string(), why),
-            Ending::InDoubt { why } => in_doubt(&to.to_string(), why),
-        };
-        let _ = self.progress.send(Answer::Ended {
-            migrated: *ending == Ending::Migrated,
-            text,
-        });
-        let Self { link, progress, .. } = self;
-        async move {
-            if let Some(link) = link {
-                link.finish().await;
-            }
-            let _ = tokio::time::timeout(ANSWER_TIMEOUT, progress.closed()).await;
-        }
-    }
-}
-
-/// What became of a guest that is not here any more, and not known to run at the target.
-pub(crate) fn lost_there(to: &str, why: &str) -> String {
-    format!("committed to {to}, and failed there: {why}")
-}
-
-pub(crate) fn in_doubt(to: &str, why: &str) -> String {
-    format!("committed to {to}, which did not confirm; the guest runs there or nowhere: {why}")
 }
