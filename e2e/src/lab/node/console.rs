@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::hang;
 use super::pace;
+use crate::report::Skip;
 
 #[derive(Debug, Default)]
 struct State {
@@ -80,7 +82,14 @@ impl Console {
                 } else {
                     "the output ended without a line"
                 };
-                bail!("{what} with {wanted:?} ({nth}); the last ones: {}", state.last(8));
+                let last = state.last(8);
+                drop(state);
+                if left.is_zero()
+                    && let Some(seen) = hang::look()
+                {
+                    return Err(Skip::because(format!("{seen}; {what} with {wanted:?}")).into());
+                }
+                bail!("{what} with {wanted:?} ({nth}); the last ones: {last}");
             }
             state = changed
                 .wait_timeout(state, left)
