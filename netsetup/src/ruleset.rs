@@ -133,6 +133,10 @@ fn guest_frames(objects: &mut Objects, guest_mac: Mac, nic: &Masqueraded) {
     let chain = format!("from-{}", nic.tap);
     objects.device_chain(&chain, &nic.tap);
     let mut rule = |expr: Vec<Stmt>| objects.rule(NfFamily::NetDev, &chain, expr);
+    // What the rules below do not look into does not pass. The kernel takes priority tags (VLAN 0) off a frame before this hook and,
+    // where there were two, once more after it (net/core/dev.c, __netif_receive_skb_core): the packet inside would be the pod's.
+    let known = ["arp", "ip", "ip6"].map(text).to_vec();
+    rule(vec![not_equal(meta(MetaKey::Protocol), set_of(known)), DROP]);
     rule(vec![not_equal(payload("ether", "saddr"), mac(guest_mac)), DROP]);
     for port in [67, 547] {
         rule(vec![

@@ -273,6 +273,77 @@ fn a_guest_is_no_server_no_router_and_nobody_else() {
     });
 }
 
+/// The kernel takes VLAN tags off a frame before the filter sees it, and priority tags after that: with two of them a packet used
+/// to reach the pod's stack past every rule.
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn no_tag_and_no_encapsulation_carries_a_frame_past_the_filter() {
+    in_pod(async |pod| {
+        let (_pod, mut wire, mut guest, mut server) = wired(pod).await;
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let advertisement = icmp6(
+            (GUEST_MAC, ROUTER_V6),
+            ([0x33, 0x33, 0, 0, 0, 1], ALL_NODES),
+            134,
+            // Current hop limit, flags, a lifetime of half an hour, and no timers (RFC 4861, section 4.2).
+            &[64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+        );
+        let frames = [
+            (
+                "for the pod's loopback",
+                udp(
+                    (GUEST_MAC, GUEST_V4, 7),
+                    (GATEWAY_MAC, [127, 0, 0, 1], port),
+                    b"x",
+                ),
+            ),
+            (
+                "from another address, for the pod's loopback",
+                udp(
+                    (GUEST_MAC, [127, 0, 0, 1], 7),
+                    (GATEWAY_MAC, [127, 0, 0, 1], port),
+                    b"x",
+                ),
+            ),
+            ("a router advertisement", advertisement),
+        ];
+        let routes = run("ip -6 route");
+        let tag = |ethertype: u16, vlan: u16| [ethertype.to_be_bytes(), vlan.to_be_bytes()].concat();
+        let (c, s) = (0x8100, 0x88a8);
+        let mut tags: Vec<Vec<u8>> = Vec::new();
+        for vlan in [0, 5] {
+            for ethertypes in [&[c][..], &[s], &[c, c], &[s, c], &[c, s], &[c, c, c], &[s, s, c]] {
+                tags.push(
+                    ethertypes
+                        .iter()
+                        .flat_map(|ethertype| tag(*ethertype, vlan))
+                        .collect(),
+                );
+            }
+        }
+        // MPLS: a label at the bottom of the stack. PPPoE: a session's frame with a PPP header for IPv4.
+        tags.push(vec![0x88, 0x47, 0, 0, 0x11, 64]);
+        tags.push(vec![0x88, 0x64, 0x11, 0, 0, 1, 0, 30, 0, 0x21]);
+        for (what, frame) in &frames {
+            for tags in &tags {
+                let tagged = [&frame[..12], tags, &frame[12..]].concat();
+                guest.write(&tagged);
+                assert_eq!(wire.drain(), [[0; 0]; 0], "{what}, {tags:02x?}");
+                assert_eq!(server.drain(), [[0; 0]; 0], "{what}, {tags:02x?}");
+                let received = socket.recv(&mut [0; 64]).map_err(|error| error.kind());
+                assert_eq!(received, Err(ErrorKind::WouldBlock), "{what}, {tags:02x?}");
+            }
+        }
+        assert_eq!(
+            run("ip -6 route"),
+            routes,
+            "a route from the guest's advertisement"
+        );
+    });
+}
+
 /// Packets that the IP stacks took in, all interfaces of the namespace together.
 fn input_count(_: &str) -> u64 {
     run("cat /proc/thread-self/net/snmp6 /proc/thread-self/net/netstat")
