@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -21,9 +22,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 use crate::daemons::passt;
 use crate::error::{ExitCode, Failure};
 use crate::privileges;
-
-/// Signals that mean: end the guest in good order.
-const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+use crate::stop_signals::{self, STOP};
 
 /// What the keeper sends to the supervisor, a byte each; the end of the pipe means that the keeper has exited.
 pub(crate) const GO: u8 = b'g';
@@ -41,6 +40,10 @@ pub(crate) struct Verdict {
     pub(crate) given_away: bool,
 }
 
+/// For what the supervisor had started to end with it.
+const ORPHANS_TIMEOUT: Duration = Duration::from_secs(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
 /// In the supervisor's exit status, beside its code.
 const GIVEN_AWAY: i32 = 0x40;
 
@@ -52,7 +55,7 @@ pub(crate) struct Kept<T> {
 }
 
 /// Runs `supervise` in a child and `wire` here beside it, lets the guest run when the wiring is done, and waits until
-/// the child and everything it started has ended.
+/// the child and what it started has ended.
 pub(crate) fn keep<T>(
     supervise: impl FnOnce(Orders) -> Verdict,
     wire: impl FnOnce() -> Result<T, Failure>,
@@ -109,6 +112,7 @@ pub(crate) fn keep<T>(
             }
             let mut repair = repair.filter(|_| wired.is_ok()).map(PasstRepair::start);
             let verdict = wait(child, &watched, orders, &mut repair)?;
+            stop_signals::ignore().map_err(fail("ignore signals"))?;
             before.thread_set_mask().map_err(fail("unblock signals"))?;
             Ok(Kept { wired, verdict })
         }
@@ -118,6 +122,7 @@ pub(crate) fn keep<T>(
 /// In a session of its own, so that a terminal's Ctrl-C reaches the keeper alone and the VMM not at all.
 fn become_supervisor(keeper: Pid, mask: &SigSet) -> Result<(), Errno> {
     nix::unistd::setsid()?;
+    stop_signals::restore_default()?;
     mask.thread_set_mask()?;
     die_with(keeper)
 }
@@ -148,6 +153,7 @@ fn wait(
     repair: &mut Option<PasstRepair>,
 ) -> Result<Verdict, Failure> {
     let mut verdict = None;
+    let mut ended = None;
     loop {
         // Reap first: a child may have ended before the signals were watched.
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -155,6 +161,7 @@ fn wait(
             Ok(status) => {
                 if status.pid() == Some(supervisor) {
                     verdict = Some(judge(status));
+                    ended = Some(Instant::now() + ORPHANS_TIMEOUT);
                     if let Some(repair) = repair.take() {
                         repair.end(verdict.is_some_and(|verdict| verdict.given_away));
                     }
@@ -163,12 +170,21 @@ fn wait(
                 }
                 continue;
             }
-            // Everything that was started has ended: nobody uses the wiring any more.
+            // Everything that was started has ended: the wiring is not in use any more.
             Err(Errno::ECHILD) => return Ok(verdict.unwrap_or(INTERNAL)),
             Err(Errno::EINTR) => continue,
             Err(errno) => {
                 return Err(Failure::new(ExitCode::Internal, "wait for the supervisor").because(errno));
             }
+        }
+        if let (Some(verdict), Some(end)) = (verdict, ended) {
+            // What the guest had is ended by the kernel with the supervisor. Whatever else was left in the container, a shell
+            // of `kubectl exec` for one, is not waited for.
+            if Instant::now() >= end {
+                return Ok(verdict);
+            }
+            std::thread::sleep(POLL_INTERVAL);
+            continue;
         }
         match watched.wait() {
             Ok(signal) if STOP.contains(&signal) => send(&mut orders, STOP_GUEST),

@@ -27,6 +27,7 @@ mod privileges;
 mod queue;
 mod state_dir;
 mod status;
+mod stop_signals;
 mod survey;
 #[cfg(test)]
 mod test_program;

@@ -268,6 +268,10 @@ fn first_process(context: &Context) -> Result<()> {
         WAIT,
         || Ok((!has_orphan()?).then_some(())),
     )?;
+    // One that does not end by itself, as a shell that was left behind, is not waited for.
+    let shell = shell.map(|word| word.replace("sleep 0.3", "sleep 600"));
+    output(Command::new("nsenter").args(shell))?;
+    until("an orphan", WAIT, || Ok(has_orphan()?.then_some(())))?;
     nix::sys::signal::kill(first, Signal::SIGTERM)?;
     expect_exit(exit_code(&mut running.hawser)?, 0, &running.hawser)
 }

@@ -15,6 +15,7 @@ use crate::launch::{Launch, Role};
 use crate::migration::{self, Listener, Security};
 use crate::nic;
 use crate::state_dir::StateDir;
+use crate::stop_signals;
 use crate::survey::{Look, Survey};
 
 /// For the pod's annotations to reach it: the kubelet looks every minute at the latest.
@@ -41,6 +42,8 @@ pub struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    stop_signals::end_at_once()
+        .map_err(|errno| Failure::new(ExitCode::Internal, "handle stop signals").because(errno))?;
     let role = args.role()?;
     let loaded = args.pod.manifest.load()?;
     role.check(&loaded.spec)?;
