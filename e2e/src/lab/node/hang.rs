@@ -1,9 +1,9 @@
 //! Whether a guest that does not come up hangs in the emulated processor.
 //!
-//! Now and then a guest with a VF stops for good while its kernel sizes the VF's BARs, on a busy machine: its vCPU executes a
-//! loop with interrupts off and leaves the guest for nothing but the node's own interrupts. Nothing that the launcher or
-//! cloud-hypervisor does ends or causes that, since neither is asked for anything; no guest on a real processor was seen to do it. A
-//! scenario that meets it says nothing of hawser, and is skipped with what was seen.
+//! Now and then, on a busy machine, a guest with a VF stops for good while its kernel sizes the VF's BARs. Its one vCPU spins in
+//! `native_queued_spin_lock_slowpath` with interrupts off, on a lock that no other CPU can hold, and leaves the guest for
+//! nothing but the node's own interrupts. Neither hawser nor cloud-hypervisor is asked for anything then. A scenario that meets it
+//! says nothing of hawser: it is skipped, with what was seen.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -304,15 +304,7 @@ pub(crate) const BLACKOUT: &Scenario<Lab> = &Scenario {
 
 /// Scenarios that nobody has yet made steady, each with what is known of the reason. They run where they are given by
 /// name, and are skipped elsewhere: a pass that may as well be a failure says nothing.
-const UNSTEADY: &[(&str, &str)] = &[
-    ("devices_host_functions_shared_file_systems_and_vsock", HANGS),
-    ("sriov_beside_masquerade", HANGS),
-    ("migration_sriov_guest_that_refuses", HANGS),
-];
-
-/// Not explained: it came and went whatever the launcher was, and only in a node that emulates both.
-const HANGS: &str =
-    "a guest with a VF beside a virtio NIC now and then hangs before its init in the emulated node";
+const UNSTEADY: &[(&str, &str)] = &[];
 
 /// Why a scenario cannot be relied upon, where that is so.
 pub(crate) fn unsteady(name: &str) -> Option<&'static str> {
