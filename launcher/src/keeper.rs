@@ -107,7 +107,7 @@ pub(crate) fn keep<T>(
             if let Err(error) = privileges::keep_net_admin_alone() {
                 tracing::warn!(
                     event = "capabilities-kept",
-                    "the keeper could not give up its other capabilities: {error}"
+                    "the privileged process could not drop its other capabilities: {error}"
                 );
             }
             let mut repair = repair.filter(|_| wired.is_ok()).map(PasstRepair::start);
@@ -265,7 +265,7 @@ impl PasstRepair {
             Ok(()) => self.silent = Some(silent),
             Err(error) => tracing::warn!(
                 event = "silence-failed",
-                "connections that have moved may be reset here: {error}"
+                "the kernel may reset connections that were migrated: {error}"
             ),
         }
     }

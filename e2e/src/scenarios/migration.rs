@@ -158,8 +158,8 @@ impl Pair {
         prepare(&from, &to)?;
         let source = run(&from, ours, options)?;
         let target = run(&to, theirs, &[options, &["--incoming", TLS[0], TLS[1]]].concat())?;
-        source.wait_for("the guest is running", 1, SOON)?;
-        target.wait_for("waiting for a guest", 1, SOON)?;
+        source.wait_for(r#"event="guest-running""#, 1, SOON)?;
+        target.wait_for(r#"event="waiting-for-guest""#, 1, SOON)?;
         Ok(Self {
             source,
             target,
@@ -258,7 +258,9 @@ fn moves(context: &Context) -> Result<()> {
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &pair.source)?;
     ensure!(
-        pair.source.stderr().contains(&format!("migrated to {TO}")),
+        pair.source
+            .stderr()
+            .contains(&format!(r#"event="guest-migrated" address={TO}"#)),
         "{}",
         pair.transcript()
     );
@@ -362,7 +364,7 @@ fn bridged(context: &Context) -> Result<()> {
     let pod = Pod::new(&context.programs, PodSpec::default())?;
     pod.script(&quick())?;
     let source = run(&pod, &one, &[])?;
-    source.wait_for("the guest is running", 1, SOON)?;
+    source.wait_for(r#"event="guest-running""#, 1, SOON)?;
     let mut moving = migrate(&pod, &["--insecure-plain-tcp"])?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
@@ -401,7 +403,7 @@ fn pod_bridge_by_annotation(context: &Context) -> Result<()> {
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &pair.source)?;
     pair.target
-        .wait_for("the guest's addresses are announced from this pod", 1, SOON)
+        .wait_for(r#"event="addresses-announced""#, 1, SOON)
         .map(drop)
 }
 
@@ -449,7 +451,7 @@ fn disks(context: &Context) -> Result<()> {
     let pod = Pod::new(&context.programs, PodSpec::default())?;
     pod.script(&quick())?;
     let source = run(&pod, &scratch, &[])?;
-    source.wait_for("the guest is running", 1, SOON)?;
+    source.wait_for(r#"event="guest-running""#, 1, SOON)?;
     let mut moving = migrate(&pod, &["--insecure-plain-tcp"])?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
@@ -492,7 +494,9 @@ fn strangers(context: &Context) -> Result<()> {
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
     ensure!(
-        pair.target.stderr().contains("rejected a connection from"),
+        pair.target
+            .stderr()
+            .contains(r#"event="migration-connection-rejected""#),
         "{}",
         pair.transcript()
     );

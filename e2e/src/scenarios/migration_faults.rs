@@ -120,7 +120,7 @@ fn lost(pair: &mut Pair, mut moving: Process) -> Result<()> {
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &pair.source)?;
     ensure!(
-        pair.source.stderr().contains("no guest is left here"),
+        pair.source.stderr().contains(r#"event="guest-handed-off""#),
         "no last word: {}",
         pair.source.transcript()
     );

@@ -152,9 +152,9 @@ fn asks_its_helper_for_the_same_addresses_only(context: &Context) -> Result<()> 
     {
         let [from, to] = pods(context, privileges, others)?;
         let mut source = run(&from, &[])?;
-        source.wait_for("the guest is running", 1, SOON)?;
+        source.wait_for(r#"event="guest-running""#, 1, SOON)?;
         let mut target = run(&to, &["--incoming", TLS[0], TLS[1]])?;
-        target.wait_for("waiting for a guest", 1, SOON)?;
+        target.wait_for(r#"event="waiting-for-guest""#, 1, SOON)?;
         let mut moving = migrate(&from, &TLS)?;
         let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
         expect_exit(code, 0, &moving).with_context(|| target.transcript())?;
@@ -191,9 +191,9 @@ fn asks_its_helper_for_the_same_addresses_only(context: &Context) -> Result<()> 
 fn takes_its_addresses_along(context: &Context) -> Result<()> {
     let [from, to] = pods(context, Privileges::Root, true)?;
     let mut source = run(&from, &[])?;
-    source.wait_for("the guest is running", 1, SOON)?;
+    source.wait_for(r#"event="guest-running""#, 1, SOON)?;
     let mut target = run(&to, &["--incoming", TLS[0], TLS[1]])?;
-    target.wait_for("waiting for a guest", 1, SOON)?;
+    target.wait_for(r#"event="waiting-for-guest""#, 1, SOON)?;
     let guests = [POD4.to_string(), POD6.to_string()];
     let guests: Vec<_> = guests.iter().map(String::as_str).collect();
     expect_addresses(lines(&from)?.first(), &guests).context("at the source")?;

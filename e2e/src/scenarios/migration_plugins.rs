@@ -142,7 +142,7 @@ fn undeclared(context: &Context) -> Result<()> {
     bindings(&pod)?;
     pod.script(&quick())?;
     let mut source = run(&pod, &manifest("still", None), &OPTIONS)?;
-    source.wait_for("the guest is running", 1, SOON)?;
+    source.wait_for(r#"event="guest-running""#, 1, SOON)?;
     let mut moving = migrate(&pod, &["--insecure-plain-tcp"])?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;

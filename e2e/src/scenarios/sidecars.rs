@@ -113,7 +113,7 @@ fn hawser(pod: &Pod, more: &[&str]) -> Result<Process> {
 }
 
 fn running(hawser: &Process) -> Result<()> {
-    hawser.wait_for("the guest is running", 1, WAIT).map(drop)
+    hawser.wait_for(r#"event="guest-running""#, 1, WAIT).map(drop)
 }
 
 fn stop(hawser: &mut Process) -> Result<()> {
@@ -174,7 +174,7 @@ fn shared_memory(context: &Context) -> Result<()> {
 fn late(context: &Context) -> Result<()> {
     let pod = pod(context)?;
     let mut hawser = hawser(&pod, &[])?;
-    hawser.wait_for("waiting for the sidecar of binding plugin proxy", 1, WAIT)?;
+    hawser.wait_for(r#"event="waiting-for-sidecar" plugin=proxy"#, 1, WAIT)?;
     let _sidecar = sidecar(&pod, "none", None)?;
     running(&hawser)?;
     stop(&mut hawser)
@@ -186,12 +186,12 @@ fn dies(context: &Context) -> Result<()> {
     let mut hawser = hawser(&pod, &[])?;
     running(&hawser)?;
     sidecar.signal(Signal::SIGKILL)?;
-    let line = hawser.wait_for("the sidecar of binding plugin proxy has ended", 1, WAIT)?;
+    let line = hawser.wait_for(r#"event="sidecar-exited" plugin=proxy"#, 1, WAIT)?;
     ensure!(line.contains("NIC default"), "{line}");
     ensure!(!hawser.has_ended(), "{}", hawser.transcript());
     stop(&mut hawser)?;
     ensure!(
-        hawser.stderr().matches("binding plugin proxy has ended").count() == 1
+        hawser.stderr().matches("event=\"sidecar-exited\"").count() == 1
             && !hawser.stderr().contains("Shutdown"),
         "{}",
         hawser.transcript()

@@ -24,6 +24,9 @@ pub(super) fn setup(args: &PodArgs) -> Result<ExitCode, Failure> {
     wiring::note(&plan.notes);
     let state = StateDir::open(&places.state_dir, owner)?;
     wiring::wire(&plan, nft, &state.journal())?;
-    tracing::info!(event = "pod-wired", "the pod is wired: hawser run finds it done");
+    tracing::info!(
+        event = "pod-wired",
+        "the pod is wired; hawser run will use this wiring"
+    );
     Ok(ExitCode::Success)
 }

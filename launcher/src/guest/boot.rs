@@ -128,7 +128,7 @@ pub(super) async fn boot(
             create(&api, config, &mut descriptors).await?;
         }
         if wired.await.is_err() {
-            let why = "the keeper process ended before the pod was wired".to_owned();
+            let why = "the privileged process ended before the pod was wired".to_owned();
             return Err(Input::Event(Event::StartFailed(why)));
         }
         let _ = send.send(Input::Wired(ping.version)).await;

@@ -268,7 +268,7 @@ async fn accompany(sidecar: Sidecar, farewell: Duration, over: watch::Receiver<(
                 event = "sidecar-exited",
                 plugin = %plugin,
                 interfaces = %interfaces.join(","),
-                "the sidecar of binding plugin {plugin} has ended{why}; the guest goes on, its NIC {} perhaps without a network",
+                "the sidecar of binding plugin {plugin} exited{why}; the guest runs on, and its NIC {} may have no network any more",
                 interfaces.join(", ")
             );
         }

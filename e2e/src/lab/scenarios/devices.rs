@@ -215,10 +215,9 @@ fn virtiofsd_killed(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
     for pid in pids_of("virtiofsd", "volumes/settings")? {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     }
-    launcher.console.wait_for(
-        "file system settings: virtiofsd exited; hawser restarts it when the guest reboots",
-        END,
-    )?;
+    launcher
+        .console
+        .wait_for(r#"event="virtiofsd-exited" filesystem=settings"#, END)?;
     let answer = run("cat /data/answer")?;
     ensure!(
         answer == "from the node",

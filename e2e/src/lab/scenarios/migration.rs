@@ -64,7 +64,7 @@ pub(super) fn wait_with<'a>(
     let options = std::iter::once("--incoming").chain(security.iter().copied());
     extra.hawser.extend(options.map(str::to_owned));
     let launcher = target.launch_with("run", privileges, &extra)?;
-    launcher.console.wait_for("waiting for a guest at tcp:", BOOT)?;
+    launcher.console.wait_for(r#"event="waiting-for-guest""#, BOOT)?;
     Ok(launcher)
 }
 
@@ -140,7 +140,7 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
         .console
         .wait_for("migrated: the guest runs at tcp:", SERVE)?;
     source.expect_exit(0, END)?;
-    source.console.wait_for("migrated to tcp:", SERVE)?;
+    source.console.wait_for(r#"event="guest-migrated""#, SERVE)?;
     ensure!(vmms()? == 1, "{} VMMs", vmms()?);
     let last: Value = serde_json::from_str(&fs::read_to_string(Path::new(
         "/var/lib/lab/pods/mover-a/state/vmm/status.json",

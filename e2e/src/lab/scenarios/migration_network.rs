@@ -299,7 +299,11 @@ fn second_of_day(line: &str) -> Result<f64> {
 /// Each kind of announcement of this sender is in the capture, and none from before the commit that the source tells of.
 pub(super) fn announced(lab: &Lab, capture: &Capture, mac: [u8; 6], source: &Launcher<'_>) -> Result<()> {
     // The last of them comes some seconds later.
-    let committed = second_of_day(&source.console.wait_for("migration: committed", SERVE)?)?;
+    let committed = second_of_day(
+        &source
+            .console
+            .wait_for(r#"event="migration-step" step="committed""#, SERVE)?,
+    )?;
     std::thread::sleep(Duration::from_secs(5));
     let mut seen: Vec<(f64, &str)> = Vec::new();
     for (time, frame) in capture.timed_frames()? {
@@ -378,7 +382,7 @@ pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
     }
     arrived
         .console
-        .wait_for("the guest's addresses are announced from this pod", SERVE)?;
+        .wait_for(r#"event="addresses-announced""#, SERVE)?;
     announced(lab, &capture, mac, &launcher)?;
     ensure!(Path::new("/sys/class/net/lan0").exists(), "the network is gone");
     drop(lan);
@@ -410,7 +414,8 @@ mod tests {
 
     #[test]
     fn the_time_of_a_line() {
-        let line = "2026-11-26T01:02:03.500000Z  INFO migration: committed: the guest is the target's";
+        let line =
+            "2026-11-26T01:02:03.500000Z  INFO migration: committed: the guest is committed to the target";
         assert_eq!(second_of_day(line).unwrap(), 3723.5);
         assert!(second_of_day("guest: ready").is_err());
     }

@@ -55,7 +55,7 @@ fn wait_for_it<'a>(target: &'a Pod<'_>) -> Result<Launcher<'a>> {
         ..Extra::default()
     };
     let launcher = target.launch_with("run", UNPRIVILEGED, &extra)?;
-    launcher.console.wait_for("waiting for a guest at tcp:", BOOT)?;
+    launcher.console.wait_for(r#"event="waiting-for-guest""#, BOOT)?;
     Ok(launcher)
 }
 
@@ -145,7 +145,7 @@ pub(super) fn to_other_addresses(lab: &Lab) -> Result<()> {
     reached_at_once(second).context("after")?;
     ensure!(idle.has_ended()?, "a connection that was open did not end");
     source.expect_exit(0, END)?;
-    source.console.wait_for("migrated to tcp:", SERVE)?;
+    source.console.wait_for(r#"event="guest-migrated""#, SERVE)?;
     ensure!(vmms()? == 1, "{} VMMs", vmms()?);
     let mark = guest::execute(second.ipv4.into(), "cat /tmp/mark")?;
     ensure!(mark.trim() == "here", "another guest: {mark}");
@@ -164,7 +164,7 @@ pub(super) fn to_other_addresses(lab: &Lab) -> Result<()> {
     let to = url(third);
     let mut moving = target.exec(&migrate(&to, &TLS))?;
     moving.expect_exit(9, TRANSFER)?;
-    moving.console.wait_for("once it has been rebooted", SERVE)?;
+    moving.console.wait_for("until it reboots", SERVE)?;
     reached_at_once(second).context("where it stayed")?;
     reboot(first, second, &target)?;
     has_the_addresses_of(first, second)?;
@@ -225,12 +225,8 @@ pub(super) fn failures(lab: &Lab) -> Result<()> {
     let mut moving = source.exec(&migrate(&address, &TLS))?;
     moving.expect_exit(9, TRANSFER)?;
     moving.console.wait_for("stays here", SERVE)?;
-    source
-        .console
-        .wait_for("it is unplugged from the guest and plugged again", SERVE)?;
-    source
-        .console
-        .wait_for("the NIC is plugged into the guest again", SERVE)?;
+    source.console.wait_for(r#"event="nic-replug-started""#, SERVE)?;
+    source.console.wait_for(r#"event="nic-plugged""#, SERVE)?;
     ensure!(target.exit_code(END)? == 9, "the target kept waiting");
     reached_soon(from).context("after the NIC was put back")?;
     reached_at_once(from).context("after the NIC was put back")?;

@@ -119,14 +119,14 @@ pub(super) fn moves(lab: &Lab) -> Result<()> {
     let mut moving = source.exec(&migrate(&url(&to), &TLS))?;
     moving.console.wait_for("detaching: ", TRANSFER)?;
     moving.console.wait_for("sending: ", TRANSFER)?;
-    let let_go = format!("the guest has released the VF {}", one.address);
+    let let_go = format!(r#"event="vf-unplugged" nic=vf0 vf={}"#, one.address);
     source.console.wait_for(&let_go, SERVE)?;
     target.signal("KILL")?;
     moving.expect_exit(9, TRANSFER)?;
     moving.console.wait_for("stays here", SERVE)?;
     ensure!(target.exit_code(END)? != 0, "a killed launcher ended with 0");
     // It has the function again before it is said to stay.
-    let given = format!("the VF {} is plugged into the guest", one.address);
+    let given = format!(r#"event="vf-plugged" nic=vf0 vf={}"#, one.address);
     source.console.wait_for(&given, Duration::ZERO)?;
     expect_vf(&status(&source)?, one, true)?;
     talks_over(from.ipv4.into(), one, ADDRESSES[0]).context("the guest that stayed")?;
@@ -137,7 +137,7 @@ pub(super) fn moves(lab: &Lab) -> Result<()> {
     source.console.wait_for_nth(&[&let_go], 2, SERVE)?;
     source.expect_exit(0, END)?;
     ensure!(vmms()? == 1, "{} VMMs", vmms()?);
-    let given = format!("the VF {} is plugged into the guest", two.address);
+    let given = format!(r#"event="vf-plugged" nic=vf0 vf={}"#, two.address);
     target.console.wait_for(&given, SERVE)?;
     expect_state(&status(&target)?, "running")?;
     expect_vf(&status(&target)?, two, true)?;
@@ -223,7 +223,7 @@ pub(super) fn refuses(lab: &Lab) -> Result<()> {
         .context("reboot")?;
     source
         .console
-        .wait_for(&format!("the VF {} is plugged into the guest", one.address), BOOT)?;
+        .wait_for(&format!(r#"event="vf-plugged" nic=vf0 vf={}"#, one.address), BOOT)?;
     guest::greet_within(over_vf, PORT, BOOT).context("after a reboot")?;
     source.signal("TERM")?;
     source.expect_exit(0, END)

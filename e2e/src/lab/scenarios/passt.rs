@@ -205,12 +205,8 @@ pub(super) fn killed_released_rebooted(lab: &Lab) -> Result<()> {
 
     let first = pod.process("passt")?;
     kill(first)?;
-    launcher
-        .console
-        .wait_for("the guest's open connections: it ended with signal: 9", SOON)?;
-    launcher
-        .console
-        .wait_for("a fresh passt serves the guest", SOON)?;
+    launcher.console.wait_for(r#"event="passt-exited""#, SOON)?;
+    launcher.console.wait_for(r#"event="passt-restarted""#, SOON)?;
     ensure!(pod.process("passt")? != first, "no fresh passt");
     greet_both(&pod).context("after passt was killed")?;
     udp(&pod).context("after passt was killed")?;
@@ -243,7 +239,7 @@ pub(super) fn killed_released_rebooted(lab: &Lab) -> Result<()> {
     kill(pod.process("passt")?)?;
     launcher
         .console
-        .wait_for_nth(&["a fresh passt serves the guest"], 2, SOON)?;
+        .wait_for_nth(&[r#"event="passt-restarted""#], 2, SOON)?;
     greet_both(&pod).context("killed after a reboot")?;
     launcher.signal("TERM")?;
     launcher.expect_exit(0, END)
@@ -266,17 +262,11 @@ pub(super) fn given_up(lab: &Lab) -> Result<()> {
         kill(pod.process("passt")?)?;
         launcher
             .console
-            .wait_for_nth(&["a fresh passt serves the guest"], nth, SOON)?;
+            .wait_for_nth(&[r#"event="passt-restarted""#], nth, SOON)?;
     }
     kill(pod.process("passt")?)?;
-    launcher.console.wait_for(
-        "is not restarted any more: the NIC is unplugged from the guest",
-        SOON,
-    )?;
-    launcher.console.wait_for(
-        "a device that did not work any more was unplugged from the guest",
-        SOON,
-    )?;
+    launcher.console.wait_for(r#"event="passt-given-up""#, SOON)?;
+    launcher.console.wait_for(r#"event="device-unplugged""#, SOON)?;
     launcher.signal("TERM")?;
     launcher.expect_exit(0, END)
 }

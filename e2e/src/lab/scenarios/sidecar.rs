@@ -48,7 +48,7 @@ pub(super) fn vhost_user(lab: &Lab) -> Result<()> {
     let mut launcher = pod.launch_with("run", UNPRIVILEGED, &with_plugin(&pod, PLUGIN)?)?;
     launcher
         .console
-        .wait_for("waiting for the sidecar of binding plugin userspace", BOOT)?;
+        .wait_for(r#"event="waiting-for-sidecar" plugin=userspace"#, BOOT)?;
     let mut sidecar = Sidecar::start(&pod, PLUGIN, Program::Passt)?;
     wait_for_the_pods_addresses(&pod, &launcher)?;
     for address in pod.addresses() {
@@ -73,7 +73,7 @@ pub(super) fn killed(lab: &Lab) -> Result<()> {
     sidecar.kill()?;
     launcher
         .console
-        .wait_for("the sidecar of binding plugin userspace has ended", END)?;
+        .wait_for(r#"event="sidecar-exited" plugin=userspace"#, END)?;
     // Without a network it goes on, and hears the power button.
     launcher.signal("TERM")?;
     launcher.console.wait_for("guest: power button", END)?;

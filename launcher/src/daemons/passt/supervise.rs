@@ -243,7 +243,7 @@ impl Line<'_> {
                     tracing::info!(
                         event = "passt-restarted",
                         nic = %self.command.nic,
-                        "{}: a fresh passt serves the guest: new connections work, those from outside once the guest has sent a frame",
+                        "{}: passt was restarted: new connections work, those from outside once the guest has sent a frame",
                         self.command.nic
                     );
                 }
@@ -257,7 +257,7 @@ impl Line<'_> {
             tracing::warn!(
                 event = "passt-exited",
                 nic = %self.command.nic,
-                "{}: passt is gone, and with it the guest's open connections: {why}",
+                "{}: passt exited, and the guest's open connections have ended: {why}",
                 self.command.nic
             );
             let Some(pause) = self.restarts.next(Instant::now()) else {

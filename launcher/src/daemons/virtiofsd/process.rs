@@ -84,12 +84,13 @@ pub(crate) async fn supervise(program: PathBuf, share: Share, ready: oneshot::Se
         let Some(pause) = restarts.next(Instant::now()) else {
             tracing::error!(
                 event = "virtiofsd-given-up",
-                "file system {name}: virtiofsd is given up, the guest's accesses fail: {why}"
+                "file system {name}: virtiofsd is not restarted any more, and every access of the guest fails: {why}"
             );
             return;
         };
         tracing::warn!(
             event = "virtiofsd-exited",
+            filesystem = %name,
             "file system {name}: virtiofsd exited; hawser restarts it when the guest reboots, and until then every access fails: \
              {why}"
         );

@@ -125,7 +125,7 @@ impl<'a> Ours<'a> {
         let ready = if boots {
             "guest: ready"
         } else {
-            "waiting for a guest at tcp:"
+            r#"event="waiting-for-guest""#
         };
         run.says(ready, BOOT)?;
         Ok(Self { pod, run })
