@@ -178,7 +178,7 @@ impl From<hawser_netsetup::Error> for Failure {
             Net::Observe { .. } => (ExitCode::PodUnfit, Some("run hawser check in this pod")),
             Net::Apply { .. } => (
                 ExitCode::PodUnfit,
-                Some("run hawser check in this pod; what had been done was taken back"),
+                Some("run hawser check in this pod; the changes were undone"),
             ),
             Net::Journal { .. } => (
                 ExitCode::PodUnfit,

@@ -174,11 +174,11 @@ fn undeclared(context: &Context) -> Result<()> {
     for (guest, why) in [
         (
             manifest("tuned", None),
-            "interface red (plugin tuned): not by this version of hawser",
+            "interface red (plugin tuned): not in this version of hawser",
         ),
         (
             of_macvtap,
-            "interface l2 (plugin device): a macvtap is given to cloud-hypervisor as a descriptor",
+            "interface l2 (plugin device): cloud-hypervisor gets a macvtap as a file descriptor",
         ),
     ] {
         let options = [&OPTIONS[..], &["--incoming", "--insecure-plain-tcp"]].concat();

@@ -438,7 +438,10 @@ fn shown(context: &Context) -> Result<()> {
     let dot = say("plan", &["-o", "dot"])?;
     ensure!(dot.contains(INTERFACE) && dot.contains("by descriptor"), "{dot}");
     let text = say("explain", &[])?;
-    ensure!(text.contains("can migrate  no: a macvtap is given"), "{text}");
+    ensure!(
+        text.contains("can migrate  no: cloud-hypervisor gets a macvtap"),
+        "{text}"
+    );
     let json: Value = serde_json::from_str(&say("explain", &["-o", "json"])?)?;
     ensure!(
         json.pointer("/interfaces/0/migration/possible") == Some(&json!(false)),

@@ -71,7 +71,7 @@ fn not_registered(context: &Context) -> Result<()> {
         refused(&pod, hawser, 3, &[why, "registers device, wire"])?;
     }
     let without = pod.hawser("run", &manifest("device"))?;
-    refused(&pod, without, 3, &["name a file of them with --bindings FILE"])
+    refused(&pod, without, 3, &["pass --bindings FILE"])
 }
 
 fn faulty_file(context: &Context) -> Result<()> {
@@ -227,7 +227,7 @@ fn not_in_status(context: &Context) -> Result<()> {
         4,
         &[
             "spec.networks[0]: ",
-            "tells of no such network of the pod's, only of cbr0 (eth0), ns/l2-net (ens7)",
+            "does not list this network, only cbr0 (eth0), ns/l2-net (ens7)",
         ],
     )?;
     let text = std::fs::read_to_string(&file)?;
@@ -236,6 +236,6 @@ fn not_in_status(context: &Context) -> Result<()> {
         &pod,
         run()?,
         4,
-        &["interface \"../ens7\": no interface can be called so"],
+        &["interface \"../ens7\": not a valid interface name"],
     )
 }

@@ -41,7 +41,7 @@ pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
     if !privileges::has(caps::Capability::CAP_NET_ADMIN) && !as_root {
         tracing::info!(
             event = "wiring-kept",
-            "the wiring stays: it was set up beforehand, and taking it down needs CAP_NET_ADMIN"
+            "the wiring is kept: hawser setup made it, and removing it needs CAP_NET_ADMIN"
         );
         return true;
     }

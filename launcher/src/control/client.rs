@@ -61,7 +61,7 @@ pub(crate) fn migrate(vmm_dir: &Path, order: Option<Order>) -> Result<ExitCode, 
     }
     Err(Failure::new(
         ExitCode::HandOff,
-        "the launcher ended without saying what became of the migration",
+        "the launcher exited without reporting the result of the migration",
     )
     .remedy("ask hawser status in this container, or at the target"))
 }

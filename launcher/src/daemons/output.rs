@@ -130,7 +130,7 @@ impl Lines {
         self.shown = self.shown.saturating_add(1);
         match self.shown.cmp(&MAX_LINES) {
             std::cmp::Ordering::Less => Some(text),
-            std::cmp::Ordering::Equal => Some(format!("{text} (it says more, which is left out)")),
+            std::cmp::Ordering::Equal => Some(format!("{text} (more output is omitted)")),
             std::cmp::Ordering::Greater => None,
         }
     }
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(last.len(), 1);
         let (all, last) = shown("line\n".repeat(10_000).as_bytes()).await;
         assert_eq!(all.len(), MAX_LINES);
-        assert!(all[MAX_LINES - 1].contains("left out"));
+        assert!(all[MAX_LINES - 1].contains("omitted"));
         assert_eq!(last.len(), MAX_LAST_LINES);
     }
 }

@@ -59,7 +59,7 @@ fn filesystem(filesystem: &Filesystem) -> String {
 }
 
 fn filesystem_may_migrate() -> MayMigrate {
-    MayMigrate::no("not by this version of hawser: what virtiofsd has open stays behind")
+    MayMigrate::no("not in this version of hawser: files that are open in virtiofsd are not migrated")
 }
 
 fn vsock(vsock: &Vsock) -> String {
@@ -67,7 +67,9 @@ fn vsock(vsock: &Vsock) -> String {
 }
 
 fn vsock_may_migrate() -> MayMigrate {
-    MayMigrate::no("not by this version of hawser: nothing tells those at its socket that the guest has left")
+    MayMigrate::no(
+        "not in this version of hawser: programs that are connected to its socket are not notified",
+    )
 }
 
 fn of_host_device(device: &HostDevice) -> Explanation {

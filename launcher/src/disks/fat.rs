@@ -21,7 +21,7 @@ const MIB: usize = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Problem {
-    #[error("{0:?} is no name for a file on a FAT volume")]
+    #[error("{0:?} is not a valid file name on a FAT volume")]
     Name(String),
     #[error("{0:?} and another name differ in case only, which a FAT volume cannot tell apart")]
     Case(String),

@@ -33,7 +33,7 @@ enum Problem {
     Read(#[from] io::Error),
     #[error("size 0")]
     Empty,
-    #[error("{0} bytes, which is no whole number of {SECTOR}-byte sectors")]
+    #[error("{0} bytes, which is not a multiple of {SECTOR}")]
     Sectors(u64),
     #[error("a {0} image, where a raw one is expected")]
     NotRaw(&'static str),
@@ -75,16 +75,16 @@ fn fail(disk: &Disk, place: &Path, problem: &Problem) -> Failure {
             "convert it: qemu-img convert -O raw IMAGE disk.img".to_owned()
         }
         VolumeSource::ContainerDisk { .. } => format!(
-            "mount the image there with its disk under /disk, readable by the guest's user, or say where it is with --image {}=DIR",
+            "mount the image there with its disk under /disk, readable by the guest's user, or pass its location with --image {}=DIR",
             disk.name
         ),
         VolumeSource::Claim { .. } | VolumeSource::Ephemeral { .. } => format!(
             "mount the claim there, with a raw disk image {DISK_IMG} that the guest's user may use (truncate -s SIZE {DISK_IMG}), \
-             or say where it is, or which block device, with --volume {}=PATH",
+             or pass its location, or a block device, with --volume {}=PATH",
             disk.name
         ),
         _ => format!(
-            "mount the volume there for the guest's user, or say where it is with --volume {}=DIR",
+            "mount the volume there for the guest's user, or pass its location with --volume {}=DIR",
             disk.name
         ),
     };

@@ -143,7 +143,7 @@ fn bad_container_disks() {
     fs::remove_dir(&file).unwrap();
     let content: [(&[u8], &str); 8] = [
         (b"", "size 0"),
-        (b"x", "1 bytes, which is no whole number of 512-byte sectors"),
+        (b"x", "1 bytes, which is not a multiple of 512"),
         (&qcow2()[..200], "a qcow2 image that is cut off"),
         (&qcow2()[..60], "a qcow2 image that is cut off"),
         (

@@ -67,11 +67,11 @@ impl fmt::Display for Drive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "disk {}: ", self.name)?;
         match (&self.base, &self.make) {
-            (Some(base), _) => write!(f, "an overlay on {}, gone at the end", base.display())?,
+            (Some(base), _) => write!(f, "an overlay on {}, deleted at the end", base.display())?,
             (None, Some(Make::Lasting(size))) => {
                 write!(f, "{}, to be made, {size} bytes", self.path.display())?;
             }
-            (None, Some(Make::Empty(size))) => write!(f, "empty, {size} bytes, gone at the end")?,
+            (None, Some(Make::Empty(size))) => write!(f, "empty, {size} bytes, deleted at the end")?,
             (None, Some(Make::Image(_) | Make::Seed(_))) => {
                 f.write_str("made from the manifest or the volume's files")?;
             }
@@ -94,11 +94,11 @@ pub(crate) fn tagged(mut drives: Vec<Drive>, devices: &[TaggedDevice]) -> Vec<Dr
 /// A file to make.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Make {
-    /// These bytes, gone at the end.
+    /// These bytes, deleted at the end.
     Image(Vec<u8>),
     /// What cloud-init is told, of which the devices come later; gone at the end.
     Seed(Seed),
-    /// This many bytes, all zero, gone at the end.
+    /// This many bytes, all zero, deleted at the end.
     Empty(u64),
     /// The same, but the file stays.
     Lasting(u64),

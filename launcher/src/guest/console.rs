@@ -41,14 +41,14 @@ fn copy(mut console: impl Read, mut out: impl Write, mut log: Log) {
             Ok(read) => buffer.get(..read).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                tracing::error!(event = "console-broken", "the guest's console broke: {error}");
+                tracing::error!(event = "console-broken", "the guest's console failed: {error}");
                 return;
             }
         };
         if shown && let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
             tracing::warn!(
                 event = "console-stdout-lost",
-                "standard output is gone, the console goes to its file alone: {error}"
+                "standard output was closed; the console is written to its file only: {error}"
             );
             shown = false;
         }
@@ -84,7 +84,7 @@ impl Log {
                 Err(error) => {
                     tracing::warn!(
                         event = "console-log-failed",
-                        "{}: {error}: the console is no longer kept",
+                        "{}: {error}: the console is no longer written to the file",
                         self.path.display()
                     );
                     self.file = None;
@@ -107,7 +107,7 @@ fn open(path: &Path) -> Option<File> {
         .inspect_err(|error| {
             tracing::warn!(
                 event = "console-log-failed",
-                "{}: {error}: the console is not kept",
+                "{}: {error}: the console is not written to the file",
                 path.display()
             )
         })

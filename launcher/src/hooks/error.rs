@@ -13,7 +13,7 @@ const REPEATED: usize = 200;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HookError {
-    #[error("the sidecar of binding plugin {plugin} is not there: no connection to {socket} within {} s", patience.as_secs())]
+    #[error("the sidecar of binding plugin {plugin} cannot be reached: no connection to {socket} within {} s", patience.as_secs())]
     Absent {
         plugin: String,
         socket: PathBuf,
@@ -21,7 +21,7 @@ pub(crate) enum HookError {
         #[source]
         source: std::io::Error,
     },
-    #[error("the sidecar of binding plugin {plugin} cannot be talked to")]
+    #[error("the sidecar of binding plugin {plugin} cannot be called")]
     Http {
         plugin: String,
         #[source]
@@ -40,7 +40,7 @@ pub(crate) enum HookError {
         status: Box<Status>,
     },
     #[error(
-        "the sidecar on the socket of binding plugin {plugin} says that it is {}",
+        "the sidecar on the socket of binding plugin {plugin} reports the name {}",
         quoted(said)
     )]
     OtherName { plugin: String, said: String },
@@ -50,7 +50,7 @@ pub(crate) enum HookError {
     )]
     OtherVersion { plugin: String, versions: Vec<String> },
     #[error(
-        "the sidecar of binding plugin {plugin}: OnDefineVm of interface {interface}: its answer is no JSON: {why}"
+        "the sidecar of binding plugin {plugin}: OnDefineVm of interface {interface}: its answer is not JSON: {why}"
     )]
     NoJson {
         plugin: String,

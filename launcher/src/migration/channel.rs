@@ -68,7 +68,7 @@ pub(crate) enum ChannelError {
     },
     #[error("the CA certificate in {directory} cannot be used: {why}")]
     Verifier { directory: PathBuf, why: String },
-    #[error("{0} is no name that a certificate could have")]
+    #[error("{0} is not a name that a certificate can have")]
     Name(String),
     #[error("TLS")]
     Tls(#[source] io::Error),

@@ -47,7 +47,7 @@ impl Description {
 pub(crate) fn reasons(version: u32, source: &Description, target: &Description) -> Vec<String> {
     if version != VERSION {
         return vec![format!(
-            "the launchers do not speak the same version of the hand-off: {version} at the source, {VERSION} at the target"
+            "the launchers use different versions of the migration protocol: {version} at the source, {VERSION} at the target"
         )];
     }
     let mut reasons: Vec<String> = source
@@ -105,7 +105,9 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
     for theirs in source {
         let name = &theirs.name;
         let Some(ours) = target.iter().find(|nic| nic.name == *name) else {
-            reasons.push(format!("interface {name}: the target has none of this name"));
+            reasons.push(format!(
+                "interface {name}: the target has no interface of this name"
+            ));
             continue;
         };
         let mut compare = |what: &str, source: String, target: String, remedy: &str| {
@@ -166,7 +168,7 @@ fn nics(source: &[NicDescription], target: &[NicDescription], reasons: &mut Vec<
     for nic in target {
         if !source.iter().any(|other| other.name == nic.name) {
             reasons.push(format!(
-                "interface {}: the source has none of this name",
+                "interface {}: the source has no interface of this name",
                 nic.name
             ));
         }
@@ -370,7 +372,7 @@ mod tests {
             "MTU 1450",
             "queue pairs 1",
             "fd10:0:2::2",
-            "interface red: the source has none",
+            "interface red: the source has no interface",
             "config.cpus.boot_vcpus: 1",
             "config.rules[0].p: 1",
             "config.more: null",
@@ -426,7 +428,7 @@ mod tests {
         );
         let all = reasons(VERSION, &source, &description());
         assert!(
-            all.contains(&"interface red: the target has none of this name".to_owned()),
+            all.contains(&"interface red: the target has no interface of this name".to_owned()),
             "{all:?}"
         );
     }

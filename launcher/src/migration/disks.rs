@@ -95,12 +95,18 @@ pub(super) fn differences(source: &[DiskDescription], target: &[DiskDescription]
                 "disk {}: its content is not the same at the source and at the target",
                 disk.name
             )),
-            None => reasons.push(format!("disk {}: the target has none of this name", disk.name)),
+            None => reasons.push(format!(
+                "disk {}: the target has no interface of this name",
+                disk.name
+            )),
         }
     }
     for disk in target {
         if !source.iter().any(|other| other.name == disk.name) {
-            reasons.push(format!("disk {}: the source has none of this name", disk.name));
+            reasons.push(format!(
+                "disk {}: the source has no interface of this name",
+                disk.name
+            ));
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::spec::{GuestSpec, Interface};
 use crate::vmm::config::NetConfig;
 
 const NO_DESCRIPTORS: &str =
-    "a macvtap is given to cloud-hypervisor as a descriptor, and it takes none where it receives a guest";
+    "cloud-hypervisor gets a macvtap as a file descriptor, and takes none for a guest that is migrated to it";
 
 pub(super) static ROW: Kind = Kind {
     name: plugin::NAME,
@@ -102,7 +102,7 @@ fn explain(guest: &GuestSpec, interface: &Interface, found: Option<&CniNic>) -> 
         migration: may_migrate(interface, found),
         privileges,
         devices: vec![device, "/dev/kvm".into()],
-        cost: "nothing of hawser's is between the device and the guest".to_owned()
+        cost: "hawser adds nothing between the device and the guest".to_owned()
             + &plugin.overhead()
             + &plugin.tuning(),
     }
@@ -219,7 +219,7 @@ wire: {domainAttachmentType: managedTap, migration: {}}
         }
         let answers = text(&[found(CniDevice::Macvtap { index: 7 })]);
         assert!(
-            answers.contains("can migrate  no: a macvtap is given to cloud-hypervisor as a descriptor"),
+            answers.contains("can migrate  no: cloud-hypervisor gets a macvtap as a file descriptor"),
             "{answers}"
         );
         assert!(answers.contains("devices      /dev/tap7, /dev/kvm"), "{answers}");

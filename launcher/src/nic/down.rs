@@ -52,8 +52,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         migration: may_migrate(),
         privileges: vec!["NET_ADMIN for hawser; the processes that face the guest have no capability".into()],
         devices: vec!["/dev/kvm".into(), "/dev/net/tun".into()],
-        cost: "one TAP; the guest is shown a link that is up, since cloud-hypervisor can show no other"
-            .into(),
+        cost: "one TAP; the guest sees a link that is up (limitation of cloud-hypervisor)".into(),
     }
 }
 

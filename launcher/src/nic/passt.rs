@@ -7,7 +7,7 @@
 //! - From DHCP: nothing of ours. passt has servers for DHCP, DHCPv6 and router advertisements of its own; its arguments
 //!   are what it offers.
 //! - Who gives the IP: passt, and it is the pod's own address of each family.
-//! - Migration: the guest keeps its addresses, which the target's passt goes on with; so do its open connections, where
+//! - Migration: the guest keeps its addresses, which the target's passt keeps offering; so do its open connections, where
 //!   the pods' addresses are the same and both launchers can use passt-repair.
 
 use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
@@ -87,7 +87,7 @@ fn notes(guest: &GuestSpec, interface: &Interface) -> Vec<String> {
 
 fn may_migrate() -> MayMigrate {
     MayMigrate::yes(
-        "the guest keeps its MAC and addresses, which the target's passt goes on with; others then use the target pod's; open \
+        "the guest keeps its MAC and addresses, which the target's passt keeps offering; others then use the target pod's; open \
          connections go on where those are the same and both launchers have NET_ADMIN and passt-repair, and are reset otherwise",
     )
 }

@@ -52,7 +52,7 @@ impl<'a> Registered<'a> {
         };
         if self.has_sidecar() {
             return Err(MayMigrate::no(
-                "not by this version of hawser, though the binding would let it: the plugin declares it, but the target's sidecar \
+                "not in this version of hawser: the plugin declares it, but the target's sidecar \
                  is not asked",
             ));
         }

@@ -63,8 +63,7 @@ fn kernel_files(places: &Places, boot: &KernelBoot) -> Result<KernelFiles, Failu
 fn firmware(path: &Path) -> Result<PathBuf, Failure> {
     let fail = |why: String| {
         Failure::new(ExitCode::PodUnfit, format!("UEFI firmware {}: {why}", path.display())).remedy(
-            "use an image that has cloud-hypervisor's firmware (Debian's package cloudhv-efi-x86-64), or say where it is \
-             with --firmware",
+            "use an image that has cloud-hypervisor's firmware (Debian's package cloudhv-efi-x86-64), or pass its location with --firmware",
         )
     };
     let found = path.canonicalize().map_err(|error| fail(error.to_string()))?;
@@ -83,7 +82,7 @@ fn resolve(directory: &Path, path: &str, field: &str) -> Result<PathBuf, Failure
             format!("{field}: {path} in {}: {problem}", directory.display()),
         )
         .remedy(format!(
-            "mount the image there, or say where it is with --image {KERNEL_BOOT}=DIR"
+            "mount the image there, or pass its location with --image {KERNEL_BOOT}=DIR"
         ))),
     }
 }

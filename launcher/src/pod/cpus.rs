@@ -108,7 +108,7 @@ fn choose(
     }
     if allowed == online {
         return Err(unfit(format!(
-            "the pod may run on every CPU of the node ({}), so none is its own",
+            "no CPU is dedicated to the pod: it may run on every CPU of the node ({})",
             list(online)
         )));
     }
@@ -233,10 +233,7 @@ mod tests {
         );
         assert!(few.contains("give hawser's container 3 CPUs"), "{few}");
         let all = chosen("cores: 2", "0-15", alone).unwrap_err();
-        assert!(
-            all.contains("every CPU of the node (0-15), so none is its own"),
-            "{all}"
-        );
+        assert!(all.contains("every CPU of the node (0-15)"), "{all}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) fn cloud_hypervisor(program: &Path) -> Result<PathBuf, Failure> {
                 "cloud-hypervisor: {} is not an executable file",
                 program.display()
             ),
-            "put cloud-hypervisor on PATH, or say where it is with --cloud-hypervisor",
+            "put cloud-hypervisor on PATH, or pass its location with --cloud-hypervisor",
         )
     })
 }

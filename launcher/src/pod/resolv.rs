@@ -18,7 +18,7 @@ pub(crate) fn read() -> Resolv {
     match std::fs::read(PATH) {
         Ok(text) => parse(&String::from_utf8_lossy(&text)),
         Err(error) => Resolv {
-            notes: vec![format!("{PATH}: {error}: the guest is told no DNS server")],
+            notes: vec![format!("{PATH}: {error}: the guest gets no DNS server")],
             ..Resolv::default()
         },
     }
@@ -48,7 +48,7 @@ pub(crate) fn parse(text: &str) -> Resolv {
     if resolv.nameservers.is_empty() && resolv.notes.is_empty() {
         resolv
             .notes
-            .push(format!("{PATH}: names no DNS server: the guest is told none"));
+            .push(format!("{PATH}: lists no DNS server: the guest gets none"));
     }
     resolv
 }
@@ -59,7 +59,7 @@ fn nameserver(resolv: &mut Resolv, word: &str) {
     let Ok(ip) = bare.parse::<IpAddr>() else {
         resolv
             .notes
-            .push(format!("{PATH}: nameserver {word:?} is no address: left out"));
+            .push(format!("{PATH}: nameserver {word:?} is not an address: ignored"));
         return;
     };
     let kind = match ip {
@@ -75,7 +75,7 @@ fn nameserver(resolv: &mut Resolv, word: &str) {
         }
     };
     resolv.notes.push(format!(
-        "{PATH}: nameserver {ip} is {kind}, which the guest cannot reach: left out"
+        "{PATH}: nameserver {ip} is {kind}, which the guest cannot reach: ignored"
     ));
 }
 

@@ -54,7 +54,7 @@ pub(super) fn each_thing(lab: &Lab) -> Result<()> {
         lab,
         function,
         &untold,
-        "nothing in this pod tells which VF network vf0 has",
+        "cannot determine the VF of network vf0 in this pod",
     )?;
     let mut ambiguous = untold.clone();
     for (resource, function) in [("A", function), ("B", other)] {

@@ -56,7 +56,7 @@ pub enum VolumeSource {
     Ephemeral {
         name: String,
     },
-    /// Bytes. Empty at the start, gone at the end.
+    /// Bytes. Empty at the start, deleted at the end.
     EmptyDisk {
         capacity: u64,
     },

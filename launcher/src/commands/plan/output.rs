@@ -279,7 +279,7 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
         lines.push(format!("IPv6 {} by DHCPv6, {router}", v6.address));
     }
     if !bridged.is_served() {
-        lines.push("told nothing: the network's own servers have the guest to themselves".into());
+        lines.push("no DHCP and no RA of hawser: the network's own servers serve the guest".into());
     }
     lines
 }

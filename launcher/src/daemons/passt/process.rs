@@ -47,9 +47,7 @@ impl StartError {
         let user_namespace =
             matches!(&self, Self::Ended { last, .. } if last.iter().any(|line| is_sandbox(line)));
         let remedy = if user_namespace {
-            "passt goes into a user namespace of its own, and here it may not: let the container's seccomp profile allow \
-             unshare, mount, pivot_root and umount2 (securityContext.seccompProfile), see that AppArmor and the node \
-             (user.max_user_namespaces) do not forbid it, or use masquerade"
+            "passt could not create its user namespace: allow unshare, mount, pivot_root and umount2 in the container's seccomp profile (securityContext.seccompProfile), check that AppArmor and the node (user.max_user_namespaces) permit it, or use masquerade"
         } else {
             "hawser plan shows its command line, to be tried in this pod"
         };

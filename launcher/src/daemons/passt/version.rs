@@ -42,7 +42,7 @@ impl Fitness {
     pub(crate) fn obstacle(&self) -> Option<String> {
         self.date.filter(|date| *date < OLDEST_THAT_MIGRATES).map(|_| {
             format!(
-                "passt {} cannot hand a guest over: 2025-05-03 or newer is needed",
+                "passt {} cannot migrate a guest: 2025-05-03 or newer is needed",
                 self.version
             )
         })
@@ -126,7 +126,7 @@ fn judge(output: &str) -> Result<Fitness, Failure> {
         None => Ok(Fitness {
             date: None,
             note: Some(format!(
-                "passt's version {version:?} says nothing; 2024-12-11 or newer is needed"
+                "cannot parse passt's version {version:?}; 2024-12-11 or newer is needed"
             )),
             version,
         }),

@@ -55,7 +55,7 @@ pub(crate) fn program() -> Result<PathBuf, Failure> {
             ExitCode::PodUnfit,
             format!("virtiofsd: neither on PATH nor at {LIBEXEC}"),
         )
-        .remedy("install virtiofsd in the image, or share nothing: a configMap or a secret can be a disk")
+        .remedy("install virtiofsd in the image, or remove the file system from the manifest: a configMap or a secret can be attached as a disk instead")
     })
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn find(places: &Places, guest: &GuestSpec) -> Vec<Result<Export, Fai
             Failure::unfit(
                 format!("{}: {}: {error}", filesystem.path, place.display()),
                 format!(
-                    "mount the volume there for the guest's user, or say where it is with --volume {}=DIR",
+                    "mount the volume there for the guest's user, or pass its location with --volume {}=DIR",
                     filesystem.name
                 ),
             )

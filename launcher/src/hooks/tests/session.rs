@@ -168,7 +168,7 @@ async fn the_wrong_name_and_the_wrong_version_name_both() {
     })
     .await;
     assert!(
-        text.contains("the socket of binding plugin p says that it is \"other\""),
+        text.contains("the socket of binding plugin p reports the name \"other\""),
         "{text}"
     );
     assert_eq!(calls, ["Info", "Shutdown"], "nothing else is asked");
@@ -254,10 +254,10 @@ async fn lies_are_refused_by_path() {
 #[tokio::test]
 async fn nonsense_and_too_much_of_it() {
     for (answer, why) in [
-        (b"".to_vec(), "no JSON"),
-        (b"{\"net\": ".to_vec(), "no JSON"),
-        (vec![0xff; 100], "no JSON"),
-        ("[".repeat(20_000).into_bytes(), "no JSON"),
+        (b"".to_vec(), "not JSON"),
+        (b"{\"net\": ".to_vec(), "not JSON"),
+        (vec![0xff; 100], "not JSON"),
+        ("[".repeat(20_000).into_bytes(), "not JSON"),
         (b"null".to_vec(), "vm_config: an object is left out"),
         (vec![b' '; 60_000], "OutOfRange"),
         (vec![b' '; 3 << 20], "OutOfRange"),

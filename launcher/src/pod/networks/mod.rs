@@ -56,7 +56,7 @@ pub(crate) enum Error {
         name: String,
         what: String,
     },
-    #[error("{field}: {path} tells of no such network of the pod's, only of {there}")]
+    #[error("{field}: {path} does not list this network, only {there}")]
     NotThere {
         field: String,
         path: PathBuf,
@@ -280,7 +280,7 @@ impl Written {
             .as_deref()
             .filter(|name| !names::is_interface_name(name))
         {
-            return Err(fail(format!("interface {name:?}: no interface can be called so")));
+            return Err(fail(format!("interface {name:?}: not a valid interface name")));
         }
         Ok(PodNetwork {
             name: self.name,

@@ -240,7 +240,7 @@ mod tests {
     fn what_the_status_does_not_tell_of_and_what_cannot_be() {
         assert_eq!(
             names(Some(&MULTUS.replace("default/red-net", "elsewhere/red-net")), &[]).unwrap_err(),
-            "spec.networks[1]: /status tells of no such network of the pod's, only of cbr0 (eth0), elsewhere/red-net (ens7), \
+            "spec.networks[1]: /status does not list this network, only cbr0 (eth0), elsewhere/red-net (ens7), \
              other/blue-net (net2)"
         );
         let without = MULTUS.replace("\"interface\":\"ens7\"", "\"interface\":\"\"");
@@ -249,7 +249,7 @@ mod tests {
                 .unwrap_err()
                 .contains("default/red-net (without an interface)")
         );
-        assert!(names(Some("[]"), &[]).unwrap_err().ends_with("only of none"));
+        assert!(names(Some("[]"), &[]).unwrap_err().ends_with("only none"));
         assert_eq!(
             names(Some(&MULTUS.replace("ens7", "net2")), &[]).unwrap_err(),
             "spec.networks[1]: the pod's interface net2 is that of the network blue already"

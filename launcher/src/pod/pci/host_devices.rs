@@ -46,7 +46,7 @@ pub(super) fn find(
 
 fn unknown(error: networks::Error) -> Failure {
     Failure::unfit(
-        "host devices: which of the pod's each is",
+        "host devices: cannot determine the PCI device of each",
         "check what writes it: the device plugin, or the DRA driver",
     )
     .because(error)
@@ -143,7 +143,7 @@ fn of_resource(
         )),
         Given::Nothing { variables } => Err(Failure::unfit(
             format!(
-                "{path}: the pod has been given no {resource}: {} are not set",
+                "{path}: the pod has no device of {resource}: {} are not set",
                 variables.join(" and ")
             ),
             "request the resource in the pod's limits, from a device plugin that sets one of these to PCI addresses",

@@ -124,7 +124,7 @@ fn what_is_no_function_is_refused_by_its_field_with_the_reason() {
     assert!(text.contains("cloud-hypervisor has no USB"), "{text}");
     let text = one("x.io/gpu", &[("PCI_RESOURCE_OTHER", "0000:65:00.0")]);
     assert!(
-        text.contains("no x.io/gpu: PCI_RESOURCE_X_IO_GPU and PCIDEVICE_X_IO_GPU are not set"),
+        text.contains("no device of x.io/gpu: PCI_RESOURCE_X_IO_GPU and PCIDEVICE_X_IO_GPU are not set"),
         "{text}"
     );
     let text = one("x.io/gpu", &[("PCI_RESOURCE_X_IO_GPU", "")]);

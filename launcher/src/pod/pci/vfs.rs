@@ -50,7 +50,7 @@ pub(crate) fn find(
     }
     let fail = |error: networks::Error| {
         Failure::unfit(
-            "SR-IOV: which VF a network has",
+            "SR-IOV: cannot determine the VF of each network",
             "check what writes it: Multus' annotation by the downward API, the device plugin, or the DRA driver",
         )
         .because(error)
@@ -158,7 +158,7 @@ fn from_resources<'a>(
                     interfaces.len(),
                     list(&free),
                 ),
-                "request as many of the resource as there are networks, or tell by --network-status which VF is whose",
+                "request as many of the resource as there are networks, or pass --network-status, which names the VF of each network",
             ));
         }
         let names = interfaces.iter().map(|interface| interface.network.name.as_str());
@@ -178,7 +178,7 @@ fn resource_of<'a>(interface: &Interface, resources: &'a Resources) -> Result<&'
         [only] => Ok(only),
         [] => Err(Failure::unfit(
             format!(
-                "{}: nothing in this pod tells which VF network {} has",
+                "{}: cannot determine the VF of network {} in this pod",
                 network.path, network.name
             ),
             "mount the annotation k8s.v1.cni.cncf.io/network-status by the downward API and name the file with \
@@ -197,7 +197,7 @@ fn resource_of<'a>(interface: &Interface, resources: &'a Resources) -> Result<&'
                     candidates.join(" ")
                 ),
                 format!(
-                    "say of which: KUBEVIRT_RESOURCE_NAME_{}=<resource>, or --network-status",
+                    "set KUBEVIRT_RESOURCE_NAME_{}=<resource>, or pass --network-status",
                     network.name
                 ),
             ))
@@ -221,7 +221,7 @@ fn compare_macs(
             ),
         )),
         (Some(wanted), None) => Ok(Some(format!(
-            "{field}: {wanted} is wanted; the VF {address} has what was set on the physical function, which nothing here tells"
+            "{field}: {wanted} is wanted; the VF {address} has what was set on the physical function, which cannot be read in the pod"
         ))),
         _ => Ok(None),
     }

@@ -101,7 +101,7 @@ fn what_is_ambiguous_names_the_candidates() {
     let guest = guest("");
     assert_eq!(
         refusal(&guest, None, &[]),
-        "hawser: spec.networks[1]: nothing in this pod tells which VF network red has"
+        "hawser: spec.networks[1]: cannot determine the VF of network red in this pod"
     );
     assert_eq!(
         refusal(
