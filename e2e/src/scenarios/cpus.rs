@@ -78,7 +78,7 @@ fn unfit(context: &Context) -> Result<()> {
             true,
             "1 vCPU and the emulator: 2 CPUs are needed, and the pod may run on 1: 1",
         ),
-        (one, false, "the pod may run on every CPU of the node"),
+        (one, false, "it may run on every CPU of the node"),
     ] {
         let mut hawser = start(&pod, "run", &guest(cpu), confined, &[])?;
         expect_exit(exit_code(&mut hawser)?, 4, &hawser)?;
