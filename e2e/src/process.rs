@@ -1,12 +1,13 @@
 //! Child processes whose output is waited for by what it says, with an end to every wait.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -70,6 +71,25 @@ impl Process {
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("stdin is closed")?;
         writeln!(stdin, "{line}").with_context(|| format!("write to {}", self.name))
+    }
+
+    /// With both of its streams going to pipes that are full already, which nothing reads until the returned ends are.
+    pub(crate) fn spawn_unread(name: &str, command: &mut Command) -> Result<(Self, [PipeReader; 2])> {
+        let (out, out_end) = full_pipe()?;
+        let (err, err_end) = full_pipe()?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out_end)
+            .stderr(err_end)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        let process = Self {
+            name: name.to_owned(),
+            child,
+            stdin: None,
+            said: Arc::default(),
+        };
+        Ok((process, [out, err]))
     }
 
     /// Writes all of stdin and closes it.
@@ -182,6 +202,19 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+fn full_pipe() -> Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = std::io::pipe()?;
+    let waits = |waits: bool| -> Result<()> {
+        let flags = if waits { OFlag::empty() } else { OFlag::O_NONBLOCK };
+        fcntl(&writer, FcntlArg::F_SETFL(flags))?;
+        Ok(())
+    };
+    waits(false)?;
+    while (&writer).write(&[b'.'; 4096]).is_ok() {}
+    waits(true)?;
+    Ok((reader, writer))
 }
 
 fn collect(

@@ -19,6 +19,7 @@ mod hooks;
 mod keeper;
 mod launch;
 mod load;
+pub mod log;
 mod may_migrate;
 mod migration;
 mod nic;

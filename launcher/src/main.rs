@@ -1,10 +1,10 @@
 //! The container's entrypoint.
 
-use std::io::Write;
 use std::process;
 
 use clap::Parser;
 use hawser::cli::Cli;
+use hawser::log;
 use tracing_subscriber::EnvFilter;
 
 fn main() {
@@ -13,7 +13,7 @@ fn main() {
     let filter = EnvFilter::try_from_env("HAWSER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log::writer())
         .with_target(false)
         .with_ansi(false)
         // A line that cannot be written must not end the guest: the crate would report it by eprintln!, which panics.
@@ -22,8 +22,7 @@ fn main() {
     let code = match hawser::dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
-            // The whole chain, and what can be done about it. The exit code says it too where nobody reads this.
-            let _ = writeln!(std::io::stderr(), "{failure}");
+            log::error(&failure);
             failure.code()
         }
     };

@@ -1,5 +1,6 @@
 //! From the manifest to the exit code, with a VMM that does as it is told.
 
+use std::io::Read;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "as the first process it reaps what it did not start",
         run: first_process,
+    },
+    Scenario {
+        name: "a log and a console that nothing reads stop neither DHCP nor SIGTERM",
+        run: unread,
     },
     Scenario {
         name: "manifest from STANDALONE_VMI",
@@ -274,6 +279,34 @@ fn first_process(context: &Context) -> Result<()> {
     until("an orphan", WAIT, || Ok(has_orphan()?.then_some(())))?;
     nix::sys::signal::kill(first, Signal::SIGTERM)?;
     expect_exit(exit_code(&mut running.hawser)?, 0, &running.hawser)
+}
+
+/// As with a container runtime that hangs: both pipes are full before hawser writes its first byte.
+fn unread(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    let mut guest = Guest::new(&pod)?;
+    let mut command = pod.hawser_command(&pod.entry(), "run", &[])?;
+    command.env("STANDALONE_VMI", vmi(Value::Null).to_string());
+    let (hawser, mut streams) = Process::spawn_unread("hawser", &mut command)?;
+    // It has the pipes' other ends too.
+    drop(command);
+    guest.booted()?;
+    for _ in 0..100 {
+        guest.say(&"x".repeat(1000))?;
+    }
+    let clients = guest.client(Client::Udhcpc)?;
+    guest.wait_address(&format!("{GUEST4}/24"))?;
+    drop(clients);
+    let mut running = Running { hawser, guest, pod };
+    running.hawser.signal(Signal::SIGTERM)?;
+    expect_exit(exit_code(&mut running.hawser)?, 0, &running.hawser)?;
+    // It said nothing of it to anybody, and left what was in the pipes.
+    let mut text = String::new();
+    for stream in &mut streams {
+        stream.read_to_string(&mut text)?;
+    }
+    ensure!(text.chars().all(|char| char == '.'), "written to a full pipe");
+    Ok(())
 }
 
 fn standalone(context: &Context) -> Result<()> {

@@ -5,6 +5,7 @@
 
 pub mod child;
 pub mod fd_socket;
+pub mod lossy;
 pub mod programs;
 pub mod safe_path;
 pub mod unix_socket;

@@ -1,15 +1,20 @@
 //! The guest's serial console: to standard output, and to a file of bounded size.
 //!
-//! A thread, because standard output may be a file, a pipe or a terminal, and only blocking writes suit them all.
+//! A thread, because standard output may be a file, a pipe or a terminal, and each is written to in its own way. One that is not
+//! read is waited for once, and then left out: a guest that prints must not stand still for it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use hawser_linux::lossy::Lossy;
 use nix::libc;
 
+/// For whoever reads standard output.
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
 /// At this size the log moves to `console.log.1`: a guest that prints without end fills no disk.
 const MAX_LOG: u64 = 8 << 20;
 
@@ -19,7 +24,7 @@ pub(crate) fn pump(console: PipeReader, directory: &Path) -> Option<JoinHandle<(
     let spawned = std::thread::Builder::new()
         .name("console".into())
         .stack_size(128 << 10)
-        .spawn(move || copy(console, io::stdout(), Log::open(path)));
+        .spawn(move || copy(console, Lossy::new(io::stdout(), READER_TIMEOUT), Log::open(path)));
     match spawned {
         Ok(thread) => Some(thread),
         Err(error) => {

@@ -15,7 +15,6 @@ mod replug;
 mod run;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +31,7 @@ use crate::disks::{self, Drive as Disk};
 use crate::error::{ExitCode, Failure};
 use crate::hooks::Hooks;
 use crate::keeper::{Orders, Verdict, die_with};
+use crate::log;
 use crate::migration::{self, Arrival, Description, Report};
 use crate::nic::Server;
 use crate::privileges;
@@ -155,7 +155,7 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> Verdict {
             end.outcome.exit_code()
         }
         Err(failure) => {
-            let _ = writeln!(std::io::stderr(), "{failure}");
+            log::error(&failure);
             failure.code()
         }
     };

@@ -9,15 +9,19 @@ use std::io::{self, PipeReader, Read, Write};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use hawser_linux::lossy::Lossy;
+
 pub use crate::assumptions::GuestEnd;
 use crate::assumptions::guest_end;
 
+/// For whoever reads standard error.
+const READER_TIMEOUT: Duration = Duration::from_millis(100);
 /// Bytes; more than the chain of errors takes.
 const MAX_KEPT: usize = 4096;
 /// To read what a process that has ended has written.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A thread, as for the console: only blocking writes suit whatever standard error is.
+/// A thread, as for the console.
 #[derive(Debug)]
 pub struct Log(Option<JoinHandle<Vec<u8>>>);
 
@@ -27,7 +31,7 @@ impl Log {
         let spawned = std::thread::Builder::new()
             .name("vmm-log".into())
             .stack_size(128 << 10)
-            .spawn(move || copy(from, io::stderr()));
+            .spawn(move || copy(from, Lossy::new(io::stderr(), READER_TIMEOUT)));
         if let Err(error) = &spawned {
             tracing::error!(
                 event = "vmm-log-lost",
