@@ -17,11 +17,19 @@ pub(crate) struct Sink<T> {
 
 impl<T: Send + 'static> Sink<T> {
     pub(crate) fn new<E: From<T> + Send + 'static>(queue: mpsc::Sender<E>) -> Self {
+        Self::with(queue, E::from)
+    }
+
+    /// `wrap` makes one of the queue's events of each.
+    pub(crate) fn with<E: Send + 'static>(
+        queue: mpsc::Sender<E>,
+        wrap: impl Fn(T) -> E + Send + Sync + 'static,
+    ) -> Self {
         let send = move |event: T| -> Sending {
-            let queue = queue.clone();
+            let (queue, event) = (queue.clone(), wrap(event));
             Box::pin(async move {
                 // A queue without a reader is that of a guest that has ended.
-                let _ = queue.send(E::from(event)).await;
+                let _ = queue.send(event).await;
             })
         };
         Self { send: Arc::new(send) }

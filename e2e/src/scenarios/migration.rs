@@ -255,6 +255,9 @@ fn moves(context: &Context) -> Result<()> {
             moving.transcript()
         );
     }
+    let said = moving.stdout();
+    let asked = said.lines().filter(|line| line.starts_with("preparing:")).count();
+    ensure!(asked == 1, "a step is reported once:\n{said}");
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &pair.source)?;
     ensure!(

@@ -58,7 +58,8 @@ pub(super) struct Migrating {
     /// Callers that wait for their answer.
     calls: BTreeMap<CallId, Waiting>,
     last_call: u64,
-    outgoing: Option<Outgoing>,
+    /// The one under way, by its call.
+    outgoing: Option<(CallId, Outgoing)>,
     /// The last answers, until they are read.
     finishing: JoinSet<()>,
     /// Where the guest was last to be migrated to.
@@ -79,7 +80,7 @@ impl Supervisor {
         while let Some(event) = events.pop_front() {
             let (next, actions) = guest.on(event);
             guest = next;
-            if let (Guest::Leaving(leaving), Some(outgoing)) = (&guest, &self.migrating.outgoing) {
+            if let (Guest::Leaving(leaving), Some((_, outgoing))) = (&guest, &mut self.migrating.outgoing) {
                 outgoing.show(&leaving.source, &self.vfs, &mut self.board);
             }
             for action in actions {
@@ -113,7 +114,7 @@ impl Supervisor {
             }
             Action::Describe { call, arrived } => self.describe(call, arrived),
             Action::Source(action) => {
-                let outgoing = self.migrating.outgoing.as_mut()?;
+                let (_, outgoing) = self.migrating.outgoing.as_mut()?;
                 let mut hands = Hands {
                     child: &self.child,
                     events: &mut self.events,
@@ -189,7 +190,7 @@ impl Supervisor {
     }
 
     fn hotplug(&mut self, requests: Vec<VfRequest>) {
-        let sink: Sink<Report> = Sink::new(self.queue.clone());
+        let sink: Sink<Report> = Sink::with(self.queue.clone(), |report| Input::Source(None, report));
         migration::perform_hotplug(requests, &self.api, &sink.of());
         self.vfs.show(&mut self.board);
     }
@@ -218,13 +219,15 @@ impl Supervisor {
             let (order, answers) = waiting
                 .and_then(|waiting| Some((waiting.order.take()?, waiting.answers.clone())))
                 .ok_or_else(|| "the call has ended".to_owned())?;
-            let sink = Sink::new(self.queue.clone());
+            let sink = Sink::with(self.queue.clone(), move |report| {
+                Input::Source(Some(call), report)
+            });
             Outgoing::new(order, description, self.job.directory.clone(), answers, sink)
         });
         Event::Source(match begun {
             Ok(outgoing) => {
                 self.migrating.to = outgoing.address();
-                self.migrating.outgoing = Some(outgoing);
+                self.migrating.outgoing = Some((call, outgoing));
                 source::Event::Described
             }
             Err(why) => source::Event::NotDescribed(why),
@@ -234,7 +237,7 @@ impl Supervisor {
     /// The migration of this call has ended.
     fn finish(&mut self, call: CallId, ending: &Ending) {
         match self.migrating.outgoing.take() {
-            Some(outgoing) => {
+            Some((_, mut outgoing)) => {
                 outgoing.show(&source::State::Ended(ending.clone()), &self.vfs, &mut self.board);
                 self.migrating.calls.remove(&call);
                 let finish = outgoing.finish(ending, &mut self.board);
@@ -268,8 +271,10 @@ impl Supervisor {
         Some(event)
     }
 
-    pub(super) fn reported(&mut self, report: Report) -> Option<Event> {
-        let Some(outgoing) = &mut self.migrating.outgoing else {
+    pub(super) fn reported(&mut self, call: Option<CallId>, report: Report) -> Option<Event> {
+        // What a migration that has ended had still to report is not the next one's.
+        let is_its = |(current, _): &&mut (CallId, Outgoing)| call.is_none_or(|call| call == *current);
+        let Some((_, outgoing)) = self.migrating.outgoing.as_mut().filter(is_its) else {
             if let Report::Hotplug(done) = report {
                 // Of no migration away from here: at the target, or late.
                 let _ = self.vfs.done(done);
@@ -315,7 +320,7 @@ impl Supervisor {
         if self.incoming.is_some() {
             events.extend(Incoming::vmm_event(event).map(Event::Target));
         }
-        if let Some(outgoing) = &mut self.migrating.outgoing {
+        if let Some((_, outgoing)) = &mut self.migrating.outgoing {
             let mut hands = Hands {
                 child: &self.child,
                 events: &mut self.events,

@@ -108,8 +108,8 @@ enum Input {
     Unfit(Failure),
     /// The guest is described for the target of a migration.
     Described(CallId, Result<Description, String>),
-    /// From a migration away from here.
-    Source(Report),
+    /// From a migration away from here, by its call; of none, for a VF that is plugged at the target.
+    Source(Option<CallId>, Report),
     /// From a migration to here.
     Target(Arrival),
     /// A passt does not run any more.
@@ -119,12 +119,6 @@ enum Input {
 impl From<Call> for Input {
     fn from(call: Call) -> Self {
         Self::Call(call)
-    }
-}
-
-impl From<Report> for Input {
-    fn from(report: Report) -> Self {
-        Self::Source(report)
     }
 }
 

@@ -218,7 +218,7 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
                 }
                 Input::Call(call) => happened.extend(this.called(call)),
                 Input::Described(call, described) => happened.push(this.described(call, described)),
-                Input::Source(report) => happened.extend(this.reported(report)),
+                Input::Source(call, report) => happened.extend(this.reported(call, report)),
                 Input::Target(arrival) => happened.extend(this.arrived(arrival, &guest)),
                 Input::PasstLost(passt::Report { nic }) => {
                     tokio::spawn(unplug(this.api.clone(), nic));

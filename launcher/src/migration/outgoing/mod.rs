@@ -30,7 +30,7 @@ use crate::control::{Answer, Board, Order};
 use crate::daemons::passt;
 use crate::error::chain;
 use crate::queue::Sink;
-use crate::status::Direction;
+use crate::status::{Direction, Step};
 use crate::vmm::api::{Api, SendMigration};
 use crate::vmm::events::Events;
 use crate::vmm::{process, threads};
@@ -73,6 +73,8 @@ pub(crate) struct Outgoing {
     channels: u32,
     relay: Option<SourceRelay>,
     times: Times,
+    /// The step that was last reported.
+    shown: Option<Step>,
     /// The VMM has lent the guest to the transfer.
     lent: bool,
     /// The guest has begun to reboot, and has not yet.
@@ -150,6 +152,7 @@ impl Outgoing {
             channels: 0,
             relay: None,
             times: Times::default(),
+            shown: None,
             lent: false,
             rebooting: false,
             answered: false,
@@ -162,12 +165,14 @@ impl Outgoing {
     }
 
     /// Reports a new state, on the board and to the caller.
-    pub(crate) fn show(&self, state: &State, vfs: &VfHotplug, board: &mut Board) {
+    pub(crate) fn show(&mut self, state: &State, vfs: &VfHotplug, board: &mut Board) {
+        let step = state.step();
         // A step in which there is nothing to do for a guest without VFs.
-        if matches!(state, State::Detaching | State::Attaching { .. }) && vfs.is_empty() {
+        let passed_by = matches!(state, State::Detaching | State::Attaching { .. }) && vfs.is_empty();
+        if passed_by || self.shown == Some(step) {
             return;
         }
-        let step = state.step();
+        self.shown = Some(step);
         let why = match state {
             State::Cancelling { why } | State::Attaching { why } => Some(why.as_str()),
             State::Ended(ending) => ending.why(),
