@@ -44,8 +44,7 @@ pub(super) struct Supervisor {
     /// Dropped, it ends the servers.
     pub(super) end_servers: watch::Sender<()>,
     pub(super) vmm_version: String,
-    /// By the NIC's name.
-    pub(super) passts: BTreeMap<String, passt::Handle>,
+    pub(super) passt: Option<passt::Handle>,
     pub(super) job: Job,
     pub(super) queue: mpsc::Sender<Input>,
     pub(super) migrating: Migrating,
@@ -121,7 +120,7 @@ impl Supervisor {
                     api: &self.api,
                     board: &mut self.board,
                     vfs: &mut self.vfs,
-                    passts: &self.passts,
+                    passt: self.passt.as_ref(),
                 };
                 let event = outgoing.perform(action, &mut hands).await;
                 self.vfs.show(&mut self.board);
@@ -133,7 +132,7 @@ impl Supervisor {
                 }
             }
             Action::TakeOver => self.take_over(),
-            Action::Resume => self.replug.resume(&self.passts, &self.api),
+            Action::Resume => self.replug.resume(self.passt.as_ref(), &self.api),
             Action::Finish(call, ending) => self.finish(call, &ending),
             Action::Refuse(call, refusal) => self.answer(
                 call,
@@ -199,7 +198,7 @@ impl Supervisor {
     fn describe(&mut self, call: CallId, arrived: bool) {
         self.board.status.migration = None;
         let mut description = self.job.description(self.vmm_version.clone());
-        if arrived && !self.passts.is_empty() {
+        if arrived && self.passt.is_some() {
             description.obstacles.push(ARRIVED_BEHIND_PASST.to_owned());
         }
         description.obstacles.extend(self.vfs.obstacles());
@@ -288,7 +287,7 @@ impl Supervisor {
             api: &self.api,
             board: &mut self.board,
             vfs: &mut self.vfs,
-            passts: &self.passts,
+            passt: self.passt.as_ref(),
         };
         let event = outgoing.report(report, &mut hands);
         self.vfs.show(&mut self.board);
@@ -327,7 +326,7 @@ impl Supervisor {
                 api: &self.api,
                 board: &mut self.board,
                 vfs: &mut self.vfs,
-                passts: &self.passts,
+                passt: self.passt.as_ref(),
             };
             events.extend(outgoing.vmm_event(event, &mut hands).map(Event::Source));
         }

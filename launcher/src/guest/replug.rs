@@ -3,7 +3,7 @@
 //! It ends the connection of a vhost-user NIC when it takes the last of the guest's state for a migration, and does not
 //! connect again: in a guest that stays, the NIC is dead from then on, until it is unplugged and plugged again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,20 +24,18 @@ pub(super) struct Replug(BTreeSet<String>);
 
 impl Replug {
     /// The guest stays after a migration that has failed.
-    pub(super) fn resume(&mut self, passts: &BTreeMap<String, passt::Handle>, api: &Api) {
-        for passt in passts.values() {
-            let passt = passt.clone();
-            tokio::spawn(async move { passt.leave_connections().await });
-        }
-        let disconnected = passts.iter().filter(|(_, passt)| passt.is_let_go());
-        for (nic, _) in disconnected {
+    pub(super) fn resume(&mut self, passt: Option<&passt::Handle>, api: &Api) {
+        let Some(passt) = passt.cloned() else { return };
+        let (nic, disconnected) = (passt.nic().to_owned(), passt.is_let_go());
+        tokio::spawn(async move { passt.leave_connections().await });
+        if disconnected {
             tracing::warn!(
                 event = "nic-replug-started",
                 nic = %nic,
                 "{nic}: cloud-hypervisor has disconnected the NIC for the migration: it is unplugged from the guest and plugged again"
             );
             self.0.insert(nic.clone());
-            tokio::spawn(unplug_after_migration(api.clone(), nic.clone()));
+            tokio::spawn(unplug_after_migration(api.clone(), nic));
         }
     }
 

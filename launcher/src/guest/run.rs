@@ -1,6 +1,5 @@
 //! The supervisor's loop: starts the VMM and what serves beside it, and takes what happens to the guest one by one.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
@@ -59,20 +58,21 @@ pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
 /// What runs beside the VMM, with the sockets that are there before the VMM hears of them.
 struct Beside {
     passt: Option<(Passt, passt::Frontend)>,
-    handles: BTreeMap<String, passt::Handle>,
+    handle: Option<passt::Handle>,
     virtiofsd: PathBuf,
     shares: Vec<virtiofsd::Share>,
 }
 
 impl Beside {
     fn listen(job: &mut Job) -> Result<Self, Failure> {
-        let mut handles = BTreeMap::new();
+        let mut handle = None;
         let passt = job
             .passt
             .take()
             .map(|passt| {
-                let (frontend, handle) = passt::Frontend::listen(&job.directory, job.repairs.clone())?;
-                handles.insert(passt.command.nic.clone(), handle);
+                let nic = &passt.command.nic;
+                let (frontend, its) = passt::Frontend::listen(&job.directory, nic, job.repairs.clone())?;
+                handle = Some(its);
                 Ok((passt, frontend))
             })
             .transpose()
@@ -97,7 +97,7 @@ impl Beside {
         })?;
         Ok(Self {
             passt,
-            handles,
+            handle,
             virtiofsd,
             shares,
         })
@@ -107,7 +107,7 @@ impl Beside {
 /// Where a guest is to be migrated to this launcher: the half that receives it, and its port.
 async fn listen(
     job: &Job,
-    passts: &BTreeMap<String, passt::Handle>,
+    passt: Option<passt::Handle>,
     queue: &mpsc::Sender<Input>,
 ) -> Result<Option<(Incoming, TcpListener)>, Failure> {
     let Start::Receive(listener) = job.start.clone() else {
@@ -119,9 +119,9 @@ async fn listen(
     let description = tokio::task::spawn_blocking(move || description.with_disks(&disks))
         .await
         .map_err(|error| Failure::new(ExitCode::Internal, "describe the guest's disks").because(error))?;
-    let (passts, directory) = (passts.clone(), job.directory.clone());
+    let directory = job.directory.clone();
     let sink = Sink::new(queue.clone());
-    let bound = Incoming::bind(listener, description, passts, directory, sink).await;
+    let bound = Incoming::bind(listener, description, passt, directory, sink).await;
     bound.map(Some).map_err(|error| {
         Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
             .because(error)
@@ -140,7 +140,7 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
     } = vmm;
     let Beside {
         passt,
-        handles,
+        handle,
         virtiofsd,
         shares,
     } = Beside::listen(&mut job)?;
@@ -152,7 +152,7 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
             .because(error)
             .remedy("the state directory must be writable, and its path short enough for a socket")
     })?;
-    let (incoming, mut socket) = listen(&job, &handles, &queue).await?.unzip();
+    let (incoming, mut socket) = listen(&job, handle.clone(), &queue).await?.unzip();
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
     let mut go = Some((go, passt, (virtiofsd, shares)));
@@ -182,7 +182,7 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
         servers: job.servers.clone(),
         end_servers,
         vmm_version: String::new(),
-        passts: handles,
+        passt: handle,
         migrating: Migrating::default(),
         replug: Replug::default(),
         job,

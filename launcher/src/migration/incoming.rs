@@ -62,8 +62,7 @@ pub(crate) struct Incoming {
     asking: Option<u32>,
     credentials: bool,
     relay: Option<TargetRelay>,
-    /// By the NIC's name.
-    passts: BTreeMap<String, passt::Handle>,
+    passt: Option<passt::Handle>,
     /// The NICs as the guest has them, which are to be the same here.
     nics: Vec<NicDescription>,
     /// Those behind passt whose open connections come along.
@@ -79,7 +78,7 @@ impl Incoming {
     pub(crate) async fn bind(
         listener: Listener,
         own: Description,
-        passts: BTreeMap<String, passt::Handle>,
+        passt: Option<passt::Handle>,
         vmm_dir: PathBuf,
         sink: Sink<Arrival>,
     ) -> std::io::Result<(Self, TcpListener)> {
@@ -95,7 +94,7 @@ impl Incoming {
             asking: None,
             credentials: false,
             relay: None,
-            passts,
+            passt,
             nics: Vec::new(),
             connected: Vec::new(),
             vmm: None,
@@ -246,13 +245,15 @@ impl Incoming {
         all
     }
 
+    /// What serves this NIC here, where passt does.
+    fn passt_of(&self, nic: &NicDescription) -> Option<&passt::Handle> {
+        self.passt.as_ref().filter(|passt| passt.nic() == nic.name)
+    }
+
     /// Of these NICs at the source, those whose connections can go on here.
     fn take_connections(&self, theirs: &[NicDescription]) -> Vec<String> {
         let here = |nic: &&NicDescription| {
-            let takes = self
-                .passts
-                .get(&nic.name)
-                .is_some_and(passt::Handle::keeps_connections);
+            let takes = self.passt_of(nic).is_some_and(passt::Handle::keeps_connections);
             let ours = self.own.nics.iter().find(|ours| ours.name == nic.name);
             takes && ours.is_some_and(|ours| same_pod_addresses(nic, ours))
         };
@@ -331,7 +332,7 @@ impl Incoming {
             .iter()
             .filter_map(|nic| {
                 let connected = self.connected.contains(&nic.name);
-                Some((self.passts.get(&nic.name)?.clone(), nic.passt.clone()?, connected))
+                Some((self.passt_of(nic)?.clone(), nic.passt.clone()?, connected))
             })
             .collect();
         let (api, sink) = (api.clone(), self.sink.clone());

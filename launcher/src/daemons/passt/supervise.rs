@@ -42,6 +42,8 @@ pub(crate) struct Frontend {
 /// What a live migration wants of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle {
+    /// The guest's NIC.
+    nic: String,
     adoptions: mpsc::Sender<Adoption>,
     leaving: Arc<AtomicBool>,
     repair: Repair,
@@ -55,6 +57,10 @@ struct Adoption {
 }
 
 impl Handle {
+    pub(crate) fn nic(&self) -> &str {
+        &self.nic
+    }
+
     /// A passt for a guest with these addresses, before the VMM connects. It serves when this returns.
     pub(crate) async fn adopt(&self, handed: Handed) -> Result<(), String> {
         let (done, serves) = oneshot::channel();
@@ -94,7 +100,7 @@ impl Frontend {
     }
 
     /// `helper`: where one waits for a socket by which it can be asked to move connections.
-    pub(crate) fn listen(directory: &Path, helper: Option<PathBuf>) -> io::Result<(Self, Handle)> {
+    pub(crate) fn listen(directory: &Path, nic: &str, helper: Option<PathBuf>) -> io::Result<(Self, Handle)> {
         let path = Self::path(directory);
         let (send, adoptions) = mpsc::channel(1);
         let leaving = Arc::default();
@@ -106,6 +112,7 @@ impl Frontend {
             repair: repair.clone(),
         };
         let handle = Handle {
+            nic: nic.to_owned(),
             adoptions: send,
             leaving,
             repair,
@@ -310,7 +317,7 @@ exec cat <&"$socket" > /dev/null
     async fn a_guest_from_elsewhere_is_served_with_its_own_addresses_before_the_vmm_comes() {
         let directory = tempfile::tempdir().unwrap();
         let program = stand_in(directory.path());
-        let (frontend, handle) = Frontend::listen(directory.path(), None).unwrap();
+        let (frontend, handle) = Frontend::listen(directory.path(), "default", None).unwrap();
         let command = Command::bare("default", &[]);
         let (ready, serves) = oneshot::channel();
         let (queue, _) = mpsc::channel::<Report>(1);

@@ -7,7 +7,6 @@ mod observe;
 pub(crate) use end::{in_doubt, lost_there};
 pub(crate) use observe::REBOOTED;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -56,7 +55,7 @@ pub(crate) struct Hands<'a> {
     pub(crate) api: &'a Api,
     pub(crate) board: &'a mut Board,
     pub(crate) vfs: &'a mut VfHotplug,
-    pub(crate) passts: &'a BTreeMap<String, passt::Handle>,
+    pub(crate) passt: Option<&'a passt::Handle>,
 }
 
 /// A migration away from here that is under way. Dropped, its connections close and its timers end.

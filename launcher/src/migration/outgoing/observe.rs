@@ -1,6 +1,5 @@
 //! What the source's tasks and cloud-hypervisor report, as events of the machine in [`crate::migration::source`].
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::{Hands, MAX_PAUSE, Outgoing};
@@ -48,14 +47,14 @@ impl Outgoing {
                 self.link = None;
                 Some(Event::ChannelLost(why))
             }
-            Report::Received(_, Received::Message(message)) => self.message(message, hands.passts),
+            Report::Received(_, Received::Message(message)) => self.message(message, hands.passt),
         }
     }
 
-    fn message(&mut self, message: Message, passts: &BTreeMap<String, passt::Handle>) -> Option<Event> {
+    fn message(&mut self, message: Message, passt: Option<&passt::Handle>) -> Option<Event> {
         Some(match message {
             Message::Prepared { takes_connections } => {
-                self.move_connections(takes_connections, passts);
+                self.move_connections(takes_connections, passt);
                 Event::Prepared
             }
             Message::Refused { reasons } => {
@@ -135,9 +134,8 @@ impl Outgoing {
     }
 
     /// Before the transfer, at the end of which passt is asked for them.
-    fn move_connections(&mut self, along: bool, passts: &BTreeMap<String, passt::Handle>) {
-        for passt in passts.values() {
-            let passt = passt.clone();
+    fn move_connections(&mut self, along: bool, passt: Option<&passt::Handle>) {
+        if let Some(passt) = passt.cloned() {
             self.tasks.spawn(async move {
                 if along {
                     passt.move_connections(passt::Side::Source).await;
