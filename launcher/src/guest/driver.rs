@@ -113,15 +113,7 @@ impl Supervisor {
             }
             Action::Describe { call, arrived } => self.describe(call, arrived),
             Action::Source(action) => {
-                let (_, outgoing) = self.migrating.outgoing.as_mut()?;
-                let mut hands = Hands {
-                    child: &self.child,
-                    events: &mut self.events,
-                    api: &self.api,
-                    board: &mut self.board,
-                    vfs: &mut self.vfs,
-                    passt: self.passt.as_ref(),
-                };
+                let (_, outgoing, mut hands) = self.outgoing()?;
                 let event = outgoing.perform(action, &mut hands).await;
                 self.vfs.show(&mut self.board);
                 return event.map(Event::Source);
@@ -270,18 +262,10 @@ impl Supervisor {
         Some(event)
     }
 
-    pub(super) fn reported(&mut self, call: Option<CallId>, report: Report) -> Option<Event> {
-        // What a migration that has ended had still to report is not the next one's.
-        let is_its = |(current, _): &&mut (CallId, Outgoing)| call.is_none_or(|call| call == *current);
-        let Some((_, outgoing)) = self.migrating.outgoing.as_mut().filter(is_its) else {
-            if let Report::Hotplug(done) = report {
-                // Of no migration away from here: at the target, or late.
-                let _ = self.vfs.done(done);
-                self.vfs.show(&mut self.board);
-            }
-            return None;
-        };
-        let mut hands = Hands {
+    /// The migration away from here that is under way, and what it is lent.
+    fn outgoing(&mut self) -> Option<(CallId, &mut Outgoing, Hands<'_>)> {
+        let (call, outgoing) = self.migrating.outgoing.as_mut()?;
+        let hands = Hands {
             child: &self.child,
             events: &mut self.events,
             api: &self.api,
@@ -289,7 +273,23 @@ impl Supervisor {
             vfs: &mut self.vfs,
             passt: self.passt.as_ref(),
         };
-        let event = outgoing.report(report, &mut hands);
+        Some((*call, outgoing, hands))
+    }
+
+    pub(super) fn reported(&mut self, call: Option<CallId>, report: Report) -> Option<Event> {
+        let event = match self.outgoing() {
+            // What a migration that has ended had still to report is not the next one's.
+            Some((current, outgoing, mut hands)) if call.is_none_or(|call| call == current) => {
+                outgoing.report(report, &mut hands)
+            }
+            _ => {
+                if let Report::Hotplug(done) = report {
+                    // Of no migration away from here: at the target, or late.
+                    let _ = self.vfs.done(done);
+                }
+                None
+            }
+        };
         self.vfs.show(&mut self.board);
         event.map(Event::Source)
     }
@@ -319,15 +319,7 @@ impl Supervisor {
         if self.incoming.is_some() {
             events.extend(Incoming::vmm_event(event).map(Event::Target));
         }
-        if let Some((_, outgoing)) = &mut self.migrating.outgoing {
-            let mut hands = Hands {
-                child: &self.child,
-                events: &mut self.events,
-                api: &self.api,
-                board: &mut self.board,
-                vfs: &mut self.vfs,
-                passt: self.passt.as_ref(),
-            };
+        if let Some((_, outgoing, mut hands)) = self.outgoing() {
             events.extend(outgoing.vmm_event(event, &mut hands).map(Event::Source));
         }
         events
