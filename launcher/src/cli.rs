@@ -2,12 +2,14 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::args::{PodArgs, StateDirArgs};
 use crate::commands::check::CheckArgs;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::plan::PlanArgs;
+use crate::commands::pod::PodArgs;
 use crate::commands::run::RunArgs;
+use crate::commands::setup::SetupArgs;
+use crate::commands::status::StatusArgs;
 
 /// Runs a KubeVirt VirtualMachineInstance in this pod with cloud-hypervisor.
 #[derive(Debug, Parser)]
@@ -28,8 +30,10 @@ pub struct Cli {
 pub enum Command {
     /// Wire the pod, serve the guest its addresses, run it until it ends, take the wiring down.
     Run(RunArgs),
-    /// Only wire the pod, for an init container that holds NET_ADMIN; `run` then finds it done.
-    Setup(PodArgs),
+    /// Only wire the pod, for a container of its own that holds NET_ADMIN; `run` then finds it done.
+    Setup(SetupArgs),
+    /// Print the Kubernetes objects that run this guest, for kubectl apply -f -. Needs neither a cluster nor a pod.
+    Pod(PodArgs),
     /// Say what `run` would do here. Changes nothing and needs no privilege.
     Plan(PlanArgs),
     /// For each interface, say who gives the IP, what others use, whether it can migrate, what it needs and costs.
@@ -37,7 +41,7 @@ pub enum Command {
     /// Say whether this pod is fit to run a guest, with a remedy for each thing that is not.
     Check(CheckArgs),
     /// Print the state of this pod's launcher as JSON; of one that has ended, its last.
-    Status(StateDirArgs),
+    Status(StatusArgs),
     /// Have this pod's guest go on in another pod, where hawser run --incoming waits. Ends when it runs there or stays.
     Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.

@@ -17,6 +17,9 @@ use nix::unistd::{Gid, getegid, geteuid, setegid};
 
 use crate::error::{ExitCode, Failure};
 
+/// The file that says that `hawser setup` has wired the pod.
+const WIRED: &str = "wired";
+
 /// A state directory that this process alone uses, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct StateDir {
@@ -53,6 +56,22 @@ impl StateDir {
         };
         make_shared(&this.vmm_dir(), owner).map_err(fail)?;
         Ok(this)
+    }
+
+    /// What [`is_wired`] then says.
+    pub(crate) fn mark_wired(&self, wired: bool) -> Result<(), Failure> {
+        let mark = self.path.join(WIRED);
+        let result = match wired {
+            true => fs::write(&mark, ""),
+            false => match fs::remove_file(&mark) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            },
+        };
+        result.map_err(|error| {
+            let what = format!("cannot write {}", mark.display());
+            Failure::new(ExitCode::PodUnfit, what).because(error)
+        })
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
@@ -110,6 +129,11 @@ fn make_shared(dir: &Path, owner: Owner) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(())
+}
+
+/// Whether `hawser setup` has wired the pod, by its state directory.
+pub(crate) fn is_wired(state_dir: &Path) -> bool {
+    state_dir.join(WIRED).exists()
 }
 
 /// Where that is, whether or not it is there yet.

@@ -38,6 +38,25 @@ pub(crate) enum Phase {
     HandedOver,
 }
 
+impl Phase {
+    /// As it is printed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Receiving => "receiving",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::ShutDown => "shut-down",
+            Self::NeverStarted => "never-started",
+            Self::Killed => "killed",
+            Self::Failed => "failed",
+            Self::Migrated => "migrated",
+            Self::NotReceived => "not-received",
+            Self::HandedOver => "handed-over",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct MigrationStatus {

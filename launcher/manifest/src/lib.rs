@@ -21,6 +21,7 @@ mod tests;
 mod v1;
 
 pub use document::input::{MAX_BYTES, ParseError, parse};
+pub use document::quantity::parse as parse_quantity;
 pub use document::report::{FieldPath, Note, Refusals, Report, quoted};
 pub use guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
 pub use guest::storage::{
@@ -32,12 +33,13 @@ pub use guest::{
 };
 pub use hawser_mac::{Mac, NotAMac};
 pub use plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
+pub use v1::template::Kind;
 
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use document::check;
-use v1::template::{self, Kind};
+use v1::template;
 
 use plugins::Registry;
 
@@ -47,8 +49,27 @@ pub struct Loaded {
     pub spec: GuestSpec,
     /// The VirtualMachineInstance as it was written, for those who are shown it.
     pub vmi: Value,
+    /// The whole manifest as it was written: the instance itself, or what has it as its template.
+    pub manifest: Value,
     /// What the user should know although nothing is refused, in the order of the document.
     pub warnings: Vec<Note>,
+}
+
+impl Loaded {
+    /// For those who look further into the manifest: paths of the instance become those of the manifest. To be finished
+    /// with [`Loaded::manifest`].
+    pub fn report(&self) -> Report {
+        let mut report = Report::default();
+        if let Some(place) = self.owner().template() {
+            report.enter_template(place);
+        }
+        report
+    }
+
+    /// What kind of object the manifest is.
+    pub fn owner(&self) -> Kind {
+        Kind::of(&self.manifest).unwrap_or(Kind::Instance)
+    }
 }
 
 /// Reads the manifest of a VirtualMachineInstance, or of something with a template of one, that names no binding
@@ -84,6 +105,7 @@ pub fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
         Some(spec) => Ok(Loaded {
             spec,
             vmi: whole(kind.instance(&raw)),
+            manifest: raw,
             warnings,
         }),
         None => Err(Refusals::one("manifest", "incomplete")),

@@ -5,6 +5,7 @@ pub mod check;
 pub mod explain;
 pub mod migrate;
 pub mod plan;
+pub mod pod;
 pub mod run;
 pub mod setup;
 pub mod status;
@@ -19,6 +20,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Setup(args) => setup::setup(&args),
+        Command::Pod(args) => pod::pod(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{Answer, Order, Request, board};
 use crate::error::{ExitCode, Failure};
+use crate::status::Status;
 
 fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io::Result<Answer>>, Failure> {
     let path = super::path(vmm_dir);
@@ -26,13 +27,17 @@ fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io
         .map(|line| line.and_then(|line| serde_json::from_str(&line).map_err(std::io::Error::other))))
 }
 
-/// Prints the status as JSON: the launcher's own, or the last one of a launcher that has ended.
-pub(crate) fn status(vmm_dir: &Path) -> Result<ExitCode, Failure> {
-    let answered = ask(vmm_dir, &Request::Status).and_then(|mut answers| match answers.next() {
+/// The status of a launcher that runs.
+pub(crate) fn live(vmm_dir: &Path) -> Result<Status, Failure> {
+    match ask(vmm_dir, &Request::Status)?.next() {
         Some(Ok(Answer::Status(status))) => Ok(*status),
         _ => Err(Failure::new(ExitCode::Internal, "the launcher did not answer")),
-    });
-    let status = match answered {
+    }
+}
+
+/// Prints the status as JSON: the launcher's own, or the last one of a launcher that has ended.
+pub(crate) fn status(vmm_dir: &Path) -> Result<ExitCode, Failure> {
+    let status = match live(vmm_dir) {
         Ok(status) => status,
         Err(failure) => board::read(vmm_dir).map_err(|_| failure)?,
     };

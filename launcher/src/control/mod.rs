@@ -18,7 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, whereabouts};
-pub(crate) use client::{migrate, status};
+pub(crate) use client::{live, migrate, status};
 
 use crate::queue::Sink;
 use crate::status::Status;

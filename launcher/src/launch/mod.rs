@@ -12,7 +12,7 @@ use hawser_netsetup::{CniNic, Plan};
 use serde_json::Value;
 
 pub(crate) use self::explanations::Explanations;
-use self::migratable::obstacles;
+pub(crate) use self::migratable::obstacles;
 pub(crate) use self::vm_config::Parts;
 use crate::daemons::passt::Passt;
 use crate::disks;

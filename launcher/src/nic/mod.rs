@@ -228,6 +228,17 @@ pub(crate) fn needs_tap(guest: &GuestSpec) -> bool {
         .any(|interface| Kind::of(interface).needs_tap)
 }
 
+/// The TAPs by which masqueraded guests reach the pod, with the names that they have by convention.
+pub(crate) fn masqueraded_taps(guest: &GuestSpec) -> Vec<String> {
+    let masqueraded = guest
+        .interfaces
+        .iter()
+        .filter(|interface| interface.binding == Binding::Masquerade && interface.state == LinkState::Up);
+    masqueraded
+        .map(|interface| hawser_netsetup::tap_name(&interface.network.conventional_interface()))
+        .collect()
+}
+
 /// The interfaces that have a VF each.
 pub(crate) fn with_vf(guest: &GuestSpec) -> Vec<&Interface> {
     let has_vf = |interface: &&Interface| matches!(Kind::of(interface).device, Source::Vf { .. });

@@ -1,8 +1,11 @@
 //! Where things are in this pod, as the command line says it or by default.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::state_dir::vmm_dir;
+
+/// Where the pod has block devices of claims, by the volume's name. Kubernetes mounts no device below a volume.
+const BLOCK_DEVICES: &str = "/dev/hawser";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Places {
@@ -29,9 +32,15 @@ impl Places {
         given(&self.images, name).unwrap_or_else(|| self.state_dir.join("images").join(name))
     }
 
-    /// Where the pod has a volume that is no image.
+    /// Where the pod has a volume that is no image: its directory, or its block device.
     pub(crate) fn volume(&self, name: &str) -> PathBuf {
-        given(&self.volumes, name).unwrap_or_else(|| self.state_dir.join("volumes").join(name))
+        given(&self.volumes, name).unwrap_or_else(|| {
+            let device = Path::new(BLOCK_DEVICES).join(name);
+            match device.exists() {
+                true => device,
+                false => self.state_dir.join("volumes").join(name),
+            }
+        })
     }
 
     /// Where binding plugins' sidecars listen.

@@ -8,8 +8,11 @@ use super::report::quoted;
 
 const FORM: &str = "expected a quantity such as 512Mi, 1G or 500m";
 
-/// The quantity's value, rounded up to a whole number. Negative ones and those above `u64::MAX` are errors.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+/// The quantity's value, rounded up to a whole number.
+///
+/// # Errors
+/// Another form, a negative number, or one above `u64::MAX`.
+pub fn parse(text: &str) -> Result<u64, String> {
     let form = || format!("{FORM}, found {}", quoted(text));
     let unsigned = text.strip_prefix('+').unwrap_or(text);
     let (negative, unsigned) = match unsigned.strip_prefix('-') {

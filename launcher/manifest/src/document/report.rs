@@ -216,6 +216,20 @@ impl Report {
         }
     }
 
+    /// For a field that stands outside of the instance, in what has it as its template.
+    pub fn refuse_owner(&mut self, path: FieldPath, message: impl Into<String>) {
+        let template = self.template.take();
+        self.refuse(path, message);
+        self.template = template;
+    }
+
+    /// The same for a note.
+    pub fn note_owner(&mut self, path: FieldPath, message: impl Into<String>) {
+        let template = self.template.take();
+        self.note(path, message);
+        self.template = template;
+    }
+
     /// The notes, or the refusals where there are any; both in the order of `document`.
     pub fn finish(self, document: &Value) -> Result<Vec<Note>, Refusals> {
         if self.refused.is_empty() {

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
 
 use self::devices::{Filesystem, HostDevice, Vsock};
 use self::storage::Disk;
@@ -28,7 +29,7 @@ pub struct GuestSpec {
     pub namespace: String,
     /// `metadata.uid`, which only a manifest read back from the cluster has.
     pub uid: Option<String>,
-    /// Whether an Istio sidecar shares the pod (annotation `sidecar.istio.io/inject: "true"`).
+    /// Whether an Istio sidecar shares the pod (`sidecar.istio.io/inject: "true"`: the label, else the annotation).
     pub istio: bool,
     /// Whether a guest on a bridge to the pod network may migrate although its address changes (annotation
     /// `kubevirt.io/allow-pod-bridge-network-live-migration`, whatever its value, as in KubeVirt).
@@ -159,7 +160,21 @@ impl Network {
             NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. }
         )
     }
+
+    /// The name that KubeVirt gives the pod's interface on it: `eth0` on the primary network, and `pod` with the first 11
+    /// hex digits of the SHA-256 of the network's name on another.
+    pub fn conventional_interface(&self) -> String {
+        if self.is_primary() {
+            return PRIMARY.to_owned();
+        }
+        let hash = Sha256::digest(self.name.as_bytes());
+        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("pod{}", hex.get(..11).unwrap_or(&hex))
+    }
 }
+
+/// The primary network's interface, by the container runtimes' convention.
+const PRIMARY: &str = "eth0";
 
 /// Where a network comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -35,8 +35,8 @@ const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[(
     "hooks.kubevirt.io/hookSidecars",
     "not supported: a hook changes libvirt's domain, and there is none; the sidecar of a binding plugin can change a NIC",
 )];
-/// Istio's injector goes by it, and KubeVirt's masquerade too.
-const ISTIO_ANNOTATION: &str = "sidecar.istio.io/inject";
+/// A label or an annotation. Istio's injector goes by the label where there is one, and KubeVirt's masquerade too.
+const ISTIO_INJECTION: &str = "sidecar.istio.io/inject";
 const POD_BRIDGE_MIGRATION_ANNOTATION: &str = "kubevirt.io/allow-pod-bridge-network-live-migration";
 /// More than KVM takes on common kernels; catches slips such as cores for megahertz.
 const MAX_VCPUS: u32 = 1024;
@@ -131,8 +131,9 @@ fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         uid: given(&metadata.uid).map(str::to_owned),
         istio: metadata
-            .annotations
-            .get(ISTIO_ANNOTATION)
+            .labels
+            .get(ISTIO_INJECTION)
+            .or_else(|| metadata.annotations.get(ISTIO_INJECTION))
             .is_some_and(|value| value == "true"),
         pod_bridge_may_migrate: metadata.annotations.contains_key(POD_BRIDGE_MIGRATION_ANNOTATION),
     })

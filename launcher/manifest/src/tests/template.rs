@@ -39,7 +39,9 @@ fn the_instance_has_its_owners_name_and_the_templates_annotations() {
                 json!({"sidecar.istio.io/inject": "true"}),
             )],
         );
-        let Loaded { spec, vmi, warnings } = load(&text).unwrap();
+        let Loaded {
+            spec, vmi, warnings, ..
+        } = load(&text).unwrap();
         assert_eq!(vmi["kind"], "VirtualMachineInstance");
         assert_eq!(vmi["apiVersion"], "kubevirt.io/v1");
         assert_eq!(vmi["metadata"]["name"], "owner");

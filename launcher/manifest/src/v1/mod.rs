@@ -56,9 +56,10 @@ fields! {
         #[schemars(required)] name: Option<String>,
         namespace: Option<String>,
         uid: Option<String>,
+        #[serde(default)] labels: BTreeMap<String, String>,
         #[serde(default)] annotations: BTreeMap<String, String>,
     } accepted {
-        labels, generate_name, creation_timestamp, deletion_timestamp, deletion_grace_period_seconds,
+        generate_name, creation_timestamp, deletion_timestamp, deletion_grace_period_seconds,
         owner_references, managed_fields, finalizers, generation, resource_version, self_link,
     }
 }

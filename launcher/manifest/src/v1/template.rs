@@ -15,10 +15,13 @@ use crate::document::report::{FieldPath, Report};
 
 /// What a manifest is, by its `kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A VirtualMachineInstance.
     Instance,
     VirtualMachine,
+    /// A VirtualMachineInstanceReplicaSet.
     ReplicaSet,
+    /// A VirtualMachinePool.
     Pool,
 }
 
@@ -47,10 +50,18 @@ impl Kind {
             Self::Pool => "a pool: one machine of its template is run, under the pool's own name",
         };
         report.note(FieldPath::of("kind"), note);
-        report.enter_template(match self {
-            Self::Pool => "spec.virtualMachineTemplate.spec.template",
-            _ => "spec.template",
-        });
+        if let Some(place) = self.template() {
+            report.enter_template(place);
+        }
+    }
+
+    /// Where the instance is in the manifest, if it is not the manifest itself.
+    pub(crate) fn template(self) -> Option<&'static str> {
+        match self {
+            Self::Instance => None,
+            Self::VirtualMachine | Self::ReplicaSet => Some("spec.template"),
+            Self::Pool => Some("spec.virtualMachineTemplate.spec.template"),
+        }
     }
 
     /// The instance in a manifest. Absent parts are left for the instance's own checks to miss.
@@ -67,8 +78,10 @@ impl Kind {
             Self::Pool => "/spec/virtualMachineTemplate/spec/template",
             _ => "/spec/template",
         };
-        let annotations = of(&format!("{template}/metadata/annotations"));
-        metadata.extend(annotations.map(|value| ("annotations".to_owned(), value.clone())));
+        for field in ["labels", "annotations"] {
+            let written = of(&format!("{template}/metadata/{field}"));
+            metadata.extend(written.map(|value| (field.to_owned(), value.clone())));
+        }
         let mut instance = Map::new();
         instance.insert("metadata".to_owned(), json!(metadata));
         instance.extend(of(&format!("{template}/spec")).map(|spec| ("spec".to_owned(), spec.clone())));
@@ -171,6 +184,7 @@ fields! {
 fields! {
     /// The name is the owner's.
     TemplateMetadata {
+        #[serde(default)] labels: BTreeMap<String, String>,
         #[serde(default)] annotations: BTreeMap<String, String>,
-    } accepted { labels, creation_timestamp, name, namespace, }
+    } accepted { creation_timestamp, name, namespace, }
 }

@@ -8,33 +8,17 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use super::{Error, Form, PodNetworks};
-use crate::spec::{GuestSpec, Interface, Network, NetworkSource};
+use crate::spec::{GuestSpec, Interface, Network};
 
-/// The primary network's interface, by the container runtimes' convention.
-const PRIMARY: &str = "eth0";
 /// linux/if.h: IFNAMSIZ, without the end of the string.
 const MAX_NAME_BYTES: usize = 15;
-
-/// The name that KubeVirt gives.
-pub(crate) fn conventional_name(network: &Network) -> String {
-    match &network.source {
-        NetworkSource::Pod { .. } | NetworkSource::Multus { default: true, .. } => PRIMARY.to_owned(),
-        NetworkSource::Multus { .. } | NetworkSource::ResourceClaim(_) => {
-            let hash = Sha256::digest(network.name.as_bytes());
-            let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("pod{}", hex.get(..11).unwrap_or(&hex))
-        }
-    }
-}
 
 /// The pod's interface of a network: the one that the pod was found to have, else KubeVirt's name for it.
 pub(crate) fn pod_interface(network: &Network) -> String {
     match &network.pod_interface {
         Some(name) => name.clone(),
-        None => conventional_name(network),
+        None => network.conventional_interface(),
     }
 }
 
@@ -44,7 +28,10 @@ pub(crate) fn possible_names(network: &Network) -> Vec<String> {
         return vec![known.clone()];
     }
     let ordinal = network.ordinal.map(|place| format!("net{place}"));
-    [conventional_name(network)].into_iter().chain(ordinal).collect()
+    [network.conventional_interface()]
+        .into_iter()
+        .chain(ordinal)
+        .collect()
 }
 
 /// What linux/net/core/dev.c (`dev_valid_name`) takes.
@@ -81,7 +68,7 @@ pub(crate) fn named(
     let needs_one = |interface: &Interface| pod_interface(interface) != PodInterface::None;
     let mut by_status = BTreeMap::new();
     if let Some(status) = status.filter(|status| status.form == Form::Multus) {
-        let found = status.of_guest(&guest, conventional_name);
+        let found = status.of_guest(&guest, Network::conventional_interface);
         for interface in guest.interfaces.iter().filter(|interface| needs_one(interface)) {
             let network = &interface.network;
             match found.get(&network.name).map(|entry| entry.interface.clone()) {
@@ -193,7 +180,7 @@ mod tests {
                 network
                     .pod_interface
                     .clone()
-                    .unwrap_or_else(|| conventional_name(network))
+                    .unwrap_or_else(|| network.conventional_interface())
             })
             .collect())
     }

@@ -1,0 +1,101 @@
+//! The object that brings the manifest, and the file of binding plugins, into the pod.
+//!
+//! Its name has a hash of its content, and it is immutable: a container that restarts runs the guest that the pod was made
+//! for, whatever has been applied since. A manifest with user data in it is a Secret, because user data often has passwords
+//! and keys; any other is a ConfigMap.
+
+use hawser_manifest::{FieldPath, Report};
+use serde_json::{Value, json};
+
+use crate::names;
+use crate::source::{Source, written};
+use crate::volumes::own_name;
+use crate::yaml;
+
+/// Where the pod has it.
+pub(crate) const MOUNT: &str = "/etc/hawser";
+/// `kubectl apply` keeps the whole object in an annotation, and all annotations together have 256 KiB.
+const APPLY_LIMIT: usize = 240 * 1024;
+/// Fields of `cloudInitNoCloud` and `cloudInitConfigDrive` that may hold a password.
+const PRIVATE: [&str; 4] = ["userData", "userDataBase64", "networkData", "networkDataBase64"];
+
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) object: Value,
+    /// The pod's volume of it.
+    pub(crate) mounted: Value,
+}
+
+pub(crate) fn object(source: &Source<'_>, report: &mut Report) -> Config {
+    let manifest = match yaml::document(&cleaned(source.vmi)) {
+        Ok(text) => text,
+        Err(error) => {
+            report.refuse(FieldPath::of("manifest"), error.to_string());
+            String::new()
+        }
+    };
+    let mut data = vec![("vmi.yaml", manifest)];
+    data.extend(
+        source
+            .options
+            .bindings
+            .clone()
+            .map(|text| ("bindings.yaml", text)),
+    );
+    let content: String = data.iter().map(|(_, text)| text.as_str()).collect();
+    if content.len() > APPLY_LIMIT {
+        report.note(
+            FieldPath::of("manifest"),
+            "too long for kubectl apply's own annotation: use kubectl apply --server-side",
+        );
+    }
+    let suffix = format!("vmi-{}", names::hash(content.as_bytes()));
+    let name = names::with_suffix(&source.guest.name, &suffix, names::NAME_MAX);
+    let is_private = has_private_data(source);
+    let mut object = source.object("v1", if is_private { "Secret" } else { "ConfigMap" }, &name);
+    object.insert("immutable".to_owned(), true.into());
+    let data: Value = data
+        .into_iter()
+        .map(|(key, text)| (key.to_owned(), Value::from(text)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    object.insert(if is_private { "stringData" } else { "data" }.to_owned(), data);
+    let volume = own_name("manifest");
+    let mounted = match is_private {
+        true => json!({"name": volume, "secret": {"secretName": name}}),
+        false => json!({"name": volume, "configMap": {"name": name}}),
+    };
+    Config {
+        object: object.into(),
+        mounted,
+    }
+}
+
+fn has_private_data(source: &Source<'_>) -> bool {
+    source.volumes().any(|(_, volume)| {
+        ["cloudInitNoCloud", "cloudInitConfigDrive"]
+            .into_iter()
+            .filter_map(|field| written(Some(volume), field))
+            .any(|seed| PRIVATE.iter().any(|field| written(Some(seed), field).is_some()))
+    })
+}
+
+/// The instance without what only the API server that it came from has a use for.
+fn cleaned(vmi: &Value) -> Value {
+    let mut vmi = vmi.clone();
+    if let Some(metadata) = vmi.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in [
+            "managedFields",
+            "resourceVersion",
+            "generation",
+            "ownerReferences",
+            "selfLink",
+        ] {
+            metadata.shift_remove(field);
+        }
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.shift_remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+    }
+    vmi
+}

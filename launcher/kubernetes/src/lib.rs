@@ -1,0 +1,84 @@
+//! The Kubernetes objects that run a guest: what KubeVirt's controller would make of the same manifest, with hawser in the
+//! place of virt-launcher.
+//!
+//!     Loaded (the manifest) ──┐
+//!     Facts (of the launcher) ─┼──► render ──► objects, in the order to apply them; notes
+//!     Options (of the user) ──┘
+//!
+//! It is a pure function: no cluster, no file, no clock. The same input gives the same output, byte for byte.
+//!
+//! 1. `volumes` decides what the pod mounts for each volume, `devices` which resources and claims it asks for.
+//! 2. `form` chooses the containers, and their privileges, from what the guest and its volumes allow.
+//! 3. `metadata`, `networks`, `probes`, `resources` and `scheduling` make the parts of the pod; `pod` puts it together.
+//! 4. `config`, `service`, `disruption` and `workload` make what stands around it.
+//!
+//! What cannot be rendered is refused by its field; what is rendered on an assumption has a note with its field.
+
+mod config;
+mod containers;
+mod devices;
+mod disruption;
+mod form;
+mod memory;
+mod metadata;
+mod names;
+mod networks;
+mod options;
+mod pod;
+mod probes;
+mod resources;
+mod run_strategy;
+mod scheduling;
+mod service;
+mod sidecars;
+mod source;
+#[cfg(test)]
+mod tests;
+mod volumes;
+mod workload;
+mod yaml;
+
+use hawser_manifest::{Loaded, Note, Refusals};
+use serde_json::Value;
+
+pub use options::{DeviceResources, Facts, Options, Workload};
+pub use yaml::{NotYaml, stream};
+
+use form::Form;
+use source::Source;
+use volumes::Volumes;
+
+/// Objects of the Kubernetes API, and what the user should know about them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rendered {
+    /// In the order in which they are to be applied: what the pod refers to comes before it.
+    pub objects: Vec<Value>,
+    /// In the order of the manifest.
+    pub notes: Vec<Note>,
+}
+
+/// The objects that run this guest.
+///
+/// # Errors
+/// Everything that no pod can be made of, in one go, by field path; an option's path is the option.
+pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rendered, Refusals> {
+    let mut report = loaded.report();
+    let source = Source {
+        guest: &loaded.spec,
+        vmi: &loaded.vmi,
+        manifest: &loaded.manifest,
+        owner: loaded.owner(),
+        facts,
+        options,
+    };
+    let volumes = Volumes::of(&source, &mut report);
+    let form = Form::choose(&source, &volumes, &mut report);
+    let config = config::object(&source, &mut report);
+    let pod = pod::template(&source, form, &volumes, &config.mounted, &mut report);
+    let mut objects = vec![config.object];
+    objects.extend(service::objects(&source, &mut report));
+    objects.extend(disruption::budget(&source, &mut report));
+    objects.push(workload::wrap(&source, pod, &volumes, &mut report));
+    let notes = report.finish(&loaded.manifest)?;
+    Ok(Rendered { objects, notes })
+}

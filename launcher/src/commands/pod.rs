@@ -1,0 +1,179 @@
+//! `hawser pod`: the Kubernetes objects that run a guest.
+
+use std::fs;
+
+use clap::{Args, ValueEnum};
+use hawser_kubernetes::{DeviceResources, Facts, Options, Workload};
+
+use super::args::ManifestArgs;
+use crate::error::{ExitCode, Failure};
+use crate::launch::obstacles;
+use crate::nic;
+use crate::spec::GuestSpec;
+
+#[derive(Debug, Args)]
+pub struct PodArgs {
+    #[command(flatten)]
+    pub manifest: ManifestArgs,
+    /// Reference of the image that has hawser.
+    #[arg(long, value_name = "REFERENCE", default_value = "hawser")]
+    pub launcher_image: String,
+    /// Namespace of all objects, in place of the manifest's. Without either, the one that kubectl uses.
+    #[arg(short, long, value_name = "NAME", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// What stands over the pod.
+    #[arg(long, value_enum, default_value_t = Kind::Pod)]
+    pub kind: Kind,
+    /// For clusters without user namespaces for pods (before Kubernetes 1.33), and for volumes that cannot be mounted in one,
+    /// such as NFS.
+    #[arg(long)]
+    pub no_user_namespaces: bool,
+    /// Without a user namespace: wire the pod in the guest's own container, instead of in one beside it.
+    #[arg(long)]
+    pub single: bool,
+    /// Without a user namespace: set the sysctl net.ipv6.conf.all.forwarding, for IPv6 behind masquerade. The kubelet has to
+    /// allow it (allowedUnsafeSysctls).
+    #[arg(long)]
+    pub ipv6_sysctl: bool,
+    /// Name of a volume of the manifest whose claim is a block device (volumeMode: Block).
+    #[arg(long = "block", value_name = "VOLUME")]
+    pub block_volumes: Vec<String>,
+    /// Resource by which a device plugin offers the VFs of a network of the manifest.
+    #[arg(long = "network-resource", value_name = "NETWORK=RESOURCE", value_parser = named)]
+    pub network_resources: Vec<(String, String)>,
+    /// Resource by which a device plugin offers /dev/kvm or /dev/net/tun, in place of devices.kubevirt.io/kvm and
+    /// devices.kubevirt.io/tun.
+    #[arg(long = "device-resource", value_name = "kvm|tun=RESOURCE", value_parser = device)]
+    pub device_resources: Vec<(Device, String)>,
+    /// Format of the objects: YAML documents, or one JSON object of the kind List.
+    #[arg(short, long, value_enum, default_value_t = PodFormat::Yaml)]
+    pub output: PodFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PodFormat {
+    Yaml,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A pod by itself: the guest is lost with its node.
+    Pod,
+    /// At most one pod at a time, which is made again once its node is back or was deleted.
+    #[value(name = "statefulset")]
+    StatefulSet,
+    /// A pod on another node five minutes after the first node was lost. Only for guests that write no claim.
+    Deployment,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    Kvm,
+    Tun,
+}
+
+pub(super) fn pod(args: &PodArgs) -> Result<ExitCode, Failure> {
+    let loaded = args.manifest.load()?;
+    let facts = facts(&loaded.spec);
+    let options = args.options()?;
+    let rendered = hawser_kubernetes::render(&loaded, &facts, &options).map_err(|refusals| {
+        Failure::new(
+            ExitCode::Manifest,
+            format!("no pod can be made of the manifest\n{refusals}"),
+        )
+    })?;
+    for note in &rendered.notes {
+        tracing::warn!(event = "pod-note", "{note}");
+    }
+    let text = match args.output {
+        PodFormat::Yaml => hawser_kubernetes::stream(&rendered.objects)
+            .map_err(|error| Failure::new(ExitCode::Internal, "the objects").because(error))?,
+        PodFormat::Json => {
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": rendered.objects});
+            format!("{list:#}\n")
+        }
+    };
+    print!("{text}");
+    Ok(ExitCode::Success)
+}
+
+fn facts(guest: &GuestSpec) -> Facts {
+    let obstacles = obstacles(guest, &[]);
+    Facts {
+        needs_wiring: nic::needs_wiring(guest),
+        needs_tap: nic::needs_tap(guest),
+        masqueraded_taps: nic::masqueraded_taps(guest),
+        migration_obstacle: (!obstacles.is_empty()).then(|| obstacles.join("; ")),
+    }
+}
+
+impl PodArgs {
+    fn options(&self) -> Result<Options, Failure> {
+        let bindings = match &self.manifest.bindings {
+            Some(path) => Some(fs::read_to_string(path).map_err(|error| {
+                Failure::new(
+                    ExitCode::Manifest,
+                    format!("read the binding plugins {}", path.display()),
+                )
+                .because(error)
+            })?),
+            None => None,
+        };
+        let mut devices = DeviceResources::default();
+        for (device, resource) in &self.device_resources {
+            match device {
+                Device::Kvm => devices.kvm.clone_from(resource),
+                Device::Tun => devices.tun.clone_from(resource),
+            }
+        }
+        Ok(Options {
+            image: self.launcher_image.clone(),
+            bindings,
+            namespace: self.namespace.clone(),
+            workload: match self.kind {
+                Kind::Pod => Workload::Pod,
+                Kind::StatefulSet => Workload::StatefulSet,
+                Kind::Deployment => Workload::Deployment,
+            },
+            user_namespaces: !self.no_user_namespaces,
+            one_container: self.single,
+            ipv6_sysctl: self.ipv6_sysctl,
+            devices,
+            block_volumes: self.block_volumes.iter().cloned().collect(),
+            network_resources: self.network_resources.iter().cloned().collect(),
+        })
+    }
+}
+
+fn named(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, resource)) if !name.is_empty() && !resource.is_empty() => {
+            Ok((name.to_owned(), resource.to_owned()))
+        }
+        _ => Err("expected NETWORK=RESOURCE".to_owned()),
+    }
+}
+
+fn device(text: &str) -> Result<(Device, String), String> {
+    match text.split_once('=') {
+        Some(("kvm", resource)) if !resource.is_empty() => Ok((Device::Kvm, resource.to_owned())),
+        Some(("tun", resource)) if !resource.is_empty() => Ok((Device::Tun, resource.to_owned())),
+        _ => Err("expected kvm=RESOURCE or tun=RESOURCE".to_owned()),
+    }
+}
+
+/// A label of RFC 1123.
+fn namespace(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_label = (1..=63).contains(&text.len())
+        && text.bytes().all(allowed)
+        && !text.starts_with('-')
+        && !text.ends_with('-');
+    match is_label {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "expected at most 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit".to_owned(),
+        ),
+    }
+}
