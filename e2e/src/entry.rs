@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) first_process: bool,
     /// User and group; root where there is none.
     pub(crate) uid: Option<u32>,
+    /// Group of a root.
+    pub(crate) roots_group: Option<u32>,
     /// The bounding set without `CAP_`, and for a user other than root the ambient set too. All where there is none.
     pub(crate) capabilities: Option<Vec<String>>,
 }

@@ -273,7 +273,10 @@ impl Pod {
         let image = format!("kernel-boot={}", self.path("image").display());
         let vmm = self.path("vmm/standin-vmm").display().to_string();
         if matches!(verb, "run" | "setup" | "plan" | "check") {
-            all.extend(["--state-dir", &state, "--image", &image]);
+            if !args.contains(&"--state-dir") {
+                all.extend(["--state-dir", &state]);
+            }
+            all.extend(["--image", &image]);
         }
         let is_given = args.contains(&"--cloud-hypervisor");
         if matches!(verb, "run" | "check") && !is_given {

@@ -128,6 +128,11 @@ fn privileges(entry: &Entry) -> Result<()> {
             caps::drop(None, CapSet::Bounding, capability)?;
         }
     }
+    if let Some(gid) = entry.roots_group {
+        let gid = Gid::from_raw(gid);
+        setgroups(&[gid])?;
+        setresgid(gid, gid, gid)?;
+    }
     if let Some(uid) = entry.uid {
         nix::sys::prctl::set_keepcaps(true)?;
         setgroups(&[])?;

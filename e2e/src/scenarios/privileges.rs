@@ -2,15 +2,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::running::{Running, exit_code, expect_exit};
+use super::running::{Running, WAIT, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches};
+use crate::entry::Entry;
 use crate::guests::Guest;
 use crate::pods::{DefaultRoute6, FAR6, POD4, POD6, Pod, PodSpec, Privileges, VMM_UID, set, vmi};
-use crate::process::output;
+use crate::process::{Process, output, until};
 use crate::report::Scenario;
 
 pub(super) const SCENARIOS: &[Scenario<Context>] = &[
@@ -45,6 +47,14 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "set up as root, run with no capability",
         run: setup_then_run,
+    },
+    Scenario {
+        name: "set up by a container that stays, with NET_ADMIN alone; run with no capability",
+        run: setup_stays,
+    },
+    Scenario {
+        name: "a container that stays keeps the wiring of a guest that was migrated away",
+        run: setup_keeps_what_is_in_use,
     },
     Scenario {
         name: "no capability and nothing set up: exit code 4",
@@ -210,6 +220,129 @@ fn setup_then_run(context: &Context) -> Result<()> {
     running.explain(running.guest.configure())?;
     both(&running)?;
     running.stop_cleanly()
+}
+
+/// As `hawser pod` has it where there is no user namespace: two containers with a state directory each.
+struct Split {
+    setup: Process,
+    entry: Entry,
+    wiring: String,
+    pod: Pod,
+}
+
+impl Split {
+    fn start(context: &Context, manifest: &Value) -> Result<Self> {
+        let pod = Pod::new(
+            &context.programs,
+            PodSpec {
+                privileges: Privileges::Nothing,
+                ..PodSpec::default()
+            },
+        )?;
+        let wiring = pod.path("wiring");
+        std::fs::create_dir(&wiring)?;
+        let mut entry = pod.entry();
+        (entry.uid, entry.roots_group) = (None, Some(VMM_UID));
+        entry.capabilities = Some(vec!["NET_ADMIN".to_owned()]);
+        entry.first_process = true;
+        let (wiring, guest) = (
+            wiring.display().to_string(),
+            pod.path("state").display().to_string(),
+        );
+        let args = ["--state-dir", &wiring, "--stay", "--guest-state-dir", &guest];
+        let setup = pod.hawser_as(&entry, "setup", manifest, &args)?;
+        Ok(Self {
+            setup,
+            entry,
+            wiring,
+            pod,
+        })
+    }
+
+    /// The startup probe.
+    fn is_wired(&self) -> Result<bool> {
+        let args = ["--state-dir", &self.wiring, "--wired"];
+        let status = self
+            .pod
+            .hawser_command(&self.entry, "status", &args)?
+            .output()?
+            .status;
+        match status.code() {
+            Some(0) => Ok(true),
+            Some(4) => Ok(false),
+            _ => anyhow::bail!("hawser status --wired: {status}"),
+        }
+    }
+
+    fn wait_until_wired(&self) -> Result<()> {
+        until("the startup probe", WAIT, || Ok(self.is_wired()?.then_some(())))
+            .with_context(|| self.setup.transcript())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.setup.signal(Signal::SIGTERM)?;
+        expect_exit(exit_code(&mut self.setup)?, 0, &self.setup)
+    }
+}
+
+fn setup_stays(context: &Context) -> Result<()> {
+    let manifest = vmi(json!([{"port": 80}]));
+    let mut split = Split::start(context, &manifest)?;
+    split.wait_until_wired()?;
+    let mut guest = Guest::new(&split.pod)?;
+    let probe = |flag: &str| -> Result<Option<i32>> {
+        let state = split.pod.path("state").display().to_string();
+        let args = ["--state-dir", &state, flag];
+        let command = &mut split.pod.hawser_command(&split.pod.entry(), "status", &args)?;
+        Ok(command.output()?.status.code())
+    };
+    ensure!(probe("--live")? == Some(4), "alive before it was started");
+    let mut hawser = split.pod.hawser("run", &manifest)?;
+    guest.booted_by(&hawser)?;
+    until("the readiness probe", WAIT, || {
+        Ok((probe("--ready")? == Some(0)).then_some(()))
+    })?;
+    ensure!(probe("--live")? == Some(0), "not alive while its guest runs");
+    guest.configure()?;
+    {
+        let _server = TcpServer::start(&guest.netns, "guest", (ANY6, 80))?;
+        reaches(&split.pod.node, (POD4, 80), "guest")?;
+    }
+    hawser.signal(Signal::SIGTERM)?;
+    expect_exit(exit_code(&mut hawser)?, 0, &hawser)?;
+    ensure!(probe("--ready")? != Some(0), "ready after its end");
+    // The guest's container starts again beside the same wiring.
+    ensure!(has_tap(&split.pod)?, "the wiring is gone with the guest");
+    drop(guest);
+    let mut guest = Guest::new(&split.pod)?;
+    let mut hawser = split.pod.hawser("run", &manifest)?;
+    guest.booted_by(&hawser)?;
+    hawser.signal(Signal::SIGTERM)?;
+    expect_exit(exit_code(&mut hawser)?, 0, &hawser)?;
+    split.stop()?;
+    ensure!(!split.is_wired()?, "still said to be wired");
+    ensure!(!has_tap(&split.pod)?, "the wiring is left");
+    Ok(())
+}
+
+fn has_tap(pod: &Pod) -> Result<bool> {
+    Ok(pod.netns.ip("-o link show")?.contains("tap0"))
+}
+
+fn setup_keeps_what_is_in_use(context: &Context) -> Result<()> {
+    let mut split = Split::start(context, &vmi(Value::Null))?;
+    split.wait_until_wired()?;
+    let vmm = split.pod.path("state/vmm");
+    std::fs::create_dir(&vmm)?;
+    std::fs::write(vmm.join("given-away.json"), r#"{"to": "tcp:192.0.2.1:49152"}"#)?;
+    split.stop()?;
+    ensure!(
+        split.setup.has_said("event=\"wiring-kept\"", 1),
+        "no word about the wiring:\n{}",
+        split.setup.transcript()
+    );
+    ensure!(has_tap(&split.pod)?, "the wiring was taken down");
+    Ok(())
 }
 
 fn nothing_at_all(context: &Context) -> Result<()> {

@@ -5,13 +5,15 @@
 //! and keys; any other is a ConfigMap.
 
 use hawser_manifest::{FieldPath, Report};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::names;
 use crate::source::{Source, written};
 use crate::volumes::own_name;
 use crate::yaml;
 
+/// Name of the pod's volume of it.
+pub(crate) const VOLUME: &str = "manifest";
 /// Where the pod has it.
 pub(crate) const MOUNT: &str = "/etc/hawser";
 /// `kubectl apply` keeps the whole object in an annotation, and all annotations together have 256 KiB.
@@ -23,11 +25,11 @@ const PRIVATE: [&str; 4] = ["userData", "userDataBase64", "networkData", "networ
 pub(crate) struct Config {
     pub(crate) object: Value,
     /// The pod's volume of it.
-    pub(crate) mounted: Value,
+    pub(crate) volume: Value,
 }
 
 pub(crate) fn object(source: &Source<'_>, report: &mut Report) -> Config {
-    let manifest = match yaml::document(&cleaned(source.vmi)) {
+    let manifest = match yaml::document(&cleaned(source)) {
         Ok(text) => text,
         Err(error) => {
             report.refuse(FieldPath::of("manifest"), error.to_string());
@@ -57,17 +59,17 @@ pub(crate) fn object(source: &Source<'_>, report: &mut Report) -> Config {
     let data: Value = data
         .into_iter()
         .map(|(key, text)| (key.to_owned(), Value::from(text)))
-        .collect::<serde_json::Map<_, _>>()
+        .collect::<Map<_, _>>()
         .into();
     object.insert(if is_private { "stringData" } else { "data" }.to_owned(), data);
-    let volume = own_name("manifest");
-    let mounted = match is_private {
+    let volume = own_name(VOLUME);
+    let volume = match is_private {
         true => json!({"name": volume, "secret": {"secretName": name}}),
         false => json!({"name": volume, "configMap": {"name": name}}),
     };
     Config {
         object: object.into(),
-        mounted,
+        volume,
     }
 }
 
@@ -80,10 +82,15 @@ fn has_private_data(source: &Source<'_>) -> bool {
     })
 }
 
-/// The instance without what only the API server that it came from has a use for.
-fn cleaned(vmi: &Value) -> Value {
-    let mut vmi = vmi.clone();
-    if let Some(metadata) = vmi.get_mut("metadata").and_then(Value::as_object_mut) {
+/// The instance without what only the API server that it came from has a use for, and in the pod's namespace.
+fn cleaned(source: &Source<'_>) -> Value {
+    let mut vmi = Map::new();
+    // First, as people write them.
+    for field in ["apiVersion", "kind"] {
+        vmi.insert(field.to_owned(), written(Some(source.vmi), field).cloned().into());
+    }
+    vmi.extend(source.vmi.as_object().cloned().unwrap_or_default());
+    if let Some(Value::Object(metadata)) = vmi.get_mut("metadata") {
         for field in [
             "managedFields",
             "resourceVersion",
@@ -93,9 +100,12 @@ fn cleaned(vmi: &Value) -> Value {
         ] {
             metadata.shift_remove(field);
         }
-        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        if let Some(namespace) = source.namespace() {
+            metadata.insert("namespace".to_owned(), namespace.into());
+        }
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
             annotations.shift_remove("kubectl.kubernetes.io/last-applied-configuration");
         }
     }
-    vmi
+    vmi.into()
 }

@@ -3,7 +3,7 @@
 use hawser_manifest::{Binding, Report};
 use serde_json::{Value, json};
 
-use crate::config::MOUNT;
+use crate::config::{self, MOUNT};
 use crate::form::Form;
 use crate::networks;
 use crate::probes::Probes;
@@ -36,14 +36,8 @@ pub(crate) fn has_passt(source: &Source<'_>) -> bool {
 }
 
 /// The container that runs the guest.
-pub(crate) fn guest(
-    source: &Source<'_>,
-    form: Form,
-    volumes: &Volumes,
-    mounted: &Value,
-    report: &mut Report,
-) -> Value {
-    let mut mounts = own_mounts(source, "state", mounted);
+pub(crate) fn guest(source: &Source<'_>, form: Form, volumes: &Volumes, report: &mut Report) -> Value {
+    let mut mounts = own_mounts(source, "state");
     if crate::sidecars::any(source) {
         mounts.push(crate::sidecars::mount());
     }
@@ -66,10 +60,10 @@ pub(crate) fn guest(
 
 /// The container that wires the pod, stays, and takes the wiring down when the guest's has ended. Its state directory is its
 /// own: nothing that the guest's side writes is read by it.
-pub(crate) fn setup(source: &Source<'_>, mounted: &Value) -> Value {
+pub(crate) fn setup(source: &Source<'_>) -> Value {
     let mut arguments = arguments("setup", source);
     arguments.extend(["--stay".into(), "--guest-state-dir".into(), GUEST_STATE.into()]);
-    let mut mounts = own_mounts(source, "wiring", mounted);
+    let mut mounts = own_mounts(source, "wiring");
     mounts.push(json!({"name": own_name("state"), "mountPath": GUEST_STATE, "readOnly": true}));
     json!({
         "name": SETUP,
@@ -86,7 +80,7 @@ pub(crate) fn setup(source: &Source<'_>, mounted: &Value) -> Value {
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
         },
         "startupProbe": {
-            "exec": {"command": [HAWSER, "status", "--wired"]},
+            "exec": ask("--wired"),
             "periodSeconds": 1,
             "failureThreshold": SETUP_SECONDS,
         },
@@ -104,10 +98,10 @@ fn arguments(verb: &str, source: &Source<'_>) -> Vec<Value> {
 }
 
 /// What hawser itself needs: its state directory, the manifest, and what Multus says.
-fn own_mounts(source: &Source<'_>, state: &str, mounted: &Value) -> Vec<Value> {
+fn own_mounts(source: &Source<'_>, state: &str) -> Vec<Value> {
     let mut mounts = vec![
         json!({"name": own_name(state), "mountPath": STATE}),
-        json!({"name": mounted["name"], "mountPath": MOUNT, "readOnly": true}),
+        json!({"name": own_name(config::VOLUME), "mountPath": MOUNT, "readOnly": true}),
     ];
     if networks::by_multus(source) {
         mounts.push(json!({"name": own_name("podinfo"), "mountPath": PODINFO, "readOnly": true}));
@@ -116,7 +110,7 @@ fn own_mounts(source: &Source<'_>, state: &str, mounted: &Value) -> Vec<Value> {
 }
 
 /// The pod's volumes behind these mounts.
-pub(crate) fn own_volumes(source: &Source<'_>, form: Form, mounted: &Value) -> Vec<Value> {
+pub(crate) fn own_volumes(source: &Source<'_>, form: Form, config: &Value) -> Vec<Value> {
     let mut volumes = vec![json!({"name": own_name("state"), "emptyDir": {}})];
     if form == Form::TwoContainers {
         volumes.push(json!({"name": own_name("wiring"), "emptyDir": {}}));
@@ -124,7 +118,7 @@ pub(crate) fn own_volumes(source: &Source<'_>, form: Form, mounted: &Value) -> V
     if crate::sidecars::any(source) {
         volumes.push(crate::sidecars::volume());
     }
-    volumes.push(mounted.clone());
+    volumes.push(config.clone());
     if networks::by_multus(source) {
         let status = format!("metadata.annotations['{}']", networks::NETWORK_STATUS);
         volumes.push(json!({
@@ -186,5 +180,5 @@ fn security_context(source: &Source<'_>, form: Form) -> Value {
 
 /// How the kubelet asks hawser whether its guest runs.
 pub(crate) fn ask(flag: &str) -> Value {
-    json!({"exec": {"command": [HAWSER, "status", flag]}})
+    json!({"command": [HAWSER, "status", flag]})
 }

@@ -43,7 +43,7 @@ impl Form {
         {
             report.note(path, format!("the pod has no user namespace: {why}"));
         }
-        if !source.options.ipv6_sysctl {
+        if !source.options.ipv6_sysctl && !source.facts.masqueraded_taps.is_empty() {
             report.note(
                 FieldPath::of("spec.domain.devices.interfaces"),
                 "without a user namespace hawser cannot set net.ipv6.conf.all.forwarding: a masqueraded guest has no IPv6 \

@@ -1,9 +1,11 @@
 //! The Kubernetes objects that run a guest: what KubeVirt's controller would make of the same manifest, with hawser in the
 //! place of virt-launcher.
 //!
-//!     Loaded (the manifest) ──┐
-//!     Facts (of the launcher) ─┼──► render ──► objects, in the order to apply them; notes
-//!     Options (of the user) ──┘
+//! ```text
+//! Loaded (the manifest) ───┐
+//! Facts (of the launcher) ─┼──► render ──► objects, in the order to apply them; notes
+//! Options (of the user) ───┘
+//! ```
 //!
 //! It is a pure function: no cluster, no file, no clock. The same input gives the same output, byte for byte.
 //!
@@ -74,7 +76,7 @@ pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rende
     let volumes = Volumes::of(&source, &mut report);
     let form = Form::choose(&source, &volumes, &mut report);
     let config = config::object(&source, &mut report);
-    let pod = pod::template(&source, form, &volumes, &config.mounted, &mut report);
+    let pod = pod::template(&source, form, &volumes, &config.volume, &mut report);
     let mut objects = vec![config.object];
     objects.extend(service::objects(&source, &mut report));
     objects.extend(disruption::budget(&source, &mut report));

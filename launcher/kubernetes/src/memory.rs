@@ -1,7 +1,7 @@
 //! How much memory a pod needs beside its guest's own.
 //!
-//! `cargo e2e bench --memory` measures the parts; docs/kubernetes.md has the figures. Each is rounded up generously: when a
-//! container exceeds its limit, the kernel ends all of its processes, and the guest with them.
+//! These are estimates, each generous: when a container exceeds its limit, the kernel ends all of its processes, and the guest
+//! with them. No benchmark measures them yet; of the parts only hawser's own two processes have been (6 MiB).
 
 use hawser_manifest::{Binding, GuestSpec};
 

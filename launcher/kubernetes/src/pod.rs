@@ -17,71 +17,83 @@ use crate::volumes::Volumes;
 const GRACE: u64 = 15;
 const IPV6_FORWARDING: &str = "net.ipv6.conf.all.forwarding";
 
-/// `metadata` and `spec` of the pod, without its name.
+/// A pod without its name.
+#[derive(Debug)]
+pub(crate) struct Template {
+    pub(crate) labels: Map<String, Value>,
+    pub(crate) annotations: Map<String, Value>,
+    pub(crate) restart_policy: &'static str,
+    pub(crate) spec: Map<String, Value>,
+}
+
+impl Template {
+    /// As controllers have it.
+    pub(crate) fn object(self) -> Value {
+        json!({
+            "metadata": {"labels": self.labels, "annotations": self.annotations},
+            "spec": self.spec,
+        })
+    }
+}
+
+/// `config` is the volume with the manifest.
 pub(crate) fn template(
     source: &Source<'_>,
     form: Form,
     volumes: &Volumes,
-    mounted: &Value,
+    config: &Value,
     report: &mut Report,
-) -> Value {
+) -> Template {
+    let restart_policy = run_strategy::restart_policy(source, report);
     let mut init = Vec::new();
     if form == Form::TwoContainers {
-        init.push(containers::setup(source, mounted));
+        init.push(containers::setup(source));
     }
     init.extend(sidecars::containers(source));
-    let mut spec = Map::new();
-    let mut set = |field: &str, value: Value| drop(spec.insert(field.to_owned(), value));
-    set("hostname", hostname(source).into());
-    set("subdomain", json!(source.guest.subdomain));
-    set(
-        "restartPolicy",
-        run_strategy::restart_policy(source, report).into(),
-    );
-    set(
-        "terminationGracePeriodSeconds",
-        source
-            .guest
-            .termination_grace_period_seconds
-            .saturating_add(GRACE)
-            .into(),
-    );
-    set(
-        "serviceAccountName",
-        service_account(source, volumes, report).into(),
-    );
-    // hawser does not speak to the API server.
-    set("automountServiceAccountToken", false.into());
-    // A variable for each Service of the namespace would be an environment that hawser never asked for.
-    set("enableServiceLinks", false.into());
-    set("hostUsers", (form == Form::UserNamespace).then_some(false).into());
-    set("securityContext", security_context(source, form));
-    set(
-        "imagePullSecrets",
-        volumes
-            .pull_secrets
-            .iter()
-            .map(|name| json!({"name": name}))
-            .collect::<Vec<_>>()
-            .into(),
-    );
-    set("initContainers", init.into());
-    set(
-        "containers",
-        vec![containers::guest(source, form, volumes, mounted, report)].into(),
-    );
-    let mut all = containers::own_volumes(source, form, mounted);
-    all.extend(volumes.volumes.iter().cloned());
-    set("volumes", all.into());
-    set("resourceClaims", resources::claims(source).cloned().into());
+    let mut all_volumes = containers::own_volumes(source, form, config);
+    all_volumes.extend(volumes.volumes.iter().cloned());
+    let pull_secrets: Vec<Value> = volumes
+        .pull_secrets
+        .iter()
+        .map(|name| json!({"name": name}))
+        .collect();
+    let grace = source
+        .guest
+        .termination_grace_period_seconds
+        .saturating_add(GRACE);
+    let mut spec = object(json!({
+        "hostname": hostname(source),
+        "subdomain": source.guest.subdomain,
+        "restartPolicy": restart_policy,
+        "terminationGracePeriodSeconds": grace,
+        "serviceAccountName": service_account(source, volumes, report),
+        // hawser does not speak to the API server.
+        "automountServiceAccountToken": false,
+        // A variable for each Service of the namespace would be an environment that hawser never asked for.
+        "enableServiceLinks": false,
+        "hostUsers": (form == Form::UserNamespace).then_some(false),
+        "securityContext": security_context(source, form),
+        "imagePullSecrets": pull_secrets,
+        "initContainers": init,
+        "containers": [containers::guest(source, form, volumes, report)],
+        "volumes": all_volumes,
+        "resourceClaims": resources::claims(source),
+    }));
     spec.extend(scheduling::fields(source, report));
-    let metadata = json!({
-        "labels": metadata::labels(source),
-        "annotations": metadata::annotations(source, report),
-    });
-    let mut pod = json!({"metadata": metadata, "spec": spec});
-    prune(&mut pod["spec"]);
-    pod
+    prune(&mut spec);
+    Template {
+        labels: metadata::labels(source),
+        annotations: metadata::annotations(source, report),
+        restart_policy,
+        spec,
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
 }
 
 /// A pod's host name is a label, and the beginning of a long name may end with a dash.
@@ -117,13 +129,15 @@ fn security_context(source: &Source<'_>, form: Form) -> Value {
 }
 
 /// Takes out what is null, and the lists that are empty: both are what is left out.
-fn prune(value: &mut Value) {
+fn prune(map: &mut Map<String, Value>) {
+    map.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
+    map.values_mut().for_each(prune_below);
+}
+
+fn prune_below(value: &mut Value) {
     match value {
-        Value::Object(map) => {
-            map.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
-            map.values_mut().for_each(prune);
-        }
-        Value::Array(list) => list.iter_mut().for_each(prune),
+        Value::Object(map) => prune(map),
+        Value::Array(list) => list.iter_mut().for_each(prune_below),
         _ => {}
     }
 }

@@ -25,14 +25,14 @@ pub(crate) struct Probes {
 impl Probes {
     pub(crate) fn of(source: &Source<'_>, report: &mut Report) -> Self {
         let mut this = Self::default();
-        match probe(source, "readinessProbe", report) {
-            Some(probe) => this.readiness = probe.into(),
-            None => {
-                this.readiness = containers::ask("--ready");
-                this.readiness["periodSeconds"] = READY_PERIOD.into();
-                this.readiness["timeoutSeconds"] = READY_TIMEOUT.into();
-            }
-        }
+        this.readiness = match probe(source, "readinessProbe", report) {
+            Some(probe) => probe.into(),
+            None => json!({
+                "exec": containers::ask("--ready"),
+                "periodSeconds": READY_PERIOD,
+                "timeoutSeconds": READY_TIMEOUT,
+            }),
+        };
         if let Some(liveness) = probe(source, "livenessProbe", report) {
             this.startup = startup(&liveness);
             this.liveness = liveness.into();

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::metadata::{NAME_LABEL, name_label};
 use crate::options::Workload;
+use crate::pod::Template;
 use crate::source::Source;
 use crate::volumes::Volumes;
 
@@ -12,7 +13,7 @@ use crate::volumes::Volumes;
 const STATEFUL_SET_NAME_MAX: usize = 52;
 
 /// The object for a pod with this `metadata` and `spec`.
-pub(crate) fn wrap(source: &Source<'_>, pod: Value, volumes: &Volumes, report: &mut Report) -> Value {
+pub(crate) fn wrap(source: &Source<'_>, pod: Template, volumes: &Volumes, report: &mut Report) -> Value {
     let name = source.guest.name.as_str();
     let (api_version, kind) = match source.options.workload {
         Workload::Pod => ("v1", "Pod"),
@@ -23,12 +24,11 @@ pub(crate) fn wrap(source: &Source<'_>, pod: Value, volumes: &Volumes, report: &
     let selector = json!({"matchLabels": {NAME_LABEL: name_label(name)}});
     match source.options.workload {
         Workload::Pod => {
-            let mut metadata = object.remove("metadata").unwrap_or_default();
-            for field in ["labels", "annotations"] {
-                metadata[field] = pod["metadata"][field].clone();
+            if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+                metadata.insert("labels".to_owned(), pod.labels.into());
+                metadata.insert("annotations".to_owned(), pod.annotations.into());
             }
-            object.insert("metadata".to_owned(), metadata);
-            object.insert("spec".to_owned(), pod["spec"].clone());
+            object.insert("spec".to_owned(), pod.spec.into());
         }
         Workload::StatefulSet => {
             if name.len() > STATEFUL_SET_NAME_MAX {
@@ -50,7 +50,7 @@ pub(crate) fn wrap(source: &Source<'_>, pod: Value, volumes: &Volumes, report: &
                     "replicas": 1,
                     "serviceName": source.guest.subdomain.as_deref().unwrap_or(name),
                     "selector": selector,
-                    "template": pod,
+                    "template": pod.object(),
                 }),
             );
         }
@@ -70,7 +70,7 @@ pub(crate) fn wrap(source: &Source<'_>, pod: Value, volumes: &Volumes, report: &
                     "selector": selector,
                     // Two at once would be two guests of one name.
                     "strategy": {"type": "Recreate"},
-                    "template": pod,
+                    "template": pod.object(),
                 }),
             );
         }
@@ -79,8 +79,8 @@ pub(crate) fn wrap(source: &Source<'_>, pod: Value, volumes: &Volumes, report: &
 }
 
 /// Both controllers' pods always restart.
-fn restarts(source: &Source<'_>, pod: &Value, report: &mut Report) {
-    if pod["spec"]["restartPolicy"] == "Always" {
+fn restarts(source: &Source<'_>, pod: &Template, report: &mut Report) {
+    if pod.restart_policy == "Always" {
         return;
     }
     match source.owner {

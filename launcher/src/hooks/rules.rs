@@ -106,7 +106,10 @@ impl Place {
                 for (key, value) in theirs {
                     if !ours.contains_key(key) && !value.is_null() {
                         report.refuse_with(path.key(key), || {
-                            format!("added ({}): not this plugin's", shown(value))
+                            format!(
+                                "the sidecar added {}, and may set fields of its own NIC only",
+                                shown(value)
+                            )
                         });
                     }
                 }
@@ -122,17 +125,25 @@ impl Place {
                 }
                 for (index, value) in theirs.iter().enumerate().skip(ours.len()) {
                     report.refuse_with(path.index(index), || {
-                        format!("added ({}): not this plugin's", shown(value))
+                        format!(
+                            "the sidecar added {}, and may set fields of its own NIC only",
+                            shown(value)
+                        )
                     });
                 }
             }
             (ours, theirs) if ours == theirs => {}
             (ours, Value::Null) => {
-                report.refuse_with(named(path), || format!("{} is left out", shown(ours)));
+                report.refuse_with(named(path), || {
+                    format!(
+                        "the sidecar left out {}: it must return what it does not set",
+                        shown(ours)
+                    )
+                });
             }
             (ours, theirs) => report.refuse_with(named(path), || {
                 format!(
-                    "changed from {} to {}: not this plugin's",
+                    "the sidecar changed it from {} to {}, and may set fields of its own NIC only",
                     shown(ours),
                     shown(theirs)
                 )
@@ -171,7 +182,12 @@ impl Nic<'_> {
         let mut nic = before.clone();
         for (key, value) in before {
             if after.get(key).is_none_or(Value::is_null) {
-                report.refuse_with(self.path.key(key), || format!("{} is left out", shown(value)));
+                report.refuse_with(self.path.key(key), || {
+                    format!(
+                        "the sidecar left out {}: it must return what it does not set",
+                        shown(value)
+                    )
+                });
             }
         }
         for (key, value) in after.iter().filter(|(_, value)| !value.is_null()) {
@@ -244,7 +260,7 @@ impl Nic<'_> {
             other == Some(mac)
         };
         match self.others.iter().find(taken) {
-            Some(_) => Err("another NIC has it".to_owned()),
+            Some(_) => Err("another NIC has this MAC".to_owned()),
             None => Ok(()),
         }
     }
@@ -257,7 +273,7 @@ impl Nic<'_> {
             return Err("expected an interface's name of 1 to 15 characters".to_owned());
         }
         if self.others.iter().any(|nic| nic.get("tap") == Some(value)) {
-            return Err("another NIC's".to_owned());
+            return Err("another NIC has this TAP".to_owned());
         }
         Ok(())
     }
@@ -274,7 +290,7 @@ impl Nic<'_> {
             (true, true) => report.refuse(self.path.key("tap"), "beside vhost_user: a NIC has one backend"),
             (false, false) => report.refuse(
                 self.path.clone(),
-                "without a backend: set vhost_user and vhost_socket, or tap",
+                "the NIC has no backend: set vhost_user and vhost_socket, or tap",
             ),
             _ => {}
         }

@@ -42,7 +42,8 @@ pub(crate) fn resolve(domain: &v1::Domain, vcpus: Option<u32>, report: &mut Repo
     let written = counted || resources.requests.contains_key("cpu") || resources.limits.contains_key("cpu");
     match limit.or(request) {
         None if !written => {
-            let message = "how many is not said: set cores, sockets or threads, or resources.requests.cpu";
+            let message =
+                "the number of CPUs is missing: set cores, sockets or threads, or resources.requests.cpu";
             report.refuse(of.key("dedicatedCpuPlacement"), message);
         }
         Some((path, cpus)) if vcpus.is_some_and(|vcpus| u64::from(vcpus) != cpus) => {

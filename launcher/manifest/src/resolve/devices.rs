@@ -175,7 +175,7 @@ pub(crate) fn filesystems(
             report.refuse(path.key("name"), format!("duplicate name {}", quoted(name)));
         }
         if as_disks.contains(name) {
-            let message = format!("the volume {} is a disk of the guest's already", quoted(name));
+            let message = format!("the volume {} is already a disk of the guest", quoted(name));
             report.refuse(path.key("name"), message);
         }
         let Some(volume) = volumes.get(name) else {

@@ -80,7 +80,7 @@ fn single_primary(networks: &List<net::Network>, report: &mut Report) {
         }
     }
     if let (Some(pod), Some(default)) = (pod, default) {
-        let message = format!("replaces the pod network, which networks[{pod}] asks for");
+        let message = format!("it would replace the pod network, and networks[{pod}] is that");
         report.refuse(paths::network(default).key("multus").key("default"), message);
     }
 }

@@ -202,7 +202,7 @@ fn filesystems_refused() {
             (&at("disks"), json!([{"name": "a"}])),
             (&at("filesystems"), json!([{"name": "a", "virtiofs": {}}])),
         ],
-        &["filesystems[0].name: the volume \"a\" is a disk of the guest's already"],
+        &["filesystems[0].name: the volume \"a\" is already a disk of the guest"],
     );
     let long = "a".repeat(37);
     check(

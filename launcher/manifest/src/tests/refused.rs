@@ -238,7 +238,7 @@ fn dedicated_cpus() {
     refused(
         json!({"dedicatedCpuPlacement": true}),
         none(),
-        "cpu.dedicatedCpuPlacement: how many is not said: set cores, sockets or threads, or resources.requests.cpu",
+        "cpu.dedicatedCpuPlacement: the number of CPUs is missing: set cores, sockets or threads, or resources.requests.cpu",
     );
     refused(
         json!({"dedicatedCpuPlacement": true, "threads": 4}),

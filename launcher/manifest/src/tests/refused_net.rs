@@ -84,7 +84,7 @@ fn sources_of_networks() {
     let default = |name: &str| json!({"name": name, "multus": {"networkName": "x", "default": true}});
     check_text(
         &second(json!({"name": "b", "bridge": {}}), default("b")),
-        &["spec.networks[1].multus.default: replaces the pod network, which networks[0] asks for"],
+        &["spec.networks[1].multus.default: it would replace the pod network, and networks[0] is that"],
     );
     check(
         &[

@@ -138,17 +138,17 @@ fn everything_else_is_refused_by_its_path_and_all_at_once() {
     assert_eq!(
         refused(&theirs, &hooked("red", false)),
         [
-            "cpus: an object is left out",
-            "memory.size: changed from 268435456 to 1: not this plugin's",
-            "memory.shared: added (true): not this plugin's",
-            "payload.cmdline: changed from \"console=ttyS0\" to \"console=ttyS0 init=/bin/sh\": not this plugin's",
-            "net[0].mac: changed from \"02:00:00:00:00:01\" to \"02:00:00:00:00:05\": not this plugin's",
+            "cpus: the sidecar left out an object: it must return what it does not set",
+            "memory.size: the sidecar changed it from 268435456 to 1, and may set fields of its own NIC only",
+            "memory.shared: the sidecar added true, and may set fields of its own NIC only",
+            "payload.cmdline: the sidecar changed it from \"console=ttyS0\" to \"console=ttyS0 init=/bin/sh\", and may set fields of its own NIC only",
+            "net[0].mac: the sidecar changed it from \"02:00:00:00:00:01\" to \"02:00:00:00:00:05\", and may set fields of its own NIC only",
             "net[1].id: \"blue\": a sidecar may not set this",
             "net[1].iommu: true: a sidecar may not set this",
-            "net[2]: added (an object): not this plugin's",
-            "landlock_enable: changed from true to false: not this plugin's",
-            "landlock_rules[1]: added (an object): not this plugin's",
-            "fs: added (a list): not this plugin's",
+            "net[2]: the sidecar added an object, and may set fields of its own NIC only",
+            "landlock_enable: the sidecar changed it from true to false, and may set fields of its own NIC only",
+            "landlock_rules[1]: the sidecar added an object, and may set fields of its own NIC only",
+            "fs: the sidecar added a list, and may set fields of its own NIC only",
         ]
     );
 }
@@ -164,18 +164,20 @@ fn another_place_or_another_shape() {
     );
     assert_eq!(
         refused(&json!([1]), &hooked("red", false)),
-        ["vm_config: changed from an object to a list: not this plugin's"]
+        [
+            "vm_config: the sidecar changed it from an object to a list, and may set fields of its own NIC only"
+        ]
     );
     assert_eq!(
         refused(&with(&[("/net", json!("none"))]), &hooked("red", false)),
-        ["net: changed from a list to \"none\": not this plugin's"]
+        ["net: the sidecar changed it from a list to \"none\", and may set fields of its own NIC only"]
     );
     assert_eq!(
         refused(
             &with(&[("/net", json!([ours()["net"][0]]))]),
             &hooked("red", false)
         ),
-        ["net[1]: an object is left out"]
+        ["net[1]: the sidecar left out an object: it must return what it does not set"]
     );
 }
 
@@ -190,7 +192,7 @@ fn each_field_of_the_nic_within_its_bounds() {
         (
             "mac",
             json!("02:00:00:00:00:01"),
-            "\"02:00:00:00:00:01\": another NIC has it",
+            "\"02:00:00:00:00:01\": another NIC has this MAC",
         ),
         (
             "mac",
@@ -258,11 +260,11 @@ fn one_backend_and_a_whole_one() {
     for (theirs, why) in [
         (
             ours(),
-            "net[1]: without a backend: set vhost_user and vhost_socket, or tap",
+            "net[1]: the NIC has no backend: set vhost_user and vhost_socket, or tap",
         ),
         (
             with(&[("/net/1/vhost_user", json!(false))]),
-            "net[1]: without a backend: set vhost_user and vhost_socket, or tap",
+            "net[1]: the NIC has no backend: set vhost_user and vhost_socket, or tap",
         ),
         (
             with(&[("/net/1/vhost_user", json!(true))]),
@@ -285,7 +287,7 @@ fn one_backend_and_a_whole_one() {
         ),
         (
             with(&[("/net/1/tap", json!("tap0"))]),
-            "net[1].tap: \"tap0\": another NIC's",
+            "net[1].tap: \"tap0\": another NIC has this TAP",
         ),
     ] {
         assert_eq!(refused(&theirs, &red), [why]);

@@ -231,7 +231,7 @@ async fn lies_are_refused_by_path() {
     })
     .await;
     assert!(
-        text.contains("its answer is refused\nmemory.size: changed from 1024 to 4096: not this plugin's"),
+        text.contains("its answer is refused\nmemory.size: the sidecar changed it from 1024 to 4096, and may set fields of its own NIC only"),
         "{text}"
     );
     let (text, _) = failure(Script {
@@ -258,7 +258,10 @@ async fn nonsense_and_too_much_of_it() {
         (b"{\"net\": ".to_vec(), "not JSON"),
         (vec![0xff; 100], "not JSON"),
         ("[".repeat(20_000).into_bytes(), "not JSON"),
-        (b"null".to_vec(), "vm_config: an object is left out"),
+        (
+            b"null".to_vec(),
+            "vm_config: the sidecar left out an object: it must return what it does not set",
+        ),
         (vec![b' '; 60_000], "OutOfRange"),
         (vec![b' '; 3 << 20], "OutOfRange"),
     ] {
