@@ -15,7 +15,7 @@ const BOOT_PERIOD: u32 = 5;
 const READY_PERIOD: u32 = 5;
 const READY_TIMEOUT: u32 = 5;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Probes {
     pub(crate) startup: Value,
     pub(crate) readiness: Value,
@@ -24,8 +24,7 @@ pub(crate) struct Probes {
 
 impl Probes {
     pub(crate) fn of(source: &Source<'_>, report: &mut Report) -> Self {
-        let mut this = Self::default();
-        this.readiness = match probe(source, "readinessProbe", report) {
+        let readiness = match probe(source, "readinessProbe", report) {
             Some(probe) => probe.into(),
             None => json!({
                 "exec": containers::ask("--ready"),
@@ -33,11 +32,12 @@ impl Probes {
                 "timeoutSeconds": READY_TIMEOUT,
             }),
         };
-        if let Some(liveness) = probe(source, "livenessProbe", report) {
-            this.startup = startup(&liveness);
-            this.liveness = liveness.into();
+        let liveness = probe(source, "livenessProbe", report);
+        Self {
+            startup: liveness.as_ref().map(startup).into(),
+            readiness,
+            liveness: liveness.into(),
         }
-        this
     }
 }
 

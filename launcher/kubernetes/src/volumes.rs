@@ -9,7 +9,7 @@ use crate::source::{Source, text, written};
 /// hawser's state directory, with `images` and `volumes` below it.
 pub(crate) const STATE: &str = "/run/hawser";
 /// Where block devices are: a directory of devices cannot be below a volume.
-const BLOCK: &str = "/dev/hawser";
+const BLOCK: &str = "/dev/hawser-volumes";
 /// Names of the pod's own volumes begin so.
 pub(crate) const OWN_PREFIX: &str = "hawser-";
 /// hawser's name for the image of `firmware.kernelBoot`.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::state_dir::vmm_dir;
 
 /// Where the pod has block devices of claims, by the volume's name. Kubernetes mounts no device below a volume.
-const BLOCK_DEVICES: &str = "/dev/hawser";
+const BLOCK_DEVICES: &str = "/dev/hawser-volumes";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Places {
