@@ -1,4 +1,4 @@
-//! Which node a container is given.
+//! Which device node a container is given.
 //!
 //! The guest's processes run as user 107, and a pod may have a user namespace, in which they are no user of the host at all. A
 //! node whose mode lets everybody read and write it (0666, of most distributions for /dev/kvm) is given as it is.

@@ -38,8 +38,8 @@ struct Cli {
     /// The node's /dev.
     #[arg(long, value_name = "DIR", default_value = "/dev")]
     dev: PathBuf,
-    /// A directory for copies, open to all, of the nodes that the host does not let every user open. Its path must be the
-    /// same on the host. Without it, containers are given the host's nodes.
+    /// A directory for copies of the device nodes that not every user may open. Its path must be the same on the host.
+    /// Without it, containers are given the host's device nodes.
     #[arg(long, value_name = "DIR")]
     copies: Option<PathBuf>,
     /// Write passt's seccomp profile there.

@@ -1,4 +1,4 @@
-//! The plugin's own nodes, for containers that may not open the host's. `handout` says why, and for what each file is.
+//! The plugin's own device nodes, for containers that may not open the host's. `handout` says why, and for what each file is.
 //!
 //! They are left when the plugin ends: the kubelet remembers their paths, and uses them again when a container restarts.
 

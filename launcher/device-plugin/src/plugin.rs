@@ -38,6 +38,8 @@ pub(crate) struct Plugin {
     registration: Registration,
     /// Not before then does it register.
     again: Instant,
+    /// Whether a stream of devices was open when this was last looked at.
+    watched: bool,
     /// Since then the kubelet that was registered with has had no stream of devices.
     unwatched_since: Instant,
     /// The kubelet that a failure was logged of.
@@ -57,6 +59,7 @@ impl Plugin {
             server: None,
             registration: Registration::default(),
             again: now,
+            watched: false,
             unwatched_since: now,
             complained: None,
         }
@@ -69,9 +72,14 @@ impl Plugin {
         loop {
             self.changes.mark_unchanged();
             self.look_at_node();
-            let step = self.registration.next(self.see()?);
+            let seen = self.see()?;
+            let step = self.registration.next(seen);
             let now = Instant::now();
             let watched = *watchers.borrow_and_update() > 0;
+            if std::mem::replace(&mut self.watched, watched) {
+                self.unwatched_since = now;
+            }
+            // Of a kubelet that is there, `Wait` means that it was registered with.
             let until = match step {
                 Step::Listen => {
                     if self.listen()? {
@@ -84,10 +92,8 @@ impl Plugin {
                     continue;
                 }
                 Step::Register(_) => Some(self.again),
-                Step::Wait if self.registration.kubelet.is_none() || watched => {
-                    self.unwatched_since = now;
-                    None
-                }
+                // Nobody to watch, or somebody who does.
+                Step::Wait if seen.kubelet.is_none() || watched => None,
                 Step::Wait if self.unwatched_since + UNWATCHED <= now => {
                     self.unwatched();
                     continue;
