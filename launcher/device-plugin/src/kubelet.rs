@@ -1,5 +1,6 @@
 //! The kubelet as it is called, and a connection over a Unix socket as tonic wants it.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -28,9 +29,9 @@ pub(crate) const ORIGIN: &str = "http://localhost";
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RegisterError {
-    /// It starts, or is gone and has left its socket.
-    #[error("the kubelet cannot be reached")]
-    Unreachable(#[source] io::Error),
+    /// It starts, or is gone and has left its socket, or went in the middle of the call.
+    #[error("the kubelet cannot be reached: {0}")]
+    Unreachable(io::Error),
     #[error("the kubelet refused: {}", .0.message())]
     Refused(Status),
     #[error("the kubelet did not answer within {} s", TIMEOUT.as_secs())]
@@ -70,7 +71,13 @@ pub(crate) async fn register(
             resource_name: resource,
             options: Some(DevicePluginOptions::default()),
         };
-        client.register(request).await.map_err(RegisterError::Refused)?;
+        client.register(request).await.map_err(|status| {
+            // What the kubelet says has no source.
+            match status.source() {
+                Some(_) => RegisterError::Unreachable(io::Error::other(status.message().to_owned())),
+                None => RegisterError::Refused(status),
+            }
+        })?;
         Ok(())
     };
     tokio::time::timeout(TIMEOUT, call)

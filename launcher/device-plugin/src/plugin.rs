@@ -36,14 +36,12 @@ pub(crate) struct Plugin {
     node: Option<Node>,
     server: Option<Server>,
     registration: Registration,
-    /// Not before then does it register.
-    again: Instant,
+    /// A kubelet that it could not register with, and when it tries again. Another kubelet does not wait for that.
+    failed: Option<(FileId, Instant)>,
     /// Whether a stream of devices was open when this was last looked at.
     watched: bool,
     /// Since then the kubelet that was registered with has had no stream of devices.
     unwatched_since: Instant,
-    /// The kubelet that a failure was logged of.
-    complained: Option<FileId>,
 }
 
 impl Plugin {
@@ -58,10 +56,9 @@ impl Plugin {
             node: None,
             server: None,
             registration: Registration::default(),
-            again: now,
+            failed: None,
             watched: false,
             unwatched_since: now,
-            complained: None,
         }
     }
 
@@ -87,11 +84,13 @@ impl Plugin {
                     }
                     None
                 }
-                Step::Register(kubelet) if self.again <= now => {
-                    self.register(kubelet).await;
-                    continue;
-                }
-                Step::Register(_) => Some(self.again),
+                Step::Register(kubelet) => match self.failed {
+                    Some((failed, again)) if failed == kubelet && again > now => Some(again),
+                    _ => {
+                        self.register(kubelet).await;
+                        continue;
+                    }
+                },
                 // Nobody to watch, or somebody who does.
                 Step::Wait if seen.kubelet.is_none() || watched => None,
                 Step::Wait if self.unwatched_since + UNWATCHED <= now => {
@@ -189,7 +188,6 @@ impl Plugin {
             Ok(server) => {
                 self.registration = Registration::listening(server.socket);
                 self.server = Some(server);
-                self.again = Instant::now();
                 Ok(true)
             }
             // The directory, or the socket already, is gone again. That is a change, which is waited for.
@@ -213,7 +211,7 @@ impl Plugin {
                 );
                 self.registration.kubelet = Some(kubelet);
                 self.unwatched_since = now;
-                self.complained = None;
+                self.failed = None;
             }
             Err(error) => {
                 let (event, again) = match error {
@@ -222,8 +220,9 @@ impl Plugin {
                         ("registration-refused", REFUSED_AGAIN)
                     }
                 };
-                self.again = now + again;
-                if self.complained.replace(kubelet) != Some(kubelet) {
+                // Once for each kubelet.
+                let before = self.failed.replace((kubelet, now + again));
+                if before.is_none_or(|(before, _)| before != kubelet) {
                     tracing::warn!(event, resource, "the plugin tries again: {error}");
                 }
             }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use hawser_device_plugin::v1beta1::device_plugin_client::DevicePluginClient;
@@ -27,8 +28,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::UnixListener;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::codegen::Service;
@@ -201,8 +203,9 @@ impl Node {
         symlink("/dev/null", path).unwrap();
     }
 
-    fn start(&mut self, arguments: &[&str]) {
-        let child = Command::new(env!("CARGO_BIN_EXE_hawser-device-plugin"))
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hawser-device-plugin"));
+        command
             .arg("--kubelet-dir")
             .arg(self.directory())
             .arg("--dev")
@@ -210,10 +213,20 @@ impl Node {
             .arg("--passt-profile")
             .arg(self.top.path().join("seccomp/hawser/passt.json"))
             .args(arguments)
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+            .kill_on_drop(true);
+        command
+    }
+
+    fn start(&mut self, arguments: &[&str]) {
+        self.plugin = Some(self.command(arguments).spawn().unwrap());
+    }
+
+    /// Whoever has the log reads it.
+    fn start_logging(&mut self, arguments: &[&str]) -> ChildStderr {
+        let mut child = self.command(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let log = child.stderr.take().unwrap();
         self.plugin = Some(child);
+        log
     }
 
     async fn kill(&mut self) {
@@ -329,7 +342,15 @@ async fn a_kubelet_that_comes_late_or_restarts_is_told() {
 async fn a_directory_that_does_not_exist_yet_is_waited_for() {
     let mut node = Node::new();
     fs::remove_dir(node.directory()).unwrap();
-    node.start(&["--offer", "kvm"]);
+    let log = node.start_logging(&["--offer", "kvm"]);
+    // Logged after it has looked for the directory.
+    let mut lines = tokio::io::BufReader::new(log).lines();
+    while !within(lines.next_line())
+        .await
+        .unwrap()
+        .unwrap()
+        .contains("device-unavailable")
+    {}
     fs::create_dir(node.directory()).unwrap();
     let mut kubelet = Kubelet::start(&node.directory(), false);
     kubelet.next().await;
@@ -401,13 +422,7 @@ async fn what_cannot_work_ends_with_a_reason_and_code_1() {
     drop(UnixListener::bind(node.directory().join(KUBELET_SOCKET)).unwrap());
     // No socket can take the place of a directory.
     fs::create_dir(node.directory().join("hawser-kvm.sock")).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_hawser-device-plugin"))
-        .arg("--kubelet-dir")
-        .arg(node.directory())
-        .arg("--dev")
-        .arg(node.dev())
-        .output();
-    let output = within(output).await.unwrap();
+    let output = within(node.command(&[]).output()).await.unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(
