@@ -3,8 +3,9 @@
 //! Watched are the directories of the files in question and every directory above them, as far as they exist: /dev/vfio is
 //! created together with the node in it. A directory that appears is watched before it is looked into.
 //!
-//! A node may have no inotify instance left for this process (fs.inotify.max_user_instances), and inotify(7) does not tell of
-//! a file system that is mounted over a path. So everything is also looked at in intervals, which are short without inotify.
+//! A node may have no inotify instance left for this process (fs.inotify.max_user_instances). And inotify(7) does not tell that
+//! a directory was removed which is mounted here, as the kubelet's is in a container (seen), or of a file system that is mounted
+//! over a path. So everything is also looked at in intervals, which are short without inotify.
 
 use std::collections::BTreeSet;
 use std::io;
