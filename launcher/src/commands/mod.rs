@@ -8,6 +8,7 @@ pub mod plan;
 pub mod run;
 pub mod setup;
 pub mod status;
+mod version;
 mod wiring;
 
 use crate::cli::{Cli, Command};
@@ -28,9 +29,6 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
         }
-        Command::Version => {
-            println!("hawser {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::Success)
-        }
+        Command::Version => version::version(),
     }
 }
