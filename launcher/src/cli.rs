@@ -46,7 +46,7 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.
     Schema,
-    /// Print the version.
+    /// Print the versions of hawser and of the programs that it starts.
     Version,
 }
 

@@ -19,7 +19,7 @@ use page::{Page, repository};
 use serde_json::{Value, json};
 
 /// Options of other programs that the pages name.
-const OTHERS_OPTIONS: [&str; 16] = [
+const OTHERS_OPTIONS: [&str; 24] = [
     // passt
     "--address",
     "--fd",
@@ -34,6 +34,15 @@ const OTHERS_OPTIONS: [&str; 16] = [
     "--device",
     "--privileged",
     "--ulimit",
+    // hawser-device-plugin, and the kubelet
+    "--copies",
+    "--dev",
+    "--devices",
+    "--domain",
+    "--kubelet-dir",
+    "--offer",
+    "--passt-profile",
+    "--root-dir",
     // cargo e2e
     "--datapath",
     "--ipv6",

@@ -1,8 +1,18 @@
-//! Programs by name.
+//! Programs by name, and what they say of themselves.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Far more than a version takes.
+const MAX_OUTPUT: usize = 4096;
+/// Programs answer in milliseconds.
+const TIMEOUT_MS: u16 = 10_000;
 
 /// The executable file of a program: the first of that name on PATH, or the path itself, without a link in it, where
 /// `program` has more than one component.
@@ -17,6 +27,40 @@ pub fn find(program: &Path) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|dir| dir.join(program))
         .find(executable)
+}
+
+/// What `program --version` prints. passt ends without flushing what it wrote to a pipe (seen in 2025_05_03), so the output
+/// has to look like a terminal.
+///
+/// # Errors
+/// Those of starting it.
+pub fn version_of(program: &Path) -> io::Result<String> {
+    let terminal = nix::pty::openpty(None, None)?;
+    let mut child = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(terminal.slave)
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut output = File::from(terminal.master);
+    let mut text = Vec::new();
+    let mut chunk = [0; 512];
+    while text.len() < MAX_OUTPUT {
+        let mut waited = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut waited, PollTimeout::from(TIMEOUT_MS))? == 0 {
+            let _ = child.kill();
+            break;
+        }
+        match output.read(&mut chunk) {
+            // A terminal whose other end is closed fails with EIO.
+            Ok(0) | Err(_) => break,
+            Ok(read) => text.extend_from_slice(chunk.get(..read).unwrap_or_default()),
+        }
+    }
+    child.wait()?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod pod;
 pub mod run;
 pub mod setup;
 pub mod status;
+mod version;
 mod wiring;
 
 use crate::cli::{Cli, Command};
@@ -30,9 +31,6 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
         }
-        Command::Version => {
-            println!("hawser {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::Success)
-        }
+        Command::Version => version::version(),
     }
 }

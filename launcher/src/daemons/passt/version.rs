@@ -1,12 +1,8 @@
 //! Whether the passt that is there can serve a guest of cloud-hypervisor: found out before anything is touched.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use hawser_linux::programs;
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::PROGRAM;
@@ -17,10 +13,6 @@ const OLDEST: u32 = 20_241_211;
 /// The first that we have seen to migrate a guest: it logs what it writes, and sends the next one what it knows of the
 /// guest.
 const OLDEST_THAT_MIGRATES: u32 = 20_250_503;
-/// Far more than its version takes.
-const MAX_OUTPUT: usize = 4096;
-/// It answers in milliseconds.
-const TIMEOUT_MS: u16 = 10_000;
 /// What passt holds open beside its ports, before any connection.
 const SPARE_DESCRIPTORS: u64 = 1024;
 
@@ -51,13 +43,13 @@ impl Fitness {
 
 /// passt on PATH.
 pub(crate) fn find() -> Result<PathBuf, Failure> {
-    hawser_linux::programs::find(Path::new(PROGRAM))
+    programs::find(Path::new(PROGRAM))
         .ok_or_else(|| Failure::new(ExitCode::PodUnfit, "passt: not found on PATH").remedy(INSTALL))
 }
 
 /// Asks `program` for its version, and this process for what it may open.
 pub(crate) fn check(program: &Path, all_ports: bool) -> Result<Fitness, Failure> {
-    let output = ask(program).map_err(|error| {
+    let output = programs::version_of(program).map_err(|error| {
         Failure::new(ExitCode::PodUnfit, format!("passt: start {}", program.display()))
             .because(error)
             .remedy(INSTALL)
@@ -68,37 +60,6 @@ pub(crate) fn check(program: &Path, all_ports: bool) -> Result<Fitness, Failure>
         check_descriptors(sockets_for_all(&range), hard)?;
     }
     judge(&output)
-}
-
-/// The text that it prints. passt ends without flushing what it wrote to a pipe (seen in 2025_05_03), so its output has
-/// to look like a terminal.
-fn ask(program: &Path) -> std::io::Result<String> {
-    let terminal = nix::pty::openpty(None, None)?;
-    let mut child = std::process::Command::new(program)
-        .arg("--version")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(terminal.slave)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut output = File::from(terminal.master);
-    let mut text = Vec::new();
-    let mut chunk = [0; 512];
-    while text.len() < MAX_OUTPUT {
-        let mut waited = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut waited, PollTimeout::from(TIMEOUT_MS))? == 0 {
-            let _ = child.kill();
-            break;
-        }
-        match output.read(&mut chunk) {
-            // A terminal whose other end is closed fails with EIO.
-            Ok(0) | Err(_) => break,
-            Ok(read) => text.extend_from_slice(chunk.get(..read).unwrap_or_default()),
-        }
-    }
-    child.wait()?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// `passt 0.0~git20250503.587980c-2+deb13u1`, `passt 2025_05_03.587980c`, `passt 0^20250503.g587980c-1.fc42.x86_64`.
