@@ -16,14 +16,26 @@ use nix::unistd::{Gid, Uid};
 
 use crate::error::{ExitCode, Failure};
 
-/// The user that the guest's processes run as, or why there is none.
-pub(crate) fn owner(wanted: u32) -> Result<Owner, Failure> {
+/// The user that the guest's processes run as, where another container starts them: that user owns the TAPs.
+pub(crate) fn owner_elsewhere(wanted: u32) -> Owner {
     let uid = Uid::effective();
-    if !uid.is_root() {
-        return Ok(Owner {
+    match uid.is_root() {
+        true => Owner {
+            uid: wanted,
+            gid: wanted,
+        },
+        false => Owner {
             uid: uid.as_raw(),
             gid: Gid::effective().as_raw(),
-        });
+        },
+    }
+}
+
+/// The same where this process starts them, or why it cannot.
+pub(crate) fn owner(wanted: u32) -> Result<Owner, Failure> {
+    let owner = owner_elsewhere(wanted);
+    if !Uid::effective().is_root() {
+        return Ok(owner);
     }
     let missing: Vec<_> = [Capability::CAP_SETUID, Capability::CAP_SETGID]
         .into_iter()
@@ -31,10 +43,7 @@ pub(crate) fn owner(wanted: u32) -> Result<Owner, Failure> {
         .map(|cap| cap.to_string())
         .collect();
     if missing.is_empty() {
-        return Ok(Owner {
-            uid: wanted,
-            gid: wanted,
-        });
+        return Ok(owner);
     }
     Err(Failure::new(
         ExitCode::PodUnfit,

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::running::exit_code;
+use super::running::{exit_code, expect_exit};
 use crate::pods::{Pod, PodSpec, Privileges, set, vmi};
 use crate::process::Process;
 use crate::report::{Scenario, Skip};
@@ -176,7 +176,12 @@ fn kubevirts(context: &Context) -> Result<()> {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            found.insert(name, outcome(&pod, &fs::read_to_string(&path)?)?);
+            let manifest = fs::read_to_string(&path)?;
+            let outcome = outcome(&pod, &manifest)?;
+            if outcome == Outcome::Accepted {
+                renders(&pod, &manifest).with_context(|| name.clone())?;
+            }
+            found.insert(name, outcome);
         }
     }
     let wanted = table(&page()?);
@@ -205,6 +210,22 @@ fn pod(context: &Context) -> Result<Pod> {
         ..PodSpec::default()
     };
     Pod::new(&context.programs, spec)
+}
+
+/// What is accepted is a pod too. That Kubernetes takes it is for the cluster's scenarios.
+fn renders(pod: &Pod, manifest: &str) -> Result<()> {
+    let mut hawser = Process::spawn(
+        "hawser",
+        &mut pod.hawser_command(&pod.entry(), "pod", &["--vmi", "-"])?,
+    )?;
+    let _ = hawser.feed(manifest);
+    expect_exit(exit_code(&mut hawser)?, 0, &hawser)?;
+    ensure!(
+        hawser.stdout().contains("kind: Pod"),
+        "no pod:\n{}",
+        hawser.transcript()
+    );
+    Ok(())
 }
 
 /// By `hawser plan`: a pod that lacks what an accepted manifest needs is another matter than a manifest that is refused.

@@ -244,7 +244,6 @@ impl Split {
         let mut entry = pod.entry();
         (entry.uid, entry.roots_group) = (None, Some(VMM_UID));
         entry.capabilities = Some(vec!["NET_ADMIN".to_owned()]);
-        entry.first_process = true;
         let (wiring, guest) = (
             wiring.display().to_string(),
             pod.path("state").display().to_string(),
@@ -314,6 +313,7 @@ fn setup_stays(context: &Context) -> Result<()> {
     // The guest's container starts again beside the same wiring.
     ensure!(has_tap(&split.pod)?, "the wiring is gone with the guest");
     drop(guest);
+    std::fs::remove_file(split.pod.port())?;
     let mut guest = Guest::new(&split.pod)?;
     let mut hawser = split.pod.hawser("run", &manifest)?;
     guest.booted_by(&hawser)?;

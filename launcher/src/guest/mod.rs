@@ -7,6 +7,7 @@ mod boot;
 mod console;
 mod dhcp;
 mod driver;
+mod faults;
 mod machine;
 #[cfg(test)]
 mod model;
@@ -138,6 +139,17 @@ impl From<passt::Report> for Input {
 struct End {
     outcome: Outcome,
     target: String,
+    /// hawser stopped it because of a fault of its own.
+    faulty: bool,
+}
+
+impl End {
+    fn exit_code(&self) -> ExitCode {
+        match self.outcome {
+            Outcome::ShutDown | Outcome::NeverStarted if self.faulty => ExitCode::Internal,
+            _ => self.outcome.exit_code(),
+        }
+    }
 }
 
 /// Runs the guest to its end. The keeper is this process's parent.
@@ -146,7 +158,7 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> Verdict {
     let code = match try_supervise(job, keeper, orders) {
         Ok(end) => {
             log_end(&end);
-            end.outcome.exit_code()
+            end.exit_code()
         }
         Err(failure) => {
             log::error(&failure);
@@ -159,7 +171,7 @@ pub(crate) fn supervise(job: Job, keeper: Pid, orders: Orders) -> Verdict {
     }
 }
 
-fn log_end(End { outcome, target }: &End) {
+fn log_end(End { outcome, target, .. }: &End) {
     match outcome {
         Outcome::ShutDown => tracing::info!(event = "guest-shut-down", "the guest has shut down"),
         Outcome::NeverStarted => {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::boot::{ask_sidecars, begin, boot};
 use super::driver::{Migrating, Supervisor};
+use super::faults;
 use super::machine::{Event, Guest, VmmExit};
 use super::replug::{Replug, unplug};
 use super::{End, Input, Job, Start, console};
@@ -36,6 +37,7 @@ fn internal(what: &'static str) -> impl Fn(io::Error) -> Failure {
 pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
     // What was to be made is made: its bytes need not stay in memory while the guest runs.
     job.drives = Vec::new();
+    let faults = faults::watch();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -51,7 +53,7 @@ pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
                 "put cloud-hypervisor on PATH, or name it with --cloud-hypervisor; the state directory must be writable",
             )
         })?;
-        supervise(vmm, job, orders).await
+        supervise(vmm, job, orders, faults).await
     })
 }
 
@@ -130,7 +132,12 @@ async fn listen(
 }
 
 /// Feeds the machine until the guest has ended.
-async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result<End, Failure> {
+async fn supervise(
+    vmm: Vmm,
+    mut job: Job,
+    mut orders: pipe::Receiver,
+    mut faults: mpsc::UnboundedReceiver<()>,
+) -> Result<End, Failure> {
     let Vmm {
         child,
         api,
@@ -192,6 +199,7 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
     let mut events_open = true;
     let mut keeper_there = true;
     let mut unfit = None;
+    let mut faulty = false;
     let outcome = loop {
         if let Guest::Ended(outcome) = guest {
             break outcome;
@@ -238,6 +246,10 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
                     happened.push(Event::Stop);
                 }
             }
+            Some(()) = faults.recv() => {
+                faulty = true;
+                happened.push(Event::Stop);
+            }
             event = this.events.next(), if events_open => match event {
                 Some(event) => happened = this.vmm_event(&event),
                 None => events_open = false,
@@ -259,7 +271,11 @@ async fn supervise(vmm: Vmm, mut job: Job, mut orders: pipe::Receiver) -> Result
     }
     match unfit {
         Some(failure) => Err(failure),
-        None => Ok(End { outcome, target }),
+        None => Ok(End {
+            outcome,
+            target,
+            faulty,
+        }),
     }
 }
 

@@ -121,7 +121,8 @@ impl Page {
                 continue;
             };
             let mut call = vec![program.to_owned(), verb.to_owned()];
-            for word in words {
+            // What comes behind a pipe is another program's.
+            for word in words.take_while(|word| *word != "|") {
                 let word = word.trim_matches(['[', ']']);
                 call.push(word.split('|').next().unwrap_or_default().to_owned());
             }
