@@ -7,6 +7,7 @@
 use hawser_manifest::{FieldPath, Report};
 use serde_json::{Map, Value, json};
 
+use crate::metadata;
 use crate::names;
 use crate::source::{Source, written};
 use crate::volumes::own_name;
@@ -54,7 +55,12 @@ pub(crate) fn object(source: &Source<'_>, report: &mut Report) -> Config {
     let suffix = format!("vmi-{}", names::hash(content.as_bytes()));
     let name = names::with_suffix(&source.guest.name, &suffix, names::NAME_MAX);
     let is_private = has_private_data(source);
-    let mut object = source.object("v1", if is_private { "Secret" } else { "ConfigMap" }, &name);
+    let mut object = metadata::object(
+        source,
+        "v1",
+        if is_private { "Secret" } else { "ConfigMap" },
+        &name,
+    );
     object.insert("immutable".to_owned(), true.into());
     let data: Value = data
         .into_iter()

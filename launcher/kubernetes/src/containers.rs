@@ -1,39 +1,27 @@
 //! The containers of the pod, and their security contexts.
 
-use hawser_manifest::{Binding, Report};
+use hawser_manifest::Report;
 use serde_json::{Value, json};
 
 use crate::config::{self, MOUNT};
 use crate::form::Form;
+use crate::names::{GUEST, GUEST_USER};
 use crate::networks;
-use crate::probes::Probes;
+use crate::probes::{self, Probes};
 use crate::resources;
 use crate::source::Source;
 use crate::volumes::{STATE, Volumes, own_name};
 
-/// Name of the container that runs the guest.
-pub(crate) const GUEST: &str = "guest";
 /// Name of the container that wires the pod, where that is not the guest's.
 pub(crate) const SETUP: &str = "setup";
-/// The user and the group that KubeVirt runs guests as.
-pub(crate) const GUEST_USER: u32 = 107;
 /// The file in the state directory by which `setup` says that the pod is wired is asked for once a second, so long.
 const SETUP_SECONDS: u32 = 600;
 /// The seccomp profile that hawser's DaemonSet puts on each node, below the kubelet's own directory of profiles.
 const PASST_PROFILE: &str = "hawser/passt.json";
-const HAWSER: &str = "/usr/bin/hawser";
 /// Where `setup` sees the guest's state directory: whether the guest was migrated away.
 const GUEST_STATE: &str = "/run/hawser-guest";
 /// Where hawser looks for the network-status annotation.
 const PODINFO: &str = "/etc/podinfo";
-
-pub(crate) fn has_passt(source: &Source<'_>) -> bool {
-    source
-        .guest
-        .interfaces
-        .iter()
-        .any(|interface| interface.binding == Binding::Passt)
-}
 
 /// The container that runs the guest.
 pub(crate) fn guest(source: &Source<'_>, form: Form, volumes: &Volumes, report: &mut Report) -> Value {
@@ -80,7 +68,7 @@ pub(crate) fn setup(source: &Source<'_>) -> Value {
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
         },
         "startupProbe": {
-            "exec": ask("--wired"),
+            "exec": probes::ask("--wired"),
             "periodSeconds": 1,
             "failureThreshold": SETUP_SECONDS,
         },
@@ -139,7 +127,7 @@ fn ports(source: &Source<'_>) -> Option<Value> {
 }
 
 fn security_context(source: &Source<'_>, form: Form) -> Value {
-    let seccomp = if has_passt(source) {
+    let seccomp = if source.has_passt() {
         json!({"type": "Localhost", "localhostProfile": PASST_PROFILE})
     } else {
         json!({"type": "RuntimeDefault"})
@@ -176,9 +164,4 @@ fn security_context(source: &Source<'_>, form: Form) -> Value {
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
         }),
     }
-}
-
-/// How the kubelet asks hawser whether its guest runs.
-pub(crate) fn ask(flag: &str) -> Value {
-    json!({"command": [HAWSER, "status", flag]})
 }

@@ -3,7 +3,7 @@
 use hawser_manifest::{FieldPath, Report, quoted};
 use serde_json::{Value, json};
 
-use crate::metadata::{NAME_LABEL, name_label};
+use crate::metadata::{self, NAME_LABEL, name_label};
 use crate::names;
 use crate::source::{Shape, Source};
 
@@ -46,7 +46,7 @@ pub(crate) fn budget(source: &Source<'_>, report: &mut Report) -> Option<Value> 
         }
     }
     let name = names::bounded(&source.guest.name, names::NAME_MAX);
-    let mut object = source.object("policy/v1", "PodDisruptionBudget", &name);
+    let mut object = metadata::object(source, "policy/v1", "PodDisruptionBudget", &name);
     object.insert(
         "spec".to_owned(),
         json!({

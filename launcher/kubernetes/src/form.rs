@@ -9,7 +9,6 @@
 
 use hawser_manifest::{FieldPath, Report};
 
-use crate::containers;
 use crate::devices;
 use crate::source::Source;
 use crate::volumes::Volumes;
@@ -66,7 +65,7 @@ fn no_user_namespace(source: &Source<'_>, volumes: &Volumes) -> Option<(FieldPat
             "the node's VFIO devices belong to a user that the pod's own user namespace does not have",
         ));
     }
-    if containers::has_passt(source) {
+    if source.has_passt() {
         return Some((
             FieldPath::of("spec.domain.devices.interfaces"),
             "passt makes a user namespace of its own, which the container runtime's seccomp profile forbids in one",

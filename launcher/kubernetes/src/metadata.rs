@@ -36,6 +36,21 @@ const TOOLS_LABELS: &[&str] = &[
     "helm.toolkit.fluxcd.io/namespace",
 ];
 
+/// `apiVersion`, `kind` and `metadata` of an object; the labels are those by which all of a guest's objects are found.
+pub(crate) fn object(source: &Source<'_>, api_version: &str, kind: &str, name: &str) -> Map<String, Value> {
+    let mut metadata = Map::new();
+    metadata.insert("name".to_owned(), name.into());
+    if let Some(namespace) = source.namespace() {
+        metadata.insert("namespace".to_owned(), namespace.into());
+    }
+    metadata.insert("labels".to_owned(), own_labels(&source.guest.name).into());
+    let mut object = Map::new();
+    object.insert("apiVersion".to_owned(), api_version.into());
+    object.insert("kind".to_owned(), kind.into());
+    object.insert("metadata".to_owned(), metadata.into());
+    object
+}
+
 /// Those that every object of the guest has.
 pub(crate) fn own_labels(name: &str) -> Map<String, Value> {
     [
@@ -82,7 +97,7 @@ pub(crate) fn annotations(source: &Source<'_>, report: &mut Report) -> Map<Strin
             own.insert(name.to_owned(), taps.join(",").into());
         }
     }
-    own.insert(DEFAULT_CONTAINER.to_owned(), json!(crate::containers::GUEST));
+    own.insert(DEFAULT_CONTAINER.to_owned(), json!(names::GUEST));
     for (name, value) in own {
         if annotations.get(&name).is_some_and(|written| *written != value) {
             let path = FieldPath::of("metadata.annotations").key(&name);

@@ -3,9 +3,10 @@
 use hawser_manifest::{FieldPath, Report};
 use serde_json::{Map, Value, json};
 
-use crate::containers::{self, GUEST_USER};
+use crate::containers;
 use crate::form::Form;
 use crate::metadata;
+use crate::names::GUEST_USER;
 use crate::resources;
 use crate::run_strategy;
 use crate::scheduling;

@@ -3,7 +3,6 @@
 use hawser_manifest::{Binding, FieldPath, LinkState, Ports, Protocol, Report};
 use serde_json::{Map, Value, json};
 
-use crate::containers;
 use crate::source::{Source, written};
 
 /// What the manifest has in a probe; the rest is refused before this.
@@ -22,12 +21,17 @@ pub(crate) struct Probes {
     pub(crate) liveness: Value,
 }
 
+/// How the kubelet asks hawser.
+pub(crate) fn ask(flag: &str) -> Value {
+    json!({"command": ["/usr/bin/hawser", "status", flag]})
+}
+
 impl Probes {
     pub(crate) fn of(source: &Source<'_>, report: &mut Report) -> Self {
         let readiness = match probe(source, "readinessProbe", report) {
             Some(probe) => probe.into(),
             None => json!({
-                "exec": containers::ask("--ready"),
+                "exec": ask("--ready"),
                 "periodSeconds": READY_PERIOD,
                 "timeoutSeconds": READY_TIMEOUT,
             }),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hawser_manifest::{FieldPath, LinkState, PortRange, Ports, Protocol, Report, quoted};
 use serde_json::{Map, Value, json};
 
-use crate::metadata::{NAME_LABEL, SUBDOMAIN_LABEL, name_label};
+use crate::metadata::{self, NAME_LABEL, SUBDOMAIN_LABEL, name_label};
 use crate::names;
 use crate::source::Source;
 
@@ -65,7 +65,7 @@ pub(crate) fn objects(source: &Source<'_>, report: &mut Report) -> Vec<Value> {
 }
 
 fn service(source: &Source<'_>, name: &str, selector: Value, own: Value) -> Value {
-    let mut object = source.object("v1", "Service", name);
+    let mut object = metadata::object(source, "v1", "Service", name);
     let mut spec = Map::new();
     spec.insert("selector".to_owned(), selector);
     // Both families where the cluster has both, and one where it has one.

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use hawser_manifest::Binding;
 use serde_json::{Value, json};
 
-use crate::containers::GUEST_USER;
-use crate::names;
+use crate::names::{self, GUEST_USER};
 use crate::source::Source;
 use crate::volumes::{STATE, own_name};
 

@@ -1,6 +1,6 @@
 //! What everything here reads: the guest as it was understood, and the manifest as it was written.
 
-use hawser_manifest::{FieldPath, GuestSpec, Kind, Report};
+use hawser_manifest::{Binding, FieldPath, GuestSpec, Kind, Report};
 use serde_json::{Map, Value};
 
 use crate::options::{Facts, Options};
@@ -90,22 +90,11 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// `apiVersion`, `kind` and `metadata` of an object; the labels are those by which all of a guest's objects are found.
-    pub(crate) fn object(&self, api_version: &str, kind: &str, name: &str) -> Map<String, Value> {
-        let mut metadata = Map::new();
-        metadata.insert("name".to_owned(), name.into());
-        if let Some(namespace) = self.namespace() {
-            metadata.insert("namespace".to_owned(), namespace.into());
-        }
-        metadata.insert(
-            "labels".to_owned(),
-            crate::metadata::own_labels(&self.guest.name).into(),
-        );
-        let mut object = Map::new();
-        object.insert("apiVersion".to_owned(), api_version.into());
-        object.insert("kind".to_owned(), kind.into());
-        object.insert("metadata".to_owned(), metadata.into());
-        object
+    pub(crate) fn has_passt(&self) -> bool {
+        let interfaces = &self.guest.interfaces;
+        interfaces
+            .iter()
+            .any(|interface| interface.binding == Binding::Passt)
     }
 }
 

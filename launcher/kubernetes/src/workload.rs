@@ -3,7 +3,7 @@
 use hawser_manifest::{FieldPath, Kind, Report};
 use serde_json::{Value, json};
 
-use crate::metadata::{NAME_LABEL, name_label};
+use crate::metadata::{self, NAME_LABEL, name_label};
 use crate::options::Workload;
 use crate::pod::Template;
 use crate::source::Source;
@@ -20,7 +20,7 @@ pub(crate) fn wrap(source: &Source<'_>, pod: Template, volumes: &Volumes, report
         Workload::StatefulSet => ("apps/v1", "StatefulSet"),
         Workload::Deployment => ("apps/v1", "Deployment"),
     };
-    let mut object = source.object(api_version, kind, name);
+    let mut object = metadata::object(source, api_version, kind, name);
     let selector = json!({"matchLabels": {NAME_LABEL: name_label(name)}});
     match source.options.workload {
         Workload::Pod => {
