@@ -23,7 +23,7 @@ pub(crate) enum Form {
 
 impl Form {
     pub(crate) fn choose(source: &Source<'_>, volumes: &Volumes, report: &mut Report) -> Self {
-        if !source.facts.needs_wiring {
+        if !source.facts.needs_net_admin {
             return Self::NoPrivilege;
         }
         let obstacle = no_user_namespace(source, volumes);

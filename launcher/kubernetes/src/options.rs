@@ -58,8 +58,8 @@ impl Default for DeviceResources {
 /// What the launcher knows of the guest by its manifest alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether hawser has to change the pod's network namespace for it.
-    pub needs_wiring: bool,
+    /// Whether hawser makes devices or rules in the pod's network namespace for it.
+    pub needs_net_admin: bool,
     /// Whether any NIC has a TAP.
     pub needs_tap: bool,
     /// The TAPs of the masqueraded NICs: where the guest's own traffic enters the pod.

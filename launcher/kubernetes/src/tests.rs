@@ -105,7 +105,7 @@ fn facts(guest: &GuestSpec) -> Facts {
     let is_wired = guest.interfaces.iter().any(|interface| wired(&interface.binding));
     let writes = guest.disks.iter().any(|disk| !disk.readonly);
     Facts {
-        needs_wiring: is_wired,
+        needs_net_admin: is_wired,
         needs_tap: is_wired,
         masqueraded_taps: guest
             .interfaces

@@ -101,7 +101,7 @@ pub(super) fn pod(args: &PodArgs) -> Result<ExitCode, Failure> {
 fn facts(guest: &GuestSpec) -> Facts {
     let obstacles = obstacles(guest, &[]);
     Facts {
-        needs_wiring: nic::needs_wiring(guest),
+        needs_net_admin: nic::needs_net_admin(guest),
         needs_tap: nic::needs_tap(guest),
         masqueraded_taps: nic::masqueraded_taps(guest),
         migration_obstacle: (!obstacles.is_empty()).then(|| obstacles.join("; ")),
@@ -175,5 +175,29 @@ fn namespace(text: &str) -> Result<String, String> {
         false => Err(
             "expected at most 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts_of(binding: &str) -> Facts {
+        let manifest = format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: a}}, spec: {{domain: {{memory: \
+             {{guest: 64Mi}}, devices: {{interfaces: [{{name: default, {binding}: {{}}}}]}}, firmware: {{kernelBoot: \
+             {{container: {{image: i, kernelPath: /k}}}}}}}}, networks: [{{name: default, pod: {{}}}}]}}}}"
+        );
+        facts(&crate::spec::load(&manifest).unwrap().spec)
+    }
+
+    #[test]
+    fn only_what_makes_devices_and_rules_needs_a_capability() {
+        for (binding, needs) in [("masquerade", true), ("bridge", true), ("passt", false)] {
+            let facts = facts_of(binding);
+            assert_eq!(facts.needs_net_admin, needs, "{binding}");
+            assert_eq!(facts.needs_tap, needs, "{binding}");
+        }
+        assert_eq!(facts_of("masquerade").masqueraded_taps, ["tap0"]);
     }
 }

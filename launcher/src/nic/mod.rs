@@ -220,6 +220,14 @@ pub(crate) fn needs_wiring(guest: &GuestSpec) -> bool {
         .any(|interface| Kind::of(interface).is_wired())
 }
 
+/// Whether hawser makes devices or rules for any NIC, which takes CAP_NET_ADMIN. For passt it writes sysctls at most.
+pub(crate) fn needs_net_admin(guest: &GuestSpec) -> bool {
+    guest.interfaces.iter().any(|interface| {
+        let kind = Kind::of(interface);
+        kind.is_wired() && kind.needs_tap
+    })
+}
+
 /// Whether any NIC's frames come by a TAP.
 pub(crate) fn needs_tap(guest: &GuestSpec) -> bool {
     guest
