@@ -34,7 +34,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::panic, reason = "it is what is tested")]
     fn a_task_and_a_thread_that_panic_are_reported() {
         let before = panic::take_hook();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
