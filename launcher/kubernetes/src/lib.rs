@@ -75,6 +75,7 @@ pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rende
     };
     let volumes = Volumes::of(&source, &mut report);
     let form = Form::choose(&source, &volumes, &mut report);
+    networks::note(&source, &mut report);
     let config = config::object(&source, &mut report);
     let pod = pod::template(&source, form, &volumes, &config.volume, &mut report);
     let mut objects = vec![config.object];

@@ -1,6 +1,6 @@
 //! Annotations by which Multus attaches the pod to the manifest's networks.
 
-use hawser_manifest::{Binding, Interface, NetworkSource};
+use hawser_manifest::{Binding, FieldPath, Interface, NetworkSource, Ports, Report};
 use serde_json::{Map, Value, json};
 
 use crate::source::Source;
@@ -18,6 +18,21 @@ pub(crate) fn by_multus(source: &Source<'_>) -> bool {
         matches!(interface.network.source, NetworkSource::Multus { .. })
             || plugin_network(interface).is_some()
     })
+}
+
+/// What the guest's networks need of the node, and no pod can ask for.
+pub(crate) fn note(source: &Source<'_>, report: &mut Report) {
+    let interfaces = source.guest.interfaces.iter();
+    for interface in interfaces.filter(|interface| interface.binding == Binding::Passt) {
+        if interface.ports == Ports::All {
+            let path = FieldPath::of("spec.domain.devices.interfaces").index(interface.index);
+            report.note(
+                path.key("ports"),
+                "without a list of ports passt opens a socket for each, some 75,000 files in all, and hawser does not start \
+                 where the container runtime allows fewer (containerd: mostly so): list the ports that others are to reach",
+            );
+        }
+    }
 }
 
 pub(crate) fn annotations(source: &Source<'_>) -> Map<String, Value> {
