@@ -1,0 +1,416 @@
+//! Pods with guests, and what is asked of them.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::DEVICES;
+use super::api::{Images, LABEL, Namespace};
+use crate::process::{Process, until};
+
+/// What the guest's web server answers with, and its ports (images/guest/init).
+pub(super) const GREETING: &str = "hello from the guest";
+pub(super) const PORT: u16 = 8080;
+/// The name of the container in a guest's pod.
+const CONTAINER: &str = "guest";
+
+/// Seconds that a guest's pod has for its end; more than the manifest says.
+const GRACE: u64 = 60;
+
+/// From an object's creation to its container's start.
+const START: Duration = Duration::from_secs(120);
+/// From there to a guest with both addresses, with everything emulated: 20 s on an idle machine.
+pub(super) const BOOT: Duration = Duration::from_secs(240);
+/// For a server in the guest to answer once the guest has its addresses.
+pub(super) const SERVE: Duration = Duration::from_secs(60);
+
+/// A guest with one NIC on the pod network, by this binding.
+pub(super) fn manifest(name: &str, binding: &str, kernel_image: &str) -> Value {
+    let mut interface = json!({"name": "default"});
+    if let Some(interface) = interface.as_object_mut() {
+        interface.insert(binding.to_owned(), json!({}));
+    }
+    json!({
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstance",
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 30,
+            "domain": {
+                "cpu": {"cores": 1},
+                "memory": {"guest": "192Mi"},
+                "devices": {"interfaces": [interface]},
+                "firmware": {"kernelBoot": {
+                    "container": {"image": kernel_image, "kernelPath": "/vmlinux", "initrdPath": "/initrd.img"},
+                    "kernelArgs": "console=ttyS0 quiet panic=-1 mitigations=off"
+                }}
+            },
+            "networks": [{"name": "default", "pod": {}}]
+        }
+    })
+}
+
+/// What a scenario wants of a guest's pod.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) binding: &'a str,
+    /// The type of the seccomp profile.
+    pub(super) seccomp: &'a str,
+    /// Whether the pod is ready only when the guest's web server answers.
+    pub(super) probed: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// As most guests are.
+    pub(super) fn by(binding: &'a str) -> Self {
+        Self {
+            name: "guest",
+            binding,
+            seccomp: "RuntimeDefault",
+            probed: false,
+        }
+    }
+}
+
+/// The objects that run a guest. By hand, in the form that docs/cluster-tests.md describes.
+pub(super) fn objects(wanted: Wanted<'_>, images: &Images) -> Vec<Value> {
+    let name = wanted.name;
+    let vmi = manifest(name, wanted.binding, &images.guest);
+    let labels = json!({LABEL: name, "vm.kubevirt.io/name": name});
+    let manifest = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "labels": labels},
+        "data": {"vmi.json": vmi.to_string()},
+    });
+    let devices: serde_json::Map<String, Value> = ["kvm", "tun"]
+        .iter()
+        .map(|device| (format!("{DEVICES}/{device}"), json!(1)))
+        .collect();
+    let mut limits = devices;
+    limits.insert("memory".to_owned(), json!("512Mi"));
+    let mut container = json!({
+        "name": CONTAINER,
+        "image": images.launcher,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["run", "--vmi", "/vmi/vmi.json", "--image", "kernel-boot=/guest"],
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "procMount": "Unmasked",
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SETUID", "SETGID"]},
+        },
+        "resources": {"limits": limits},
+        "volumeMounts": [
+            {"name": "state", "mountPath": "/run/hawser"},
+            {"name": "tmp", "mountPath": "/tmp"},
+            {"name": "vmi", "mountPath": "/vmi", "readOnly": true},
+            {"name": "guest", "mountPath": "/guest", "readOnly": true},
+        ],
+    });
+    if wanted.probed
+        && let Some(container) = container.as_object_mut()
+    {
+        let probe =
+            json!({"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
+        container.insert("readinessProbe".to_owned(), probe);
+    }
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "hostUsers": false,
+            "restartPolicy": "OnFailure",
+            "terminationGracePeriodSeconds": GRACE,
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "securityContext": {"runAsUser": 0, "seccompProfile": {"type": wanted.seccomp}},
+            "containers": [container],
+            "volumes": [
+                {"name": "state", "emptyDir": {}},
+                {"name": "tmp", "emptyDir": {}},
+                {"name": "vmi", "configMap": {"name": name}},
+                {"name": "guest", "image": {"reference": images.guest, "pullPolicy": "IfNotPresent"}},
+            ],
+        },
+    });
+    vec![manifest, pod]
+}
+
+/// A guest in its pod.
+#[derive(Debug)]
+pub(super) struct Guest<'a> {
+    namespace: &'a Namespace<'a>,
+    name: String,
+    /// `kubectl logs`: the guest's console and the launcher's log.
+    pub(super) log: Process,
+}
+
+impl<'a> Guest<'a> {
+    /// Makes the guest's pod and waits until its container runs.
+    pub(super) fn start(namespace: &'a Namespace<'a>, wanted: Wanted<'_>) -> Result<Self> {
+        let name = wanted.name;
+        namespace.apply(&objects(wanted, &namespace.cluster.images))?;
+        wait_until_running(namespace, name)?;
+        Ok(Self {
+            namespace,
+            name: name.to_owned(),
+            log: namespace.follow(&["logs", "--follow", name])?,
+        })
+    }
+
+    /// Begins anew with its log: it ends with the kubelet that serves it, and with the container.
+    pub(super) fn read_again(&mut self) -> Result<()> {
+        self.log = self.namespace.follow(&["logs", "--follow", &self.name])?;
+        Ok(())
+    }
+
+    /// Deletes the pod. The guest must go down by its power button, and its launcher end with 0 before anybody is killed.
+    pub(super) fn end(self) -> Result<()> {
+        let watch = self.namespace.follow(&[
+            "get",
+            "pod",
+            &self.name,
+            "--watch",
+            "--output",
+            "jsonpath=exit={.status.containerStatuses[0].state.terminated.exitCode};{\"\\n\"}",
+        ])?;
+        let started = Instant::now();
+        self.namespace
+            .run(&["delete", "pod", &self.name, "--wait=true"])?;
+        let took = started.elapsed();
+        self.log.wait_for("guest: power button", 1, SERVE)?;
+        watch.wait_for("exit=0;", 1, SERVE)?;
+        ensure!(
+            took < Duration::from_secs(GRACE),
+            "the pod was there for {took:?} after its deletion"
+        );
+        Ok(())
+    }
+
+    /// Waits until the guest says that it has an address of each family, and a way out.
+    pub(super) fn wait_for_both_families(&self) -> Result<()> {
+        self.log.wait_for("guest: ipv4 eth0 ", 1, BOOT)?;
+        self.log.wait_for("guest: ipv6 eth0 ", 1, BOOT)?;
+        self.log
+            .wait_for("guest: ipv6-route eth0 default via ", 1, BOOT)?;
+        Ok(())
+    }
+
+    /// The pod's addresses, one of each family.
+    pub(super) fn addresses(&self) -> Result<[IpAddr; 2]> {
+        let pod = self.pod()?;
+        let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array);
+        let addresses: Vec<IpAddr> = addresses
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
+            .collect();
+        match addresses.as_slice() {
+            [ipv4, ipv6] if ipv4.is_ipv4() && ipv6.is_ipv6() => Ok([*ipv4, *ipv6]),
+            other => bail!(
+                "the pod {} has not one address of each family: {other:?}",
+                self.name
+            ),
+        }
+    }
+
+    pub(super) fn pod(&self) -> Result<Value> {
+        self.namespace.get(&format!("pod/{}", self.name))
+    }
+
+    pub(super) fn node(&self) -> Result<String> {
+        let pod = self.pod()?;
+        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str);
+        Ok(node.context("the pod has no node")?.to_owned())
+    }
+
+    /// Whether the pod is ready.
+    pub(super) fn is_ready(&self) -> Result<bool> {
+        let pod = self.pod()?;
+        let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+        let mut ready = conditions.into_iter().flatten().filter(|condition| {
+            let text = |key: &str| condition.get(key).and_then(Value::as_str);
+            text("type") == Some("Ready") && text("status") == Some("True")
+        });
+        Ok(ready.next().is_some())
+    }
+
+    /// The identity of the container that runs now, and how often it was started again.
+    pub(super) fn container(&self) -> Result<(String, u64)> {
+        let pod = self.pod()?;
+        let status = pod
+            .pointer("/status/containerStatuses/0")
+            .context("no container status")?;
+        let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+        ensure!(
+            status.pointer("/state/running").is_some(),
+            "the container of {} does not run: {status}",
+            self.name
+        );
+        let id = text("/containerID").context("the container has no identity")?;
+        let restarts = status.get("restartCount").and_then(Value::as_u64);
+        Ok((id.to_owned(), restarts.unwrap_or_default()))
+    }
+
+    /// `hawser status`, executed in the pod, has to say that the guest runs.
+    pub(super) fn expect_running(&self) -> Result<()> {
+        let text = self.namespace.exec(&self.name, &["hawser", "status"])?;
+        let status: Value = serde_json::from_str(&text).context("hawser status prints no JSON")?;
+        ensure!(
+            status.get("state").and_then(Value::as_str) == Some("running"),
+            "hawser status: {status}"
+        );
+        Ok(())
+    }
+}
+
+/// Of a pod, one of each family.
+fn addresses(pod: &Value) -> Result<[IpAddr; 2]> {
+    let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array);
+    let addresses: Vec<IpAddr> = addresses
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
+        .collect();
+    match addresses.as_slice() {
+        [ipv4, ipv6] if ipv4.is_ipv4() && ipv6.is_ipv6() => Ok([*ipv4, *ipv6]),
+        other => bail!("the pod has not one address of each family: {other:?}"),
+    }
+}
+
+pub(super) fn wait_until_running(namespace: &Namespace<'_>, name: &str) -> Result<()> {
+    until(&format!("the pod {name} runs"), START, || {
+        let pod = namespace.get(&format!("pod/{name}"))?;
+        match pod.pointer("/status/phase").and_then(Value::as_str) {
+            Some("Running") => Ok(Some(())),
+            Some(phase @ ("Failed" | "Succeeded")) => bail!(
+                "the pod {name} is {phase}: {}",
+                pod.pointer("/status").unwrap_or(&Value::Null)
+            ),
+            _ => Ok(None),
+        }
+    })
+}
+
+/// What a client runs: at [`PORT`] it tells everybody the address that they come from.
+const SERVER: &str = r#"mkdir -p /tmp/cgi-bin
+cat > /tmp/cgi-bin/who << 'END'
+#!/bin/sh
+printf 'Content-Type: text/plain\r\n\r\n'
+echo "$REMOTE_ADDR"
+END
+chmod 755 /tmp/cgi-bin/who
+exec httpd -f -p 8080 -h /tmp"#;
+
+/// A pod that is no guest, from which guests are reached, and which they reach.
+#[derive(Debug)]
+pub(super) struct Client<'a> {
+    namespace: &'a Namespace<'a>,
+    name: String,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn start(namespace: &'a Namespace<'a>, name: &str) -> Result<Self> {
+        namespace.apply(&[json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": {LABEL: name}},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": false,
+                "containers": [{
+                    "name": "client",
+                    "image": namespace.cluster.images.client,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sh", "-c", SERVER],
+                }],
+            },
+        })])?;
+        wait_until_running(namespace, name)?;
+        Ok(Self {
+            namespace,
+            name: name.to_owned(),
+        })
+    }
+
+    pub(super) fn addresses(&self) -> Result<[IpAddr; 2]> {
+        addresses(&self.namespace.get(&format!("pod/{}", self.name))?)
+    }
+
+    /// Has the guest at `guest` ask this client, at `own`, which address it comes from.
+    pub(super) fn seen(&self, guest: IpAddr, own: IpAddr) -> Result<String> {
+        let script = format!("wget -q -T 10 -O - http://{}/cgi-bin/who", host(own, PORT));
+        let seen = self.execute(guest, &script).context("from the guest to a pod")?;
+        Ok(seen.trim().trim_matches(['[', ']']).to_owned())
+    }
+
+    /// Fetches the guest's page.
+    pub(super) fn greet(&self, address: IpAddr, port: u16) -> Result<()> {
+        let page = self.fetch(&[
+            "-q",
+            "-T",
+            "5",
+            "-O",
+            "-",
+            &format!("http://{}/", host(address, port)),
+        ])?;
+        ensure!(
+            page.trim() == GREETING,
+            "{address} port {port} answered, but not as the guest: {page:?}"
+        );
+        Ok(())
+    }
+
+    /// The same until `limit`: the guest's server starts after its addresses are there.
+    pub(super) fn greet_within(&self, address: IpAddr, port: u16, limit: Duration) -> Result<()> {
+        let mut last = None;
+        until("the guest answers", limit, || match self.greet(address, port) {
+            Ok(()) => Ok(Some(())),
+            Err(error) => {
+                last = Some(error);
+                Ok(None)
+            }
+        })
+        .map_err(|error| last.unwrap_or(error))
+    }
+
+    /// Runs a shell script in the guest at `address`; its output, if it succeeded.
+    pub(super) fn execute(&self, address: IpAddr, script: &str) -> Result<String> {
+        let url = format!("http://{}/cgi-bin/run", host(address, PORT));
+        let body = self.fetch(&["-q", "-T", "30", "-O", "-", "--post-data", script, &url])?;
+        let (printed, status) = body
+            .trim_end()
+            .rsplit_once("status ")
+            .context("the guest did not finish the script")?;
+        ensure!(
+            status == "0",
+            "in the guest: {script}: status {status}: {}",
+            printed.trim()
+        );
+        Ok(printed.to_owned())
+    }
+
+    /// Seconds that the guest has been up.
+    pub(super) fn uptime(&self, address: IpAddr) -> Result<f64> {
+        let text = self.execute(address, "cat /proc/uptime")?;
+        let seconds = text.split_whitespace().next().context("no uptime")?;
+        Ok(seconds.parse()?)
+    }
+
+    fn fetch(&self, arguments: &[&str]) -> Result<String> {
+        self.namespace.exec(&self.name, &[&["wget"], arguments].concat())
+    }
+}
+
+fn host(address: IpAddr, port: u16) -> String {
+    if address.is_ipv6() {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}
