@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,14 +10,22 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::image;
-use crate::process::{Process, until};
+use super::pace::allowed;
+use crate::process::{Process, until_every};
 use crate::report::Skip;
 
 /// What all pods of the scenarios have.
 pub(super) const LABEL: &str = "hawser.dev/scenario";
 
+/// From a pod's creation to its containers' start.
+const START: Duration = Duration::from_secs(120);
 /// For objects to be gone that nothing keeps.
 const GONE: Duration = Duration::from_secs(60);
+
+/// Asks the cluster until the answer is yes, for as long as the limit comes to here. Not all the time: the emulated node shares the machine with `kubectl`.
+pub(crate) fn until<T>(what: &str, limit: Duration, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(Duration::from_millis(500), what, allowed(limit), ask)
+}
 
 /// `kubectl` with what leads it to its cluster.
 #[derive(Clone, Debug)]
@@ -166,6 +175,35 @@ impl<'a> Namespace<'a> {
     pub(crate) fn get(&self, object: &str) -> Result<Value> {
         let text = self.run(&["get", object, "--output", "json"])?;
         serde_json::from_str(&text).context("kubectl prints no JSON")
+    }
+
+    pub(crate) fn wait_until_running(&self, pod: &str) -> Result<()> {
+        until(&format!("the pod {pod} runs"), START, || {
+            let found = self.get(&format!("pod/{pod}"))?;
+            match found.pointer("/status/phase").and_then(Value::as_str) {
+                Some("Running") => Ok(Some(())),
+                Some(phase @ ("Failed" | "Succeeded")) => bail!(
+                    "the pod {pod} is {phase}: {}",
+                    found.get("status").unwrap_or(&Value::Null)
+                ),
+                _ => Ok(None),
+            }
+        })
+    }
+
+    /// Of a pod, one of each family.
+    pub(crate) fn addresses(&self, pod: &str) -> Result<[IpAddr; 2]> {
+        let found = self.get(&format!("pod/{pod}"))?;
+        let addresses = found.pointer("/status/podIPs").and_then(Value::as_array);
+        let addresses: Vec<IpAddr> = addresses
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
+            .collect();
+        match addresses.as_slice() {
+            [ipv4, ipv6] if ipv4.is_ipv4() && ipv6.is_ipv6() => Ok([*ipv4, *ipv6]),
+            other => bail!("the pod {pod} has not one address of each family: {other:?}"),
+        }
     }
 
     /// What a program in a pod prints.

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::api::Kubectl;
+use super::api::{Kubectl, until};
 use super::daemon::Daemon;
 use super::go::Programs;
 use super::network::{CONTROL_PLANE, PODS, SERVICES};
 use super::pki::Pki;
 use crate::netns::Netns;
-use crate::process::until;
 
 /// For the API server to be ready: 3 s on an idle machine.
 const READY: Duration = Duration::from_secs(120);

@@ -59,7 +59,7 @@ const MODULES: &[Module] = &[
             ("go.sum", include_str!("../../cluster/go/kubernetes/go.sum")),
         ],
         of: "k8s.io/kubernetes",
-        variables: "-X k8s.io/component-base/version.gitVersion=@ -X k8s.io/component-base/version.gitMajor=1",
+        variables: "-X k8s.io/component-base/version.gitVersion=@",
         tags: "",
         package: "tool",
         program: None,

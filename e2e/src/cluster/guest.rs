@@ -1,4 +1,4 @@
-//! Pods with guests, and what is asked of them.
+//! Pods with guests.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 
 use super::DEVICES;
 use super::api::{Images, LABEL, Namespace};
-use crate::process::{Process, until};
+use super::pace::allowed;
+use crate::process::Process;
 
-/// What the guest's web server answers with, and its ports (images/guest/init).
-pub(super) const GREETING: &str = "hello from the guest";
+/// What the guest's web server listens at (images/guest/init).
 pub(super) const PORT: u16 = 8080;
 /// The name of the container in a guest's pod.
 const CONTAINER: &str = "guest";
 
-/// Seconds that a guest's pod has for its end; more than the manifest says.
-const GRACE: u64 = 60;
+/// For a guest to go down by its power button, which takes 10 s to 30 s with everything emulated.
+const GUEST_GRACE: Duration = Duration::from_secs(60);
+/// For its pod: the launcher takes the wiring down afterwards.
+const POD_GRACE: Duration = Duration::from_secs(90);
 
-/// From an object's creation to its container's start.
-const START: Duration = Duration::from_secs(120);
-/// From there to a guest with both addresses, with everything emulated: 20 s on an idle machine.
+/// From a container's start to a guest with both addresses, with everything emulated: 20 s on an idle machine.
 pub(super) const BOOT: Duration = Duration::from_secs(240);
 /// For a server in the guest to answer once the guest has its addresses.
 pub(super) const SERVE: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(super) fn manifest(name: &str, binding: &str, kernel_image: &str) -> Value {
         "kind": "VirtualMachineInstance",
         "metadata": {"name": name},
         "spec": {
-            "terminationGracePeriodSeconds": 30,
+            "terminationGracePeriodSeconds": allowed(GUEST_GRACE).as_secs(),
             "domain": {
                 "cpu": {"cores": 1},
                 "memory": {"guest": "192Mi"},
@@ -125,7 +125,7 @@ pub(super) fn objects(wanted: Wanted<'_>, images: &Images) -> Vec<Value> {
         "spec": {
             "hostUsers": false,
             "restartPolicy": "OnFailure",
-            "terminationGracePeriodSeconds": GRACE,
+            "terminationGracePeriodSeconds": allowed(POD_GRACE).as_secs(),
             "automountServiceAccountToken": false,
             "enableServiceLinks": false,
             "securityContext": {"runAsUser": 0, "seccompProfile": {"type": wanted.seccomp}},
@@ -147,7 +147,7 @@ pub(super) struct Guest<'a> {
     namespace: &'a Namespace<'a>,
     name: String,
     /// `kubectl logs`: the guest's console and the launcher's log.
-    pub(super) log: Process,
+    log: Process,
 }
 
 impl<'a> Guest<'a> {
@@ -155,12 +155,17 @@ impl<'a> Guest<'a> {
     pub(super) fn start(namespace: &'a Namespace<'a>, wanted: Wanted<'_>) -> Result<Self> {
         let name = wanted.name;
         namespace.apply(&objects(wanted, &namespace.cluster.images))?;
-        wait_until_running(namespace, name)?;
+        namespace.wait_until_running(name)?;
         Ok(Self {
             namespace,
             name: name.to_owned(),
             log: namespace.follow(&["logs", "--follow", name])?,
         })
+    }
+
+    /// Waits for a line of its log.
+    pub(super) fn said(&self, what: &str, limit: Duration) -> Result<()> {
+        self.log.wait_for(what, 1, allowed(limit)).map(drop)
     }
 
     /// Begins anew with its log: it ends with the kubelet that serves it, and with the container.
@@ -183,10 +188,10 @@ impl<'a> Guest<'a> {
         self.namespace
             .run(&["delete", "pod", &self.name, "--wait=true"])?;
         let took = started.elapsed();
-        self.log.wait_for("guest: power button", 1, SERVE)?;
-        watch.wait_for("exit=0;", 1, SERVE)?;
+        self.said("guest: power button", SERVE)?;
+        watch.wait_for("exit=0;", 1, allowed(SERVE))?;
         ensure!(
-            took < Duration::from_secs(GRACE),
+            took < allowed(POD_GRACE),
             "the pod was there for {took:?} after its deletion"
         );
         Ok(())
@@ -194,8 +199,8 @@ impl<'a> Guest<'a> {
 
     /// Waits until the guest says that it has an address of each family, and a way out.
     pub(super) fn wait_for_both_families(&self) -> Result<()> {
-        self.log.wait_for("guest: ipv4 eth0 ", 1, BOOT)?;
-        self.log.wait_for("guest: ipv6 eth0 ", 1, BOOT)?;
+        self.said("guest: ipv4 eth0 ", BOOT)?;
+        self.said("guest: ipv6 eth0 ", BOOT)?;
         self.log
             .wait_for("guest: ipv6-route eth0 default via ", 1, BOOT)?;
         Ok(())
@@ -266,151 +271,5 @@ impl<'a> Guest<'a> {
             "hawser status: {status}"
         );
         Ok(())
-    }
-}
-
-/// Of a pod, one of each family.
-fn addresses(pod: &Value) -> Result<[IpAddr; 2]> {
-    let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array);
-    let addresses: Vec<IpAddr> = addresses
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
-        .collect();
-    match addresses.as_slice() {
-        [ipv4, ipv6] if ipv4.is_ipv4() && ipv6.is_ipv6() => Ok([*ipv4, *ipv6]),
-        other => bail!("the pod has not one address of each family: {other:?}"),
-    }
-}
-
-pub(super) fn wait_until_running(namespace: &Namespace<'_>, name: &str) -> Result<()> {
-    until(&format!("the pod {name} runs"), START, || {
-        let pod = namespace.get(&format!("pod/{name}"))?;
-        match pod.pointer("/status/phase").and_then(Value::as_str) {
-            Some("Running") => Ok(Some(())),
-            Some(phase @ ("Failed" | "Succeeded")) => bail!(
-                "the pod {name} is {phase}: {}",
-                pod.pointer("/status").unwrap_or(&Value::Null)
-            ),
-            _ => Ok(None),
-        }
-    })
-}
-
-/// What a client runs: at [`PORT`] it tells everybody the address that they come from.
-const SERVER: &str = r#"mkdir -p /tmp/cgi-bin
-cat > /tmp/cgi-bin/who << 'END'
-#!/bin/sh
-printf 'Content-Type: text/plain\r\n\r\n'
-echo "$REMOTE_ADDR"
-END
-chmod 755 /tmp/cgi-bin/who
-exec httpd -f -p 8080 -h /tmp"#;
-
-/// A pod that is no guest, from which guests are reached, and which they reach.
-#[derive(Debug)]
-pub(super) struct Client<'a> {
-    namespace: &'a Namespace<'a>,
-    name: String,
-}
-
-impl<'a> Client<'a> {
-    pub(super) fn start(namespace: &'a Namespace<'a>, name: &str) -> Result<Self> {
-        namespace.apply(&[json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": {LABEL: name}},
-            "spec": {
-                "terminationGracePeriodSeconds": 0,
-                "automountServiceAccountToken": false,
-                "containers": [{
-                    "name": "client",
-                    "image": namespace.cluster.images.client,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sh", "-c", SERVER],
-                }],
-            },
-        })])?;
-        wait_until_running(namespace, name)?;
-        Ok(Self {
-            namespace,
-            name: name.to_owned(),
-        })
-    }
-
-    pub(super) fn addresses(&self) -> Result<[IpAddr; 2]> {
-        addresses(&self.namespace.get(&format!("pod/{}", self.name))?)
-    }
-
-    /// Has the guest at `guest` ask this client, at `own`, which address it comes from.
-    pub(super) fn seen(&self, guest: IpAddr, own: IpAddr) -> Result<String> {
-        let script = format!("wget -q -T 10 -O - http://{}/cgi-bin/who", host(own, PORT));
-        let seen = self.execute(guest, &script).context("from the guest to a pod")?;
-        Ok(seen.trim().trim_matches(['[', ']']).to_owned())
-    }
-
-    /// Fetches the guest's page.
-    pub(super) fn greet(&self, address: IpAddr, port: u16) -> Result<()> {
-        let page = self.fetch(&[
-            "-q",
-            "-T",
-            "5",
-            "-O",
-            "-",
-            &format!("http://{}/", host(address, port)),
-        ])?;
-        ensure!(
-            page.trim() == GREETING,
-            "{address} port {port} answered, but not as the guest: {page:?}"
-        );
-        Ok(())
-    }
-
-    /// The same until `limit`: the guest's server starts after its addresses are there.
-    pub(super) fn greet_within(&self, address: IpAddr, port: u16, limit: Duration) -> Result<()> {
-        let mut last = None;
-        until("the guest answers", limit, || match self.greet(address, port) {
-            Ok(()) => Ok(Some(())),
-            Err(error) => {
-                last = Some(error);
-                Ok(None)
-            }
-        })
-        .map_err(|error| last.unwrap_or(error))
-    }
-
-    /// Runs a shell script in the guest at `address`; its output, if it succeeded.
-    pub(super) fn execute(&self, address: IpAddr, script: &str) -> Result<String> {
-        let url = format!("http://{}/cgi-bin/run", host(address, PORT));
-        let body = self.fetch(&["-q", "-T", "30", "-O", "-", "--post-data", script, &url])?;
-        let (printed, status) = body
-            .trim_end()
-            .rsplit_once("status ")
-            .context("the guest did not finish the script")?;
-        ensure!(
-            status == "0",
-            "in the guest: {script}: status {status}: {}",
-            printed.trim()
-        );
-        Ok(printed.to_owned())
-    }
-
-    /// Seconds that the guest has been up.
-    pub(super) fn uptime(&self, address: IpAddr) -> Result<f64> {
-        let text = self.execute(address, "cat /proc/uptime")?;
-        let seconds = text.split_whitespace().next().context("no uptime")?;
-        Ok(seconds.parse()?)
-    }
-
-    fn fetch(&self, arguments: &[&str]) -> Result<String> {
-        self.namespace.exec(&self.name, &[&["wget"], arguments].concat())
-    }
-}
-
-fn host(address: IpAddr, port: u16) -> String {
-    if address.is_ipv6() {
-        format!("[{address}]:{port}")
-    } else {
-        format!("{address}:{port}")
     }
 }

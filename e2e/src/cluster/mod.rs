@@ -9,6 +9,7 @@
 //! images and the devices.
 
 mod api;
+mod client;
 mod control_plane;
 mod daemon;
 mod disk;
@@ -18,6 +19,7 @@ mod image;
 mod network;
 mod node;
 mod operator;
+mod pace;
 mod pki;
 mod run;
 mod scenarios;

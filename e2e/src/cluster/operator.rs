@@ -5,9 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::api::{LABEL, Namespace};
-use super::guest::wait_until_running;
-use crate::process::until;
+use super::api::{LABEL, Namespace, until};
 
 /// For a service manager to have started again what was killed.
 const BACK: Duration = Duration::from_secs(90);
@@ -40,7 +38,7 @@ impl<'a> Operator<'a> {
                 }],
             },
         })])?;
-        wait_until_running(namespace, NAME)?;
+        namespace.wait_until_running(NAME)?;
         Ok(Self { namespace })
     }
 

@@ -8,24 +8,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::api::{Cluster, Images, Kubectl};
+use super::api::{Cluster, Images, Kubectl, until};
 use super::control_plane::ControlPlane;
 use super::daemon::inside;
 use super::go::Programs;
 use super::node::ClusterNode;
 use super::pki::Pki;
-use super::{DEVICE_PLUGIN, DEVICES, GROUP, disk, image, network, node, scenarios};
+use super::{DEVICE_PLUGIN, DEVICES, GROUP, disk, image, network, node, pace, scenarios};
 use crate::lab::cache::Cache;
 use crate::lab::node_image::NodeImage;
 use crate::lab::process::progress;
 use crate::lab::qemu::Node;
 use crate::lab::{LauncherBinary, launcher, payload, vmm};
 use crate::packages;
-use crate::process::until;
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to a node that is ready: 26 s on an idle machine.
-const READY: Duration = Duration::from_secs(300);
+const READY: Duration = Duration::from_secs(600);
 
 /// Which scenarios are chosen from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +115,11 @@ fn with_cluster(
     let kubectl = programs.path("kubectl")?;
     let config = pki.file("admin.conf");
     let reach = |program: &Path, arguments: &[&str]| inside(&netns, program.as_os_str(), arguments);
-    let words = reach(&kubectl, &["--kubeconfig", &config.display().to_string()]);
+    let cached = format!("--cache-dir={}", results.join("kubectl").display());
+    let words = reach(
+        &kubectl,
+        &["--kubeconfig", &config.display().to_string(), &cached],
+    );
     let cluster = Cluster {
         kubectl: Kubectl::new(words_of(&words)),
         images: Images::default(),
@@ -138,9 +141,11 @@ fn with_cluster(
         machines.push(ClusterNode::start(&node, number, &netns, &disk)?);
     }
     wait_until_ready(&cluster.kubectl, &mut machines)?;
+    let took = booted.elapsed();
     progress(format!(
-        "the cluster is ready after {:.0} s",
-        booted.elapsed().as_secs_f64()
+        "the cluster is ready after {:.0} s: time limits times {:.1}",
+        took.as_secs_f64(),
+        pace::measured(took)
     ));
 
     let mut shell = reach(Path::new("/bin/sh"), &["-i"]);

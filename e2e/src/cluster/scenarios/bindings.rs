@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::api::Cluster;
-use crate::cluster::guest::{Client, Guest, PORT, SERVE, Wanted};
+use crate::cluster::client::Client;
+use crate::cluster::guest::{Guest, PORT, SERVE, Wanted};
 
 pub(super) fn bridge(cluster: &Cluster) -> Result<()> {
     reached_and_reaching(cluster, Wanted::by("bridge"))

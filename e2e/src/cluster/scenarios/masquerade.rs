@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::cluster::api::Cluster;
-use crate::cluster::guest::{Client, Guest, PORT, SERVE, Wanted};
+use crate::cluster::client::Client;
+use crate::cluster::guest::{Guest, PORT, SERVE, Wanted};
 use crate::cluster::operator::Operator;
 
 pub(super) fn over_a_restart_of_the_kubelet(cluster: &Cluster) -> Result<()> {
@@ -11,9 +12,7 @@ pub(super) fn over_a_restart_of_the_kubelet(cluster: &Cluster) -> Result<()> {
         let client = Client::start(namespace, "client")?;
         let mut guest = Guest::start(namespace, Wanted::by("masquerade"))?;
         guest.wait_for_both_families()?;
-        guest
-            .log
-            .wait_for("guest: ipv4 eth0 10.0.2.2/24 via 10.0.2.1 ", 1, SERVE)?;
+        guest.said("guest: ipv4 eth0 10.0.2.2/24 via 10.0.2.1 ", SERVE)?;
         let addresses = guest.addresses()?;
         for address in addresses {
             client

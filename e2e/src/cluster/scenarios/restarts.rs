@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::api::Cluster;
-use crate::cluster::guest::{BOOT, Client, Guest, PORT, SERVE, Wanted};
+use crate::cluster::api::{Cluster, until};
+use crate::cluster::client::Client;
+use crate::cluster::guest::{BOOT, Guest, PORT, SERVE, Wanted};
 use crate::cluster::operator::Operator;
-use crate::process::until;
 
 /// For the kubelet to see that a container has ended, and to start it again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -56,7 +56,7 @@ pub(super) fn device_plugin_killed(cluster: &Cluster) -> Result<()> {
             },
         )
         .context("a guest that comes after the device plugin's restart")?;
-        second.log.wait_for("guest: ready", 1, BOOT)?;
+        second.said("guest: ready", BOOT)?;
         let after = guest.container()?;
         ensure!(
             after == container,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::api::{Cluster, LABEL, Namespace};
-use crate::cluster::guest::{BOOT, Client, Guest, PORT, SERVE, Wanted};
-use crate::process::until;
+use crate::cluster::api::{Cluster, LABEL, Namespace, until};
+use crate::cluster::client::Client;
+use crate::cluster::guest::{BOOT, Guest, PORT, SERVE, Wanted};
 
 /// For a probe's answer to be known, and for kube-proxy to have heard of it.
 const KNOWN: Duration = Duration::from_secs(60);
