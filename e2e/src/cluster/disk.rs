@@ -32,7 +32,12 @@ pub(super) fn get(cache: &Cache, node: &NodeImage, go: &Programs) -> Result<Path
     let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     let mut recipe: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
     // The last raised when the code below or that of the image makes something else.
-    recipe.extend([node.key(), SIZE.as_bytes(), b"cluster disk 1"]);
+    recipe.extend([
+        node.key(),
+        image::CLIENT.as_bytes(),
+        SIZE.as_bytes(),
+        b"cluster disk 1",
+    ]);
     let dir = cache.entry("cluster-disk", &recipe, |dir| {
         progress("making the disk of the cluster's nodes");
         let root = dir.join("root");

@@ -15,11 +15,11 @@ use tar::{Builder, EntryType, Header};
 use crate::lab::cache::hex;
 use crate::lab::process::output;
 
-/// The images of the scenarios, by the names that pods give.
-pub(super) const LAUNCHER: &str = "localhost/hawser:latest";
-pub(super) const GUEST: &str = "localhost/guest:latest";
+/// The images of the scenarios, by the names that pods give. Not `latest`: what is called so is pulled each time.
+pub(super) const LAUNCHER: &str = "localhost/hawser:test";
+pub(super) const GUEST: &str = "localhost/guest:test";
 /// Busybox, for what a pod does that is no guest; and, asleep, what holds a pod's namespaces.
-pub(super) const CLIENT: &str = "localhost/client:latest";
+pub(super) const CLIENT: &str = "localhost/client:test";
 
 /// `CAP_NET_ADMIN`, permitted and not effective, as an extended attribute has it (capabilities(7), `struct vfs_cap_data`,
 /// revision 2): the binary has to start where the pod gives none.
