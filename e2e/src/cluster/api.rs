@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -50,31 +51,29 @@ impl Kubectl {
         self.feed(arguments, "")
     }
 
-    /// With `text` as its standard input.
     fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
-        let mut child = self
-            .command()
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start kubectl")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // Where it has ended already, its status says so.
-            let _ = stdin.write_all(text.as_bytes());
-        }
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!(
-                "kubectl {}: {}: {}",
-                arguments.join(" "),
-                output.status,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        fed(self.command().args(arguments), text).with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
+}
+
+/// What a program prints with `text` as its standard input.
+pub(crate) fn fed(command: &mut Command, text: &str) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Where it has ended already, its status says so.
+        let _ = stdin.write_all(text.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}", output.status, said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The images that scenarios use, as the cluster's nodes know them.
@@ -102,6 +101,8 @@ pub(crate) struct Cluster {
     pub(crate) images: Images,
     /// The name of the device plugin's process on the nodes.
     pub(crate) device_plugin: &'static str,
+    /// The launcher's program on this machine, for what it prints.
+    pub(crate) hawser: PathBuf,
 }
 
 impl Cluster {

@@ -37,11 +37,18 @@ impl<'a> Client<'a> {
             "spec": {
                 "terminationGracePeriodSeconds": 0,
                 "automountServiceAccountToken": false,
+                // As every namespace allows it.
+                "securityContext": {
+                    "runAsNonRoot": true,
+                    "runAsUser": 65534,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
                 "containers": [{
                     "name": "client",
                     "image": namespace.cluster.images.client,
                     "imagePullPolicy": "IfNotPresent",
                     "command": ["sh", "-c", SERVER],
+                    "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
                 }],
             },
         })])?;
@@ -57,10 +64,13 @@ impl<'a> Client<'a> {
     }
 
     /// Has the guest at `guest` ask this client, at `own`, which address it comes from.
-    pub(super) fn seen(&self, guest: IpAddr, own: IpAddr) -> Result<String> {
+    pub(super) fn seen(&self, guest: IpAddr, own: IpAddr) -> Result<IpAddr> {
         let script = format!("wget -q -T 10 -O - http://{}/cgi-bin/who", host(own, PORT));
         let seen = self.execute(guest, &script).context("from the guest to a pod")?;
-        Ok(seen.trim().trim_matches(['[', ']']).to_owned())
+        let seen = seen.trim().trim_matches(['[', ']']);
+        let address: IpAddr = seen.parse().with_context(|| format!("no address: {seen:?}"))?;
+        // Its socket is one of both families.
+        Ok(address.to_canonical())
     }
 
     /// Fetches the guest's page.

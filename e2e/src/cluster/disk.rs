@@ -19,7 +19,6 @@ const PROGRAMS: &[&str] = &[
     "ctr",
     "kubelet",
     "kube-proxy",
-    super::DEVICE_PLUGIN,
 ];
 /// Sparse: what it takes is what is in it. The node's writes go elsewhere (`-snapshot`).
 const SIZE: &str = "8G";

@@ -21,8 +21,6 @@ struct Module {
     /// What is told, with `@` for the version.
     variables: &'static str,
     tags: &'static str,
-    /// What to build.
-    package: &'static str,
     /// The name of its one program, where its package is called something else.
     program: Option<&'static str>,
 }
@@ -37,7 +35,6 @@ const MODULES: &[Module] = &[
         of: "go.etcd.io/etcd/server/v3",
         variables: "",
         tags: "",
-        package: "tool",
         program: Some("etcd"),
     },
     Module {
@@ -49,7 +46,6 @@ const MODULES: &[Module] = &[
         of: "github.com/containerd/containerd/v2",
         variables: "-X github.com/containerd/containerd/v2/version.Version=@",
         tags: "no_btrfs",
-        package: "tool",
         program: None,
     },
     Module {
@@ -61,30 +57,7 @@ const MODULES: &[Module] = &[
         of: "k8s.io/kubernetes",
         variables: "-X k8s.io/component-base/version.gitVersion=@",
         tags: "",
-        package: "tool",
         program: None,
-    },
-    Module {
-        name: "device-plugin-double",
-        files: &[
-            (
-                "go.mod",
-                include_str!("../../cluster/go/device-plugin-double/go.mod"),
-            ),
-            (
-                "go.sum",
-                include_str!("../../cluster/go/device-plugin-double/go.sum"),
-            ),
-            (
-                "main.go",
-                include_str!("../../cluster/go/device-plugin-double/main.go"),
-            ),
-        ],
-        of: "k8s.io/kubelet",
-        variables: "",
-        tags: "",
-        package: ".",
-        program: Some("device-plugin-double"),
     },
 ];
 
@@ -120,7 +93,7 @@ impl Module {
             .with_context(|| format!("{} names no {}", self.name, self.of))?;
         let flags = format!("-s -w {}", self.variables.replace('@', version));
         let mut recipe: Vec<&[u8]> = self.files.iter().map(|(_, text)| text.as_bytes()).collect();
-        recipe.extend([flags.as_bytes(), self.tags.as_bytes(), self.package.as_bytes()]);
+        recipe.extend([flags.as_bytes(), self.tags.as_bytes()]);
         let dir = cache.entry(&format!("go-{}", self.name), &recipe, |dir| {
             let source = dir.join("source");
             fs::create_dir(&source)?;
@@ -135,7 +108,7 @@ impl Module {
                 command(&source)
                     .args(["build", "-trimpath", "-tags", self.tags, "-ldflags", &flags, "-o"])
                     .arg(to)
-                    .arg(self.package),
+                    .arg("tool"),
             )
             .with_context(|| format!("cannot build {}", self.name))?;
             Ok(())

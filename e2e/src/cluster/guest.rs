@@ -1,43 +1,59 @@
 //! Pods with guests.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::DEVICES;
-use super::api::{Images, LABEL, Namespace};
+use super::api::{Cluster, LABEL, Namespace, fed};
 use super::pace::allowed;
 use crate::process::Process;
 
 /// What the guest's web server listens at (images/guest/init).
 pub(super) const PORT: u16 = 8080;
-/// The name of the container in a guest's pod.
-const CONTAINER: &str = "guest";
 
 /// For a guest to go down by its power button, which takes 10 s to 30 s with everything emulated.
-const GUEST_GRACE: Duration = Duration::from_secs(60);
-/// For its pod: the launcher takes the wiring down afterwards.
-const POD_GRACE: Duration = Duration::from_secs(90);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// From a container's start to a guest with both addresses, with everything emulated: 20 s on an idle machine.
 pub(super) const BOOT: Duration = Duration::from_secs(240);
 /// For a server in the guest to answer once the guest has its addresses.
 pub(super) const SERVE: Duration = Duration::from_secs(60);
 
-/// A guest with one NIC on the pod network, by this binding.
-pub(super) fn manifest(name: &str, binding: &str, kernel_image: &str) -> Value {
-    let mut interface = json!({"name": "default"});
-    if let Some(interface) = interface.as_object_mut() {
-        interface.insert(binding.to_owned(), json!({}));
+/// What a scenario wants of a guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) binding: &'a str,
+    /// Whether its pod is ready only when its web server answers.
+    pub(super) probed: bool,
+    /// Whether it is started again after it has failed.
+    pub(super) again: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// As most guests are.
+    pub(super) fn by(binding: &'a str) -> Self {
+        Self {
+            name: "guest",
+            binding,
+            probed: false,
+            again: false,
+        }
     }
-    json!({
-        "apiVersion": "kubevirt.io/v1",
-        "kind": "VirtualMachineInstance",
-        "metadata": {"name": name},
-        "spec": {
-            "terminationGracePeriodSeconds": allowed(GUEST_GRACE).as_secs(),
+
+    /// The manifest of a guest with one NIC on the pod network.
+    fn manifest(self, kernel_image: &str) -> Value {
+        let interface: serde_json::Map<String, Value> = [
+            ("name".to_owned(), json!("default")),
+            (self.binding.to_owned(), json!({})),
+        ]
+        .into_iter()
+        .collect();
+        let mut spec = json!({
+            "terminationGracePeriodSeconds": allowed(GRACE).as_secs(),
             "domain": {
                 "cpu": {"cores": 1},
                 "memory": {"guest": "192Mi"},
@@ -48,97 +64,46 @@ pub(super) fn manifest(name: &str, binding: &str, kernel_image: &str) -> Value {
                 }}
             },
             "networks": [{"name": "default", "pod": {}}]
+        });
+        if self.probed
+            && let Some(spec) = spec.as_object_mut()
+        {
+            let probe = json!({"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
+            spec.insert("readinessProbe".to_owned(), probe);
         }
-    })
-}
-
-/// What a scenario wants of a guest's pod.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
-    pub(super) name: &'a str,
-    pub(super) binding: &'a str,
-    /// The type of the seccomp profile.
-    pub(super) seccomp: &'a str,
-    /// Whether the pod is ready only when the guest's web server answers.
-    pub(super) probed: bool,
-}
-
-impl<'a> Wanted<'a> {
-    /// As most guests are.
-    pub(super) fn by(binding: &'a str) -> Self {
-        Self {
-            name: "guest",
-            binding,
-            seccomp: "RuntimeDefault",
-            probed: false,
+        let labels = json!({LABEL: self.name});
+        if self.again {
+            json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachine",
+                "metadata": {"name": self.name},
+                "spec": {
+                    "runStrategy": "RerunOnFailure",
+                    "template": {"metadata": {"labels": labels}, "spec": spec},
+                },
+            })
+        } else {
+            json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachineInstance",
+                "metadata": {"name": self.name, "labels": labels},
+                "spec": spec,
+            })
         }
     }
-}
 
-/// The objects that run a guest. By hand, in the form that docs/cluster-tests.md describes.
-pub(super) fn objects(wanted: Wanted<'_>, images: &Images) -> Vec<Value> {
-    let name = wanted.name;
-    let vmi = manifest(name, wanted.binding, &images.guest);
-    let labels = json!({LABEL: name, "vm.kubevirt.io/name": name});
-    let manifest = json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "labels": labels},
-        "data": {"vmi.json": vmi.to_string()},
-    });
-    let devices: serde_json::Map<String, Value> = ["kvm", "tun"]
-        .iter()
-        .map(|device| (format!("{DEVICES}/{device}"), json!(1)))
-        .collect();
-    let mut limits = devices;
-    limits.insert("memory".to_owned(), json!("512Mi"));
-    let mut container = json!({
-        "name": CONTAINER,
-        "image": images.launcher,
-        "imagePullPolicy": "IfNotPresent",
-        "args": ["run", "--vmi", "/vmi/vmi.json", "--image", "kernel-boot=/guest"],
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "procMount": "Unmasked",
-            "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SETUID", "SETGID"]},
-        },
-        "resources": {"limits": limits},
-        "volumeMounts": [
-            {"name": "state", "mountPath": "/run/hawser"},
-            {"name": "tmp", "mountPath": "/tmp"},
-            {"name": "vmi", "mountPath": "/vmi", "readOnly": true},
-            {"name": "guest", "mountPath": "/guest", "readOnly": true},
-        ],
-    });
-    if wanted.probed
-        && let Some(container) = container.as_object_mut()
-    {
-        let probe =
-            json!({"httpGet": {"path": "/", "port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
-        container.insert("readinessProbe".to_owned(), probe);
+    /// The objects that run it, as `hawser pod` prints them.
+    pub(super) fn objects(self, cluster: &Cluster) -> Result<Vec<Value>> {
+        let manifest = self.manifest(&cluster.images.guest);
+        let mut hawser = Command::new(&cluster.hawser);
+        hawser.args(["pod", "--vmi", "-", "--output", "json", "--launcher-image"]);
+        let text = fed(hawser.arg(&cluster.images.launcher), &manifest.to_string()).context("hawser pod")?;
+        let mut list: Value = serde_json::from_str(&text).context("hawser pod prints no JSON")?;
+        match list.get_mut("items").map(Value::take) {
+            Some(Value::Array(objects)) => Ok(objects),
+            _ => bail!("hawser pod prints no list: {text}"),
+        }
     }
-    let pod = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {
-            "hostUsers": false,
-            "restartPolicy": "OnFailure",
-            "terminationGracePeriodSeconds": allowed(POD_GRACE).as_secs(),
-            "automountServiceAccountToken": false,
-            "enableServiceLinks": false,
-            "securityContext": {"runAsUser": 0, "seccompProfile": {"type": wanted.seccomp}},
-            "containers": [container],
-            "volumes": [
-                {"name": "state", "emptyDir": {}},
-                {"name": "tmp", "emptyDir": {}},
-                {"name": "vmi", "configMap": {"name": name}},
-                {"name": "guest", "image": {"reference": images.guest, "pullPolicy": "IfNotPresent"}},
-            ],
-        },
-    });
-    vec![manifest, pod]
 }
 
 /// A guest in its pod.
@@ -154,7 +119,7 @@ impl<'a> Guest<'a> {
     /// Makes the guest's pod and waits until its container runs.
     pub(super) fn start(namespace: &'a Namespace<'a>, wanted: Wanted<'_>) -> Result<Self> {
         let name = wanted.name;
-        namespace.apply(&objects(wanted, &namespace.cluster.images))?;
+        namespace.apply(&wanted.objects(namespace.cluster)?)?;
         namespace.wait_until_running(name)?;
         Ok(Self {
             namespace,
@@ -191,7 +156,7 @@ impl<'a> Guest<'a> {
         self.said("guest: power button", SERVE)?;
         watch.wait_for("exit=0;", 1, allowed(SERVE))?;
         ensure!(
-            took < allowed(POD_GRACE),
+            took < allowed(GRACE),
             "the pod was there for {took:?} after its deletion"
         );
         Ok(())

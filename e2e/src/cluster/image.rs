@@ -1,7 +1,7 @@
 //! Container images as docker archives of one layer, made of directories: what `ctr images import` reads.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,9 @@ pub(super) fn client(busybox: &Path, scratch: &Path, archive: &Path) -> Result<(
     let root = scratch.join("client");
     let bin = root.join("bin");
     fs::create_dir_all(&bin)?;
-    fs::create_dir(root.join("tmp"))?;
+    let tmp = root.join("tmp");
+    fs::create_dir(&tmp)?;
+    fs::set_permissions(&tmp, Permissions::from_mode(0o1777))?;
     fs::copy(busybox, bin.join("busybox"))?;
     for applet in output(Command::new(busybox).arg("--list"))?.lines() {
         if applet != "busybox" {

@@ -16,6 +16,7 @@ mod disk;
 mod go;
 mod guest;
 mod image;
+mod install;
 mod network;
 mod node;
 mod operator;
@@ -28,7 +29,7 @@ pub(crate) use run::{Set, run, shell};
 
 /// The name of the cluster's scenarios as a group, in reports.
 const GROUP: &str = "cluster";
-/// The prefix of the device plugin's resources.
+/// The domain of the device plugin's resources: what `hawser pod` asks for by default.
 const DEVICES: &str = "devices.kubevirt.io";
-/// The device plugin's program.
-const DEVICE_PLUGIN: &str = "device-plugin-double";
+/// The device plugin's process on a node.
+const DEVICE_PLUGIN: &str = "hawser-device-plugin";

@@ -35,11 +35,11 @@ pub(super) struct ClusterNode {
 }
 
 /// Puts into the payload what the init of a cluster's node reads there, in place of the lab's.
-pub(super) fn fill(payload: &Path, device_prefix: &str) -> Result<()> {
+pub(super) fn fill(payload: &Path) -> Result<()> {
     for (name, text) in FILES {
         fs::write(payload.join(name), text)?;
     }
-    Ok(fs::write(payload.join("resource-prefix"), device_prefix)?)
+    Ok(())
 }
 
 impl ClusterNode {

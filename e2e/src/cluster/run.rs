@@ -12,6 +12,7 @@ use super::api::{Cluster, Images, Kubectl, until};
 use super::control_plane::ControlPlane;
 use super::daemon::inside;
 use super::go::Programs;
+use super::install::install;
 use super::node::ClusterNode;
 use super::pki::Pki;
 use super::{DEVICE_PLUGIN, DEVICES, GROUP, disk, image, network, node, pace, scenarios};
@@ -21,6 +22,7 @@ use crate::lab::process::progress;
 use crate::lab::qemu::Node;
 use crate::lab::{LauncherBinary, launcher, payload, vmm};
 use crate::packages;
+use crate::programs;
 use crate::report::{Outcome, Report, Skip, is_selected};
 
 /// From power-on to a node that is ready: 26 s on an idle machine.
@@ -93,14 +95,17 @@ fn with_cluster(
         vmm.display(),
         vmm::version(&vmm)?
     ));
-    let programs = Programs::get(&cache)?;
+    let go = Programs::get(&cache)?;
     let hawser = launcher(binary)?;
     let image = NodeImage::get(&cache)?;
-    let disk = disk::get(&cache, &image, &programs)?;
+    let disk = disk::get(&cache, &image, &go)?;
 
     let payload = cache.scratch("cluster-payload")?;
     payload::fill(&payload, &cache, &image, &hawser, false)?;
-    node::fill(&payload, DEVICES)?;
+    node::fill(&payload)?;
+    // As `cargo build` makes it: it waits nearly all the time, and a release build takes minutes.
+    let plugin = programs::build(DEVICE_PLUGIN, "--bin", DEVICE_PLUGIN)?;
+    programs::copy(&plugin, &payload.join("build/out/usr/bin").join(DEVICE_PLUGIN))?;
     let images = payload.join("images");
     fs::create_dir(&images)?;
     image::launcher(&payload, &images.join("hawser.tar"))?;
@@ -112,7 +117,7 @@ fn with_cluster(
 
     progress("starting the control plane");
     let netns = network::make(nodes)?;
-    let kubectl = programs.path("kubectl")?;
+    let kubectl = go.path("kubectl")?;
     let config = pki.file("admin.conf");
     let reach = |program: &Path, arguments: &[&str]| inside(&netns, program.as_os_str(), arguments);
     let cached = format!("--cache-dir={}", results.join("kubectl").display());
@@ -124,9 +129,10 @@ fn with_cluster(
         kubectl: Kubectl::new(words_of(&words)),
         images: Images::default(),
         device_plugin: DEVICE_PLUGIN,
+        hawser,
     };
     let data = cache.scratch("cluster-etcd")?;
-    let _control_plane = ControlPlane::start(&netns, &programs, &pki, &cluster.kubectl, &data, &results)?;
+    let _control_plane = ControlPlane::start(&netns, &go, &pki, &cluster.kubectl, &data, &results)?;
 
     progress("booting the node (emulated: everything in it takes its time)");
     let booted = Instant::now();
@@ -140,6 +146,11 @@ fn with_cluster(
         fs::create_dir(&node.results)?;
         machines.push(ClusterNode::start(&node, number, &netns, &disk)?);
     }
+    install(
+        &cluster.kubectl,
+        &cluster.images.launcher,
+        &results.join("kubernetes"),
+    )?;
     wait_until_ready(&cluster.kubectl, &mut machines)?;
     let took = booted.elapsed();
     progress(format!(

@@ -7,22 +7,22 @@ use crate::cluster::client::Client;
 use crate::cluster::guest::{Guest, PORT, SERVE, Wanted};
 
 pub(super) fn bridge(cluster: &Cluster) -> Result<()> {
-    reached_and_reaching(cluster, Wanted::by("bridge"))
+    reached_and_reaching(cluster, "bridge", &[])
 }
 
-/// passt makes a user namespace for its sandbox, which the runtime's default profile denies.
+/// In a namespace of the highest level of the Pod Security Standards: the pod has no capability, and passt's own seccomp profile.
 pub(super) fn passt(cluster: &Cluster) -> Result<()> {
-    let wanted = Wanted {
-        seccomp: "Unconfined",
-        ..Wanted::by("passt")
-    };
-    reached_and_reaching(cluster, wanted)
+    let labels = [
+        ("pod-security.kubernetes.io/enforce", "restricted"),
+        ("pod-security.kubernetes.io/enforce-version", "latest"),
+    ];
+    reached_and_reaching(cluster, "passt", &labels)
 }
 
-fn reached_and_reaching(cluster: &Cluster, wanted: Wanted<'_>) -> Result<()> {
-    cluster.within(wanted.binding, &[], |namespace| {
+fn reached_and_reaching(cluster: &Cluster, binding: &str, labels: &[(&str, &str)]) -> Result<()> {
+    cluster.within(binding, labels, |namespace| {
         let client = Client::start(namespace, "client")?;
-        let guest = Guest::start(namespace, wanted)?;
+        let guest = Guest::start(namespace, Wanted::by(binding))?;
         guest.wait_for_both_families()?;
         let addresses = guest.addresses()?;
         for (address, own) in addresses.into_iter().zip(client.addresses()?) {
@@ -31,7 +31,7 @@ fn reached_and_reaching(cluster: &Cluster, wanted: Wanted<'_>) -> Result<()> {
                 .context("from another pod, through the pod's address")?;
             let seen = client.seen(address, own)?;
             ensure!(
-                seen == address.to_string(),
+                seen == address,
                 "a pod saw the guest as {seen}, not as its pod, {address}"
             );
         }

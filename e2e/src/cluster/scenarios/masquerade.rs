@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::api::Cluster;
+use crate::cluster::api::{Cluster, until};
 use crate::cluster::client::Client;
 use crate::cluster::guest::{Guest, PORT, SERVE, Wanted};
 use crate::cluster::operator::Operator;
@@ -20,6 +20,7 @@ pub(super) fn over_a_restart_of_the_kubelet(cluster: &Cluster) -> Result<()> {
                 .context("from another pod, through the pod's address")?;
         }
         guest.expect_running()?;
+        until("the pod is ready", SERVE, || Ok(guest.is_ready()?.then_some(())))?;
 
         let [ipv4, _] = addresses;
         let container = guest.container()?;

@@ -20,7 +20,7 @@ pub(super) const USUAL: &[Scenario<Cluster>] = &[
         run: bindings::bridge,
     },
     Scenario {
-        name: "passt_dual_stack",
+        name: "passt_dual_stack_in_a_restricted_namespace",
         run: bindings::passt,
     },
     Scenario {

@@ -16,7 +16,11 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(super) fn launcher_killed(cluster: &Cluster) -> Result<()> {
     cluster.within("killed", &[], |namespace| {
         let client = Client::start(namespace, "client")?;
-        let mut guest = Guest::start(namespace, Wanted::by("masquerade"))?;
+        let wanted = Wanted {
+            again: true,
+            ..Wanted::by("masquerade")
+        };
+        let mut guest = Guest::start(namespace, wanted)?;
         guest.wait_for_both_families()?;
         let addresses = guest.addresses()?;
         let operator = Operator::start(namespace, &guest.node()?)?;

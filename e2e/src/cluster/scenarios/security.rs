@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::cluster::api::Cluster;
-use crate::cluster::guest::{Wanted, objects};
+use crate::cluster::guest::Wanted;
 
 /// Of `baseline`, a masqueraded guest's pod asks for one thing more: NET_ADMIN, which it has over its own user namespace alone.
 pub(super) fn baseline(cluster: &Cluster) -> Result<()> {
@@ -12,7 +12,7 @@ pub(super) fn baseline(cluster: &Cluster) -> Result<()> {
         ("pod-security.kubernetes.io/enforce-version", "latest"),
     ];
     cluster.within("baseline", &labels, |namespace| {
-        let Err(refusal) = namespace.apply(&objects(Wanted::by("masquerade"), &cluster.images)) else {
+        let Err(refusal) = namespace.apply(&Wanted::by("masquerade").objects(cluster)?) else {
             bail!("a pod with NET_ADMIN was admitted to a namespace of `baseline`");
         };
         let refusal = format!("{refusal:#}");
