@@ -8,10 +8,17 @@ use std::path::Path;
 use anyhow::Result;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-/// A CA that signs for sources and targets.
+/// A CA that signs for sources and targets of migrations, and for the parts of a cluster.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
+}
+
+/// A certificate and its key, in PEM.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
@@ -24,6 +31,36 @@ impl Authority {
         Ok(Self {
             issuer: Issuer::new(params, key),
             certificate,
+        })
+    }
+
+    /// Of the CA itself, in PEM.
+    pub(crate) fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
+    /// A client and server called `name`, of the group `organization`, that is reached at `addresses`.
+    pub(crate) fn identity(
+        &self,
+        name: &str,
+        organization: Option<&str>,
+        addresses: &[String],
+    ) -> Result<Identity> {
+        let mut params = CertificateParams::new(addresses)?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        if let Some(organization) = organization {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, organization);
+        }
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
+        let key = KeyPair::generate()?;
+        Ok(Identity {
+            certificate: params.signed_by(&key, &self.issuer)?.pem(),
+            key: key.serialize_pem(),
         })
     }
 

@@ -3,6 +3,7 @@
 mod bench;
 mod cargo_tests;
 mod certificates;
+mod cluster;
 mod cni;
 mod cni_tap;
 mod entry;
@@ -61,6 +62,16 @@ enum Command {
     /// out. `lab shell` is a shell in the lab's node
     Lab {
         scenarios: Vec<String>,
+        #[command(flatten)]
+        launcher: LauncherArguments,
+    },
+    /// Run a real Kubernetes on the lab's nodes, and the scenarios of the cluster, or those with any of these words in
+    /// their names. `cluster shell` is a shell with kubectl
+    Cluster {
+        scenarios: Vec<String>,
+        /// The longer set too
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -142,6 +153,23 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Lab { scenarios, launcher } => {
             let mut report = Report::default();
             lab::run(&mut report, lab::Set::All, &scenarios, &launcher.binary(), None);
+            Ok(report.finish())
+        }
+        Command::Cluster {
+            scenarios, launcher, ..
+        } if scenarios == ["shell"] => cluster::shell(&launcher.binary()).map(|()| ExitCode::SUCCESS),
+        Command::Cluster {
+            scenarios,
+            all,
+            launcher,
+        } => {
+            let mut report = Report::default();
+            let set = if all {
+                cluster::Set::All
+            } else {
+                cluster::Set::Usual
+            };
+            cluster::run(&mut report, set, &scenarios, &launcher.binary());
             Ok(report.finish())
         }
         Command::Bench {

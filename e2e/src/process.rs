@@ -256,7 +256,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 pub(crate) const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Asks until the answer is yes; the state of the kernel is not something to wait on otherwise.
-pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn until<T>(what: &str, limit: Duration, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(Duration::from_millis(10), what, limit, ask)
+}
+
+/// The same with a pause between two questions, where asking is work for what is asked.
+pub(crate) fn until_every<T>(
+    pause: Duration,
+    what: &str,
+    limit: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(answer) = ask()? {
@@ -265,6 +275,6 @@ pub(crate) fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Res
         if Instant::now() >= deadline {
             bail!("not within {limit:?}: {what}");
         }
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(pause);
     }
 }

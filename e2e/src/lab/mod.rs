@@ -11,7 +11,7 @@
 //! a container store, which is nobody's business to do on the machine itself.
 
 mod build;
-mod cache;
+pub(crate) mod cache;
 mod cpio;
 mod debian;
 mod debian_guest;
@@ -20,15 +20,15 @@ mod events;
 mod firmware;
 mod guest_image;
 pub(crate) mod node;
-mod node_image;
+pub(crate) mod node_image;
 mod nodes;
 mod owed;
-mod payload;
+pub(crate) mod payload;
 pub(crate) mod process;
-mod qemu;
+pub(crate) mod qemu;
 mod run;
 mod scenarios;
-mod vmm;
+pub(crate) mod vmm;
 
 pub(crate) use build::{LauncherBinary, launcher};
 pub(crate) use run::{Set, bench, bench_migration, demo, run, setup, shell, why_no_real_guests};

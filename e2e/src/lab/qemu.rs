@@ -73,7 +73,8 @@ impl Node<'_> {
         self.results.join("node-console.log")
     }
 
-    fn command(&self, kernel_argument: &str) -> Command {
+    /// The machine, with a console and events that whoever starts it leads somewhere.
+    pub(crate) fn command(&self, kernel_argument: &str) -> Command {
         let root = self.image.root();
         let mut command = self.image.program("usr/bin/qemu-system-x86_64");
         command

@@ -1,0 +1,240 @@
+//! Pods with guests.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::api::{Cluster, LABEL, Namespace, fed};
+use super::pace::allowed;
+use crate::process::Process;
+
+/// What the guest's web server listens at (images/guest/init).
+pub(super) const PORT: u16 = 8080;
+
+/// For a guest to go down by its power button, which takes 10 s to 30 s with everything emulated.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// From a container's start to a guest with both addresses, with everything emulated: 20 s on an idle machine.
+pub(super) const BOOT: Duration = Duration::from_secs(240);
+/// For a server in the guest to answer once the guest has its addresses.
+pub(super) const SERVE: Duration = Duration::from_secs(60);
+
+/// What a scenario wants of a guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) binding: &'a str,
+    /// Whether its pod is ready only when its web server answers.
+    pub(super) probed: bool,
+    /// Whether it is started again after it has failed.
+    pub(super) again: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// As most guests are.
+    pub(super) fn by(binding: &'a str) -> Self {
+        Self {
+            name: "guest",
+            binding,
+            probed: false,
+            again: false,
+        }
+    }
+
+    /// The manifest of a guest with one NIC on the pod network.
+    fn manifest(self, kernel_image: &str) -> Value {
+        let interface: serde_json::Map<String, Value> = [
+            ("name".to_owned(), json!("default")),
+            (self.binding.to_owned(), json!({})),
+        ]
+        .into_iter()
+        .collect();
+        let mut spec = json!({
+            "terminationGracePeriodSeconds": allowed(GRACE).as_secs(),
+            "domain": {
+                "cpu": {"cores": 1},
+                "memory": {"guest": "192Mi"},
+                "devices": {"interfaces": [interface]},
+                "firmware": {"kernelBoot": {
+                    "container": {"image": kernel_image, "kernelPath": "/vmlinux", "initrdPath": "/initrd.img"},
+                    "kernelArgs": "console=ttyS0 quiet panic=-1 mitigations=off"
+                }}
+            },
+            "networks": [{"name": "default", "pod": {}}]
+        });
+        if self.probed
+            && let Some(spec) = spec.as_object_mut()
+        {
+            let probe = json!({"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
+            spec.insert("readinessProbe".to_owned(), probe);
+        }
+        let labels = json!({LABEL: self.name});
+        if self.again {
+            json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachine",
+                "metadata": {"name": self.name},
+                "spec": {
+                    "runStrategy": "RerunOnFailure",
+                    "template": {"metadata": {"labels": labels}, "spec": spec},
+                },
+            })
+        } else {
+            json!({
+                "apiVersion": "kubevirt.io/v1",
+                "kind": "VirtualMachineInstance",
+                "metadata": {"name": self.name, "labels": labels},
+                "spec": spec,
+            })
+        }
+    }
+
+    /// The objects that run it, as `hawser pod` prints them.
+    pub(super) fn objects(self, cluster: &Cluster) -> Result<Vec<Value>> {
+        let manifest = self.manifest(&cluster.images.guest);
+        let mut hawser = Command::new(&cluster.hawser);
+        hawser.args(["pod", "--vmi", "-", "--output", "json", "--launcher-image"]);
+        let text = fed(hawser.arg(&cluster.images.launcher), &manifest.to_string()).context("hawser pod")?;
+        let mut list: Value = serde_json::from_str(&text).context("hawser pod prints no JSON")?;
+        match list.get_mut("items").map(Value::take) {
+            Some(Value::Array(objects)) => Ok(objects),
+            _ => bail!("hawser pod prints no list: {text}"),
+        }
+    }
+}
+
+/// A guest in its pod.
+#[derive(Debug)]
+pub(super) struct Guest<'a> {
+    namespace: &'a Namespace<'a>,
+    name: String,
+    /// `kubectl logs`: the guest's console and the launcher's log.
+    log: Process,
+}
+
+impl<'a> Guest<'a> {
+    /// Makes the guest's pod and waits until its container runs.
+    pub(super) fn start(namespace: &'a Namespace<'a>, wanted: Wanted<'_>) -> Result<Self> {
+        let name = wanted.name;
+        namespace.apply(&wanted.objects(namespace.cluster)?)?;
+        namespace.wait_until_running(name)?;
+        Ok(Self {
+            namespace,
+            name: name.to_owned(),
+            log: namespace.follow(&["logs", "--follow", name])?,
+        })
+    }
+
+    /// Waits for a line of its log.
+    pub(super) fn said(&self, what: &str, limit: Duration) -> Result<()> {
+        self.log.wait_for(what, 1, allowed(limit)).map(drop)
+    }
+
+    /// Begins anew with its log: it ends with the kubelet that serves it, and with the container.
+    pub(super) fn read_again(&mut self) -> Result<()> {
+        self.log = self.namespace.follow(&["logs", "--follow", &self.name])?;
+        Ok(())
+    }
+
+    /// Deletes the pod. The guest must go down by its power button, and its launcher end with 0 before anybody is killed.
+    pub(super) fn end(self) -> Result<()> {
+        let watch = self.namespace.follow(&[
+            "get",
+            "pod",
+            &self.name,
+            "--watch",
+            "--output",
+            "jsonpath=exit={.status.containerStatuses[0].state.terminated.exitCode};{\"\\n\"}",
+        ])?;
+        let started = Instant::now();
+        self.namespace
+            .run(&["delete", "pod", &self.name, "--wait=true"])?;
+        let took = started.elapsed();
+        self.said("guest: power button", SERVE)?;
+        watch.wait_for("exit=0;", 1, allowed(SERVE))?;
+        ensure!(
+            took < allowed(GRACE),
+            "the pod was there for {took:?} after its deletion"
+        );
+        Ok(())
+    }
+
+    /// Waits until the guest says that it has an address of each family, and a way out.
+    pub(super) fn wait_for_both_families(&self) -> Result<()> {
+        self.said("guest: ipv4 eth0 ", BOOT)?;
+        self.said("guest: ipv6 eth0 ", BOOT)?;
+        self.log
+            .wait_for("guest: ipv6-route eth0 default via ", 1, BOOT)?;
+        Ok(())
+    }
+
+    /// The pod's addresses, one of each family.
+    pub(super) fn addresses(&self) -> Result<[IpAddr; 2]> {
+        let pod = self.pod()?;
+        let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array);
+        let addresses: Vec<IpAddr> = addresses
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
+            .collect();
+        match addresses.as_slice() {
+            [ipv4, ipv6] if ipv4.is_ipv4() && ipv6.is_ipv6() => Ok([*ipv4, *ipv6]),
+            other => bail!(
+                "the pod {} has not one address of each family: {other:?}",
+                self.name
+            ),
+        }
+    }
+
+    pub(super) fn pod(&self) -> Result<Value> {
+        self.namespace.get(&format!("pod/{}", self.name))
+    }
+
+    pub(super) fn node(&self) -> Result<String> {
+        let pod = self.pod()?;
+        let node = pod.pointer("/spec/nodeName").and_then(Value::as_str);
+        Ok(node.context("the pod has no node")?.to_owned())
+    }
+
+    /// Whether the pod is ready.
+    pub(super) fn is_ready(&self) -> Result<bool> {
+        let pod = self.pod()?;
+        let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+        let mut ready = conditions.into_iter().flatten().filter(|condition| {
+            let text = |key: &str| condition.get(key).and_then(Value::as_str);
+            text("type") == Some("Ready") && text("status") == Some("True")
+        });
+        Ok(ready.next().is_some())
+    }
+
+    /// The identity of the container that runs now, and how often it was started again.
+    pub(super) fn container(&self) -> Result<(String, u64)> {
+        let pod = self.pod()?;
+        let status = pod
+            .pointer("/status/containerStatuses/0")
+            .context("no container status")?;
+        let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str);
+        ensure!(
+            status.pointer("/state/running").is_some(),
+            "the container of {} does not run: {status}",
+            self.name
+        );
+        let id = text("/containerID").context("the container has no identity")?;
+        let restarts = status.get("restartCount").and_then(Value::as_u64);
+        Ok((id.to_owned(), restarts.unwrap_or_default()))
+    }
+
+    /// `hawser status`, executed in the pod, has to say that the guest runs.
+    pub(super) fn expect_running(&self) -> Result<()> {
+        let text = self.namespace.exec(&self.name, &["hawser", "status"])?;
+        let status: Value = serde_json::from_str(&text).context("hawser status prints no JSON")?;
+        ensure!(
+            status.get("state").and_then(Value::as_str) == Some("running"),
+            "hawser status: {status}"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,35 @@
+//! The cluster: a real Kubernetes on any machine, with the lab's nodes as its nodes.
+//!
+//! Everything that it is made of comes from where a package manager checks it: Kubernetes, containerd and etcd from their
+//! Go modules (`go`), the rest of a node from Debian packages (`crate::lab`). The control plane runs on the machine itself,
+//! in a network namespace (`network`, `control_plane`); a node is a QEMU machine with a second card in that namespace and a
+//! second disk (`node`, `disk`). hawser's image, the guest's and a client's are made here and imported (`image`).
+//!
+//! The scenarios (`scenarios`) know `kubectl` and nothing else (`api`): they are the same for any cluster that has the
+//! images and the devices.
+
+mod api;
+mod client;
+mod control_plane;
+mod daemon;
+mod disk;
+mod go;
+mod guest;
+mod image;
+mod install;
+mod network;
+mod node;
+mod operator;
+mod pace;
+mod pki;
+mod run;
+mod scenarios;
+
+pub(crate) use run::{Set, run, shell};
+
+/// The name of the cluster's scenarios as a group, in reports.
+const GROUP: &str = "cluster";
+/// The domain of the device plugin's resources: what `hawser pod` asks for by default.
+const DEVICES: &str = "devices.kubevirt.io";
+/// The device plugin's process on a node.
+const DEVICE_PLUGIN: &str = "hawser-device-plugin";

@@ -1,0 +1,92 @@
+//! Whoever runs the node: ends its services, for what becomes of guests then.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::api::{LABEL, Namespace, until};
+
+/// For a service manager to have started again what was killed.
+const BACK: Duration = Duration::from_secs(90);
+
+/// A privileged pod among the node's own processes. The node's service manager is expected to start again what ends.
+#[derive(Debug)]
+pub(super) struct Operator<'a> {
+    namespace: &'a Namespace<'a>,
+}
+
+const NAME: &str = "operator";
+
+impl<'a> Operator<'a> {
+    pub(super) fn start(namespace: &'a Namespace<'a>, node: &str) -> Result<Self> {
+        namespace.apply(&[json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": NAME, "labels": {LABEL: NAME}},
+            "spec": {
+                "nodeName": node,
+                "hostPID": true,
+                "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": false,
+                "containers": [{
+                    "name": NAME,
+                    "image": namespace.cluster.images.client,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["sleep", "infinity"],
+                    "securityContext": {"privileged": true},
+                }],
+            },
+        })])?;
+        namespace.wait_until_running(NAME)?;
+        Ok(Self { namespace })
+    }
+
+    /// Kills a service of the node, and waits until there is another process of it.
+    pub(super) fn restart(&self, service: &str) -> Result<()> {
+        let before = self.processes(service)?;
+        ensure!(!before.is_empty(), "the node has no process {service}");
+        // In the background, so that the answer gets out first where it comes by way of this very process.
+        let script = format!("(sleep 1; kill -KILL {before}) > /dev/null 2>&1 &");
+        self.namespace.exec(NAME, &["sh", "-c", &script])?;
+        until(&format!("{service} is back"), BACK, || {
+            // Not answered while the kubelet is away.
+            Ok(self
+                .processes(service)
+                .ok()
+                .filter(|after| !after.is_empty() && *after != before))
+        })
+        .map(drop)
+    }
+
+    /// Kills all processes of this name.
+    pub(super) fn kill(&self, name: &str) -> Result<()> {
+        self.signal("KILL", name)
+    }
+
+    /// Does `work` while the processes of this name stand still.
+    pub(super) fn while_stopped<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.signal("STOP", name)?;
+        let done = work();
+        self.signal("CONT", name)?;
+        done
+    }
+
+    fn signal(&self, signal: &str, name: &str) -> Result<()> {
+        let processes = self.processes(name)?;
+        ensure!(!processes.is_empty(), "the node has no process {name}");
+        let script = format!("kill -{signal} {processes}");
+        self.namespace.exec(NAME, &["sh", "-c", &script]).map(drop)
+    }
+
+    /// The identities of the node's processes of this name.
+    fn processes(&self, name: &str) -> Result<String> {
+        // Its status is 1 where there are none.
+        let script = format!("pidof {name} || true");
+        Ok(self
+            .namespace
+            .exec(NAME, &["sh", "-c", &script])?
+            .trim()
+            .to_owned())
+    }
+}

@@ -1,0 +1,50 @@
+//! The scenarios of the cluster. Each has a namespace of its own and leaves nothing behind.
+
+mod bindings;
+mod masquerade;
+mod restarts;
+mod security;
+mod service;
+
+use super::api::Cluster;
+use crate::report::Scenario;
+
+/// What `cargo e2e cluster` runs, in this order.
+pub(super) const USUAL: &[Scenario<Cluster>] = &[
+    Scenario {
+        name: "masquerade_over_a_restart_of_the_kubelet",
+        run: masquerade::over_a_restart_of_the_kubelet,
+    },
+    Scenario {
+        name: "bridge_dual_stack",
+        run: bindings::bridge,
+    },
+    Scenario {
+        name: "passt_dual_stack_in_a_restricted_namespace",
+        run: bindings::passt,
+    },
+    Scenario {
+        name: "service_follows_the_guests_readiness",
+        run: service::follows_readiness,
+    },
+    Scenario {
+        name: "pod_security_baseline_refuses_net_admin_alone",
+        run: security::baseline,
+    },
+];
+
+/// What `--all` runs too.
+pub(super) const LONGER: &[Scenario<Cluster>] = &[
+    Scenario {
+        name: "launcher_killed_and_started_again",
+        run: restarts::launcher_killed,
+    },
+    Scenario {
+        name: "device_plugin_killed_and_back",
+        run: restarts::device_plugin_killed,
+    },
+    Scenario {
+        name: "kubelet_restarted_without_the_device_plugin",
+        run: restarts::kubelet_without_device_plugin,
+    },
+];
