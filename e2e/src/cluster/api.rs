@@ -162,7 +162,7 @@ impl<'a> Namespace<'a> {
         self.feed(arguments, "")
     }
 
-    fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
+    pub(crate) fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
         let arguments = [&["--namespace", &self.name], arguments].concat();
         self.cluster.kubectl.feed(&arguments, text)
     }

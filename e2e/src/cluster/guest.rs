@@ -31,6 +31,8 @@ pub(super) struct Wanted<'a> {
     pub(super) probed: bool,
     /// Whether it is started again after it has failed.
     pub(super) again: bool,
+    /// Options of `hawser pod`.
+    pub(super) options: &'a [&'a str],
 }
 
 impl<'a> Wanted<'a> {
@@ -41,6 +43,7 @@ impl<'a> Wanted<'a> {
             binding,
             probed: false,
             again: false,
+            options: &[],
         }
     }
 
@@ -97,7 +100,8 @@ impl<'a> Wanted<'a> {
         let manifest = self.manifest(&cluster.images.guest);
         let mut hawser = Command::new(&cluster.hawser);
         hawser.args(["pod", "--vmi", "-", "--output", "json", "--launcher-image"]);
-        let text = fed(hawser.arg(&cluster.images.launcher), &manifest.to_string()).context("hawser pod")?;
+        hawser.arg(&cluster.images.launcher).args(self.options);
+        let text = fed(&mut hawser, &manifest.to_string()).context("hawser pod")?;
         let mut list: Value = serde_json::from_str(&text).context("hawser pod prints no JSON")?;
         match list.get_mut("items").map(Value::take) {
             Some(Value::Array(objects)) => Ok(objects),

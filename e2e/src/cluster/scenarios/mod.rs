@@ -1,6 +1,8 @@
 //! The scenarios of the cluster. Each has a namespace of its own and leaves nothing behind.
 
 mod bindings;
+mod examples;
+mod forms;
 mod masquerade;
 mod restarts;
 mod security;
@@ -35,6 +37,14 @@ pub(super) const USUAL: &[Scenario<Cluster>] = &[
 
 /// What `--all` runs too.
 pub(super) const LONGER: &[Scenario<Cluster>] = &[
+    Scenario {
+        name: "kubevirts_examples_are_taken_by_the_api_server",
+        run: examples::are_taken,
+    },
+    Scenario {
+        name: "two_containers_over_a_restart_of_the_kubelet",
+        run: forms::two_containers,
+    },
     Scenario {
         name: "launcher_killed_and_started_again",
         run: restarts::launcher_killed,
