@@ -261,8 +261,8 @@ fn lies(context: &Context) -> Result<()> {
         context,
         Some("lie"),
         &[
-            "\nmemory.size: changed from 134217728 to 1073741824",
-            "\npayload.cmdline: changed from \"console=ttyS0\"",
+            "\nmemory.size: the sidecar changed it from 134217728 to 1073741824",
+            "\npayload.cmdline: the sidecar changed it from \"console=ttyS0\"",
             "\nnet[1]: added",
         ],
     )?;

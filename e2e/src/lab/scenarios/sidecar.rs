@@ -90,8 +90,8 @@ pub(super) fn lies(lab: &Lab) -> Result<()> {
     launcher.expect_exit(4, BOOT)?;
     for line in [
         "the sidecar of binding plugin userspace: OnDefineVm of interface default: its answer is refused",
-        "memory.size: changed from ",
-        "payload.cmdline: changed from ",
+        "memory.size: the sidecar changed it from ",
+        "payload.cmdline: the sidecar changed it from ",
         "net[1]: added ",
     ] {
         launcher.console.wait_for(line, END)?;
