@@ -263,7 +263,7 @@ fn lies(context: &Context) -> Result<()> {
         &[
             "\nmemory.size: the sidecar changed it from 134217728 to 1073741824",
             "\npayload.cmdline: the sidecar changed it from \"console=ttyS0\"",
-            "\nnet[1]: added",
+            "\nnet[1]: the sidecar added an object",
         ],
     )?;
     refused(

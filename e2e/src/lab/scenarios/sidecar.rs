@@ -92,7 +92,7 @@ pub(super) fn lies(lab: &Lab) -> Result<()> {
         "the sidecar of binding plugin userspace: OnDefineVm of interface default: its answer is refused",
         "memory.size: the sidecar changed it from ",
         "payload.cmdline: the sidecar changed it from ",
-        "net[1]: added ",
+        "net[1]: the sidecar added an object",
     ] {
         launcher.console.wait_for(line, END)?;
     }
