@@ -177,20 +177,7 @@ impl<'a> Guest<'a> {
 
     /// The pod's addresses, one of each family.
     pub(super) fn addresses(&self) -> Result<[IpAddr; 2]> {
-        let pod = self.pod()?;
-        let addresses = pod.pointer("/status/podIPs").and_then(Value::as_array);
-        let addresses: Vec<IpAddr> = addresses
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok())
-            .collect();
-        match addresses.as_slice() {
-            [ipv4, ipv6] if ipv4.is_ipv4() && ipv6.is_ipv6() => Ok([*ipv4, *ipv6]),
-            other => bail!(
-                "the pod {} has not one address of each family: {other:?}",
-                self.name
-            ),
-        }
+        self.namespace.addresses(&self.name)
     }
 
     pub(super) fn pod(&self) -> Result<Value> {

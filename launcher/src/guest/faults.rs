@@ -40,9 +40,9 @@ mod tests {
         runtime.block_on(async {
             let mut faults = watch();
             let _ = tokio::spawn(async { panic!("in a task") }).await;
-            assert_eq!(faults.recv().await, Some(()));
+            assert!(faults.try_recv().is_ok(), "no report");
             let _ = tokio::task::spawn_blocking(|| panic!("in a thread")).await;
-            assert_eq!(faults.recv().await, Some(()));
+            assert!(faults.try_recv().is_ok(), "no report");
             assert!(faults.try_recv().is_err(), "one report each");
         });
         panic::set_hook(before);
