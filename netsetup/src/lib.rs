@@ -33,7 +33,7 @@ pub use kernel::{
     Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interface_names, observe,
     open_macvtap, open_tap,
 };
-pub use observed::{Address, Devconf, Link, Observed, Sysctl, TapFacts};
+pub use observed::{Address, Connection, Devconf, Link, Observed, Sysctl, TapFacts};
 pub use plan::Plan;
 pub use ruleset::document as ruleset;
 pub use spec::{

@@ -1,11 +1,12 @@
 //! The namespace as it is, read once before anything moves.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::addressing::{Assigned, Route};
+use crate::spec::Protocol;
 
 /// Without this the kernel forwards no IPv6 at all.
 pub(crate) const IPV6_FORWARDING: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
@@ -26,6 +27,16 @@ pub struct Observed {
     pub ping_group_range: Option<Sysctl>,
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub unprivileged_port_start: Option<Sysctl>,
+    /// Of the pod's own processes, as they were in that moment.
+    pub connections: Vec<Connection>,
+}
+
+/// A connection of a process in the namespace; of UDP, a socket that is connected to one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    pub protocol: Protocol,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
 }
 
 /// A sysctl and whether this process could write it (in a container /proc/sys is often mounted read-only).

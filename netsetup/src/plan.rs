@@ -10,6 +10,7 @@ mod down;
 mod masquerade;
 mod passt;
 
+use std::mem::take;
 use std::net::IpAddr;
 
 use hawser_mac::Mac;
@@ -104,6 +105,13 @@ impl Plan {
         }
         steps.extend(self.nics.iter().filter_map(bridge::port_step));
         let digest = digest(&steps);
+        for step in &mut steps {
+            if let Step::Ruleset { document } = step {
+                let known =
+                    ruleset::with_own_connections(take(&mut **document), &self.nics, &observed.connections);
+                **document = known;
+            }
+        }
         if masqueraded().any(|(_, masqueraded)| masqueraded.v6.is_some()) {
             steps.extend(ipv6_forwarding(observed));
         }
@@ -270,7 +278,7 @@ fn ipv6_forwarding(observed: &Observed) -> Vec<Step> {
 }
 
 /// Short, but long enough that two plans of one pod do not collide. What is there has no part in it, only what is
-/// wanted: so neither `replace` nor the sysctls.
+/// wanted: so neither `replace` nor the sysctls nor the connections of the pod's processes.
 fn digest(steps: &[Step]) -> String {
     let mut hash = Sha256::new();
     for step in steps {

@@ -1,6 +1,7 @@
 //! The only system calls for the network: rtnetlink, the TUN driver, /proc/sys and the `nft` tool.
 
 mod bridge;
+mod connections;
 mod link;
 mod macvtap;
 mod netlink;
@@ -70,6 +71,7 @@ pub async fn observe() -> Result<Observed, Error> {
             .is_some_and(|sysctl| sysctl.value == "1"),
         ping_group_range: sysctl::read(PING_GROUP_RANGE),
         unprivileged_port_start: sysctl::read(UNPRIVILEGED_PORT_START),
+        connections: connections::read(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Requests over one rtnetlink socket.
 
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
@@ -138,9 +139,12 @@ impl Netlink {
     /// In a message of its own: of one message, the kernel sees to the flags (up, and with it the address) first
     /// and to the address families last. By then a small MTU may have taken IPv6 off the interface.
     pub(super) async fn no_link_local_address(&self, name: &str) -> Result<(), StepFailure> {
-        if !Path::new("/proc/sys/net/ipv6/conf").join(name).exists() {
+        let settings = Path::new("/proc/sys/net/ipv6/conf").join(name);
+        if !settings.exists() {
             return Ok(());
         }
+        // Nor to learn routers from what comes by it. Often /proc/sys is read-only; the rules let no advertisement in either.
+        let _ = fs::write(settings.join("accept_ra"), "0");
         let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let message = LinkUnspec::new_with_index(index(name)?)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]))

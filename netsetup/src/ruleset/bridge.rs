@@ -10,6 +10,14 @@ use crate::guest_nic::{Bridged, GuestNic, Router6};
 use nftables::expr::MetaKey;
 use nftables::types::NfFamily;
 
+/// Bits from the beginning of the transport header.
+const UDP_HEADER: u32 = 64;
+/// RFC 2131, section 2: the relay agent's address, and the client's hardware address.
+const GIADDR: u32 = UDP_HEADER + 24 * 8;
+const CHADDR: u32 = UDP_HEADER + 28 * 8;
+/// The message type of what a relay agent forwards (RFC 8415, section 7.3).
+const RELAY_FORW: u32 = 12;
+
 /// The pod's kernel still has the guest's addresses and routes, so the rules drop what it would send and receive by this
 /// interface. Its processes get the error for a missing route.
 pub(super) fn isolate_pod_stack(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
@@ -32,11 +40,9 @@ pub(super) fn isolate_pod_stack(objects: &mut Objects, nic: &GuestNic, bridged: 
 /// with a packet socket, and at the lease's end takes the interface down. A bridge keeps answers from such a socket; but
 /// frames for the address of LLDP (IEEE 802.1D, table 7-10) it leaves to the port that they came by.
 fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
-    // RFC 2131, section 2: the client's hardware address, behind the eight bytes of UDP's header.
-    const CHADDR: u32 = (8 + 28) * 8;
     let [a, b, c, d, e, f] = bridged.pod_mac.0;
     let chain = format!("from-{}", nic.pod_interface);
-    objects.device_chain(&chain, &nic.pod_interface);
+    objects.device_chain(&chain, &nic.pod_interface, Policy::Accept);
     objects.rule(
         NfFamily::NetDev,
         &chain,
@@ -55,29 +61,31 @@ fn network_dhcp(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
 
 pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     let chain = format!("from-{}", bridged.tap);
-    objects.device_chain(&chain, &bridged.tap);
-    let mut take = |what: Stmt, verdict: Stmt| {
-        let own = || equal(payload("ether", "saddr"), mac(nic.guest_mac));
-        objects.rule(
-            NfFamily::NetDev,
-            &chain,
-            vec![own(), what.clone(), over_rate(), DROP],
-        );
-        objects.rule(NfFamily::NetDev, &chain, vec![own(), what, verdict]);
+    objects.device_chain(&chain, &bridged.tap, Policy::Accept);
+    let mut take = |what: Vec<Stmt>, verdict: Stmt| {
+        let own = equal(payload("ether", "saddr"), mac(nic.guest_mac));
+        let what: Vec<_> = std::iter::once(own).chain(what).collect();
+        let limited = what.iter().cloned().chain([over_rate(), DROP]).collect();
+        objects.rule(NfFamily::NetDev, &chain, limited);
+        let taken = what.into_iter().chain([verdict]).collect();
+        objects.rule(NfFamily::NetDev, &chain, taken);
     };
     let to_port = |port| equal(payload("udp", "dport"), number(port));
+    // What a relay agent passes on is for the server that it was given.
     if bridged.v4.is_some() {
-        take(to_port(67), forward_to(&bridged.server_tap));
+        let not_relayed = equal(at_transport(GIADDR, 32), Expr::Number(0));
+        take(vec![to_port(67), not_relayed], forward_to(&bridged.server_tap));
     }
     if let Some(v6) = &bridged.v6 {
-        take(to_port(547), forward_to(&bridged.server_tap));
+        let not_relayed = not_equal(at_transport(UDP_HEADER, 8), Expr::Number(RELAY_FORW));
+        take(vec![to_port(547), not_relayed], forward_to(&bridged.server_tap));
         let solicitation = equal(payload("icmpv6", "type"), text("nd-router-solicit"));
         // The network's own router has to answer too where the default route is from it.
         let verdict = match v6.router {
             Router6::Advertises => copy_to(&bridged.server_tap),
             Router6::Silent(_) | Router6::Unknown => forward_to(&bridged.server_tap),
         };
-        take(solicitation, verdict);
+        take(vec![solicitation], verdict);
     }
 }
 
@@ -85,7 +93,7 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
 /// the guest is now: that alone leaves by the pod's wire.
 pub(super) fn server_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
     let chain = format!("from-{}", bridged.server_tap);
-    objects.device_chain(&chain, &bridged.server_tap);
+    objects.device_chain(&chain, &bridged.server_tap, Policy::Drop);
     for announcement in [
         equal(payload("ether", "type"), text("arp")),
         equal(payload("icmpv6", "type"), text("nd-neighbor-advert")),

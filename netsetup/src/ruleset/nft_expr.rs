@@ -10,10 +10,11 @@ use nftables::expr::{
     PayloadRaw, Prefix, Range,
 };
 use nftables::schema::{
-    Chain, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
+    Chain, Element, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{Dup, FWD, JumpTarget, Mangle, Match, Operator, Reject, RejectType, Statement};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
+use nftables::stmt::{Dup, FWD, JumpTarget, Mangle, Match, Operator, Reject, RejectType, SetOp, Statement};
+pub(super) use nftables::types::NfChainPolicy as Policy;
+use nftables::types::{NfChainType, NfFamily, NfHook, RejectCode};
 
 use super::TABLE;
 
@@ -26,6 +27,12 @@ pub(super) const DROP: Stmt = Statement::Drop(None);
 pub(super) const REJECT: Stmt = Statement::Reject(Some(Reject {
     _type: Some(RejectType::ICMPX),
     expr: Some(RejectCode::NoRoute),
+}));
+
+/// To the sender as what is not for it.
+pub(super) const REFUSE: Stmt = Statement::Reject(Some(Reject {
+    _type: Some(RejectType::ICMPX),
+    expr: Some(RejectCode::AdminProhibited),
 }));
 
 pub(super) fn text(value: &str) -> Expr {
@@ -113,6 +120,27 @@ pub(super) fn is_in(left: Expr, right: Expr) -> Stmt {
     compare(Operator::IN, left, right)
 }
 
+pub(super) fn ct(key: &'static str) -> Expr {
+    Expression::Named(NamedExpression::CT(nftables::expr::CT {
+        key: key.into(),
+        family: None,
+        dir: None,
+    }))
+}
+
+pub(super) fn concat(parts: Vec<Expr>) -> Expr {
+    Expression::Named(NamedExpression::Concat(parts))
+}
+
+/// Puts `value` into the set of this name, or renews it there. A rule ends here where the set is full.
+pub(super) fn remember(value: Expr, set: &str) -> Stmt {
+    Statement::Set(nftables::stmt::Set {
+        op: SetOp::Update,
+        elem: value,
+        set: Cow::Owned(format!("@{set}")),
+    })
+}
+
 pub(super) fn masked(value: Expr, mask: u32) -> Expr {
     Expression::BinaryOperation(Box::new(BinaryOperation::AND(value, Expression::Number(mask))))
 }
@@ -188,6 +216,15 @@ impl Objects {
     }
 
     pub(super) fn base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
+        self.hooked(name, kind, hook, priority, Policy::Accept);
+    }
+
+    /// At the priority of filters.
+    pub(super) fn filter_chain(&mut self, name: &str, hook: NfHook, policy: Policy) {
+        self.hooked(name, NfChainType::Filter, hook, 0, policy);
+    }
+
+    fn hooked(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32, policy: Policy) {
         self.add(NfListObject::Chain(Chain {
             family: NfFamily::INet,
             table: self.table.into(),
@@ -195,12 +232,12 @@ impl Objects {
             _type: Some(kind),
             hook: Some(hook),
             prio: Some(priority),
-            policy: Some(NfChainPolicy::Accept),
+            policy: Some(policy),
             ..Chain::default()
         }));
     }
 
-    pub(super) fn device_chain(&mut self, name: &str, device: &str) {
+    pub(super) fn device_chain(&mut self, name: &str, device: &str, policy: Policy) {
         self.add(NfListObject::Chain(Chain {
             family: NfFamily::NetDev,
             table: self.table.into(),
@@ -209,7 +246,7 @@ impl Objects {
             hook: Some(NfHook::Ingress),
             prio: Some(0),
             dev: Some(Cow::Owned(device.to_owned())),
-            policy: Some(NfChainPolicy::Accept),
+            policy: Some(policy),
             ..Chain::default()
         }));
     }
@@ -233,6 +270,41 @@ impl Objects {
             elem: (!ports.is_empty()).then_some(Cow::Owned(ports)),
             ..Set::default()
         })));
+    }
+
+    /// IPv6 addresses of the last `timeout` seconds, at most `size` of them, that rules of `netdev` remember.
+    pub(super) fn recent_v6(&mut self, name: &str, size: u32, timeout: u32) {
+        self.add(NfListObject::Set(Box::new(Set {
+            family: NfFamily::NetDev,
+            table: self.table.into(),
+            name: Cow::Owned(name.to_owned()),
+            set_type: SetTypeValue::Single(SetType::Ipv6Addr),
+            // Which makes the kernel choose a kind that rules can add to. nft 1.0.6 does not know `dynamic` in JSON.
+            flags: Some(HashSet::from([SetFlag::Timeout])),
+            timeout: Some(timeout),
+            size: Some(size),
+            ..Set::default()
+        })));
+    }
+
+    /// An empty set of concatenations.
+    pub(super) fn concat_set(&mut self, name: &str, types: &[SetType]) {
+        self.add(NfListObject::Set(Box::new(Set {
+            family: NfFamily::INet,
+            table: self.table.into(),
+            name: Cow::Owned(name.to_owned()),
+            set_type: SetTypeValue::Concatenated(Cow::Owned(types.to_vec())),
+            ..Set::default()
+        })));
+    }
+
+    pub(super) fn elements(&mut self, set: &str, elements: Vec<Expr>) {
+        self.add(NfListObject::Element(Element {
+            family: NfFamily::INet,
+            table: self.table.into(),
+            name: Cow::Owned(set.to_owned()),
+            elem: Cow::Owned(elements),
+        }));
     }
 
     pub(super) fn rule(&mut self, family: NfFamily, chain: &str, expr: Vec<Stmt>) {

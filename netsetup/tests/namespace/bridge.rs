@@ -236,11 +236,23 @@ impl End {
 }
 
 fn udp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16)) -> Vec<u8> {
+    udp_with(from, to, b"some eighteen bytes")
+}
+
+/// A BOOTP message without an option (RFC 951), as from a client or, with an address of its own, from a relay agent.
+fn bootp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), giaddr: [u8; 4]) -> Vec<u8> {
+    let mut message = [0; 300];
+    message[0] = 1;
+    message[24..28].copy_from_slice(&giaddr);
+    udp_with(from, to, &message)
+}
+
+fn udp_with(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), payload: &[u8]) -> Vec<u8> {
     let builder = etherparse::PacketBuilder::ethernet2(from.0, to.0)
         .ipv4(from.1, to.1, 64)
         .udp(from.2, to.2);
     let mut frame = Vec::new();
-    builder.write(&mut frame, b"some eighteen bytes").unwrap();
+    builder.write(&mut frame, payload).unwrap();
     frame
 }
 
@@ -267,10 +279,10 @@ fn frames_pass_both_ways_but_those_for_the_server() {
         wire.write(&back);
         guest.expect(&back);
 
-        let discover = udp((POD_MAC, any, 68), (ALL, [255; 4], 67));
+        let discover = bootp((POD_MAC, any, 68), (ALL, [255; 4], 67), any);
         guest.write(&discover);
         server.expect(&discover);
-        let renew = udp((POD_MAC, own, 68), (OTHER_MAC, [169, 254, 75, 10], 67));
+        let renew = bootp((POD_MAC, own, 68), (OTHER_MAC, [169, 254, 75, 10], 67), any);
         guest.write(&renew);
         server.expect(&renew);
         let offer = udp((GUEST_MAC, [169, 254, 75, 10], 67), (POD_MAC, own, 68));
@@ -279,13 +291,49 @@ fn frames_pass_both_ways_but_those_for_the_server() {
         assert_eq!(wire.next(), None, "DHCP of ours left by the pod's wire");
 
         // Of another machine behind the guest, and of the network's own server: none of our business.
-        let behind = udp((GUEST_MAC, any, 68), (ALL, [255; 4], 67));
+        let behind = bootp((GUEST_MAC, any, 68), (ALL, [255; 4], 67), any);
         guest.write(&behind);
         wire.expect(&behind);
         let offer = udp((OTHER_MAC, other, 67), (ALL, [255; 4], 68));
         wire.write(&offer);
         guest.expect(&offer);
         assert_eq!(server.next(), None);
+    });
+}
+
+/// The guest may be a relay agent (RFC 2131, section 4.1; RFC 8415, section 19): what it passes on is for its server.
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn what_the_guest_relays_is_for_another_server() {
+    in_pod(async |pod| {
+        let pod = wired(pod);
+        let mut wire = End::open("eth0");
+        pod.wire(&bridged()).await;
+        let (mut guest, mut server) = (End::open("tap0"), End::open("srv0"));
+        let (own, other) = ([192, 0, 2, 10], [192, 0, 2, 77]);
+        for port in [67, 68] {
+            let relayed = bootp((POD_MAC, own, port), (OTHER_MAC, other, 67), own);
+            guest.write(&relayed);
+            wire.expect(&relayed);
+        }
+        let six = |kind: u8| {
+            let (from, to) = (
+                std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10).octets(),
+                std::net::Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 3).octets(),
+            );
+            let builder = etherparse::PacketBuilder::ethernet2(POD_MAC, [0x33, 0x33, 0, 1, 0, 3])
+                .ipv6(from, to, 64)
+                .udp(547, 547);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &[kind, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+            frame
+        };
+        let (relayed, request) = (six(12), six(3));
+        guest.write(&relayed);
+        wire.expect(&relayed);
+        guest.write(&request);
+        server.expect(&request);
+        assert_eq!((server.next(), wire.next()), (None, None));
     });
 }
 

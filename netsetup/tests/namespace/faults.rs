@@ -55,7 +55,9 @@ fn a_failing_step_is_named_and_leaves_the_namespace_as_it_was() {
         let mut broken = plan(&spec()).await;
         for step in &mut broken.steps {
             if let Step::Ruleset { document } = step {
-                let text = document.to_string().replace("nd-redirect", "no such message");
+                let text = document
+                    .to_string()
+                    .replace("nd-router-solicit", "no such message");
                 **document = serde_json::from_str(&text).unwrap();
             }
         }

@@ -9,37 +9,37 @@ use hawser_netsetup::{PortRange, Ports, Protocol, Wiring, open_tap};
 
 use crate::pod::{GUEST_MAC, Pod, difference, everything, in_pod, json, masquerade, run, spec, sysctl};
 
-const POD_MAC: [u8; 6] = [0x02, 0, 0, 0x12, 0x34, 0x56];
-const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
-const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
-const OTHER_V4: [u8; 4] = [192, 0, 2, 77];
-const POD_V4: [u8; 4] = [192, 0, 2, 10];
-const GUEST_V4: [u8; 4] = [10, 0, 2, 2];
-const OTHER_V6: [u8; 16] = v6(0x2001, 0xdb8, 0, 0x77);
-const POD_V6: [u8; 16] = v6(0x2001, 0xdb8, 0, 0x10);
-const GUEST_V6: [u8; 16] = v6(0xfd10, 0, 2, 2);
-const ROUTER_V6: [u8; 16] = v6(0xfe80, 0, 0, 0x99);
-const ALL_NODES: [u8; 16] = v6(0xff02, 0, 0, 1);
-const ALL_ROUTERS: [u8; 16] = v6(0xff02, 0, 0, 2);
+pub(crate) const POD_MAC: [u8; 6] = [0x02, 0, 0, 0x12, 0x34, 0x56];
+pub(crate) const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+pub(crate) const OTHER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x99];
+pub(crate) const OTHER_V4: [u8; 4] = [192, 0, 2, 77];
+pub(crate) const POD_V4: [u8; 4] = [192, 0, 2, 10];
+pub(crate) const GUEST_V4: [u8; 4] = [10, 0, 2, 2];
+pub(crate) const OTHER_V6: [u8; 16] = v6(0x2001, 0xdb8, 0, 0x77);
+pub(crate) const POD_V6: [u8; 16] = v6(0x2001, 0xdb8, 0, 0x10);
+pub(crate) const GUEST_V6: [u8; 16] = v6(0xfd10, 0, 2, 2);
+pub(crate) const ROUTER_V6: [u8; 16] = v6(0xfe80, 0, 0, 0x99);
+pub(crate) const ALL_NODES: [u8; 16] = v6(0xff02, 0, 0, 1);
+pub(crate) const ALL_ROUTERS: [u8; 16] = v6(0xff02, 0, 0, 2);
 
-const fn v6(a: u16, b: u16, c: u16, last: u16) -> [u8; 16] {
+pub(crate) const fn v6(a: u16, b: u16, c: u16, last: u16) -> [u8; 16] {
     std::net::Ipv6Addr::new(a, b, c, 0, 0, 0, 0, last).octets()
 }
 
 /// The far end of a TAP: of the guest's, the server's, or the pod's wire.
-struct End(File);
+pub(crate) struct End(File);
 
 impl End {
-    fn open(tap: &str) -> Self {
+    pub(crate) fn open(tap: &str) -> Self {
         Self(File::from(open_tap(tap).unwrap()))
     }
 
-    fn write(&mut self, frame: &[u8]) {
+    pub(crate) fn write(&mut self, frame: &[u8]) {
         assert_eq!(self.0.write(frame).unwrap(), frame.len());
     }
 
     /// Waits for a frame with this payload.
-    fn expect(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn expect(&mut self, payload: &[u8]) -> Vec<u8> {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             match self.next() {
@@ -58,7 +58,7 @@ impl End {
 
     /// Everything that is there to read. The path through the kernel is one call, so a frame that was written
     /// before another that has come out will not come later.
-    fn drain(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn drain(&mut self) -> Vec<Vec<u8>> {
         std::iter::from_fn(|| self.next()).collect()
     }
 
@@ -79,7 +79,7 @@ impl End {
     }
 }
 
-fn udp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from.0, to.0)
         .ipv4(from.1, to.1, 64)
         .udp(from.2, to.2);
@@ -88,7 +88,7 @@ fn udp(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), payload: &[u8
     frame
 }
 
-fn udp6(from: ([u8; 6], [u8; 16], u16), to: ([u8; 6], [u8; 16], u16), payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp6(from: ([u8; 6], [u8; 16], u16), to: ([u8; 6], [u8; 16], u16), payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from.0, to.0)
         .ipv6(from.1, to.1, 64)
         .udp(from.2, to.2);
@@ -107,7 +107,7 @@ fn syn(port: u16) -> Vec<u8> {
     frame
 }
 
-fn icmp6(from: ([u8; 6], [u8; 16]), to: ([u8; 6], [u8; 16]), kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn icmp6(from: ([u8; 6], [u8; 16]), to: ([u8; 6], [u8; 16]), kind: u8, body: &[u8]) -> Vec<u8> {
     let rest = [body[0], body[1], body[2], body[3]];
     let builder = PacketBuilder::ethernet2(from.0, to.0)
         .ipv6(from.1, to.1, 255)
@@ -117,7 +117,7 @@ fn icmp6(from: ([u8; 6], [u8; 16]), to: ([u8; 6], [u8; 16]), kind: u8, body: &[u
     frame
 }
 
-fn addresses(frame: &[u8]) -> ([u8; 6], std::net::IpAddr, std::net::IpAddr) {
+pub(crate) fn addresses(frame: &[u8]) -> ([u8; 6], std::net::IpAddr, std::net::IpAddr) {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     let (from, to) = match packet.net.unwrap() {
         etherparse::NetSlice::Ipv4(ip) => (
@@ -134,7 +134,7 @@ fn addresses(frame: &[u8]) -> ([u8; 6], std::net::IpAddr, std::net::IpAddr) {
 }
 
 /// Until the kernel has noticed that a TAP is open, it drops what is sent there.
-fn wait_for_carrier(tap: &str) {
+pub(crate) fn wait_for_carrier(tap: &str) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while json(&format!("ip -j link show dev {tap}"))[0]["operstate"] != "UP" {
         assert!(Instant::now() < deadline, "{tap} stays without carrier");
@@ -142,7 +142,7 @@ fn wait_for_carrier(tap: &str) {
     }
 }
 
-async fn wired(pod: Pod) -> (Pod, End, End, End) {
+pub(crate) async fn wired(pod: Pod) -> (Pod, End, End, End) {
     wired_with(pod, Ports::All).await
 }
 
@@ -391,7 +391,12 @@ fn what_is_addressed_to_the_pod_reaches_the_guest() {
 }
 
 /// A TCP segment in the middle of a connection.
-fn segment(from: ([u8; 6], [u8; 4], u16), to: ([u8; 6], [u8; 4], u16), end: bool, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn segment(
+    from: ([u8; 6], [u8; 4], u16),
+    to: ([u8; 6], [u8; 4], u16),
+    end: bool,
+    payload: &[u8],
+) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from.0, to.0)
         .ipv4(from.1, to.1, 64)
         .tcp(from.2, to.2, 123_456, 1000)

@@ -14,6 +14,7 @@ mod bridge;
 mod cni;
 mod faults;
 mod frames;
+mod hostile_guest;
 mod passt;
 mod pod;
 mod wiring;
