@@ -184,6 +184,13 @@ impl From<hawser_netsetup::Error> for Failure {
                 ExitCode::PodUnfit,
                 Some("give --state-dir a directory that hawser can write"),
             ),
+            // A plan made without it would take what an earlier start did for how the pod was.
+            Net::JournalDamaged { .. } => (
+                ExitCode::NotOurs,
+                Some(
+                    "delete the pod and start a new one; if the pod's network is as its CNI plugin made it, delete the file",
+                ),
+            ),
         };
         let failure = Self::new(code, "network").because(error);
         match remedy {

@@ -1,9 +1,7 @@
 //! Performs a plan's steps in order, and takes them back in reverse.
 
-use std::path::Path;
-
 use crate::error::{Error, StepFailure, UndoFailure, chain};
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalFile};
 use crate::plan::Plan;
 use crate::step::Step;
 use crate::undo::Undo;
@@ -17,16 +15,16 @@ pub trait Kernel {
     fn take_back(&mut self, undo: &Undo) -> impl Future<Output = Result<(), StepFailure>>;
 }
 
-/// Carries out `plan`, with the journal at `journal` written before the first step.
+/// Carries out `plan`, with its journal written to `journal` before the first step.
 ///
 /// Returns the journal to take back at the end. On an error everything that this and earlier runs did is taken
 /// back; what could not be is logged, and the journal then stays for the next start.
-pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Result<Journal, Error> {
-    let whole = plan.journal.clone().after(Journal::read(journal)?);
+pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &JournalFile) -> Result<Journal, Error> {
+    let whole = plan.journal.clone().after(journal.read()?);
     if plan.steps.is_empty() {
         return Ok(whole);
     }
-    whole.write(journal)?;
+    journal.write(&whole)?;
     for step in &plan.steps {
         tracing::debug!("{step}");
         if let Err(source) = kernel.perform(step).await {
@@ -48,7 +46,7 @@ pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &Path) -> Re
 
 /// Takes everything in `journal` back, last first. Goes on after a failure and returns them all; the journal file
 /// is removed only when there was none.
-pub async fn undo<K: Kernel>(kernel: &mut K, journal: &Journal, path: &Path) -> Vec<UndoFailure> {
+pub async fn undo<K: Kernel>(kernel: &mut K, journal: &Journal, file: &JournalFile) -> Vec<UndoFailure> {
     let mut failures = Vec::new();
     for entry in journal.undo.iter().rev() {
         tracing::debug!("{entry}");
@@ -60,7 +58,7 @@ pub async fn undo<K: Kernel>(kernel: &mut K, journal: &Journal, path: &Path) -> 
         }
     }
     if failures.is_empty()
-        && let Err(error) = Journal::remove(path)
+        && let Err(error) = file.remove()
     {
         tracing::error!(event = "journal-remove-failed", "{error}");
     }
@@ -98,6 +96,13 @@ mod tests {
         }
     }
 
+    fn place() -> (tempfile::TempDir, JournalFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap().into();
+        let file = JournalFile::new(fd, "journal.json", dir.path());
+        (dir, file)
+    }
+
     fn delete(link: &str) -> Undo {
         Undo::DeleteLink { link: link.into() }
     }
@@ -117,41 +122,44 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_failure_at_any_step_takes_everything_back_in_reverse() {
         for step in 0..3 {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("journal.json");
+            let (dir, file) = place();
             let mut kernel = Scripted {
                 fail_step: Some(step),
                 ..Scripted::default()
             };
-            let error = apply(&mut kernel, &plan(), &path).await.unwrap_err();
+            let error = apply(&mut kernel, &plan(), &file).await.unwrap_err();
             assert!(matches!(error, Error::Apply { .. }), "{error:?}");
             assert_eq!(kernel.performed.len(), step);
             assert_eq!(kernel.taken_back, [delete("c"), Undo::DeleteTables, delete("a")]);
-            assert!(!path.exists(), "nothing is left to take back");
+            assert!(
+                !dir.path().join("journal.json").exists(),
+                "nothing is left to take back"
+            );
         }
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_journal_is_written_before_the_first_step_and_outlives_a_kill() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal.json");
-        let journal = apply(&mut Scripted::default(), &plan(), &path).await.unwrap();
-        assert_eq!(Journal::read(&path).unwrap(), journal);
+        let (_dir, file) = place();
+        let journal = apply(&mut Scripted::default(), &plan(), &file).await.unwrap();
+        assert_eq!(file.read().unwrap(), journal);
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn every_undo_is_tried_and_every_failure_reported() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal.json");
+        let (dir, file) = place();
         let journal = plan().journal;
-        journal.write(&path).unwrap();
+        file.write(&journal).unwrap();
         let mut kernel = Scripted {
             fail_undo: Some(Undo::DeleteTables),
             ..Scripted::default()
         };
-        let failures = undo(&mut kernel, &journal, &path).await;
+        let failures = undo(&mut kernel, &journal, &file).await;
         assert_eq!(failures.len(), 1);
         assert_eq!(kernel.taken_back, [delete("c"), delete("a")]);
-        assert!(path.exists(), "the next start must still know");
+        assert!(
+            dir.path().join("journal.json").exists(),
+            "the next start must still know"
+        );
     }
 }

@@ -9,8 +9,8 @@ use hawser_mac::Mac;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::observed::SIGNATURE;
 use crate::observed::{Link, Observed};
-use crate::plan::SIGNATURE;
 use crate::spec::Owner;
 
 /// What is wanted of a NIC of this kind.

@@ -31,6 +31,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// It is there, and no start of hawser can have left it so.
+    #[error("the journal {path} is damaged: {why}")]
+    JournalDamaged { path: String, why: String },
 }
 
 /// What the kernel, or the tool in front of it, answered.
@@ -50,6 +53,8 @@ pub enum StepFailure {
     },
     #[error("no interface named {0}")]
     NoLink(String),
+    #[error("hawser did not create the interface {0}")]
+    NotOurs(String),
     #[error("nft could not load the rule set: {0}")]
     Nft(String),
 }

@@ -28,7 +28,7 @@ pub use error::{Error, StepFailure, UndoFailure};
 pub use guest_nic::{
     Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Joined, Masqueraded, Router6,
 };
-pub use journal::Journal;
+pub use journal::{Journal, JournalFile};
 pub use kernel::{
     Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interface_names, observe,
     open_macvtap, open_tap,

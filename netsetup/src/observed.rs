@@ -15,6 +15,18 @@ pub(crate) const PING_GROUP_RANGE: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// The first port that needs no CAP_NET_BIND_SERVICE (ip-sysctl.rst).
 pub(crate) const UNPRIVILEGED_PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
+/// Every link of ours carries an alias that begins so.
+pub(crate) const SIGNATURE: &str = "hawser ";
+
+/// What a plan may write, besides [`accept_ra_of`] an interface.
+pub(crate) const SYSCTLS: [&str; 3] = [IPV6_FORWARDING, PING_GROUP_RANGE, UNPRIVILEGED_PORT_START];
+
+/// The interface whose `accept_ra` is at this path.
+pub(crate) fn accept_ra_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/proc/sys/net/ipv6/conf/")?
+        .strip_suffix("/accept_ra")
+}
+
 /// The namespace as the kernel reports it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Observed {
@@ -101,6 +113,12 @@ pub struct Address {
 }
 
 impl Link {
+    /// Whether hawser has created it.
+    pub(crate) fn is_ours(&self) -> bool {
+        let alias = self.alias.as_deref();
+        alias.is_some_and(|alias| alias.starts_with(SIGNATURE))
+    }
+
     /// Addresses that the rest of the cluster can reach the pod by.
     pub fn global_v4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         self.addresses.iter().filter_map(|address| match address.ip {
@@ -140,12 +158,7 @@ impl Observed {
             IPV6_FORWARDING => &self.ipv6_forwarding,
             PING_GROUP_RANGE => &self.ping_group_range,
             UNPRIVILEGED_PORT_START => &self.unprivileged_port_start,
-            _ => {
-                let link = path
-                    .strip_prefix("/proc/sys/net/ipv6/conf/")?
-                    .strip_suffix("/accept_ra")?;
-                &self.link(link)?.accept_ra
-            }
+            _ => &self.link(accept_ra_of(path)?)?.accept_ra,
         };
         sysctl.as_ref().map(|sysctl| &sysctl.value)
     }

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::error::Error;
 use crate::guest_nic::{GuestNic, Joined, Masqueraded};
 use crate::journal::Journal;
-use crate::observed::{Address, IPV6_FORWARDING, Link, Observed, Sysctl};
+use crate::observed::{Address, IPV6_FORWARDING, Link, Observed, SIGNATURE, Sysctl};
 use crate::ruleset;
 use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, GATEWAY_MAC, NetSpec, Nic, Owner, Wiring};
 use crate::step::{Step, TapStep};
@@ -28,9 +28,6 @@ use crate::undo::Undo;
 
 /// IPv6 does not work below this (RFC 8200, section 5).
 const IPV6_MIN_MTU: u32 = 1280;
-
-/// Every link of ours carries an alias that begins so.
-pub(crate) const SIGNATURE: &str = "hawser ";
 
 /// What will be done, and what the guest's NICs will then be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -159,11 +156,7 @@ fn refuse_foreign(spec: &NetSpec, observed: &Observed) -> Result<(), Error> {
 }
 
 fn is_ours(link: &Link) -> bool {
-    link.kind.as_deref() == Some("tun")
-        && link
-            .alias
-            .as_deref()
-            .is_some_and(|alias| alias.starts_with(SIGNATURE))
+    link.kind.as_deref() == Some("tun") && link.is_ours()
 }
 
 /// The TAP that the guest's frames come by.

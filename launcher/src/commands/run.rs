@@ -84,7 +84,7 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
         cpus.pin_self()?;
     }
     let parent = nix::unistd::getpid();
-    let journal = state.journal();
+    let journal = state.journal()?;
     let kept = keeper::keep(
         |orders| guest::supervise(job, parent, orders),
         || wiring::wire(&plan, nft, &journal),

@@ -59,7 +59,8 @@ pub(super) fn setup(args: &SetupArgs) -> Result<ExitCode, Failure> {
     // From here on a stop signal waits until there is a whole wiring to take down.
     let awaited = awaited_signals();
     awaited.thread_block().map_err(signals)?;
-    let done = wiring::wire(&plan, nft, &state.journal())?;
+    let journal = state.journal()?;
+    let done = wiring::wire(&plan, nft, &journal)?;
     state.mark_wired(true)?;
     tracing::info!(
         event = "pod-wired",
@@ -78,7 +79,7 @@ pub(super) fn setup(args: &SetupArgs) -> Result<ExitCode, Failure> {
         );
         return Ok(ExitCode::Success);
     }
-    Ok(match wiring::take_down(&done, &state.journal()) {
+    Ok(match wiring::take_down(&done, &journal) {
         true => ExitCode::Success,
         false => ExitCode::Teardown,
     })

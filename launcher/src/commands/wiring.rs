@@ -1,8 +1,6 @@
 //! Wires the pod and takes the wiring down again.
 
-use std::path::Path;
-
-use hawser_netsetup::{Journal, Linux, Nft, Plan, apply, undo};
+use hawser_netsetup::{Journal, JournalFile, Linux, Nft, Plan, apply, undo};
 
 use crate::error::{Failure, chain};
 use crate::privileges;
@@ -20,7 +18,7 @@ pub(super) fn begin() -> Result<Option<Nft>, Failure> {
 }
 
 /// Makes the namespace as the plan wants it. Returns what to take down at the end.
-pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Journal, Failure> {
+pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &JournalFile) -> Result<Journal, Failure> {
     if plan.nics.is_empty() {
         tracing::info!(event = "wiring-not-needed", "the pod needs no wiring");
     } else if plan.steps.is_empty() {
@@ -32,7 +30,7 @@ pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &Path) -> Result<Jour
 }
 
 /// Takes back what was done, last first, and reports every error. False if something is left.
-pub(super) fn take_down(done: &Journal, journal: &Path) -> bool {
+pub(super) fn take_down(done: &Journal, journal: &JournalFile) -> bool {
     if done.undo.is_empty() {
         return true;
     }

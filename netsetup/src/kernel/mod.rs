@@ -142,7 +142,7 @@ impl Kernel for Linux {
             other => other,
         };
         match undo {
-            Undo::DeleteLink { link } => gone_is_fine(self.netlink.delete(link).await),
+            Undo::DeleteLink { link } => gone_is_fine(self.netlink.delete_ours(link).await),
             Undo::DeleteTables => nft::run(&ruleset::removal()),
             Undo::Ipv4Forwarding { link, value } => {
                 gone_is_fine(self.netlink.forward_ipv4(link, *value).await)

@@ -218,6 +218,16 @@ impl Netlink {
             .map_err(failure("delete the interface"))
     }
 
+    /// Deletes an interface that hawser has created, and no other.
+    pub(super) async fn delete_ours(&self, name: &str) -> Result<(), StepFailure> {
+        let links = self.links().await?;
+        match links.iter().find(|link| link.name == name) {
+            None => Err(StepFailure::NoLink(name.to_owned())),
+            Some(link) if link.is_ours() => self.delete(name).await,
+            Some(_) => Err(StepFailure::NotOurs(name.to_owned())),
+        }
+    }
+
     pub(super) async fn set(&self, message: LinkMessage, what: &'static str) -> Result<(), StepFailure> {
         self.handle
             .link()

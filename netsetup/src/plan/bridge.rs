@@ -15,7 +15,6 @@ use std::net::Ipv6Addr;
 use hawser_mac::Mac;
 use sha2::{Digest, Sha256};
 
-use super::SIGNATURE;
 use crate::error::Error;
 use crate::guest_nic::{Bridged, GuestNic, Joined, Router6};
 use crate::observed::{Link, Observed};
@@ -106,11 +105,7 @@ fn alias(bridged: &Bridged) -> String {
 
 /// Whether a bridge of KubeVirt's name is ours: by its alias, or, if its start was cut short, by its MAC.
 pub(super) fn is_our_bridge(link: &Link, nics: &[Nic], observed: &Observed) -> bool {
-    let signed = |link: &Link| {
-        link.alias
-            .as_deref()
-            .is_some_and(|alias| alias.starts_with(SIGNATURE))
-    };
+    let signed = Link::is_ours;
     let made = |nic: &Nic| {
         let pod = observed.link(&nic.pod_interface);
         bridge_name(&nic.pod_interface) == link.name

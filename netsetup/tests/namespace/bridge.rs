@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use hawser_netsetup::{Journal, Mac, NetSpec, Plan, Wiring, open_tap};
+use hawser_netsetup::{Mac, NetSpec, Plan, Wiring, open_tap};
 
 use crate::pod::{GUEST_MAC, Pod, difference, everything, in_pod, json, observed, outcome, plan, run, spec};
 
@@ -142,7 +142,7 @@ fn killed_after_any_step_the_next_start_ends_as_in_a_fresh_pod() {
                 let wanted = plan(&spec).await;
                 pod.apply_first(&wanted, finished).await;
                 if lose_journal {
-                    std::fs::remove_file(pod.journal()).unwrap();
+                    std::fs::remove_file(pod.journal_path()).unwrap();
                 }
                 let again = Plan::new(&spec, &observed().await).unwrap();
                 assert_eq!(again.nics, wanted.nics, "after {finished} steps");
@@ -174,7 +174,7 @@ fn taken_back_after_any_number_of_steps() {
             let before = everything();
             let wanted = plan(&bridged()).await;
             pod.apply_first(&wanted, steps).await;
-            let journal = Journal::read(&pod.journal()).unwrap();
+            let journal = pod.journal().read().unwrap();
             pod.undo(&journal).await;
             assert_eq!(difference(&before, &everything()), [""; 0], "after {steps} steps");
         });

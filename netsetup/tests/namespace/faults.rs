@@ -38,7 +38,7 @@ fn what_a_kill_left_can_be_taken_back() {
         let whole = plan(&spec()).await;
         for done in 0..=whole.steps.len() {
             pod.apply_first(&whole, done).await;
-            let journal = hawser_netsetup::Journal::read(&pod.journal()).unwrap();
+            let journal = pod.journal().read().unwrap();
             assert_eq!(journal, whole.journal);
             pod.undo(&journal).await;
             assert_eq!(difference(&before, &everything()), [""; 0], "after {done} steps");
@@ -92,5 +92,25 @@ fn what_is_gone_already_is_no_failure() {
             run(line);
         }
         pod.undo(&journal).await;
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn an_interface_that_hawser_did_not_create_is_not_deleted() {
+    in_pod(async |pod| {
+        let pod = pod.with_eth0();
+        let undo = Undo::DeleteLink { link: "eth0".into() };
+        let journal = hawser_netsetup::Journal { undo: vec![undo] };
+        let failures = hawser_netsetup::undo(&mut Linux::open().unwrap(), &journal, &pod.journal()).await;
+        let said: Vec<_> = failures
+            .iter()
+            .map(|failure| crate::pod::chain(failure))
+            .collect();
+        assert_eq!(
+            said,
+            ["cannot delete the interface eth0: hawser did not create the interface eth0"]
+        );
+        run("ip link show dev eth0");
     });
 }

@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hawser_netsetup::{
-    Journal, Linux, Mac, Masquerade, NetSpec, Nic, Observed, Owner, Plan, Ports, Wiring, apply, observe,
+    Journal, JournalFile, Linux, Mac, Masquerade, NetSpec, Nic, Observed, Owner, Plan, Ports, Wiring, apply,
+    observe,
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -80,7 +81,12 @@ impl Pod {
         self
     }
 
-    pub(crate) fn journal(&self) -> PathBuf {
+    pub(crate) fn journal(&self) -> JournalFile {
+        let directory = fs::File::open(self.dir.path()).unwrap().into();
+        JournalFile::new(directory, "journal.json", self.dir.path())
+    }
+
+    pub(crate) fn journal_path(&self) -> PathBuf {
         self.dir.path().join("journal.json")
     }
 
@@ -106,7 +112,7 @@ impl Pod {
         part.steps.truncate(steps);
         self.apply(&part).await;
         if steps == 0 {
-            plan.journal.write(&self.journal()).unwrap();
+            self.journal().write(&plan.journal).unwrap();
         }
     }
 
@@ -114,7 +120,7 @@ impl Pod {
         let failures = hawser_netsetup::undo(&mut Linux::open().unwrap(), journal, &self.journal()).await;
         let failures: Vec<_> = failures.iter().map(|failure| chain(failure)).collect();
         assert_eq!(failures, [""; 0]);
-        assert!(!self.journal().exists(), "nothing is left to take back");
+        assert!(!self.journal_path().exists(), "nothing is left to take back");
     }
 }
 

@@ -69,6 +69,13 @@ pub enum VolumeSource {
     },
 }
 
+impl VolumeSource {
+    /// What the guest writes goes to an overlay, whose base stays as it is.
+    pub fn is_overlaid(&self) -> bool {
+        matches!(self, Self::ContainerDisk { .. } | Self::Ephemeral { .. })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CloudInit {
     pub source: CloudInitSource,

@@ -162,6 +162,23 @@ fn join(disk: &storage::Disk, path: &FieldPath, volume: &Resolved, report: &mut 
     }
 }
 
+/// Where `blockMultiQueue` is not honoured, which only the launcher can do something about.
+pub(crate) fn note_one_queue(disks: &[Disk], report: &mut Report) {
+    let overlaid = |disk: &&Disk| !disk.readonly && disk.volume.source.is_overlaid();
+    let names: Vec<_> = disks
+        .iter()
+        .filter(overlaid)
+        .map(|disk| disk.name.as_str())
+        .collect();
+    if !names.is_empty() {
+        let message = format!(
+            "the guest gets one queue for {}: cloud-hypervisor 53 damages an overlay that is written by several queues (its issues 8621 and 8624)",
+            names.join(", ")
+        );
+        report.note(FieldPath::of("spec.domain.devices.blockMultiQueue"), message);
+    }
+}
+
 /// Plain disks for the volumes that no disk and no shared file system names, in the manifest's order.
 fn without_disk(
     volumes: &BTreeMap<String, Resolved>,

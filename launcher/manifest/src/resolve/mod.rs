@@ -62,6 +62,9 @@ pub(crate) fn resolve(
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
     let volumes = volumes::resolve(&spec.volumes, raw, report);
     let disks = disks::resolve(spec, domain, &volumes, raw, report);
+    if domain.devices.block_multi_queue == Some(true) {
+        disks::note_one_queue(disks.as_deref().unwrap_or_default(), report);
+    }
     let filesystems = devices::filesystems(spec, &domain.devices, &volumes, raw, report);
     devices::no_tpm(&domain.devices, report);
     let host_devices = devices::host_devices(spec, &domain.devices, report);

@@ -190,7 +190,8 @@ fn every_field_of_a_disk() {
             "disks[0].serial",
             "disks[1].disk.bus",
             "disks[2].cdrom",
-            "disks[3].cdrom"
+            "disks[3].cdrom",
+            "blockMultiQueue"
         ]
     );
     assert!(loaded.spec.block_multi_queue);

@@ -17,12 +17,19 @@ pub(crate) struct DiskConfig {
     /// Only an overlay of ours has a base.
     backing_files: bool,
     num_queues: u32,
+    /// Whether the guest may discard what it does not need, and the VMM frees the space.
+    sparse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<String>,
 }
 
 impl DiskConfig {
+    /// With `num_queues` where the disk stands it.
+    ///
+    /// cloud-hypervisor 53 does not keep several queues of one qcow2 file apart: what is written is damaged, or freed after it
+    /// was given out again (its issues 8621 and 8624).
     pub(crate) fn new(drive: &Drive, num_queues: u32) -> Self {
+        let written_qcow2 = drive.image_type == ImageType::Qcow2 && !drive.readonly;
         Self {
             // No NIC's name has a dot in it, so that this is nobody else's.
             id: format!("disk.{}", drive.name),
@@ -31,7 +38,8 @@ impl DiskConfig {
             readonly: drive.readonly,
             direct: drive.direct,
             backing_files: drive.base.is_some(),
-            num_queues,
+            num_queues: if written_qcow2 { 1 } else { num_queues },
+            sparse: !written_qcow2,
             serial: drive.serial.clone(),
         }
     }
