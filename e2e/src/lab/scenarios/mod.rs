@@ -7,6 +7,7 @@ pub(crate) mod datapath;
 mod debian;
 mod devices;
 mod disks;
+mod disks_load;
 mod image;
 mod leases;
 mod lifecycle;
@@ -88,6 +89,10 @@ const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "disks_of_every_source_and_a_kill",
         run: disks::every_source,
+    },
+    Scenario {
+        name: "disks_written_by_several_queues",
+        run: disks_load::written_and_discarded_under_load,
     },
     Scenario {
         name: "devices_host_functions_shared_file_systems_and_vsock",
