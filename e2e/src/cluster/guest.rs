@@ -31,6 +31,8 @@ pub(super) struct Wanted<'a> {
     pub(super) probed: bool,
     /// Whether it is started again after it has failed.
     pub(super) again: bool,
+    /// Volumes of the manifest, each with a disk whose serial number is its name.
+    pub(super) volumes: &'a [Value],
     /// Options of `hawser pod`.
     pub(super) options: &'a [&'a str],
 }
@@ -43,6 +45,7 @@ impl<'a> Wanted<'a> {
             binding,
             probed: false,
             again: false,
+            volumes: &[],
             options: &[],
         }
     }
@@ -73,6 +76,11 @@ impl<'a> Wanted<'a> {
         {
             let probe = json!({"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
             spec.insert("readinessProbe".to_owned(), probe);
+        }
+        if !self.volumes.is_empty() {
+            let disk = |volume: &Value| json!({"name": volume["name"], "serial": volume["name"], "disk": {"bus": "virtio"}});
+            spec["domain"]["devices"]["disks"] = self.volumes.iter().map(disk).collect();
+            spec["volumes"] = json!(self.volumes);
         }
         let labels = json!({LABEL: self.name});
         if self.again {

@@ -7,6 +7,7 @@ mod masquerade;
 mod restarts;
 mod security;
 mod service;
+mod volumes;
 
 use super::api::Cluster;
 use crate::report::Scenario;
@@ -44,6 +45,10 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     Scenario {
         name: "two_containers_over_a_restart_of_the_kubelet",
         run: forms::two_containers,
+    },
+    Scenario {
+        name: "volumes_of_every_kind",
+        run: volumes::of_every_kind,
     },
     Scenario {
         name: "launcher_killed_and_started_again",

@@ -107,7 +107,10 @@ pub(super) fn written_and_discarded_under_load(lab: &Lab) -> Result<()> {
         let expected = if number % 2 == 0 { &even } else { &odd };
         ensure!(block(&data, number)? == *expected, "block {number} of the claim");
     }
-    ensure!(block(&data, 23)?.iter().all(|byte| *byte == 0), "the claim's last block was discarded");
+    ensure!(
+        block(&data, 23)?.iter().all(|byte| *byte == 0),
+        "the claim's last block was discarded"
+    );
     Ok(())
 }
 
@@ -150,7 +153,12 @@ fn by_serial(report: &str) -> String {
     for line in report.lines().filter(|line| !line.starts_with("is ")) {
         let words: Vec<_> = line
             .split(' ')
-            .map(|word| serials.iter().find(|(device, _)| *device == word).map_or(word, |(_, serial)| serial))
+            .map(|word| {
+                serials
+                    .iter()
+                    .find(|(device, _)| *device == word)
+                    .map_or(word, |(_, serial)| serial)
+            })
             .collect();
         text.push_str(&words.join(" "));
         text.push('\n');
@@ -169,7 +177,11 @@ fn disk(directory: &Path, name: &str) -> Result<()> {
 fn untouched(path: &Path) -> Result<()> {
     let bytes = fs::read(path)?;
     let rest = bytes.strip_prefix(BEGINNING).context("the beginning is gone")?;
-    ensure!(rest.iter().all(|byte| *byte == 0), "{} was written to", path.display());
+    ensure!(
+        rest.iter().all(|byte| *byte == 0),
+        "{} was written to",
+        path.display()
+    );
     Ok(())
 }
 
