@@ -232,6 +232,12 @@ impl Vmm {
         let console = Arc::new(Output::of(config)?);
         console.line("standin-vmm: this is no guest");
         console.line("standin-vmm: the guest runs");
+        for line in 0..self.script.log_lines {
+            eprintln!("standin-vmm: \u{1b}[7msurprised, for the {line}th time");
+        }
+        for attempt in &self.script.attempts {
+            console.line(&format!("standin-vmm: attempt: {}", attempt.outcome()));
+        }
         let mut nics = Vec::new();
         for (index, net) in config.net.iter().flatten().enumerate() {
             let opened = match &net.tap {
