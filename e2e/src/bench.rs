@@ -8,6 +8,7 @@
 pub(crate) mod load;
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -111,7 +112,8 @@ fn monotonic() -> Result<Duration> {
 fn time_hawser(programs: &Programs) -> Result<Start> {
     let pod = Pod::new(programs, PodSpec::default())?;
     let stamps = pod.path("stamps");
-    fs::write(&stamps, "")?;
+    let socket = UnixDatagram::bind(&stamps)?;
+    socket.set_nonblocking(true)?;
     fs::set_permissions(&stamps, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     pod.script(&Script {
         stamps: Some(stamps.clone()),
@@ -125,8 +127,13 @@ fn time_hawser(programs: &Programs) -> Result<Start> {
     let started = monotonic()?;
     let mut hawser = Process::spawn("hawser", &mut command)?;
     guest.booted_by(&hawser)?;
-    let text = until("the stamp of vm.boot", WAIT, || {
-        Ok(Some(fs::read_to_string(&stamps)?).filter(|text| text.contains("vm.boot")))
+    let mut text = String::new();
+    until("the stamp of vm.boot", WAIT, || {
+        let mut line = [0; 256];
+        while let Ok(length) = socket.recv(&mut line) {
+            text.push_str(&String::from_utf8_lossy(line.get(..length).unwrap_or_default()));
+        }
+        Ok(text.contains("vm.boot").then_some(()))
     })?;
     let at = |name: &str| -> Result<Duration> {
         let line = text

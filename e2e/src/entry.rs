@@ -16,6 +16,8 @@ pub(crate) struct Entry {
     /// An empty directory to make the pod's device nodes in.
     pub(crate) devices: Option<PathBuf>,
     pub(crate) read_only_proc_sys: bool,
+    /// As on a kernel without landlock: its system calls are not there.
+    pub(crate) no_landlock: bool,
     /// Be the first process of a PID namespace, as a container's entrypoint is.
     pub(crate) first_process: bool,
     /// User and group; root where there is none.

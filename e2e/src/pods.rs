@@ -150,10 +150,12 @@ impl Pod {
         if script.ports.is_empty() {
             script.ports.insert("tap0".to_owned(), self.port());
         }
-        Ok(fs::write(
-            self.path("vmm/standin.json"),
-            serde_json::to_string_pretty(&script)?,
-        )?)
+        let path = self.path("vmm/standin.json");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        Ok(std::os::unix::fs::symlink(serde_json::to_string(&script)?, path)?)
     }
 
     /// The socket of the guest port.

@@ -20,6 +20,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::daemons::passt;
+use crate::daemons::restarts::{Restarts, WINDOW};
 use crate::error::{ExitCode, Failure};
 use crate::privileges;
 use crate::stop_signals::{self, STOP};
@@ -43,6 +44,10 @@ pub(crate) struct Verdict {
 /// For what the supervisor had started to end with it.
 const ORPHANS_TIMEOUT: Duration = Duration::from_secs(3);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// passt-repairs within [`WINDOW`]. A hand-off takes three, and each ends when its connection does, which whoever can open
+/// the directory decides: no more, so that nobody has this process fork without end.
+const MAX_REPAIRS: usize = 30;
 
 /// In the supervisor's exit status, beside its code.
 const GIVEN_AWAY: i32 = 0x40;
@@ -197,6 +202,7 @@ fn wait(
 struct PasstRepair {
     program: passt::RepairProgram,
     running: Option<passt::RunningRepair>,
+    restarts: Restarts,
     /// The pod's kernel sends no resets for connections that it does not know. Not known where an earlier launcher has
     /// left its mark: it may have been killed over it, or have taken it back.
     silent: Option<bool>,
@@ -208,6 +214,7 @@ impl PasstRepair {
             silent: (!program.has_put_aside()).then_some(false),
             program,
             running: None,
+            restarts: Restarts::at_most(MAX_REPAIRS),
         };
         this.begin();
         this
@@ -233,7 +240,15 @@ impl PasstRepair {
         match status {
             WaitStatus::Exited(_, 0) => {
                 self.drop_resets(self.program.has_put_aside());
-                self.begin();
+                match self.restarts.again(Instant::now()) {
+                    true => self.begin(),
+                    false => tracing::warn!(
+                        event = "passt-repair-given-up",
+                        "passt-repair ended {MAX_REPAIRS} times within {} s and is not started any more: connections behind \
+                         passt end in the next migration",
+                        WINDOW.as_secs()
+                    ),
+                }
             }
             // One that cannot do it would fail again.
             status => tracing::warn!(

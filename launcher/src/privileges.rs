@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 use hawser_netsetup::Owner;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid};
 
 use crate::error::{ExitCode, Failure};
@@ -82,6 +83,19 @@ pub(crate) fn as_owner<T>(owner: Owner, work: impl FnOnce() -> Result<T, Failure
     nix::unistd::setegid(gid).map_err(fail)?;
     nix::unistd::setgroups(&groups).map_err(fail)?;
     result
+}
+
+/// What this process has in memory (keys, the guest's secrets) stays there: no process of the same user can trace it or
+/// open its /proc/PID/mem, and neither it nor what it starts writes core files. The programs that it starts can be traced
+/// by their own user: exec(2) sets that anew.
+pub(crate) fn keep_memory_private() -> Result<(), Failure> {
+    /// One byte. The kernel takes 0 for no word about a core_pattern that is a pipe, and this for no core at all (core(5), and
+    /// coredump.c of the kernel's source).
+    const NO_CORE: u64 = 1;
+    let limit = getrlimit(Resource::RLIMIT_CORE).map_or(NO_CORE, |(_, hard)| hard.min(NO_CORE));
+    setrlimit(Resource::RLIMIT_CORE, limit, limit)
+        .and_then(|()| nix::sys::prctl::set_dumpable(false))
+        .map_err(|errno| Failure::new(ExitCode::Internal, "keep memory private").because(errno))
 }
 
 pub(crate) fn has(cap: Capability) -> bool {
@@ -180,6 +194,8 @@ pub(crate) fn drop_all(owner: Owner, nodes: &[PathBuf]) -> Result<(), Failure> {
     nix::sys::prctl::set_no_new_privs()
         .map_err(text)
         .map_err(fail("no_new_privs"))?;
+    // A change of the user takes it back where the node's fs.suid_dumpable is 1.
+    keep_memory_private()?;
     match caps::read(None, CapSet::Permitted) {
         Ok(left) if left.is_empty() => Ok(()),
         _ => Err(Failure::new(
@@ -190,7 +206,8 @@ pub(crate) fn drop_all(owner: Owner, nodes: &[PathBuf]) -> Result<(), Failure> {
 }
 
 /// Devices that the unprivileged user opens.
-pub(crate) const DEVICES: [&str; 2] = ["/dev/kvm", TUN];
+pub(crate) const DEVICES: [&str; 2] = [KVM, TUN];
+pub(crate) const KVM: &str = "/dev/kvm";
 /// Where no NIC has a TAP it is not needed.
 pub(crate) const TUN: &str = "/dev/net/tun";
 

@@ -37,6 +37,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: disks,
     },
     Scenario {
+        name: "a source that sends another configuration has the target's VMM open nothing that is not the guest's",
+        run: foreign_configuration,
+    },
+    Scenario {
         name: "a wrong certificate, and plain TCP without a word for it",
         run: strangers,
     },
@@ -233,6 +237,29 @@ pub(super) fn runs(launcher: &Process) -> bool {
 
 pub(super) fn explain<T>(pair: &Pair, what: &str, result: Result<T>) -> Result<T> {
     result.with_context(|| format!("{what}\n{}", pair.transcript()))
+}
+
+/// The launchers compare what they were told; the VMMs have a channel of their own, which neither launcher reads.
+fn foreign_configuration(context: &Context) -> Result<()> {
+    const OTHER: &str = "other-claim.img";
+    let path = Path::new(FILES).join(OTHER);
+    let sends = Script {
+        sent_disk: Some(path.clone()),
+        ..quick()
+    };
+    let guest = vmi(Value::Null);
+    let prepare = |_: &Pod, to: &Pod| Ok(std::fs::write(to.path(OTHER), "another guest's")?);
+    let mut pair = Pair::prepared(context, (&sends, &guest), (&quick(), &guest), &[], prepare)?;
+    let moving = pair.migrate()?;
+    let stays = pair.stays(moving);
+    explain(&pair, "the guest does not stay", stays)?;
+    let said = pair.target.transcript();
+    let refused = format!("{}: Permission denied", path.display());
+    ensure!(
+        said.contains(&refused) && !said.contains("opened the disk"),
+        "the target's VMM was not refused the file:\n{said}"
+    );
+    Ok(())
 }
 
 fn moves(context: &Context) -> Result<()> {

@@ -63,7 +63,7 @@ fn manifest() -> Value {
     manifest
 }
 
-fn put_passt(pod: &Pod) -> Result<()> {
+pub(super) fn put_passt(pod: &Pod) -> Result<()> {
     fs::create_dir(pod.path("bin"))?;
     for (program, text) in [("bin/passt", PASST), ("bin/passt-repair", PASST_REPAIR)] {
         write_script(&pod.path(program), text)?;
@@ -75,7 +75,7 @@ fn put_passt(pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-fn run(pod: &Pod, options: &[&str]) -> Result<Process> {
+pub(super) fn run(pod: &Pod, options: &[&str]) -> Result<Process> {
     let mut entry = pod.entry();
     entry.binds.push((pod.path(""), FILES.into()));
     let mut args = vec![

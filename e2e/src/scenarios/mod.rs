@@ -6,6 +6,7 @@ mod bridge;
 mod bridge_pod;
 mod clients;
 mod cni;
+mod confinement;
 mod convergence;
 mod cpus;
 mod datapath;
@@ -81,6 +82,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("guard", guard::SCENARIOS),
     ("sidecars", sidecars::SCENARIOS),
     ("privileges", privileges::SCENARIOS),
+    ("confinement", confinement::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("convergence", convergence::SCENARIOS),

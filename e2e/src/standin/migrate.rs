@@ -112,6 +112,25 @@ fn certificates(directory: Option<&PathBuf>, side: &str) -> Result<()> {
     Ok(())
 }
 
+/// Those that the source has sent, which are not looked at otherwise.
+fn open_disks(config: Option<&VmConfig>) -> Result<()> {
+    let disks = serde_json::to_value(config)?;
+    for disk in disks
+        .pointer("/disks")
+        .and_then(serde_json::Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let path = disk
+            .get("path")
+            .and_then(serde_json::Value::as_str)
+            .context("a disk without a path")?;
+        fs::File::open(path).with_context(|| path.to_owned())?;
+        println!("standin-vmm: opened the disk {path}");
+    }
+    Ok(())
+}
+
 impl Vmm {
     pub(crate) fn send_migration(self: &Arc<Self>, body: &str) -> Result<(), Refused> {
         let how: Send = serde_json::from_str(body).map_err(|error| refused(&error.into()))?;
@@ -158,8 +177,11 @@ impl Vmm {
             Ok(())
         };
         ask(Step::Start, "")?;
-        let config = serde_json::to_string(&lock(&self.state).config)?;
-        ask(Step::Config, &config)?;
+        let mut config = serde_json::to_value(&lock(&self.state).config)?;
+        if let (Some(path), Some(config)) = (&self.script.sent_disk, config.as_object_mut()) {
+            config.insert("disks".to_owned(), serde_json::json!([{"path": path}]));
+        }
+        ask(Step::Config, &config.to_string())?;
         let block = "x".repeat(64 << 10);
         for round in 0..self.script.migration_rounds {
             ask(Step::Memory, &block)?;
@@ -258,6 +280,7 @@ impl Vmm {
                 Ok(())
             }
             Err(error) => {
+                eprintln!("standin-vmm: migration: {error:#}");
                 self.events.emit("vm", "migration-receive-failed");
                 Err(refused(&error))
             }
@@ -285,6 +308,7 @@ impl Vmm {
                 Step::Config => config = serde_json::from_slice(&payload)?,
                 Step::State => {
                     self.events.emit("vm", "restoring");
+                    open_disks(config.as_ref())?;
                     let runs = Arc::new(Barrier::new(2));
                     let waits = runs.clone();
                     // As long as the process: this is all that a vCPU is here.

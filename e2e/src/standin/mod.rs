@@ -4,6 +4,7 @@
 //! shut down: events, then exit code 0.
 
 pub(crate) mod api;
+pub(crate) mod attempts;
 pub(crate) mod config;
 pub(crate) mod faults;
 pub(crate) mod migrate;

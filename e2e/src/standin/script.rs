@@ -1,7 +1,9 @@
 //! `standin.json`: what the stand-in is to do, and what is to go wrong.
 //!
 //! It lies beside the executable, because a launcher is right not to pass its environment on to a VMM. A test links
-//! the stand-in into a directory of its own and writes the file there. `STANDIN_FAULTS` with the same JSON wins over
+//! the stand-in into a directory of its own and puts the script there: as the text of a symbolic link, because a launcher
+//! is right as well to let its VMM open no file but those of its guest (landlock), and links are read without opening
+//! anything. `STANDIN_FAULTS` with the same JSON wins over
 //! it, for use by hand.
 
 use std::collections::BTreeMap;
@@ -31,7 +33,7 @@ pub(crate) struct Script {
     pub(crate) die: Option<Death>,
     /// Fill the event stream with what is not an event, cut events among it.
     pub(crate) event_junk: bool,
-    /// Append to this file when (CLOCK_MONOTONIC, in nanoseconds) the process started and each request came.
+    /// Tell this datagram socket when (CLOCK_MONOTONIC, in nanoseconds) the process started and each request came.
     pub(crate) stamps: Option<PathBuf>,
     /// Fail to open the TAP.
     pub(crate) tap_open_fails: bool,
@@ -42,6 +44,33 @@ pub(crate) struct Script {
     pub(crate) migration_fault: Option<(Step, Fault)>,
     /// What the guest does in the middle of a live migration: after the first round over its memory.
     pub(crate) guest_end: Option<GuestEnd>,
+    /// A source whose guest has taken it over: the configuration that it sends has a disk of this path instead of its own.
+    pub(crate) sent_disk: Option<PathBuf>,
+    /// Lines on standard error when the guest boots, as a VMM writes them that its guest surprises.
+    pub(crate) log_lines: u32,
+    /// What a VMM that its guest has taken over would try when the guest boots. What comes of each is a line on the
+    /// guest's console.
+    pub(crate) attempts: Vec<Attempt>,
+}
+
+/// Something to try, of which nothing stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Attempt {
+    /// Open a file or directory to read it.
+    Read(PathBuf),
+    /// Open a file that is there to write to it.
+    Write(PathBuf),
+    /// Make a file.
+    Create(PathBuf),
+    /// Execute a program.
+    Execute(PathBuf),
+    /// Whether a signal to the launcher would be sent.
+    SignalLauncher,
+    /// Open the launcher's memory.
+    ReadLauncher,
+    /// Connect to a TCP port of the pod's loopback address.
+    Connect(u16),
 }
 
 /// Ends that a guest may come to.

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, process};
 
+use nix::libc;
 use serde_json::{Value, json};
 
 use super::config::{Console, ConsoleMode, Net, VmConfig};
@@ -157,6 +158,14 @@ impl Vmm {
         config
             .validate()
             .map_err(|error| Refused::new(500, "The VM could not be created", error))?;
+        if config.landlock_enable && landlock_abi() < 3 {
+            // The real one takes no less.
+            return Err(Refused::new(
+                500,
+                "The VM could not be created",
+                "Error applying landlock",
+            ));
+        }
         state.config = Some(config);
         Ok(())
     }
@@ -232,6 +241,12 @@ impl Vmm {
         let console = Arc::new(Output::of(config)?);
         console.line("standin-vmm: this is no guest");
         console.line("standin-vmm: the guest runs");
+        for line in 0..self.script.log_lines {
+            eprintln!("standin-vmm: \u{1b}[7msurprised, for the {line}th time");
+        }
+        for attempt in &self.script.attempts {
+            console.line(&format!("standin-vmm: attempt: {}", attempt.outcome()));
+        }
         let mut nics = Vec::new();
         for (index, net) in config.net.iter().flatten().enumerate() {
             let opened = match &net.tap {
@@ -396,6 +411,14 @@ impl Vmm {
             _ => {}
         }
     }
+}
+
+/// Negative where there is no landlock (landlock_create_ruleset(2)).
+fn landlock_abi() -> i64 {
+    const VERSION: i32 = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes no attributes and makes nothing.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) }
 }
 
 /// Where the serial console goes.

@@ -1,10 +1,13 @@
 //! What the launcher needs of Linux and std does not offer, each thing once: processes that die with their parent,
-//! paths resolved without following links, descriptors over a Unix socket, sockets bound anew, programs on PATH.
+//! paths resolved without following links, descriptors over a Unix socket, sockets bound anew, programs on PATH, landlock
+//! rulesets, what programs print as lines.
 //!
 //! Knows nothing of guests, pods or VMMs.
 
 pub mod child;
 pub mod fd_socket;
+pub mod landlock;
+pub mod lines;
 pub mod lossy;
 pub mod programs;
 pub mod safe_path;

@@ -1,6 +1,6 @@
 //! Options that several verbs have.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -99,7 +99,7 @@ pub struct DeviceArgs {
 impl PodArgs {
     pub(crate) fn places(&self) -> Places {
         Places {
-            state_dir: self.state_dir.clone(),
+            state_dir: absolute(&self.state_dir),
             images: self.images.clone(),
             volumes: self.volumes.clone(),
             firmware: self.firmware.clone(),
@@ -118,6 +118,11 @@ impl PodArgs {
             vmi,
         }
     }
+}
+
+/// Paths below it are told to the VMM, which has / as its directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn named_dir(text: &str) -> Result<(String, PathBuf), String> {
@@ -159,5 +164,26 @@ impl SecurityArgs {
             );
         }
         Ok(self.tls_dir.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        pod: PodArgs,
+    }
+
+    #[test]
+    fn a_state_directory_is_absolute_whatever_directory_the_vmm_has() {
+        let command = Command::parse_from(["hawser", "--vmi", "-", "--state-dir", "state"]);
+        let places = command.pod.places();
+        assert_eq!(places.state_dir, std::env::current_dir().unwrap().join("state"));
+        assert!(places.vmm_dir().is_absolute() && places.hooks().is_absolute());
     }
 }

@@ -5,6 +5,7 @@ use clap::Args;
 use super::args::PodArgs;
 use crate::error::{ExitCode, Failure};
 use crate::pod::finding::Finding;
+use crate::pod::landlock::Landlock;
 use crate::survey::{Look, Survey};
 
 #[derive(Debug, Args)]
@@ -28,7 +29,7 @@ pub(super) fn check(args: &CheckArgs) -> Result<ExitCode, Failure> {
         false => survey.without_guest(),
     };
     let mut code = ExitCode::Success;
-    for finding in findings {
+    for finding in findings.into_iter().chain(Landlock::of_kernel().finding()) {
         println!("{finding}");
         if let (Finding::Bad(failure), ExitCode::Success) = (&finding, code) {
             code = failure.code();

@@ -14,6 +14,8 @@ use crate::keeper;
 use crate::launch::{Launch, Role};
 use crate::migration::{self, Listener, Security};
 use crate::nic;
+use crate::pod::landlock::Landlock;
+use crate::privileges;
 use crate::state_dir::StateDir;
 use crate::stop_signals;
 use crate::survey::{Look, Survey};
@@ -44,6 +46,7 @@ pub struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     stop_signals::end_at_once()
         .map_err(|errno| Failure::new(ExitCode::Internal, "handle stop signals").because(errno))?;
+    privileges::keep_memory_private()?;
     let role = args.role()?;
     let loaded = args.pod.manifest.load()?;
     role.check(&loaded.spec)?;
@@ -63,7 +66,12 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     };
     let (pod, notes) = survey.pod(loaded.spec).fit()?;
     wiring::note(&notes);
-    let launch = Launch::new(pod, role, args.pod.hooks(loaded.vmi), &places.vmm_dir())?;
+    let landlock = Landlock::of_kernel();
+    if let Some(lack) = landlock.lack() {
+        tracing::warn!(event = "landlock-lacking", "{lack}");
+    }
+    let hooks = args.pod.hooks(loaded.vmi);
+    let launch = Launch::new(pod, role, hooks, landlock, &places.vmm_dir())?;
     wiring::note(&launch.notes);
     let state = StateDir::open(&places.state_dir, launch.job.owner)?;
     keep(launch, &state, nft)

@@ -15,6 +15,7 @@ use super::run::ANNOTATION_TIMEOUT;
 use super::wiring;
 use crate::control::{Whereabouts, whereabouts};
 use crate::error::{ExitCode, Failure};
+use crate::privileges;
 use crate::state_dir::{StateDir, vmm_dir};
 use crate::stop_signals;
 use crate::survey::{Look, Survey};
@@ -35,6 +36,7 @@ pub struct SetupArgs {
 pub(super) fn setup(args: &SetupArgs) -> Result<ExitCode, Failure> {
     let signals = |errno| Failure::new(ExitCode::Internal, "handle stop signals").because(errno);
     stop_signals::end_at_once().map_err(signals)?;
+    privileges::keep_memory_private()?;
     let SetupArgs {
         pod: args,
         stay,

@@ -6,5 +6,5 @@
 
 mod output;
 pub(crate) mod passt;
-mod restarts;
+pub(crate) mod restarts;
 pub(crate) mod virtiofsd;

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hawser_linux::lines;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 
-/// Bytes of a line that are shown.
-const MAX_LINE: usize = 1000;
 /// Lines of one process that are shown; a guest can make a daemon write some.
 const MAX_LINES: usize = 200;
 /// Lines that are kept to say why it ended.
@@ -96,33 +95,25 @@ async fn follow(
 
 #[derive(Default)]
 struct Lines {
-    line: Vec<u8>,
+    line: lines::Lines,
     shown: usize,
     last: VecDeque<String>,
 }
 
 impl Lines {
     fn push(&mut self, byte: u8) -> Option<String> {
-        if byte == b'\n' {
-            return self.finish();
-        }
-        if self.line.len() < MAX_LINE {
-            self.line.push(byte);
-        }
-        None
+        let line = self.line.push(byte)?;
+        self.shown(line.trim_start())
     }
 
-    /// What of the line at hand is to be shown.
     fn finish(&mut self) -> Option<String> {
-        let line = std::mem::take(&mut self.line);
-        let text: String = String::from_utf8_lossy(&line)
-            .trim()
-            .chars()
-            .flat_map(escaped)
-            .collect();
-        if text.is_empty() {
-            return None;
-        }
+        let line = self.line.finish()?;
+        self.shown(line.trim_start())
+    }
+
+    /// What of the line is to be shown.
+    fn shown(&mut self, line: &str) -> Option<String> {
+        let text = line.to_owned();
         if self.last.len() >= MAX_LAST_LINES {
             self.last.pop_front();
         }
@@ -134,13 +125,6 @@ impl Lines {
             std::cmp::Ordering::Greater => None,
         }
     }
-}
-
-/// What a terminal would act on, and nothing else.
-fn escaped(character: char) -> impl Iterator<Item = char> {
-    let plain = matches!(character, '\'' | '"').then_some(character);
-    let escaped = plain.is_none().then(|| character.escape_debug());
-    plain.into_iter().chain(escaped.into_iter().flatten())
 }
 
 #[cfg(test)]
@@ -176,7 +160,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn neither_an_endless_line_nor_endless_lines_fill_the_log() {
         let (all, last) = shown(&vec![b'x'; 1 << 20]).await;
-        assert_eq!((all.len(), all[0].len()), (1, MAX_LINE));
+        assert_eq!((all.len(), all[0].len()), (1, 1000));
         assert_eq!(last.len(), 1);
         let (all, last) = shown("line\n".repeat(10_000).as_bytes()).await;
         assert_eq!(all.len(), MAX_LINES);

@@ -5,28 +5,54 @@ use std::time::{Duration, Instant};
 
 /// Fresh ones within `WINDOW`; more would hide a fault that does not go away.
 pub(super) const MAX_RESTARTS: usize = 5;
-pub(super) const WINDOW: Duration = Duration::from_secs(60);
+pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 /// Before the second fresh one within the window; doubled for each after it. The first comes at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// When there may be another process.
-#[derive(Debug, Default)]
-pub(super) struct Restarts {
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    most: usize,
     recent: VecDeque<Instant>,
 }
 
+impl Default for Restarts {
+    fn default() -> Self {
+        Self::at_most(MAX_RESTARTS)
+    }
+}
+
 impl Restarts {
-    /// How long to wait before the next; none when there were too many.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
+    /// So many within `WINDOW`.
+    pub(crate) fn at_most(most: usize) -> Self {
+        Self {
+            most,
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// Whether there may be another at once.
+    pub(crate) fn again(&mut self, now: Instant) -> bool {
+        self.count(now).is_some()
+    }
+
+    /// How many there were before another that there may be.
+    fn count(&mut self, now: Instant) -> Option<usize> {
         let is_old = |then: &Instant| now.saturating_duration_since(*then) >= WINDOW;
         while self.recent.front().is_some_and(is_old) {
             self.recent.pop_front();
         }
         let count = self.recent.len();
-        if count >= MAX_RESTARTS {
+        if count >= self.most {
             return None;
         }
         self.recent.push_back(now);
+        Some(count)
+    }
+
+    /// How long to wait before the next; none when there were too many.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
+        let count = self.count(now)?;
         let doubled = |times: u32| FIRST_PAUSE.saturating_mul(1_u32.checked_shl(times).unwrap_or(u32::MAX));
         let count = u32::try_from(count).unwrap_or(u32::MAX);
         Some(count.checked_sub(1).map_or(Duration::ZERO, doubled))
@@ -36,6 +62,15 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn at_once_as_often_as_is_allowed_within_a_minute() {
+        let mut restarts = Restarts::at_most(2);
+        let start = Instant::now();
+        assert!(restarts.again(start) && restarts.again(start) && !restarts.again(start));
+        assert!(restarts.again(start + WINDOW) && restarts.again(start + WINDOW));
+        assert!(!restarts.again(start + WINDOW));
+    }
 
     #[test]
     fn five_within_a_minute_further_and_further_apart_and_then_none() {

@@ -14,7 +14,8 @@ pub(crate) fn socket(directory: &Path) -> PathBuf {
     place(directory).join("guest.sock")
 }
 
-fn place(directory: &Path) -> PathBuf {
+/// For that socket alone.
+pub(crate) fn place(directory: &Path) -> PathBuf {
     directory.join("vsock")
 }
 

@@ -20,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hawser_linux::landlock::Allowed;
 use hawser_netsetup::Owner;
 use nix::unistd::Pid;
 
@@ -55,6 +56,8 @@ pub(crate) struct Job {
     /// Whether the guest has a virtio socket.
     pub(crate) vsock: bool,
     pub(crate) program: PathBuf,
+    /// What the VMM may reach of the pod.
+    pub(crate) vmm_may: Allowed,
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
     pub(crate) grace: Duration,

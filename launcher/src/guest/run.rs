@@ -48,7 +48,7 @@ pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
     }
     runtime.block_on(async {
         let orders = pipe::Receiver::from_owned_fd(orders).map_err(internal("listen to the keeper"))?;
-        let vmm = process::start(&job.program, &job.directory).map_err(|error| {
+        let vmm = process::start(&job.program, &job.vmm_may, &job.directory).map_err(|error| {
             Failure::new(ExitCode::PodUnfit, "cloud-hypervisor").because(error).remedy(
                 "put cloud-hypervisor on PATH, or name it with --cloud-hypervisor; the state directory must be writable",
             )

@@ -1,6 +1,7 @@
 //! From a guest and a fit pod to everything that a launcher does with them, decided in one place and without touching
 //! anything.
 
+mod confinement;
 mod explanations;
 pub(crate) mod migratable;
 mod vm_config;
@@ -22,6 +23,7 @@ use crate::hooks::{self, Deadlines, Hooks};
 use crate::migration::{self, Identity, Listener, Security};
 use crate::nic::{self, Attachment, Found};
 use crate::pod::cpus::Pinning;
+use crate::pod::landlock::Landlock;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
@@ -119,6 +121,7 @@ impl Launch {
         pod: FitPod,
         role: Role,
         options: HookOptions,
+        landlock: Landlock,
         directory: &Path,
     ) -> Result<Self, Failure> {
         let FitPod {
@@ -162,7 +165,9 @@ impl Launch {
             functions: &pci,
             directory,
         };
-        let config = parts.vm_config();
+        let vmm_may = parts.vmm_may(&cloud_hypervisor);
+        let mut config = parts.vm_config();
+        config.landlock_enable = landlock.suffices_for_vmm();
         let job = Job {
             owner,
             config,
@@ -199,6 +204,7 @@ impl Launch {
                 .filter_map(|attachment| attachment.server)
                 .collect(),
             program: cloud_hypervisor,
+            vmm_may,
             directory: directory.to_owned(),
             grace: Duration::from_secs(guest.termination_grace_period_seconds),
             nodes: pci.nodes,

@@ -17,6 +17,9 @@ use crate::vmm::config::{
     MemoryConfig, NetConfig, PayloadConfig, PlatformConfig, VmConfig, VsockConfig, vfio_rules,
 };
 
+/// To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
+pub(super) const TAP_FLAGS: [&str; 2] = ["/sys/class/net", "/sys/devices/virtual/net"];
+
 /// What it is made of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parts<'a> {
@@ -65,7 +68,7 @@ impl Parts<'_> {
             console: ConsoleConfig { mode: "Off" },
             platform: self.platform(&net, &devices),
             landlock_enable: true,
-            landlock_rules: self.landlock_rules(&net, &devices),
+            landlock_rules: self.landlock_rules(&devices),
             net,
             devices,
         }
@@ -111,6 +114,11 @@ impl Parts<'_> {
         sorted.sort_by_key(|drive| drive.boot_order.unwrap_or(u32::MAX));
         let config = |drive| DiskConfig::new(drive, queues);
         sorted.into_iter().map(config).collect()
+    }
+
+    /// A sidecar may yet give its NIC a TAP.
+    pub(super) fn opens_taps(&self) -> bool {
+        !hooks::plugins(self.guest).is_empty() || self.nics().iter().any(NetConfig::has_tap)
     }
 
     fn nics(&self) -> Vec<NetConfig> {
@@ -165,15 +173,11 @@ impl Parts<'_> {
         (platform != PlatformConfig::default()).then_some(platform)
     }
 
-    /// What cloud-hypervisor opens besides what its configuration names.
-    fn landlock_rules(&self, net: &[NetConfig], devices: &[DeviceConfig]) -> Vec<LandlockConfig> {
+    /// What cloud-hypervisor opens besides what its configuration names, for its own landlock.
+    fn landlock_rules(&self, devices: &[DeviceConfig]) -> Vec<LandlockConfig> {
         let mut rules = Vec::new();
-        // A sidecar may yet give its NIC a TAP.
-        let has_sidecars = !hooks::plugins(self.guest).is_empty();
-        if has_sidecars || net.iter().any(NetConfig::has_tap) {
-            // To see whether a TAP is there and multi-queue, cloud-hypervisor reads its flags from sysfs.
-            let places = ["/sys/class/net", "/sys/devices/virtual/net"];
-            rules.extend(places.map(LandlockConfig::read));
+        if self.opens_taps() {
+            rules.extend(TAP_FLAGS.map(LandlockConfig::read));
         }
         rules.extend(vfio_rules(devices));
         // cloud-hypervisor lets itself read the disks of its configuration, which does not name their bases.

@@ -4,6 +4,7 @@ pub(crate) mod boot_source;
 pub(crate) mod cpus;
 pub(crate) mod finding;
 pub(crate) mod hugepages;
+pub(crate) mod landlock;
 pub(crate) mod networks;
 pub(crate) mod pci;
 pub(crate) mod places;

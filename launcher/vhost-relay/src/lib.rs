@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::net::UnixStream;
 
 use channel::Descriptor;
@@ -126,7 +127,7 @@ impl Session {
         }
         for bell in self.relay.bells() {
             // A counter that is full rings already.
-            let _ = rustix::io::write(&bell, &1_u64.to_ne_bytes());
+            let _ = ring(&bell);
         }
         Ok(())
     }
@@ -183,6 +184,16 @@ async fn answer(backend: &mut Channel, request: u32) -> Result<Message<Descripto
         Some(reply) => Err(Refused::Unasked(reply.request).into()),
         None => Err(BackendError::Gone),
     }
+}
+
+/// Without waiting: what the VMM sent for an eventfd may be anything, such as a pipe that nobody reads. It shares the flag
+/// with us, and sets it on its eventfds itself.
+fn ring(bell: &Descriptor) -> rustix::io::Result<()> {
+    let flags = fcntl_getfl(bell)?;
+    if !flags.contains(OFlags::NONBLOCK) {
+        fcntl_setfl(bell, flags | OFlags::NONBLOCK)?;
+    }
+    rustix::io::write(bell, &1_u64.to_ne_bytes()).map(drop)
 }
 
 /// Of guest memory, by the file that it is: nothing is mapped here.

@@ -1,6 +1,7 @@
 //! The relay between two real sockets, with real descriptors; VMM and backend are written out here.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -254,4 +255,39 @@ async fn greeting_tells_one_that_serves_from_one_that_ended() {
     greeted.unwrap();
     drop(there);
     assert!(greet(&mut backend).await.is_err());
+}
+
+/// Tells a session of a ring with this bell, and then brings a fresh backend up to it.
+async fn resume_with(bell: Descriptor) {
+    let (stream, vmm) = pair();
+    let (to_backend, mut first) = pair();
+    let mut backend = Channel::new(to_backend);
+    let mut session = Session::new(stream, Arc::default());
+    let kick = Message::new(request::SET_VRING_KICK, words(&[0])).with([bell]);
+    let talk = async {
+        vmm.send(&kick).await.unwrap();
+        next(&mut first).await;
+        drop(first);
+    };
+    let _ = tokio::join!(session.carry(&mut backend), talk);
+    let (to_backend, _second) = pair();
+    session.resume(&mut Channel::new(to_backend)).await.unwrap();
+}
+
+#[test]
+fn a_bell_that_is_a_full_pipe_stops_nothing() {
+    let (_reader, writer) = io::pipe().unwrap();
+    let full = Arc::new(OwnedFd::from(writer));
+    let blocking = fcntl_getfl(&full).unwrap();
+    fcntl_setfl(&full, blocking | OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&full, &[0; 4096]).is_ok() {}
+    fcntl_setfl(&full, blocking).unwrap();
+    let (done, resumed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(resume_with(full));
+        done.send(()).unwrap();
+    });
+    let waited = resumed.recv_timeout(Duration::from_secs(10));
+    waited.expect("the relay waits for the bell");
 }

@@ -1,4 +1,5 @@
-//! The cloud-hypervisor process: as the unprivileged user, without a capability, under landlock and seccomp.
+//! The cloud-hypervisor process: as the unprivileged user, without a capability, under a landlock ruleset of the launcher's
+//! that holds for all of its threads. It adds seccomp filters of its own, thread by thread.
 //!
 //! Its API socket is bound here and handed over listening, so that a request can be sent at once and waits in the
 //! socket's queue until the VMM comes to it: nobody has to poll for readiness.
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use hawser_linux::child::BeforeExec;
+use hawser_linux::landlock::Allowed;
 use hawser_linux::unix_socket;
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
@@ -38,6 +40,8 @@ pub enum SpawnError {
         #[source]
         source: io::Error,
     },
+    #[error("make a landlock ruleset")]
+    Landlock(#[source] io::Error),
     #[error("make a pipe")]
     Pipe(#[source] io::Error),
     #[error("start {program}")]
@@ -54,8 +58,9 @@ pub fn id(child: &Option<Child>) -> Option<Pid> {
     i32::try_from(id).ok().map(Pid::from_raw)
 }
 
-/// Starts `program`; nothing from a manifest is among its arguments.
-pub fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError> {
+/// Starts `program`, which may reach what is `allowed`; nothing from a manifest is among its arguments.
+pub fn start(program: &Path, allowed: &Allowed, directory: &Path) -> Result<Vmm, SpawnError> {
+    let ruleset = allowed.ruleset().map_err(SpawnError::Landlock)?;
     let path = directory.join("api.sock");
     let listener = unix_socket::bind(&path)
         .map(OwnedFd::from)
@@ -84,6 +89,7 @@ pub fn start(program: &Path, directory: &Path) -> Result<Vmm, SpawnError> {
     BeforeExec::new()
         .inherit(listener)
         .inherit(events_end)
+        .landlock(ruleset)
         .apply(command.as_std_mut());
     let child = command.spawn().map_err(|source| SpawnError::Start {
         program: program.to_owned(),

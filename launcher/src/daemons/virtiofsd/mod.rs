@@ -5,9 +5,8 @@
 //!   fresh virtiofsd over the same socket after each: one serves one connection, and ends with it.
 //! - Its own sandbox needs a /proc that a container's masked one does not let it mount, or capabilities. So it runs
 //!   without (`--sandbox=none`), under a landlock ruleset of ours that leaves it its program, its libraries and the
-//!   volume (`landlock`), and under its own seccomp filter.
+//!   volume, and under its own seccomp filter.
 
-mod landlock;
 mod process;
 
 use std::fs;

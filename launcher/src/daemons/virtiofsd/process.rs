@@ -8,12 +8,13 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use hawser_linux::child::BeforeExec;
+use hawser_linux::landlock::Allowed;
 use hawser_linux::unix_socket;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use super::{Export, landlock, socket};
+use super::{Export, socket};
 use crate::daemons::output::{Output, quote};
 use crate::daemons::restarts::Restarts;
 use crate::error::{ExitCode, Failure};
@@ -135,7 +136,7 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
         readonly,
     } = &share.export;
     let spawn = |error: io::Error| Problem::Spawn(program.to_owned(), error);
-    let ruleset = landlock::ruleset(program, directory, *readonly).map_err(spawn)?;
+    let ruleset = may(program, directory, *readonly).ruleset().map_err(spawn)?;
     let listener = share.listener.as_fd().try_clone_to_owned().map_err(spawn)?;
     let descriptor = listener.as_raw_fd();
     let mut command = Command::new(program);
@@ -161,6 +162,15 @@ fn start(program: &Path, share: &Share) -> Result<Daemon, Problem> {
         tracing::warn!(event = "virtiofsd-output", "{name}: virtiofsd: {line}")
     });
     Ok(Daemon { child, output })
+}
+
+/// What one for `directory` may reach. Besides the volume it reads the kernel's limits for files.
+fn may(program: &Path, directory: &Path, readonly: bool) -> Allowed {
+    let allowed = Allowed::program(program).read("/proc/sys/fs");
+    match readonly {
+        true => allowed.read(directory),
+        false => allowed.all(directory),
+    }
 }
 
 fn shared_dir(directory: &Path) -> std::ffi::OsString {

@@ -38,7 +38,7 @@ async fn nothing_of_the_manifest_is_an_argument_but_the_directory() {
 
 /// What a process that is confined as virtiofsd is makes of a file: cat's own verdict.
 fn reads(program: &Path, directory: &Path, file: &Path) -> bool {
-    let ruleset = landlock::ruleset(program, directory, true).unwrap();
+    let ruleset = may(program, directory, true).ruleset().unwrap();
     let mut command = std::process::Command::new(program);
     command.arg(file).stdout(Stdio::null()).stderr(Stdio::null());
     // Of this test's thread and its children; landlock asks for it.

@@ -1,3 +1,4 @@
+use hawser_linux::landlock::Allowed;
 use hawser_netsetup::{CniDevice, CniNic, FamilyPlan, GuestNic, Joined, Masqueraded};
 
 use serde_json::Value;
@@ -102,6 +103,59 @@ fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[At
 fn the_configuration_of_a_masqueraded_guest() {
     let guest = crate::spec::load(MANIFEST).unwrap().spec;
     insta::assert_json_snapshot!(vm_config(&guest, &kernel(), &[], &[attachment()]));
+}
+
+#[test]
+fn the_vmm_may_reach_what_this_plan_names_and_no_more() {
+    let guest = crate::spec::load(MANIFEST).unwrap().spec;
+    let readonly = Drive {
+        readonly: true,
+        ..drive("readonly", None)
+    };
+    let overlay = Drive {
+        base: Some("/images/base".into()),
+        ..drive("overlay", None)
+    };
+    let functions = PciFunctions {
+        nodes: vec!["/dev/vfio/vfio".into(), "/dev/vfio/7".into()],
+        ..no_functions()
+    };
+    let parts = |attachments| {
+        Parts {
+            guest: &guest,
+            boot: &kernel(),
+            cpus: None,
+            drives: &[readonly.clone(), overlay.clone()],
+            attachments,
+            functions: &functions,
+            directory: Path::new("/run/vmm"),
+        }
+        .vmm_may(Path::new("/bin/vmm"))
+    };
+    let every = Allowed::program(Path::new("/bin/vmm"))
+        .write("/dev/kvm")
+        .read("/dev/urandom")
+        .read("/sys/devices/system/cpu")
+        .read("/run/vmm/migration-tls")
+        .tcp_port(49153);
+    let rest = |allowed: Allowed| {
+        allowed
+            .write("/dev/vfio/vfio")
+            .write("/dev/vfio/7")
+            .read("/guest/vmlinux")
+            .read("/guest/initrd")
+            .read("/disks/readonly")
+            .write("/disks/overlay")
+            .read("/images/base")
+    };
+    let with_tap = every
+        .clone()
+        .write("/dev/net/tun")
+        .read("/sys/class/net")
+        .read("/sys/devices/virtual/net");
+    let tap = [attachment()];
+    assert_eq!(parts(&tap), rest(with_tap));
+    assert_eq!(parts(&[]), rest(every));
 }
 
 #[test]

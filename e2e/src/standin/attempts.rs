@@ -1,0 +1,36 @@
+//! What a VMM that its guest has taken over would try.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
+
+use nix::sys::signal::kill;
+use nix::unistd::getppid;
+
+use super::script::Attempt;
+
+impl Attempt {
+    /// As a line.
+    pub(crate) fn outcome(&self) -> String {
+        match self.make() {
+            Ok(()) => format!("{self:?}: done"),
+            Err(error) => format!("{self:?}: refused: {error}"),
+        }
+    }
+
+    fn make(&self) -> io::Result<()> {
+        match self {
+            Self::Read(path) => File::open(path).map(drop),
+            Self::Write(path) => OpenOptions::new().write(true).open(path).map(drop),
+            Self::Create(path) => {
+                File::create_new(path)?;
+                std::fs::remove_file(path)
+            }
+            Self::Execute(path) => Command::new(path).output().map(drop),
+            Self::SignalLauncher => Ok(kill(getppid(), None)?),
+            Self::ReadLauncher => File::open(format!("/proc/{}/mem", getppid())).map(drop),
+            Self::Connect(port) => TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).map(drop),
+        }
+    }
+}
