@@ -184,7 +184,7 @@ impl Outgoing {
             State::Detaching => "the target is ready; the guest is asked to release its VFs".into(),
             State::Sending => "the target is ready; the guest's memory is being copied".into(),
             State::Fencing => "the target holds the guest; stopping it here".into(),
-            State::Committed => "the guest is committed to the target".into(),
+            State::Committed { .. } => "the guest is committed to the target".into(),
             State::Cancelling { why } => why.clone(),
             State::Attaching { .. } => "the guest gets its VFs back".into(),
         };
