@@ -7,7 +7,9 @@
 //! the source says so, and only then may the target run it. docs/migration.md draws it.
 
 mod channel;
+mod channels;
 mod describe;
+mod descriptors;
 mod disks;
 mod fence;
 mod incoming;
@@ -15,20 +17,27 @@ mod link;
 mod message;
 mod outgoing;
 mod pipe;
+mod port;
+mod rejections;
 mod relay;
 mod report;
+mod said;
 mod session_certs;
 pub(crate) mod source;
+mod strangers;
 pub(crate) mod target;
+mod tls;
 mod vf_hotplug;
+mod vmm_socket;
 mod vmm_watchdog;
 
 pub(crate) use crate::status::{Identity, NicDescription, VfDescription};
-pub(crate) use channel::{Address, Security, check, listen_address};
+pub(crate) use channel::{Address, listen_address};
 pub(crate) use describe::Description;
 pub(crate) use disks::readonly as readonly_disks;
 pub(crate) use incoming::{Arrival, Incoming, Listener};
 pub(crate) use outgoing::{Hands, Outgoing, REBOOTED, in_doubt, lost_there};
 pub(crate) use report::Report;
 pub(crate) use session_certs::{directory as tls_directory, make_directory as make_tls_directory};
+pub(crate) use tls::{Security, check, check_name, peer_name};
 pub(crate) use vf_hotplug::{Request as VfRequest, VfHotplug, perform as perform_hotplug};
