@@ -44,7 +44,7 @@ pub(super) fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>
     let authority = Authority::new("migration")?;
     for pod in [&source, &target] {
         pod.set_manifest(&manifest())?;
-        authority.issue(&pod.certificates()?, &pod.addresses())?;
+        authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
     }
     Ok((source, target))
 }
@@ -198,7 +198,7 @@ pub(super) fn wrong_certificate(lab: &Lab) -> Result<()> {
     let source = from.launch("run", ROOT)?;
     wait_for_both_families(&source)?;
     let target = wait_for_it(&to, &TLS)?;
-    Authority::new("stranger")?.issue(&from.certificates()?, &from.addresses())?;
+    Authority::new("stranger")?.issue(&from.certificates()?, vmi::LAUNCHERS, &from.addresses())?;
     let mut moving = source.exec(&migrate(&url(&to), &TLS))?;
     moving.expect_exit(9, TRANSFER)?;
     moving.console.wait_for("stays here", SERVE)?;
