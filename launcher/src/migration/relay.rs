@@ -68,10 +68,11 @@ impl SourceRelay {
             let mut accepting = Accepting::at("the relay for cloud-hypervisor");
             loop {
                 let (ours, from) = accepting.next(|context| listener.poll_accept(context)).await;
-                if !is_of(vmm, &ours, from, &rejections).await {
+                let is_first = known.get().is_none();
+                if !is_of(vmm, &ours, from, is_first, &rejections).await {
                     continue;
                 }
-                if known.get().is_none() {
+                if is_first {
                     let Ok(same) = ours.as_fd().try_clone_to_owned() else {
                         continue;
                     };
@@ -111,9 +112,15 @@ impl SourceRelay {
     }
 }
 
-/// Whether this connection is the VMM's own. Another process of the pod may be the first to connect, and would be taken for the
-/// VMM: the transfer would go by its leave, and a VMM that has hung up would not be seen to.
-async fn is_of(vmm: Pid, ours: &TcpStream, from: SocketAddr, rejections: &Rejections) -> bool {
+/// Whether this connection is the VMM's own. Another process of the pod may be the first to connect. Were it taken for the VMM,
+/// the hand-off would fail when it closes its connection, and if it does not, nobody would see that the VMM has closed its own.
+async fn is_of(
+    vmm: Pid,
+    ours: &TcpStream,
+    from: SocketAddr,
+    is_first: bool,
+    rejections: &Rejections,
+) -> bool {
     let owner = match ours.local_addr() {
         Ok(here) => tokio::task::spawn_blocking(move || vmm_socket::owner(vmm, here, from))
             .await
@@ -122,6 +129,7 @@ async fn is_of(vmm: Pid, ours: &TcpStream, from: SocketAddr, rejections: &Reject
     };
     match owner {
         Ok(Owner::Vmm) => return true,
+        Ok(Owner::SameUser) if !is_first => return true,
         Ok(Owner::SameUser) => {
             tracing::warn!(
                 event = "relay-connection-unverified",

@@ -12,7 +12,10 @@ use std::net::IpAddr;
 /// Those that may wait, `T` being what ends one.
 #[derive(Debug)]
 pub(super) struct Strangers<T> {
+    /// By age.
     waiting: VecDeque<Stranger<T>>,
+    /// Of each address. A crowd must not make each of its connections dear.
+    counts: BTreeMap<IpAddr, usize>,
     max_total: usize,
     max_per_address: usize,
 }
@@ -28,6 +31,7 @@ impl<T> Strangers<T> {
     pub(super) fn new(max_total: usize, max_per_address: usize) -> Self {
         Self {
             waiting: VecDeque::new(),
+            counts: BTreeMap::new(),
             max_total,
             max_per_address,
         }
@@ -36,37 +40,46 @@ impl<T> Strangers<T> {
     /// Lets one in, and returns the one that has to go for it.
     pub(super) fn admit(&mut self, key: u64, address: IpAddr, end: T, source: Option<IpAddr>) -> Option<T> {
         self.waiting.push_back(Stranger { key, address, end });
-        let mut counts = BTreeMap::<IpAddr, usize>::new();
-        for stranger in &self.waiting {
-            let count = counts.entry(stranger.address).or_default();
-            *count = count.saturating_add(1);
+        let count = self.counts.entry(address).or_default();
+        *count = count.saturating_add(1);
+        if *count > self.max_per_address {
+            return self.take(|stranger| stranger.address == address);
         }
-        let crowded = if counts
-            .get(&address)
-            .is_some_and(|count| *count > self.max_per_address)
-        {
-            Some(address)
-        } else {
-            counts.retain(|address, _| Some(*address) != source);
-            let most = counts.values().copied().max().unwrap_or_default();
-            // Of those who have as many, the one who has waited longest.
-            let mut by_age = self.waiting.iter().map(|stranger| stranger.address);
-            (counts.values().sum::<usize>() > self.max_total)
-                .then(|| by_age.find(|address| counts.get(address) == Some(&most)))
-                .flatten()
-        };
-        let crowded = crowded?;
-        let oldest = self
-            .waiting
+        let of_source = source.map_or(0, |source| self.count(source));
+        if self.waiting.len().saturating_sub(of_source) <= self.max_total {
+            return None;
+        }
+        let others = self
+            .counts
             .iter()
-            .position(|stranger| stranger.address == crowded)?;
-        self.waiting.remove(oldest).map(|stranger| stranger.end)
+            .filter(|(address, _)| Some(**address) != source);
+        let most = others.map(|(_, count)| *count).max()?;
+        // Of the addresses that have as many, the one whose oldest has waited longest.
+        let crowded = self.waiting.iter().map(|stranger| stranger.address);
+        let crowded = crowded
+            .filter(|address| Some(*address) != source)
+            .find(|address| self.count(*address) == most)?;
+        self.take(|stranger| stranger.address == crowded)
     }
 
     /// One whose peer is known, or that has ended.
     pub(super) fn remove(&mut self, key: u64) -> Option<T> {
-        let position = self.waiting.iter().position(|stranger| stranger.key == key)?;
-        self.waiting.remove(position).map(|stranger| stranger.end)
+        self.take(|stranger| stranger.key == key)
+    }
+
+    fn count(&self, address: IpAddr) -> usize {
+        self.counts.get(&address).copied().unwrap_or_default()
+    }
+
+    /// The oldest that is meant.
+    fn take(&mut self, is_meant: impl FnMut(&Stranger<T>) -> bool) -> Option<T> {
+        let position = self.waiting.iter().position(is_meant)?;
+        let stranger = self.waiting.remove(position)?;
+        match self.count(stranger.address) {
+            0 | 1 => drop(self.counts.remove(&stranger.address)),
+            count => drop(self.counts.insert(stranger.address, count.saturating_sub(1))),
+        }
+        Some(stranger.end)
     }
 }
 
@@ -121,5 +134,10 @@ mod tests {
             "and has no more than any address"
         );
         assert_eq!(strangers.waiting.len(), 7);
+        let keys: Vec<_> = strangers.waiting.iter().map(|stranger| stranger.key).collect();
+        for key in keys {
+            assert!(strangers.remove(key).is_some());
+        }
+        assert!(strangers.counts.is_empty(), "{:?}", strangers.counts);
     }
 }
