@@ -5,6 +5,8 @@
 //! listen. Detach: the guest lets go of its VFs ([`vf_hotplug`]), which it gets at the target again. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
 //! its last instruction is held back. Fence: the source stops its VMM and notes that the guest is given away. Commit:
 //! the source says so, and only then may the target run it. docs/migration.md draws it.
+//!
+//! Anybody may come to the target's [`port`]; [`tls`] knows whom to let in, and [`said`] makes what they say fit for a log.
 
 mod channel;
 mod channels;
