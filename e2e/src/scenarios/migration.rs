@@ -276,6 +276,12 @@ fn moves(context: &Context) -> Result<()> {
         "{}",
         pair.transcript()
     );
+    // The kernel shows the launcher whose connection the VMM's is.
+    ensure!(
+        !pair.source.stderr().contains(r#"event="relay-connection-unverified""#),
+        "{}",
+        pair.transcript()
+    );
     let last = status(&pair.from)?;
     expect_state(&last, "migrated")?;
     ensure!(last.get("handedOverTo") == Some(&json!(TO)), "{last}");
