@@ -278,7 +278,10 @@ fn moves(context: &Context) -> Result<()> {
     );
     // The kernel shows the launcher whose connection the VMM's is.
     ensure!(
-        !pair.source.stderr().contains(r#"event="relay-connection-unverified""#),
+        !pair
+            .source
+            .stderr()
+            .contains(r#"event="relay-connection-unverified""#),
         "{}",
         pair.transcript()
     );

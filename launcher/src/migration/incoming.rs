@@ -139,8 +139,13 @@ impl Incoming {
         tracing::info!(
             event = "waiting-for-guest",
             address = %format_args!("tcp:{}", self.listener.address),
-            "waiting for a guest at tcp:{}",
-            self.listener.address
+            "waiting for a guest at tcp:{}, from {}",
+            self.listener.address,
+            match self.listener.security {
+                Security::Tls(_) =>
+                    format!("a launcher with a certificate for {}", self.listener.peer_name),
+                Security::Plain => "whoever connects: plain TCP".to_owned(),
+            }
         );
         descriptors::raise();
         let serve = self.port.clone().serve(socket, self.sink.of());
