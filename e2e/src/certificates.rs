@@ -64,9 +64,10 @@ impl Authority {
         })
     }
 
-    /// Writes all that either side needs, for whoever is reached at `addresses`.
-    pub(crate) fn issue(&self, directory: &Path, addresses: &[IpAddr]) -> Result<()> {
-        let names: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+    /// Writes all that either side needs, for the launchers called `name` that are reached at `addresses`.
+    pub(crate) fn issue(&self, directory: &Path, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        let names = addresses.iter().map(IpAddr::to_string);
+        let names: Vec<_> = std::iter::once(name.to_owned()).chain(names).collect();
         put(directory, "ca-cert.pem", &self.certificate)?;
         for (who, usage) in [
             ("client", ExtendedKeyUsagePurpose::ClientAuth),

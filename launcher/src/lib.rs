@@ -7,6 +7,7 @@
 //! guest's life to an exit code. What was done is then taken back. `migration` moves a guest between two launchers;
 //! `control` is how a running launcher is asked.
 
+mod accept;
 pub mod cli;
 pub mod commands;
 mod control;

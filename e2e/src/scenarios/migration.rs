@@ -75,16 +75,27 @@ pub(super) fn quick() -> Script {
 }
 
 pub(super) fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
+    by(pod, &pod.path("hawser"), args)
+}
+
+/// With another program, which may start hawser.
+pub(super) fn by(pod: &Pod, program: &Path, args: &[&str]) -> Result<Process> {
     let mut entry = pod.entry();
     entry.binds.push((pod.path(""), FILES.into()));
     // It may be a file system of its own.
     entry
         .binds
         .push((pod.path("state"), Path::new(FILES).join("state")));
-    Process::spawn("hawser", &mut pod.command_as(&entry, &pod.path("hawser"), args)?)
+    Process::spawn("hawser", &mut pod.command_as(&entry, program, args)?)
 }
 
 pub(super) fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
+    let mut process = hawser(pod, &run_args(options))?;
+    let _ = process.feed(&vmi.to_string());
+    Ok(process)
+}
+
+pub(super) fn run_args<'a>(options: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec![
         "run",
         "--vmi",
@@ -97,9 +108,7 @@ pub(super) fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {
         "/srv/vmm/standin-vmm",
     ];
     args.extend(options);
-    let mut process = hawser(pod, &args)?;
-    let _ = process.feed(&vmi.to_string());
-    Ok(process)
+    args
 }
 
 pub(super) fn migrate(pod: &Pod, options: &[&str]) -> Result<Process> {
@@ -223,7 +232,7 @@ impl Pair {
 pub(super) fn certify(authority: &Authority, pod: &Pod, address: &str) -> Result<()> {
     let directory = pod.path("certificates");
     std::fs::create_dir_all(&directory)?;
-    authority.issue(&directory, &[address.parse::<IpAddr>()?])
+    authority.issue(&directory, "*.ns.vmi", &[address.parse::<IpAddr>()?])
 }
 
 /// What the stand-in said last of its guest, as long as its launcher lives.
@@ -291,6 +300,15 @@ fn moves(context: &Context) -> Result<()> {
         pair.source
             .stderr()
             .contains(&format!(r#"event="guest-migrated" address={TO}"#)),
+        "{}",
+        pair.transcript()
+    );
+    // The kernel shows the launcher whose connection the VMM's is.
+    ensure!(
+        !pair
+            .source
+            .stderr()
+            .contains(r#"event="relay-connection-unverified""#),
         "{}",
         pair.transcript()
     );

@@ -21,6 +21,7 @@ mod lifecycle;
 mod migration;
 mod migration_faults;
 mod migration_passt;
+mod migration_peers;
 mod migration_plugins;
 mod plugins;
 mod plugins_refused;
@@ -89,5 +90,6 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("migration", migration::SCENARIOS),
     ("migration", migration_faults::SCENARIOS),
     ("migration", migration_passt::SCENARIOS),
+    ("migration", migration_peers::SCENARIOS),
     ("migration", migration_plugins::SCENARIOS),
 ];

@@ -35,6 +35,8 @@ use super::vm::{Refused, Vmm, lock};
 
 /// How much later the event `restored` is than the answer that it belongs before.
 const LATE: Duration = Duration::from_millis(50);
+/// For a connection to get through.
+const MORE: Duration = Duration::from_secs(10);
 /// For a vCPU to say that it stands still.
 const ACKNOWLEDGE: Duration = Duration::from_secs(1);
 
@@ -46,8 +48,7 @@ struct Send {
     _downtime_ms: u64,
     #[serde(rename = "timeout_s")]
     _timeout_s: u64,
-    #[serde(rename = "connections")]
-    _connections: u32,
+    connections: u32,
     #[serde(default)]
     tls_dir: Option<PathBuf>,
 }
@@ -90,6 +91,41 @@ fn refused(error: &anyhow::Error) -> Refused {
     Refused {
         status: 500,
         chain: vec!["Error from API".to_owned(), format!("{error:#}")],
+    }
+}
+
+/// Those for memory alone, all at once and without waiting for one another, as cloud-hypervisor opens them over plain TCP. Each
+/// has to get through to the target's VMM.
+fn more_connections(address: &str, connections: u32) -> Result<Vec<TcpStream>> {
+    if connections < 2 {
+        return Ok(Vec::new());
+    }
+    let opened = (0..connections)
+        .map(|_| TcpStream::connect(address))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (number, mut stream) in opened.iter().enumerate() {
+        stream.write_all(b"memory\n")?;
+        stream.set_read_timeout(Some(MORE))?;
+        let mut answer = [0; 3];
+        stream
+            .read_exact(&mut answer)
+            .with_context(|| format!("connection {number} of {connections} for memory"))?;
+    }
+    Ok(opened)
+}
+
+/// The other end of them.
+fn take_more(listener: &TcpListener, connections: u32) {
+    for _ in 0..connections {
+        let Ok((mut stream, _)) = listener.accept() else {
+            return;
+        };
+        thread::spawn(move || {
+            let mut line = [0; 7];
+            if stream.read_exact(&mut line).is_ok() && stream.write_all(b"ok\n").is_ok() {
+                let _ = stream.read(&mut line);
+            }
+        });
     }
 }
 
@@ -176,7 +212,8 @@ impl Vmm {
             );
             Ok(())
         };
-        ask(Step::Start, "")?;
+        ask(Step::Start, &how.connections.to_string())?;
+        let _more = more_connections(address, how.connections)?;
         let mut config = serde_json::to_value(&lock(&self.state).config)?;
         if let (Some(path), Some(config)) = (&self.script.sent_disk, config.as_object_mut()) {
             config.insert("disks".to_owned(), serde_json::json!([{"path": path}]));
@@ -328,7 +365,14 @@ impl Vmm {
                     state.config = Some(config);
                     self.events.emit("vm", "resumed");
                 }
-                Step::Start | Step::Memory | Step::Completed => {}
+                Step::Start => {
+                    let more: u32 = std::str::from_utf8(&payload)?.parse()?;
+                    if more > 1 {
+                        let listener = listener.try_clone()?;
+                        thread::spawn(move || take_more(&listener, more));
+                    }
+                }
+                Step::Memory | Step::Completed => {}
             }
             (&stream).write_all(b"ok\n")?;
             if step == Step::State {

@@ -18,9 +18,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope, path_beneath_rules,
 };
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 
 /// The newest whose rights are asked for.
 const NEWEST: ABI = ABI::V6;
@@ -60,6 +62,8 @@ impl Right {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowed {
     paths: Vec<(PathBuf, Right)>,
+    /// Those that have been looked at, and had no link in them.
+    found: Vec<(PathBuf, Right)>,
     tcp_ports: Vec<u16>,
 }
 
@@ -69,6 +73,7 @@ impl Allowed {
         let paths = PROGRAMS.into_iter().map(Path::new).chain([program]);
         Self {
             paths: paths.map(|path| (path.to_owned(), Right::Execute)).collect(),
+            found: Vec::new(),
             tcp_ports: Vec::new(),
         }
     }
@@ -83,6 +88,21 @@ impl Allowed {
     #[must_use]
     pub fn write(self, path: impl Into<PathBuf>) -> Self {
         self.with(path, Right::Write)
+    }
+
+    /// A file that was found and looked at, to be read. Whoever else can write to its directory may have put a link in its place
+    /// since then: that is an error, and one that is put there later leads to nothing that is allowed.
+    #[must_use]
+    pub fn read_found(mut self, path: impl Into<PathBuf>) -> Self {
+        self.found.push((path.into(), Right::Read));
+        self
+    }
+
+    /// The same, to be written too.
+    #[must_use]
+    pub fn write_found(mut self, path: impl Into<PathBuf>) -> Self {
+        self.found.push((path.into(), Right::Write));
+        self
     }
 
     /// A directory in which sockets may be made, and removed.
@@ -124,6 +144,14 @@ impl Allowed {
                 .add_rules(path_beneath_rules([path], right.access()))
                 .map_err(io::Error::other)?;
         }
+        for (path, right) in &self.found {
+            let file = open_found(path)?;
+            // The other rights are a directory's.
+            let access = right.access() & AccessFs::from_file(NEWEST);
+            ruleset = ruleset
+                .add_rule(PathBeneath::new(file, access))
+                .map_err(io::Error::other)?;
+        }
         for port in &self.tcp_ports {
             ruleset = ruleset
                 .add_rule(NetPort::new(*port, tcp))
@@ -131,6 +159,20 @@ impl Allowed {
         }
         Ok(ruleset.into())
     }
+}
+
+/// The object itself, not opened for reading.
+fn open_found(path: &Path) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(AT_FDCWD, path, how).map_err(|errno| {
+        let why = match errno {
+            Errno::ELOOP => "somebody has put a link in its place since hawser looked at it",
+            errno => errno.desc(),
+        };
+        io::Error::other(format!("{}: {why}", path.display()))
+    })
 }
 
 /// The kernel's landlock ABI; none where it has no landlock, or where a seccomp filter keeps this process from it.
@@ -190,6 +232,38 @@ mod tests {
         ] {
             assert!(!can(refused), "{refused}");
         }
+    }
+
+    /// The owner of a claim's directory changes it under hawser's hands.
+    #[test]
+    fn a_link_in_the_place_of_a_file_leads_nowhere() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        std::fs::write(at("secret"), "x").unwrap();
+        std::fs::write(at("disk.img"), "x").unwrap();
+        let allowed = Allowed::program(Path::new("/bin/sh")).write_found(at("disk.img"));
+        let script = |script: &str| format!("cd {}; {script}", place.path().display());
+        assert!(succeeds(&allowed, &script("cat disk.img && echo y > disk.img")));
+        // After the ruleset was made: the shell stands for whoever does it.
+        let swap = "mv disk.img old && ln -s secret disk.img";
+        let ruleset = allowed.ruleset().unwrap();
+        assert!(
+            Command::new("/bin/sh")
+                .args(["-c", &script(swap)])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", &script("cat disk.img")])
+            .stderr(Stdio::null());
+        nix::sys::prctl::set_no_new_privs().unwrap();
+        BeforeExec::new().landlock(ruleset).apply(&mut command);
+        assert!(!command.status().unwrap().success(), "the link was followed");
+        // Before it.
+        let error = allowed.ruleset().unwrap_err().to_string();
+        assert!(error.contains("a link in its place"), "{error}");
     }
 
     #[test]

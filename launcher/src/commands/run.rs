@@ -16,6 +16,7 @@ use crate::migration::{self, Listener, Security};
 use crate::nic;
 use crate::pod::landlock::Landlock;
 use crate::privileges;
+use crate::spec::GuestSpec;
 use crate::state_dir::StateDir;
 use crate::stop_signals;
 use crate::survey::{Look, Survey};
@@ -39,6 +40,10 @@ pub struct RunArgs {
         value_parser = migration::listen_address
     )]
     pub migration_listen: SocketAddr,
+    /// Name that the source's certificate must have: a DNS name or an IP address. By default NAME.NAMESPACE.vmi, of the guest's
+    /// own name and namespace. Any other source is refused and told nothing.
+    #[arg(long, requires = "incoming", conflicts_with = "insecure_plain_tcp", value_parser = migration::check_name)]
+    pub peer_name: Option<String>,
     #[command(flatten)]
     pub security: SecurityArgs,
 }
@@ -47,8 +52,9 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     stop_signals::end_at_once()
         .map_err(|errno| Failure::new(ExitCode::Internal, "handle stop signals").because(errno))?;
     privileges::keep_memory_private()?;
-    let role = args.role()?;
+    let security = args.incoming_security()?;
     let loaded = args.pod.manifest.load()?;
+    let role = args.role(security, &loaded.spec)?;
     role.check(&loaded.spec)?;
     // Started this early, nft is ready by the time there are rules for it.
     let nft = match nic::needs_wiring(&loaded.spec) {
@@ -114,18 +120,32 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
 }
 
 impl RunArgs {
-    /// Whether the guest boots here, or is migrated here and by whom.
-    fn role(&self) -> Result<Role, Failure> {
+    /// How a source proves who it is, if one is to come.
+    fn incoming_security(&self) -> Result<Option<Security>, Failure> {
         if !self.incoming {
-            return Ok(Role::Boot);
+            return Ok(None);
         }
-        let security = match self.security.tls_directory()? {
+        Ok(Some(match self.security.tls_directory()? {
             Some(directory) => Security::Tls(directory),
             None => Security::Plain,
+        }))
+    }
+
+    /// Whether the guest boots here, or is migrated here and by whom.
+    fn role(&self, incoming: Option<Security>, guest: &GuestSpec) -> Result<Role, Failure> {
+        let Some(security) = incoming else {
+            return Ok(Role::Boot);
         };
+        let own = || migration::peer_name(&guest.namespace, &guest.name);
+        let peer_name = self.peer_name.clone().unwrap_or_else(own);
+        migration::check_name(&peer_name).map_err(|why| {
+            Failure::new(ExitCode::Usage, format!("the source's name: {why}"))
+                .remedy("name what the source's certificate is for with --peer-name")
+        })?;
         Ok(Role::Receive(Listener {
             address: self.migration_listen,
             security,
+            peer_name,
         }))
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, whereabouts};
 pub(crate) use client::{live, migrate, status};
 
+use crate::accept::Accepting;
 use crate::queue::Sink;
 use crate::status::Status;
 
@@ -86,7 +87,9 @@ pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>) -> io::Result<()> {
     // Root without DAC_OVERRIDE is one among others; the directory keeps strangers out, and the credentials do.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
+        let mut accepting = Accepting::at("control socket");
+        loop {
+            let (stream, _) = accepting.next(|context| listener.poll_accept(context)).await;
             let calls = calls.clone();
             tokio::spawn(async move {
                 if let Err(error) = answer(stream, calls).await {

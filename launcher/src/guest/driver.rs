@@ -163,8 +163,8 @@ impl Supervisor {
     /// The guest was migrated here, and runs.
     fn take_over(&mut self) {
         tracing::info!(event = "guest-running", "the guest is running");
-        if let Some(incoming) = &self.incoming {
-            incoming.forget();
+        if let Some(incoming) = &mut self.incoming {
+            incoming.settle();
             // It keeps the addresses that passt offered it at the source, and takes them along when it migrates again.
             let by_passt = incoming.nics().iter().filter(|nic| nic.passt.is_some());
             for theirs in by_passt {

@@ -16,7 +16,10 @@
 //! send events. So every order of events is tested without a VMM (`migration::model` has two of these machines and a network
 //! between them), and no order can start, stop or judge a guest twice, or leave a call without its one answer.
 
-use crate::error::ExitCode;
+mod outcome;
+
+pub(crate) use outcome::{Outcome, VmmExit};
+
 use crate::migration::source::{self, Ending as Left};
 use crate::migration::target::{self, Ending as Came};
 
@@ -55,37 +58,10 @@ pub(crate) struct Leaving {
     arrived: bool,
     /// The guest is to shut down as well.
     stopping: bool,
+    /// The same, said when it was the target's already: it counts if the guest comes back.
+    stop_if_back: bool,
     /// How the VMM ended, while what that means depends on the target.
     exit: Option<VmmExit>,
-}
-
-/// How it ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// The guest shut down, by itself or when asked.
-    ShutDown,
-    /// Stopped on request before the guest ran.
-    NeverStarted,
-    /// It did not power off within its grace period.
-    Killed,
-    /// The VMM failed, or could not be told what to do.
-    Failed(String),
-    /// The guest runs at the target, and no longer here.
-    Migrated,
-    /// This launcher waited for a guest, and none was migrated to it.
-    NotReceived(String),
-    /// The guest was migrated to this launcher, and failed here before it ran.
-    LostHere(String),
-    /// The guest was committed to the target, and failed there before it ran.
-    LostAtTarget(String),
-    /// The guest was committed to the target, which did not confirm that it runs.
-    InDoubt(String),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum VmmExit {
-    Success,
-    Failure(String),
 }
 
 /// A request over the control socket that waits for its answer.
@@ -171,6 +147,7 @@ impl Guest {
                     call,
                     arrived,
                     stopping: false,
+                    stop_if_back: false,
                     exit: None,
                 }),
                 vec![Action::Describe { call, arrived }],
@@ -184,6 +161,11 @@ impl Guest {
             (Self::Killing(Outcome::LostHere(why)), Event::Target(target::Event::Commit)) => {
                 let send = Action::Target(target::Action::SendLost(why.clone()));
                 (Self::Killing(Outcome::LostHere(why)), vec![send])
+            }
+            // Nor that none is here; it has it still.
+            (Self::Killing(Outcome::NotReceived(why)), Event::Target(target::Event::Commit)) => {
+                let send = Action::Target(target::Action::SendGone(why.clone()));
+                (Self::Killing(Outcome::NotReceived(why)), vec![send])
             }
             (killing @ Self::Killing(_), _) => (killing, vec![]),
 
@@ -288,7 +270,10 @@ impl Leaving {
         match event {
             Event::Source(event) => self.advance(event),
             // It is not this launcher's to end any more. A second stop extends nothing.
-            Event::Stop if committed || self.stopping => (Guest::Leaving(self), vec![]),
+            Event::Stop if committed || self.stopping => {
+                self.stop_if_back |= committed;
+                (Guest::Leaving(self), vec![])
+            }
             Event::Stop => {
                 self.stopping = true;
                 let (guest, mut actions) =
@@ -297,8 +282,7 @@ impl Leaving {
                 (guest, actions)
             }
             Event::PressDue if self.stopping && !committed => (Guest::Leaving(self), press()),
-            // Of a guest that was given away it says nothing, and the machine of the source ignores it.
-            Event::GraceOver if self.stopping => {
+            Event::GraceOver if self.stopping && !committed => {
                 let why = "the guest did not power off within its grace period".to_owned();
                 match self.advance(source::Event::GuestEnded(why)) {
                     (Guest::Killing(_), actions) => (Guest::Killing(Outcome::Killed), actions),
@@ -311,7 +295,7 @@ impl Leaving {
                     VmmExit::Failure(why) => why.clone(),
                 };
                 self.exit = Some(exit);
-                // As above.
+                // Of a guest that was given away it says only that it cannot come back.
                 self.advance(source::Event::GuestEnded(why))
             }
             Event::Rebooted => {
@@ -341,9 +325,14 @@ impl Leaving {
         }
     }
 
-    fn advance(self, event: source::Event) -> Next {
+    fn advance(mut self, event: source::Event) -> Next {
+        let committed = self.source.is_committed();
         let (source, actions) = self.source.on(event);
         let mut actions: Vec<_> = actions.into_iter().map(Action::Source).collect();
+        if committed && !source.is_committed() && self.stop_if_back {
+            self.stopping = true;
+            actions.extend(stop());
+        }
         let source::State::Ended(ending) = source else {
             return (Guest::Leaving(Self { source, ..self }), actions);
         };
@@ -377,16 +366,6 @@ impl Leaving {
     }
 }
 
-impl VmmExit {
-    /// Of a guest that ran here to its end.
-    fn outcome(self) -> Outcome {
-        match self {
-            Self::Success => Outcome::ShutDown,
-            Self::Failure(why) => Outcome::Failed(why),
-        }
-    }
-}
-
 fn kill(outcome: Outcome) -> Next {
     (Guest::Killing(outcome), vec![Action::KillVmm])
 }
@@ -405,25 +384,6 @@ fn stop() -> Vec<Action> {
 
 fn press() -> Vec<Action> {
     vec![Action::PressPowerButton, Action::ArmPress]
-}
-
-impl Outcome {
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        match self {
-            // A container that ends well is not started again where the restart policy is OnFailure.
-            Self::ShutDown | Self::NeverStarted | Self::Migrated => ExitCode::Success,
-            Self::NotReceived(_) | Self::LostHere(_) | Self::LostAtTarget(_) | Self::InDoubt(_) => {
-                ExitCode::HandOff
-            }
-            Self::Killed => ExitCode::Killed,
-            Self::Failed(_) => ExitCode::Vmm,
-        }
-    }
-
-    /// The guest was committed to another launcher, whatever became of it there.
-    pub(crate) fn is_given_away(&self) -> bool {
-        matches!(self, Self::Migrated | Self::LostAtTarget(_) | Self::InDoubt(_))
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! container may be started again, at every step.
 //!
 //! What must hold in every state: the guest never runs in both VMMs. And once nothing more can happen: it runs in one of
-//! them, or both launchers have ended and say why; and every call has had one answer.
+//! them, or both launchers have ended and say why; it is lost at the target only if the target had heard the commit; a stop
+//! that was asked of the source is not forgotten; and every call has had one answer.
 
 mod checks;
 mod orders;
@@ -95,6 +96,8 @@ struct World {
     grace_armed: bool,
     /// The note that the guest was given away, which outlives its launcher.
     note: bool,
+    /// The target has heard the commit while it could run the guest.
+    commit_heard: bool,
     /// The container was started again after its launcher had ended or was killed.
     restarted: bool,
     /// Calls that were made, and answers that were given.
@@ -142,6 +145,7 @@ impl World {
             doubt_armed: false,
             grace_armed: false,
             note: false,
+            commit_heard: false,
             restarted: false,
             cancel_called: false,
             answers: BTreeMap::new(),
@@ -380,6 +384,7 @@ fn whatever_fails_there_are_never_two_and_never_none_without_a_word() {
             "source killed after the note",
             "target killed",
             "target's VMM ends",
+            "target's VMM fails",
             "source's VMM ends",
             "exit seen at the source",
             "exit seen at the target",

@@ -59,9 +59,11 @@ impl Parts<'_> {
 }
 
 fn disk(allowed: Allowed, drive: &Drive) -> Allowed {
-    let allowed = match drive.readonly {
-        true => allowed.read(&drive.path),
-        false => allowed.write(&drive.path),
+    let allowed = match (&drive.make, drive.readonly) {
+        (Some(_), true) => allowed.read(&drive.path),
+        (Some(_), false) => allowed.write(&drive.path),
+        (None, true) => allowed.read_found(&drive.path),
+        (None, false) => allowed.write_found(&drive.path),
     };
-    drive.base.iter().fold(allowed, Allowed::read)
+    drive.base.iter().fold(allowed, Allowed::read_found)
 }

@@ -3,24 +3,16 @@
 //! A connection says first what it is for, in one line: the control channel, which then speaks TLS, or one of the
 //! memory's, which is cloud-hypervisor's own from there on ([`super::relay`]) and names the hand-off it belongs to.
 //!
-//! The certificates are read anew for every connection, because Kubernetes renews them in place. The files are called
-//! as cloud-hypervisor calls them. Each side accepts what the CA has signed; the source also wants the target's
-//! certificate to be for the host that it was sent to.
+//! [`super::tls`] has the certificates, and [`super::port`] what the target does with those who come.
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::tls::{Client, Security, TlsError};
 
 /// For a connection and its handshake.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,14 +20,6 @@ const CONTROL: &str = "HAWSER CONTROL";
 const MEMORY: &str = "HAWSER MEMORY ";
 /// Of a first line, with its end.
 const MAX_PREFACE: usize = 80;
-
-/// Where the certificates are, or that there are none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Security {
-    Tls(PathBuf),
-    /// Only on the user's word.
-    Plain,
-}
 
 /// `tcp:HOST:PORT`, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,24 +38,10 @@ pub(crate) enum ChannelError {
         #[source]
         source: io::Error,
     },
-    #[error("{path}")]
-    File {
-        path: PathBuf,
-        #[source]
-        source: rustls::pki_types::pem::Error,
-    },
-    #[error("certificates in {directory}")]
-    Certificates {
-        directory: PathBuf,
-        #[source]
-        source: rustls::Error,
-    },
-    #[error("the CA certificate in {directory} cannot be used: {why}")]
-    Verifier { directory: PathBuf, why: String },
-    #[error("{0} is not a name that a certificate can have")]
-    Name(String),
-    #[error("TLS")]
-    Tls(#[source] io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("guest memory of no migration that is under way")]
+    Memory,
     #[error("the first line")]
     Preface(#[source] io::Error),
 }
@@ -116,7 +86,7 @@ impl std::fmt::Display for Address {
     }
 }
 
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     what: &'static str,
     work: impl Future<Output = Result<T, ChannelError>>,
 ) -> Result<T, ChannelError> {
@@ -161,49 +131,35 @@ pub(crate) async fn connect(
     let Security::Tls(directory) = security else {
         return Ok(Box::new(dial(address, CONTROL).await?));
     };
-    let config = client_config(directory)?;
-    let name = ServerName::try_from(name.to_owned()).map_err(|_| ChannelError::Name(name.to_owned()))?;
+    let client = Client::new(directory, name)?;
     let stream = dial(address, CONTROL).await?;
     in_time("TLS", async {
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
-            .await
-            .map_err(ChannelError::Tls)?;
+        let stream = client.connect(stream).await?;
         Ok(Box::new(stream) as Box<dyn Stream>)
     })
     .await
 }
 
-/// What has come to the target's port.
-#[derive(Debug)]
-pub(crate) enum Incoming {
-    Control(Box<dyn Stream>),
-    Memory { id: String, stream: TcpStream },
+/// What a connection to the target's port is for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Control,
+    /// Of the hand-off of this name.
+    Memory(String),
 }
 
-/// Reads the first line, and makes it a channel if that is what it is.
-pub(crate) async fn accept(mut stream: TcpStream, security: &Security) -> Result<Incoming, ChannelError> {
-    in_time("the peer", async {
-        stream.set_nodelay(true).map_err(ChannelError::Preface)?;
-        let line = first_line(&mut stream).await.map_err(ChannelError::Preface)?;
-        if let Some(id) = line.strip_prefix(MEMORY) {
-            let id = id.to_owned();
-            return Ok(Incoming::Memory { id, stream });
-        }
-        if line != CONTROL {
-            let why = io::Error::new(io::ErrorKind::InvalidData, "not a launcher's");
-            return Err(ChannelError::Preface(why));
-        }
-        let Security::Tls(directory) = security else {
-            return Ok(Incoming::Control(Box::new(stream)));
-        };
-        let stream = TlsAcceptor::from(Arc::new(server_config(directory)?))
-            .accept(stream)
-            .await
-            .map_err(ChannelError::Tls)?;
-        Ok(Incoming::Control(Box::new(stream)))
-    })
-    .await
+/// Reads the first line, and nothing of what follows.
+pub(super) async fn purpose(stream: &mut TcpStream) -> Result<Purpose, ChannelError> {
+    stream.set_nodelay(true).map_err(ChannelError::Preface)?;
+    let line = first_line(stream).await.map_err(ChannelError::Preface)?;
+    if let Some(id) = line.strip_prefix(MEMORY) {
+        return Ok(Purpose::Memory(id.to_owned()));
+    }
+    if line != CONTROL {
+        let why = io::Error::new(io::ErrorKind::InvalidData, "not a launcher's");
+        return Err(ChannelError::Preface(why));
+    }
+    Ok(Purpose::Control)
 }
 
 /// Byte by byte, so that nothing of what follows is taken.
@@ -219,78 +175,6 @@ async fn first_line(stream: &mut TcpStream) -> io::Result<String> {
         }
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, "no end"))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ChannelError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|source| ChannelError::File {
-            path: path.to_owned(),
-            source,
-        })
-}
-
-fn key(path: &Path) -> Result<PrivateKeyDer<'static>, ChannelError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| ChannelError::File {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn roots(directory: &Path) -> Result<RootCertStore, ChannelError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(&directory.join("ca-cert.pem"))? {
-        roots.add(certificate).map_err(|source| bad(directory, source))?;
-    }
-    Ok(roots)
-}
-
-fn bad(directory: &Path, source: rustls::Error) -> ChannelError {
-    ChannelError::Certificates {
-        directory: directory.to_owned(),
-        source,
-    }
-}
-
-fn client_config(directory: &Path) -> Result<ClientConfig, ChannelError> {
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|source| bad(directory, source))?
-        .with_root_certificates(roots(directory)?)
-        .with_client_auth_cert(
-            certificates(&directory.join("client-cert.pem"))?,
-            key(&directory.join("client-key.pem"))?,
-        )
-        .map_err(|source| bad(directory, source))
-}
-
-fn server_config(directory: &Path) -> Result<ServerConfig, ChannelError> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(directory)?), Arc::clone(&provider))
-            .build()
-            .map_err(|error| ChannelError::Verifier {
-                directory: directory.to_owned(),
-                why: error.to_string(),
-            })?;
-    ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|source| bad(directory, source))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(
-            certificates(&directory.join("server-cert.pem"))?,
-            key(&directory.join("server-key.pem"))?,
-        )
-        .map_err(|source| bad(directory, source))
-}
-
-/// Whether all that a side needs is there and fits together, before anything is started with it.
-pub(crate) fn check(security: &Security, serves: bool) -> Result<(), ChannelError> {
-    match security {
-        Security::Plain => Ok(()),
-        Security::Tls(directory) if serves => server_config(directory).map(drop),
-        Security::Tls(directory) => client_config(directory).map(drop),
-    }
 }
 
 /// What the target listens at.

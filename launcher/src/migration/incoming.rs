@@ -1,24 +1,24 @@
 //! The target at work: performs what [`super::target`] decides, and turns what its tasks and cloud-hypervisor report into that
 //! machine's events.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 
-use super::channel::{self, Security};
+use super::channels::Channels;
 use super::describe::{Description, notes, reasons, same_pod_addresses};
-use super::link::{Link, Received};
+use super::link::Received;
 use super::message::{Message, Prepare};
+use super::port::{self, Port};
 use super::relay::{MEETING, TargetRelay};
-use super::session_certs;
 use super::target::{Action, Ending, Event, State};
+use super::tls::{Security, Server};
+use super::{descriptors, said, session_certs};
 use crate::control::Board;
 use crate::daemons::passt;
 use crate::error::chain;
@@ -29,22 +29,40 @@ use crate::vmm::events::VmmEvent;
 
 /// How long the guest is held for a source that has gone silent. Longer than the source asks.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(90);
-/// Connections that have not authenticated yet.
-const MAX_UNAUTHENTICATED: usize = 16;
+/// Refusals over plain TCP are logged in full no more often.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
+/// All that a source is told over plain TCP, where anybody may be one.
+const REFUSED: &str = "the target refuses this guest; over plain TCP only its log says why";
 
 /// What a target listens at, and with which certificates.
 #[derive(Debug, Clone)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     pub(crate) security: Security,
+    /// Whom the source's certificate has to be for.
+    pub(crate) peer_name: String,
 }
 
 /// What the tasks of a target report.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    Connection(channel::Incoming),
+    Connection(port::Incoming),
     Received(u32, Received),
     Event(Event),
+    /// The guest has been here for so long that its source has nothing left to ask.
+    Settled,
+}
+
+impl From<port::Incoming> for Arrival {
+    fn from(incoming: port::Incoming) -> Self {
+        Self::Connection(incoming)
+    }
+}
+
+impl From<(u32, Received)> for Arrival {
+    fn from((channel, received): (u32, Received)) -> Self {
+        Self::Received(channel, received)
+    }
 }
 
 /// A target, from before a source connects until well after the guest is here.
@@ -53,13 +71,16 @@ pub(crate) struct Incoming {
     listener: Listener,
     own: Description,
     vmm_dir: PathBuf,
-    links: BTreeMap<u32, Link>,
-    channels: u32,
-    /// The source's channel, and the migration's name.
-    peer: Option<u32>,
+    port: Port,
+    accepting: Option<AbortHandle>,
+    channels: Channels,
+    /// The migration's name.
     id: Option<String>,
     /// The channel that the last `Prepare` came over.
     asking: Option<u32>,
+    refused: Option<Instant>,
+    /// How long the source may come back once the guest is here.
+    settling: Duration,
     credentials: bool,
     relay: Option<TargetRelay>,
     passt: Option<passt::Handle>,
@@ -83,15 +104,21 @@ impl Incoming {
         sink: Sink<Arrival>,
     ) -> std::io::Result<(Self, TcpListener)> {
         let socket = TcpListener::bind(listener.address).await?;
+        let port = Port::new(match &listener.security {
+            Security::Tls(directory) => Some(Server::new(directory, &listener.peer_name)),
+            Security::Plain => None,
+        });
         let this = Self {
             listener,
             own,
             vmm_dir,
-            links: BTreeMap::new(),
-            channels: 0,
-            peer: None,
+            port,
+            accepting: None,
+            channels: Channels::default(),
             id: None,
             asking: None,
+            refused: None,
+            settling: HOLD_TIMEOUT,
             credentials: false,
             relay: None,
             passt,
@@ -112,33 +139,17 @@ impl Incoming {
         tracing::info!(
             event = "waiting-for-guest",
             address = %format_args!("tcp:{}", self.listener.address),
-            "waiting for a guest at tcp:{}",
-            self.listener.address
-        );
-        let (security, sink) = (self.listener.security.clone(), self.sink.clone());
-        self.tasks.spawn(async move {
-            let unauthenticated = Arc::new(Semaphore::new(MAX_UNAUTHENTICATED));
-            let mut greeting = JoinSet::new();
-            while let Ok((stream, from)) = socket.accept().await {
-                while greeting.try_join_next().is_some() {}
-                let Ok(permit) = Arc::clone(&unauthenticated).try_acquire_owned() else {
-                    continue;
-                };
-                let (security, sink) = (security.clone(), sink.clone());
-                greeting.spawn(async move {
-                    match channel::accept(stream, &security).await {
-                        Ok(incoming) => sink.send(Arrival::Connection(incoming)).await,
-                        Err(error) => tracing::warn!(
-                            event = "migration-connection-rejected",
-                            address = %from,
-                            "migration: rejected a connection from {from}: {}",
-                            chain(&error)
-                        ),
-                    }
-                    drop(permit);
-                });
+            "waiting for a guest at tcp:{}, from {}",
+            self.listener.address,
+            match self.listener.security {
+                Security::Tls(_) =>
+                    format!("a launcher with a certificate for {}", self.listener.peer_name),
+                Security::Plain => "whoever connects: plain TCP".to_owned(),
             }
-        });
+        );
+        descriptors::raise();
+        let serve = self.port.clone().serve(socket, self.sink.of());
+        self.accepting = Some(self.tasks.spawn(serve));
     }
 
     /// Publishes a new state. After each event, and not before what the event has led to is under way: the guest may be paused
@@ -167,33 +178,30 @@ impl Incoming {
     pub(crate) fn arrived(&mut self, arrival: Arrival, waits: bool) -> Option<Event> {
         match arrival {
             Arrival::Event(event) => Some(event),
-            Arrival::Connection(channel::Incoming::Control(stream)) => {
-                self.channels = self.channels.wrapping_add(1);
-                let (channel, sink) = (self.channels, self.sink.clone());
-                let link = Link::start(stream, move |received| {
-                    let sink = sink.clone();
-                    async move { sink.send(Arrival::Received(channel, received)).await }
-                });
-                self.links.insert(channel, link);
+            Arrival::Settled => {
+                self.close();
                 None
             }
-            Arrival::Connection(channel::Incoming::Memory { id, stream }) => {
+            Arrival::Connection(port::Incoming::Control { stream, from }) => {
+                if let Some(from) = self.channels.add(stream, from, self.sink.of()) {
+                    let why = "its control channel was the oldest, and there were too many";
+                    self.port.rejections.log(from, why);
+                }
+                None
+            }
+            Arrival::Connection(port::Incoming::Memory(stream)) => {
                 match &mut self.relay {
-                    Some(relay) if self.id.as_ref() == Some(&id) => relay.add(stream),
-                    _ => tracing::warn!(
+                    Some(relay) => relay.add(stream),
+                    None => tracing::warn!(
                         event = "memory-connection-rejected",
-                        "migration: rejected a connection for guest memory that belongs to no migration under way"
+                        "migration: rejected a connection for guest memory: cloud-hypervisor does not receive"
                     ),
                 }
                 None
             }
+            Arrival::Received(channel, _) if !self.channels.has(channel) => None,
             Arrival::Received(channel, Received::Lost(why)) => {
-                self.links.remove(&channel);
-                if self.peer != Some(channel) {
-                    return None;
-                }
-                self.peer = None;
-                Some(Event::ChannelLost(why))
+                self.channels.lose(channel).then_some(Event::ChannelLost(why))
             }
             Arrival::Received(channel, Received::Message(message)) => self.message(channel, message, waits),
         }
@@ -201,16 +209,19 @@ impl Incoming {
 
     fn message(&mut self, channel: u32, message: Message, waits: bool) -> Option<Event> {
         match message {
+            // It was heard the first time.
+            Message::Prepare(_) if self.channels.is_source(channel) => None,
             Message::Prepare(prepare) => {
                 let reasons = self.judge(&prepare, waits);
                 if reasons.is_empty() && waits {
-                    self.peer = Some(channel);
+                    let from = self.channels.choose(channel);
+                    self.port.expect(&prepare.id, from);
                     self.id = Some(prepare.id.clone());
                     self.nics.clone_from(&prepare.description.nics);
                     self.connected = self.take_connections(&self.nics);
                     self.credentials = prepare.credentials.is_some();
                     for note in notes(&prepare.description, &self.own) {
-                        tracing::warn!(event = "migration-note", "migration: {note}");
+                        tracing::warn!(event = "migration-note", "migration: {}", said::text(&note));
                     }
                 }
                 self.asking = Some(channel);
@@ -218,11 +229,11 @@ impl Incoming {
             }
             // Whoever knows the name is the source, over whatever channel.
             Message::Commit { id } if self.id.as_ref() == Some(&id) => {
-                self.peer = Some(channel);
+                self.channels.choose(channel);
                 Some(Event::Commit)
             }
-            Message::Abort { why } if self.peer == Some(channel) => {
-                Some(Event::Abort(format!("the source gave up: {why}")))
+            Message::Abort { why } if self.channels.is_source(channel) => {
+                Some(Event::Abort(format!("the source gave up: {}", said::text(&why))))
             }
             _ => None,
         }
@@ -242,7 +253,7 @@ impl Incoming {
             (Security::Plain, Some(_)) => all.push("the source wants TLS, the target plain TCP".into()),
             _ => {}
         }
-        all
+        said::reasons(all)
     }
 
     /// What serves this NIC here, where passt does.
@@ -272,19 +283,12 @@ impl Incoming {
 
     pub(crate) fn perform(&mut self, action: Action, api: &Api) {
         match action {
-            Action::Refuse(reasons) => {
-                for reason in &reasons {
-                    tracing::warn!(event = "migration-refused", "migration: refused: {reason}");
-                }
-                if let Some(link) = self.asking.and_then(|asking| self.links.get(&asking)) {
-                    link.send(Message::Refused { reasons });
-                }
-            }
+            Action::Refuse(reasons) => self.refuse(reasons),
             Action::Receive => self.receive(api),
-            Action::SendPrepared => self.send(Message::Prepared {
+            Action::SendPrepared => self.channels.send(Message::Prepared {
                 takes_connections: !self.connected.is_empty(),
             }),
-            Action::SendHolding => self.send(Message::Holding),
+            Action::SendHolding => self.channels.send(Message::Holding),
             Action::ArmHold => {
                 let sink = self.sink.clone();
                 self.tasks.spawn(async move {
@@ -297,18 +301,37 @@ impl Incoming {
                     relay.release();
                 }
             }
-            Action::SendRunning => self.send(Message::Running),
-            Action::SendLost(why) => self.send(Message::Lost { why }),
+            Action::SendRunning => self.channels.send(Message::Running),
+            Action::SendLost(why) => self.channels.send(Message::Lost { why }),
             Action::SendGone(why) => {
                 self.relay = None;
-                self.send(Message::Gone { why });
+                self.channels.send(Message::Gone { why });
             }
         }
     }
 
-    fn send(&self, message: Message) {
-        if let Some(link) = self.peer.and_then(|peer| self.links.get(&peer)) {
-            link.send(message);
+    /// A source is told once, and has to connect again to ask again.
+    fn refuse(&mut self, reasons: Vec<String>) {
+        let Some(asking) = self.asking.take() else { return };
+        let plain = self.listener.security == Security::Plain;
+        let told = match plain {
+            true => vec![REFUSED.to_owned()],
+            false => reasons.clone(),
+        };
+        let Some(from) = self.channels.dismiss(asking, Message::Refused { reasons: told }) else {
+            return;
+        };
+        if plain
+            && self
+                .refused
+                .is_some_and(|refused| refused.elapsed() < REFUSAL_INTERVAL)
+        {
+            self.port.rejections.log(from, "refused");
+        } else {
+            self.refused = Some(Instant::now());
+            for reason in reasons {
+                tracing::warn!(event = "migration-refused", "migration: refused: {reason}");
+            }
         }
     }
 
@@ -356,9 +379,27 @@ impl Incoming {
         });
     }
 
-    /// The guest is here: the migration's certificates are of no use any more.
-    pub(crate) fn forget(&self) {
+    /// The guest is here: the migration's certificates are of no use any more, and the port soon is not.
+    pub(crate) fn settle(&mut self) {
         session_certs::clear(&self.vmm_dir);
+        let (settling, sink) = (self.settling, self.sink.clone());
+        self.tasks.spawn(async move {
+            tokio::time::sleep(settling).await;
+            sink.send(Arrival::Settled).await;
+        });
+    }
+
+    fn close(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+            self.relay = None;
+            self.channels = Channels::default();
+            tracing::info!(
+                event = "migration-port-closed",
+                "the migration is over; tcp:{} is closed",
+                self.listener.address
+            );
+        }
     }
 
     /// The NICs of the guest that has come, as it had them where it was.
@@ -369,8 +410,9 @@ impl Incoming {
     /// Closes everything, once what is queued is sent.
     pub(crate) async fn finish(self) {
         session_certs::clear(&self.vmm_dir);
-        for link in self.links.into_values() {
-            link.finish().await;
-        }
+        self.channels.finish().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

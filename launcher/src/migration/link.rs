@@ -8,9 +8,13 @@ use tokio::time::{interval, timeout};
 
 use super::channel::Stream;
 use super::message::{self, ALIVE_EVERY, MAX_SILENCE, Message};
+use super::said;
 
 /// To send what is queued when the channel is to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Messages for a peer that does not read. The hand-off has fewer altogether.
+const MAX_QUEUED: usize = 32;
 
 /// What comes out of a channel.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub(crate) enum Received {
 /// The reader ends with it; the writer sends what is queued, and then ends.
 #[derive(Debug)]
 pub(crate) struct Link {
-    outbox: mpsc::UnboundedSender<Message>,
+    outbox: mpsc::Sender<Message>,
     writer: JoinHandle<()>,
     reader: AbortOnDrop,
 }
@@ -45,7 +49,7 @@ impl Link {
         T: Future<Output = ()> + Send,
     {
         let (mut reading, mut writing) = tokio::io::split(stream);
-        let (outbox, mut queued) = mpsc::unbounded_channel();
+        let (outbox, mut queued) = mpsc::channel(MAX_QUEUED);
         let writer = tokio::spawn(async move {
             let mut tick = interval(ALIVE_EVERY);
             loop {
@@ -70,7 +74,8 @@ impl Link {
                     Ok(Ok(Message::Alive)) => continue,
                     Ok(Ok(message)) => Received::Message(message),
                     Ok(Err(error)) => {
-                        Received::Lost(format!("the channel to the other launcher broke: {error}"))
+                        let why = said::text(&error.to_string());
+                        Received::Lost(format!("the channel to the other launcher broke: {why}"))
                     }
                     Err(_) => Received::Lost(format!(
                         "the other launcher has sent nothing for {} s",
@@ -92,8 +97,8 @@ impl Link {
     }
 
     pub(crate) fn send(&self, message: Message) {
-        // A writer that is gone has lost its channel; the reader reports that.
-        let _ = self.outbox.send(message);
+        // A writer that is gone has lost its channel; the reader reports that. One whose peer does not read is about to.
+        let _ = self.outbox.try_send(message);
     }
 
     /// Waits until everything is sent, or cannot be.

@@ -5,9 +5,13 @@
 //! listen. Detach: the guest lets go of its VFs ([`vf_hotplug`]), which it gets at the target again. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
 //! its last instruction is held back. Fence: the source stops its VMM and notes that the guest is given away. Commit:
 //! the source says so, and only then may the target run it. docs/migration.md draws it.
+//!
+//! Anybody may come to the target's [`port`]; [`tls`] knows whom to let in, and [`said`] makes what they say fit for a log.
 
 mod channel;
+mod channels;
 mod describe;
+mod descriptors;
 mod disks;
 mod fence;
 mod incoming;
@@ -15,20 +19,27 @@ mod link;
 mod message;
 mod outgoing;
 mod pipe;
+mod port;
+mod rejections;
 mod relay;
 mod report;
+mod said;
 mod session_certs;
 pub(crate) mod source;
+mod strangers;
 pub(crate) mod target;
+mod tls;
 mod vf_hotplug;
+mod vmm_socket;
 mod vmm_watchdog;
 
 pub(crate) use crate::status::{Identity, NicDescription, VfDescription};
-pub(crate) use channel::{Address, Security, check, listen_address};
+pub(crate) use channel::{Address, listen_address};
 pub(crate) use describe::Description;
 pub(crate) use disks::readonly as readonly_disks;
 pub(crate) use incoming::{Arrival, Incoming, Listener};
 pub(crate) use outgoing::{Hands, Outgoing, REBOOTED, in_doubt, lost_there};
 pub(crate) use report::Report;
 pub(crate) use session_certs::{directory as tls_directory, make_directory as make_tls_directory};
+pub(crate) use tls::{Security, check, check_name, peer_name};
 pub(crate) use vf_hotplug::{Request as VfRequest, VfHotplug, perform as perform_hotplug};

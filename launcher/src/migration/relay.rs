@@ -29,6 +29,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::channel::{self, Address};
 use super::pipe::Pipe;
+use super::rejections::Rejections;
+use super::vmm_socket::{self, Owner};
+use crate::accept::Accepting;
 use crate::vmm::threads;
 
 /// Where each VMM meets its relay. A port that no binding gives to the guest.
@@ -47,17 +50,29 @@ pub(crate) struct SourceRelay {
 
 impl SourceRelay {
     /// Listens for the VMM, and carries each of its connections to the target.
-    pub(crate) async fn start(address: Address, id: String) -> io::Result<Self> {
-        Ok(Self::start_with(TcpListener::bind(MEETING).await?, address, id))
+    pub(crate) async fn start(vmm: Pid, address: Address, id: String) -> io::Result<Self> {
+        Ok(Self::start_with(
+            TcpListener::bind(MEETING).await?,
+            vmm,
+            address,
+            id,
+        ))
     }
 
-    fn start_with(listener: TcpListener, address: Address, id: String) -> Self {
+    fn start_with(listener: TcpListener, vmm: Pid, address: Address, id: String) -> Self {
         let first = Arc::new(OnceLock::new());
         let known = Arc::clone(&first);
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((ours, _)) = listener.accept().await {
-                if known.get().is_none() {
+            let rejections = Rejections::default();
+            let mut accepting = Accepting::at("the relay for cloud-hypervisor");
+            loop {
+                let (ours, from) = accepting.next(|context| listener.poll_accept(context)).await;
+                let is_first = known.get().is_none();
+                if !is_of(vmm, &ours, from, is_first, &rejections).await {
+                    continue;
+                }
+                if is_first {
                     let Ok(same) = ours.as_fd().try_clone_to_owned() else {
                         continue;
                     };
@@ -95,6 +110,40 @@ impl SourceRelay {
         // What cannot be looked at is not known to be there.
         poll(&mut looked_at, PollTimeout::ZERO) != Ok(0)
     }
+}
+
+/// Whether this connection is the VMM's own. Another process of the pod may be the first to connect. Were it taken for the VMM,
+/// the hand-off would fail when it closes its connection, and if it does not, nobody would see that the VMM has closed its own.
+async fn is_of(
+    vmm: Pid,
+    ours: &TcpStream,
+    from: SocketAddr,
+    is_first: bool,
+    rejections: &Rejections,
+) -> bool {
+    let owner = match ours.local_addr() {
+        Ok(here) => tokio::task::spawn_blocking(move || vmm_socket::owner(vmm, here, from))
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error))),
+        Err(error) => Err(error),
+    };
+    match owner {
+        Ok(Owner::Vmm) => return true,
+        Ok(Owner::SameUser) if !is_first => return true,
+        Ok(Owner::SameUser) => {
+            tracing::warn!(
+                event = "relay-connection-unverified",
+                "migration: the kernel does not show which process connects from {from} as cloud-hypervisor; it has its user"
+            );
+            return true;
+        }
+        Ok(Owner::Other) => rejections.log(from, "it is not cloud-hypervisor's connection to its relay"),
+        Err(error) => rejections.log(
+            from,
+            &format!("whose connection to the relay it is, is not known: {error}"),
+        ),
+    }
+    false
 }
 
 impl Drop for SourceRelay {
@@ -258,6 +307,8 @@ impl Hold {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::io::AsyncReadExt;
 
     use super::*;
@@ -266,7 +317,7 @@ mod tests {
     #[tokio::test]
     async fn pieces_of_a_request_do_not_wait_for_late_acknowledgements() {
         use std::io::{Read, Write};
-        use std::time::{Duration, Instant};
+        use std::time::Instant;
 
         let pieces = [38, 60, 4118, 4118, 4118];
         let length = pieces.iter().sum();
@@ -284,7 +335,7 @@ mod tests {
         });
         let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = meeting.local_addr().unwrap();
-        let _relay = SourceRelay::start_with(meeting, address, "0".repeat(32));
+        let _relay = SourceRelay::start_with(meeting, Pid::this(), address, "0".repeat(32));
         let vmm = tokio::task::spawn_blocking(move || {
             let mut vmm = std::net::TcpStream::connect(there).unwrap();
             let exchange = || {
@@ -309,7 +360,7 @@ mod tests {
         for vmm_closes in [true, false] {
             let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let there = meeting.local_addr().unwrap();
-            let relay = SourceRelay::start_with(meeting, address.clone(), "0".repeat(32));
+            let relay = SourceRelay::start_with(meeting, Pid::this(), address.clone(), "0".repeat(32));
             assert!(relay.is_hung_up(), "nobody came yet");
             let mut vmm = TcpStream::connect(there).await.unwrap();
             let _theirs = target.accept().await.unwrap();
@@ -322,5 +373,31 @@ mod tests {
                 assert_eq!(vmm.read(&mut [0]).await.unwrap(), 0);
             }
         }
+    }
+
+    /// A process of the pod connects before the VMM does, and stays.
+    #[tokio::test]
+    async fn another_process_is_not_taken_for_the_vmm() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Address = format!("tcp:{}", target.local_addr().unwrap()).parse().unwrap();
+        let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = meeting.local_addr().unwrap();
+        let relay = SourceRelay::start_with(meeting, Pid::this(), address, "0".repeat(32));
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; cat <&3", there.port());
+        let mut stranger = tokio::process::Command::new("bash")
+            .args(["-c", &script])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        // It is closed, and the program ends.
+        let ended = tokio::time::timeout(Duration::from_secs(10), stranger.wait()).await;
+        assert!(ended.is_ok(), "another process was let in");
+        assert!(relay.is_hung_up(), "the VMM has not come yet");
+        let vmm = TcpStream::connect(there).await.unwrap();
+        let (mut theirs, _) = target.accept().await.unwrap();
+        theirs.read_exact(&mut [0; 47]).await.unwrap();
+        assert!(!relay.is_hung_up());
+        drop(vmm);
+        assert!(relay.is_hung_up(), "the VMM is gone");
     }
 }

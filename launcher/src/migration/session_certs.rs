@@ -120,7 +120,7 @@ pub(crate) fn fresh_id() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::migration::channel::{self, Security};
+    use crate::migration::tls::{Security, check};
 
     #[test]
     fn each_side_gets_its_own_half_and_they_fit() {
@@ -133,10 +133,10 @@ mod tests {
         let credentials = issue(source.path()).unwrap();
         accept(target.path(), &credentials).unwrap();
         let tls = |dir: &tempfile::TempDir| Security::Tls(directory(dir.path()));
-        channel::check(&tls(&source), false).unwrap();
-        channel::check(&tls(&target), true).unwrap();
+        check(&tls(&source), false).unwrap();
+        check(&tls(&target), true).unwrap();
         assert!(
-            channel::check(&tls(&source), true).is_err(),
+            check(&tls(&source), true).is_err(),
             "the target's key stays on the target"
         );
         issue(source.path()).unwrap();

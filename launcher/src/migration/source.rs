@@ -2,8 +2,10 @@
 //!
 //! The guest runs here until [`Action::SendCommit`], which is the one commit point. It is taken only after
 //! [`Action::Fence`]: the VMM is stopped as a whole (SIGSTOP), with the guest paused inside, and had by then not said
-//! that it failed. So whatever it would do when its connection breaks, it does not do it. From there no event leads
-//! back to a guest that runs here. Before, every event that is not the next step does.
+//! that it failed. So whatever it would do when its connection breaks, it does not do it. Before the commit, every event
+//! that is not the next step leads back to a guest that runs here. After it, one does: the target says [`Event::Gone`], which
+//! it says only if it had not heard the commit, and having said it, it hears none ([`super::target`]). Such a target has
+//! never run the guest and never will, and our VMM still has it.
 
 use crate::status::Step;
 
@@ -20,8 +22,10 @@ pub(crate) enum State {
     Sending,
     /// The target holds all of it; our VMM is being stopped.
     Fencing,
-    /// Given away. Whether the target runs it is not known yet.
-    Committed,
+    /// Given away. Whether the target runs it is not known yet. `kept`: our VMM is stopped and has it, paused.
+    Committed {
+        kept: bool,
+    },
     /// The transfer was cut; the VMM has yet to say that it has the guest back.
     Cancelling {
         why: String,
@@ -79,7 +83,7 @@ pub(crate) enum Event {
     TransferFinished,
     Running,
     Lost(String),
-    /// The target says that it has no guest and had none.
+    /// The target says that it has no guest, had none and takes none.
     Gone(String),
     ChannelLost(String),
     /// Somebody wants the guest to stay, or something took too long.
@@ -172,7 +176,7 @@ impl State {
             ),
 
             (State::Fencing, Event::Fenced { failed: false }) => {
-                (State::Committed, vec![SendCommit, ArmDoubt])
+                (State::Committed { kept: true }, vec![SendCommit, ArmDoubt])
             }
             (State::Fencing, Event::Fenced { failed: true }) => {
                 let why = "the transfer failed at its very end".to_owned();
@@ -195,13 +199,20 @@ impl State {
                 vec![CutTransfer, Unfence, SendAbort(why)],
             ),
 
-            (State::Committed, Event::Running) => (State::Ended(Ending::Migrated), vec![]),
-            (State::Committed, Event::Lost(why) | Event::Gone(why)) => {
+            (State::Committed { .. }, Event::Running) => (State::Ended(Ending::Migrated), vec![]),
+            // The commit and this have crossed on the way.
+            (State::Committed { kept: true }, Event::Gone(why)) => (
+                State::Cancelling { why: why.clone() },
+                vec![CutTransfer, Unfence, SendAbort(why)],
+            ),
+            (State::Committed { .. }, Event::Lost(why) | Event::Gone(why)) => {
                 (State::Ended(Ending::LostThere { why }), vec![])
             }
-            (State::Committed, Event::Connected) => (State::Committed, vec![SendCommit]),
-            (State::Committed, Event::ChannelLost(_)) => (State::Committed, vec![AskAgain]),
-            (State::Committed, Event::DoubtOver) => {
+            (committed @ State::Committed { .. }, Event::Connected) => (committed, vec![SendCommit]),
+            (committed @ State::Committed { .. }, Event::ChannelLost(_)) => (committed, vec![AskAgain]),
+            // There is nothing here to go back to any more.
+            (State::Committed { .. }, Event::GuestEnded(_)) => (State::Committed { kept: false }, vec![]),
+            (State::Committed { .. }, Event::DoubtOver) => {
                 let why = "the target has not answered since the guest was committed to it".to_owned();
                 (State::Ended(Ending::InDoubt { why }), vec![])
             }
@@ -227,7 +238,7 @@ impl State {
             // The VMM has given the guest away, so its last word was not held back on the way. There is nothing here
             // to go back to, and the target's runs it; or, once it was told to end, does not any more.
             (State::Sending | State::Fencing | State::Cancelling { .. }, Event::TransferFinished) => {
-                (State::Committed, vec![Note, SendCommit, ArmDoubt])
+                (State::Committed { kept: false }, vec![Note, SendCommit, ArmDoubt])
             }
 
             // Too late, twice, or not for this step.
@@ -238,7 +249,7 @@ impl State {
     /// Whether the guest has been given away for good.
     pub(crate) fn is_committed(&self) -> bool {
         match self {
-            State::Committed => true,
+            State::Committed { .. } => true,
             State::Ended(ending) => !matches!(
                 ending,
                 Ending::NotBegun { .. } | Ending::StaysHere { .. } | Ending::EndedHere { .. }
@@ -254,7 +265,7 @@ impl State {
             State::Detaching => Step::Detaching,
             State::Sending => Step::Sending,
             State::Fencing => Step::Fencing,
-            State::Committed => Step::Committed,
+            State::Committed { .. } => Step::Committed,
             State::Cancelling { .. } => Step::Cancelling,
             State::Attaching { .. } => Step::Attaching,
             State::Ended(Ending::NotBegun { .. } | Ending::StaysHere { .. }) => Step::Failed,

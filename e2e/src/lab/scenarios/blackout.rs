@@ -52,7 +52,7 @@ pub(crate) fn compare(lab: &Lab) -> Result<()> {
     let authority = Authority::new("migration")?;
     for pod in [&a, &b, &bare_a, &bare_b] {
         pod.set_manifest(&one_nic())?;
-        authority.issue(&pod.certificates()?, &pod.addresses())?;
+        authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
     }
     for (index, pod) in [&bare_a, &bare_b].into_iter().enumerate() {
         wire(pod, index)?;

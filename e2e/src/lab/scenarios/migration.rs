@@ -1,6 +1,7 @@
 //! A guest that moves from one pod to another.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub(super) fn two_pods<'a>(lab: &'a Lab, name: &str) -> Result<(Pod<'a>, Pod<'a>
     let authority = Authority::new("migration")?;
     for pod in [&source, &target] {
         pod.set_manifest(&manifest())?;
-        authority.issue(&pod.certificates()?, &pod.addresses())?;
+        authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
     }
     Ok((source, target))
 }
@@ -141,6 +142,7 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
         .wait_for("migrated: the guest runs at tcp:", SERVE)?;
     source.expect_exit(0, END)?;
     source.console.wait_for(r#"event="guest-migrated""#, SERVE)?;
+    verified(&source)?;
     ensure!(vmms()? == 1, "{} VMMs", vmms()?);
     let last: Value = serde_json::from_str(&fs::read_to_string(Path::new(
         "/var/lib/lab/pods/mover-a/state/vmm/status.json",
@@ -192,13 +194,42 @@ pub(super) fn masquerade_with_tls(lab: &Lab) -> Result<()> {
     compare(&before, &to.snapshot()?)
 }
 
+/// The kernel shows the source's launcher that the connections to its relay are its VMM's.
+fn verified(source: &Launcher<'_>) -> Result<()> {
+    let said = source.console.last(1000);
+    for event in ["relay-connection-unverified", "migration-connection-rejected"] {
+        ensure!(!said.contains(event), "{said}");
+    }
+    Ok(())
+}
+
+/// cloud-hypervisor opens its connections for memory all at once where there is no TLS. Strangers have been there before.
+pub(super) fn many_connections(lab: &Lab) -> Result<()> {
+    const PLAIN: &str = "--insecure-plain-tcp";
+    let (from, to) = two_pods(lab, "many")?;
+    let mut source = from.launch("run", ROOT)?;
+    wait_for_both_families(&source)?;
+    let target = wait_for_it(&to, &[PLAIN])?;
+    let port = (to.ipv4, 49152);
+    let strangers = (0..100)
+        .map(|_| TcpStream::connect(port))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut moving = source.exec(&migrate(&url(&to), &[PLAIN, "--connections", "64"]))?;
+    moving.expect_exit(0, TRANSFER)?;
+    source.expect_exit(0, END)?;
+    verified(&source)?;
+    drop(strangers);
+    at_home_in(&to).context("after")?;
+    expect_state(&status(&target)?, "running")
+}
+
 /// Nobody but a launcher of the same CA gets anything; plain TCP only on the user's word.
 pub(super) fn wrong_certificate(lab: &Lab) -> Result<()> {
     let (from, to) = two_pods(lab, "stranger")?;
     let source = from.launch("run", ROOT)?;
     wait_for_both_families(&source)?;
     let target = wait_for_it(&to, &TLS)?;
-    Authority::new("stranger")?.issue(&from.certificates()?, &from.addresses())?;
+    Authority::new("stranger")?.issue(&from.certificates()?, vmi::LAUNCHERS, &from.addresses())?;
     let mut moving = source.exec(&migrate(&url(&to), &TLS))?;
     moving.expect_exit(9, TRANSFER)?;
     moving.console.wait_for("stays here", SERVE)?;

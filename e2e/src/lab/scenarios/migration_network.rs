@@ -81,7 +81,7 @@ impl<'a> Twins<'a> {
             pod.run(&format!("ip address add {address}/24 dev meet0"))?;
             pod.run("ip link set meet0 up")?;
             pod.set_manifest(manifest)?;
-            authority.issue(&pod.certificates()?, &[address.parse()?])?;
+            authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &[address.parse()?])?;
         }
         Ok(Self {
             source,
@@ -356,7 +356,7 @@ pub(super) fn bridge_on_a_shared_network(lab: &Lab) -> Result<()> {
     let authority = Authority::new("migration")?;
     for pod in pods {
         pod.set_manifest(&manifest)?;
-        authority.issue(&pod.certificates()?, &pod.addresses())?;
+        authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
     }
     let mut launcher = source.launch("run", ROOT)?;
     launcher

@@ -42,7 +42,7 @@ fn pods<'a, const N: usize>(lab: &'a Lab, names: [&str; N]) -> Result<Vec<Pod<'a
         .map(|name| {
             let pod = Pod::create(lab, name, &[PING])?;
             pod.set_manifest(&manifest())?;
-            authority.issue(&pod.certificates()?, &pod.addresses())?;
+            authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
             Ok(pod)
         })
         .collect()

@@ -46,7 +46,7 @@ fn on_one_network<'a>(lab: &'a Lab, name: &str, plugin: &str) -> Result<([Pod<'a
     let authority = Authority::new("migration")?;
     for pod in &pods {
         pod.set_manifest(&manifest(plugin))?;
-        authority.issue(&pod.certificates()?, &pod.addresses())?;
+        authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
     }
     Ok((pods, lan))
 }

@@ -54,7 +54,7 @@ fn two_pods<'a>(lab: &'a Lab, name: &str, manifest: &Value) -> Result<(Pod<'a>, 
     let authority = Authority::new("migration")?;
     for pod in [&source, &target] {
         pod.set_manifest(manifest)?;
-        authority.issue(&pod.certificates()?, &pod.addresses())?;
+        authority.issue(&pod.certificates()?, vmi::LAUNCHERS, &pod.addresses())?;
     }
     Ok((source, target))
 }

@@ -248,6 +248,10 @@ pub(crate) const LONGER: &[Scenario<Lab>] = &[
         run: migration::wrong_certificate,
     },
     Scenario {
+        name: "migration_over_many_connections",
+        run: migration::many_connections,
+    },
+    Scenario {
         name: "migration_passt_that_fails",
         run: migration_passt::failures,
     },

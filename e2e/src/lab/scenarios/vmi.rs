@@ -2,6 +2,9 @@
 
 use serde_json::{Value, json};
 
+/// What the certificates of all guests' launchers are for: one certificate for a namespace.
+pub(super) const LAUNCHERS: &str = "*.default.vmi";
+
 /// A guest with one masquerade NIC. `ports` empty: everything goes to the guest.
 pub(super) fn masquerade(name: &str, ports: &[u16]) -> Value {
     let mut interface = json!({"name": "default", "masquerade": {}});

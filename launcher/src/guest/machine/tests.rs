@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::ExitCode;
 
 fn run(start: Guest, events: impl IntoIterator<Item = Event>) -> (Guest, Vec<Action>) {
     let mut all = Vec::new();

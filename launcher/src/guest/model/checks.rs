@@ -58,6 +58,11 @@ impl World {
             _ if !self.source_alive => {}
             Guest::Running { .. } | Guest::Stopping { .. } => {
                 assert!(runs_here, "it was to stay: {self:#?}");
+                assert!(!self.note, "it stays, and is noted as given away: {self:#?}");
+                assert!(
+                    !self.told_to_end || matches!(self.source, Guest::Stopping { .. }),
+                    "a stop was forgotten: {self:#?}"
+                );
                 assert_ne!(self.vf, Vf::Out, "it stays without its VF: {self:#?}");
             }
             Guest::Ended(Outcome::Migrated) => {
@@ -67,9 +72,14 @@ impl World {
                     "{self:#?}"
                 );
             }
-            Guest::Ended(Outcome::LostAtTarget(_) | Outcome::InDoubt(_)) => {
+            Guest::Ended(Outcome::LostAtTarget(_)) => {
                 assert_eq!(self.here, Vmm::Dead, "{self:#?}");
+                assert!(
+                    self.commit_heard || self.guest_ended,
+                    "lost, though the target had not taken it and it was still here: {self:#?}"
+                );
             }
+            Guest::Ended(Outcome::InDoubt(_)) => assert_eq!(self.here, Vmm::Dead, "{self:#?}"),
             Guest::Ended(Outcome::Killed) => {
                 assert!(self.told_to_end && !self.note, "{self:#?}");
                 assert!(!runs_there, "it was not given away: {self:#?}");

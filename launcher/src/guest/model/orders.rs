@@ -38,6 +38,60 @@ fn a_vmm_that_ends_after_the_commit_says_nothing_of_the_guest() {
     assert_eq!(actions, [Action::Finish(MIGRATE, source::Ending::Migrated)]);
 }
 
+/// The target's VMM fails while it holds the guest, and the commit is on its way already.
+#[test]
+fn a_refusal_that_crosses_the_commit_leaves_the_guest_here() {
+    let committed = || source::State::Committed { kept: true };
+    let (_, said) = target::State::Holding { stop: false }.on(Tgt::VmmFailed(World::why()));
+    assert_eq!(said, [In::SendGone(World::why())]);
+    let (here, actions) = committed().on(Src::Gone(World::why()));
+    assert_eq!(here, source::State::Cancelling { why: World::why() });
+    assert_eq!(
+        actions,
+        [Out::CutTransfer, Out::Unfence, Out::SendAbort(World::why())]
+    );
+    assert!(!here.is_committed());
+    // Nothing is left to come back to.
+    let lost = source::State::Ended(source::Ending::LostThere { why: World::why() });
+    let (ended, actions) = committed().on(Src::GuestEnded(World::why()));
+    assert!(ended.is_committed() && actions.is_empty(), "{actions:?}");
+    assert_eq!(ended.on(Src::Gone(World::why())).0, lost);
+    // Or the target has run it.
+    assert_eq!(committed().on(Src::Lost(World::why())).0, lost);
+    assert_eq!(
+        source::State::Committed { kept: false }
+            .on(Src::Gone(World::why()))
+            .0,
+        lost
+    );
+}
+
+/// What was asked of a guest that was the target's counts once it is here again.
+#[test]
+fn a_stop_after_the_commit_counts_if_the_guest_comes_back() {
+    let mut guest = Guest::Running { arrived: false }.on(Event::Migrate(MIGRATE)).0;
+    for event in [
+        Event::Source(Src::Described),
+        Event::Source(Src::Connected),
+        Event::Source(Src::Prepared),
+        Event::Source(Src::Detached),
+        Event::Source(Src::Holding),
+        Event::Source(Src::Fenced { failed: false }),
+        Event::Stop,
+    ] {
+        guest = guest.on(event).0;
+    }
+    assert!(guest.is_committed());
+    let (guest, actions) = guest.on(Event::Source(Src::Gone(World::why())));
+    assert!(
+        actions.contains(&Action::ArmGrace) && actions.contains(&Action::PressPowerButton),
+        "{actions:?}"
+    );
+    let (guest, _) = guest.on(Event::Source(Src::TransferFailed(World::why())));
+    let (guest, _) = guest.on(Event::Source(Src::Attached));
+    assert_eq!(guest, Guest::Stopping { arrived: false });
+}
+
 /// SIGTERM, then the target's VMM takes the guest all the same: its order was not held back. The grace period ends after that.
 #[test]
 fn a_grace_period_does_not_kill_a_guest_that_was_given_away() {

@@ -57,7 +57,7 @@ impl World {
         {
             add("hold over", here.clone().target_on(Event::Target(Tgt::HoldOver)));
         }
-        if self.doubt_armed && self.leaving() == Some(&source::State::Committed) {
+        if self.doubt_armed && matches!(self.leaving(), Some(source::State::Committed { .. })) {
             add(
                 "doubt over",
                 here.clone().source_on(Event::Source(Src::DoubtOver)),
@@ -70,7 +70,7 @@ impl World {
         }
         // The source in doubt comes back, if the target is there to be asked.
         if !self.channel
-            && self.leaving() == Some(&source::State::Committed)
+            && matches!(self.leaving(), Some(source::State::Committed { .. }))
             && self.source_alive
             && self.target_answers()
         {
@@ -91,6 +91,16 @@ impl World {
         if let Some(word) = self.to_target.first().copied() {
             let mut world = self.clone();
             world.to_target.remove(0);
+            // From here on whatever goes wrong is the target's loss.
+            world.commit_heard |= word == Word::Commit
+                && matches!(
+                    world.receiving(),
+                    Some(
+                        target::State::Holding { .. }
+                            | target::State::Early { .. }
+                            | target::State::Resuming { .. }
+                    )
+                );
             let event = match word {
                 Word::Prepare => Some(Tgt::Prepare { reasons: Vec::new() }),
                 Word::Commit => Some(Tgt::Commit),
@@ -189,7 +199,7 @@ impl World {
 
     /// The target's hold is longer than the source's doubt.
     fn source_waits(&self) -> bool {
-        self.source_alive && self.leaving() == Some(&source::State::Committed)
+        self.source_alive && matches!(self.leaving(), Some(source::State::Committed { .. }))
     }
 
     fn break_channel(&mut self) {
@@ -221,7 +231,7 @@ impl World {
             world.break_channel();
             world.cut_memory();
             let what = match self.leaving() {
-                Some(source::State::Fencing | source::State::Committed) if self.note => {
+                Some(source::State::Fencing | source::State::Committed { .. }) if self.note => {
                     "source killed after the note"
                 }
                 _ => "source killed",
@@ -243,6 +253,9 @@ impl World {
             let mut world = less.clone();
             world.kill_there();
             add("target's VMM ends", world);
+            // It says that the transfer has failed, and is still there.
+            let failed = Event::Target(Tgt::VmmFailed(lost()));
+            add("target's VMM fails", less.clone().target_on(failed));
         }
         if self.source_alive && matches!(self.here, Vmm::Runs | Vmm::Paused | Vmm::Stopped) {
             let mut world = less.clone();

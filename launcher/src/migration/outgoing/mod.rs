@@ -15,16 +15,17 @@ use tokio::process::Child;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::channel::{self, Address, Security};
+use super::channel::{self, Address};
 use super::describe::{Description, VERSION};
 use super::fence::{signal, stop};
 use super::link::Link;
 use super::message::{Message, Prepare};
 use super::relay::{MEETING, SourceRelay};
 use super::report::Report;
-use super::session_certs;
 use super::source::{Action, Event, State};
+use super::tls::{Security, check};
 use super::vf_hotplug::{self, VfHotplug};
+use super::{descriptors, said, session_certs};
 use crate::control::{Answer, Board, Order};
 use crate::daemons::passt;
 use crate::error::chain;
@@ -129,7 +130,7 @@ impl Outgoing {
             Some(directory) => Security::Tls(directory.clone()),
             None => Security::Plain,
         };
-        channel::check(&security, false).map_err(|error| chain(&error))?;
+        check(&security, false).map_err(|error| chain(&error))?;
         let made = |error: std::io::Error| format!("certificates for this migration: {error}");
         let credentials = match security {
             Security::Tls(_) => Some(session_certs::issue(&vmm_dir).map_err(made)?),
@@ -184,7 +185,7 @@ impl Outgoing {
             State::Detaching => "the target is ready; the guest is asked to release its VFs".into(),
             State::Sending => "the target is ready; the guest's memory is being copied".into(),
             State::Fencing => "the target holds the guest; stopping it here".into(),
-            State::Committed => "the guest is committed to the target".into(),
+            State::Committed { .. } => "the guest is committed to the target".into(),
             State::Cancelling { why } => why.clone(),
             State::Attaching { .. } => "the guest gets its VFs back".into(),
         };
@@ -308,8 +309,11 @@ impl Outgoing {
     async fn transfer(&mut self, hands: &mut Hands<'_>) -> Option<Event> {
         let to = self.address.to_string();
         self.times.began = Some(Instant::now());
-        self.vcpus = process::id(hands.child).map_or(0, |vmm| threads::vcpus(vmm).unwrap_or(0));
-        let started = match SourceRelay::start(self.address.clone(), self.prepare.id.clone()).await {
+        // The exit of one that has ended is an event of its own.
+        let vmm = process::id(hands.child)?;
+        self.vcpus = threads::vcpus(vmm).unwrap_or(0);
+        descriptors::raise();
+        let started = match SourceRelay::start(vmm, self.address.clone(), self.prepare.id.clone()).await {
             Ok(relay) => {
                 self.relay = Some(relay);
                 hands.board.prepare_hand_over(&to)
@@ -385,7 +389,7 @@ impl Outgoing {
             tokio::time::sleep(after).await;
             let report = match channel::connect(&address, &name, &security).await {
                 Ok(stream) => Report::Connected(stream),
-                Err(error) => Report::Event(Event::ChannelLost(chain(&error))),
+                Err(error) => Report::Event(Event::ChannelLost(said::text(&chain(&error)))),
             };
             sink.send(report).await;
         });

@@ -7,6 +7,7 @@ use crate::daemons::passt;
 use crate::migration::link::{Link, Received};
 use crate::migration::message::Message;
 use crate::migration::report::Report;
+use crate::migration::said;
 use crate::migration::source::Event;
 use crate::migration::vf_hotplug::VfHotplug;
 use crate::migration::vmm_watchdog::watch;
@@ -58,15 +59,16 @@ impl Outgoing {
                 Event::Prepared
             }
             Message::Refused { reasons } => {
-                Event::Refused(format!("the target refuses: {}", reasons.join("; ")))
+                let reasons = said::reasons(reasons).join("; ");
+                Event::Refused(format!("the target refuses: {reasons}"))
             }
             Message::Holding => Event::Holding,
             Message::Running => {
                 self.times.running = Some(Instant::now());
                 Event::Running
             }
-            Message::Lost { why } => Event::Lost(why),
-            Message::Gone { why } => Event::Gone(format!("the target gave up: {why}")),
+            Message::Lost { why } => Event::Lost(said::text(&why)),
+            Message::Gone { why } => Event::Gone(format!("the target gave up: {}", said::text(&why))),
             // Not for a source.
             Message::Prepare(_) | Message::Commit { .. } | Message::Abort { .. } | Message::Alive => {
                 return None;
