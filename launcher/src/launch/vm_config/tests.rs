@@ -114,6 +114,7 @@ fn the_vmm_may_reach_what_this_plan_names_and_no_more() {
     };
     let overlay = Drive {
         base: Some("/images/base".into()),
+        make: Some(crate::disks::Make::Empty(512)),
         ..drive("overlay", None)
     };
     let functions = PciFunctions {
@@ -144,9 +145,9 @@ fn the_vmm_may_reach_what_this_plan_names_and_no_more() {
             .write("/dev/vfio/7")
             .read("/guest/vmlinux")
             .read("/guest/initrd")
-            .read("/disks/readonly")
+            .read_found("/disks/readonly")
             .write("/disks/overlay")
-            .read("/images/base")
+            .read_found("/images/base")
     };
     let with_tap = every
         .clone()
