@@ -205,6 +205,47 @@ pub(crate) fn drop_all(owner: Owner, nodes: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
+/// Has the kernel refuse what neither the supervisor nor anything that it starts has a use for, and what has served to take
+/// over kernels and other processes. It holds for the VMM's first thread too, to which cloud-hypervisor gives no filter.
+/// Mounting and user namespaces are not among it: passt makes its sandbox with them.
+pub(crate) fn forbid_unused_calls() -> Result<(), Failure> {
+    use nix::libc;
+    const CALLS: [libc::c_long; 27] = [
+        // Other processes.
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_kcmp,
+        // Programs in the kernel, its keys, its modules and its successor.
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_keyctl,
+        libc::SYS_init_module,
+        libc::SYS_finit_module,
+        libc::SYS_delete_module,
+        libc::SYS_kexec_load,
+        libc::SYS_kexec_file_load,
+        // The whole node.
+        libc::SYS_reboot,
+        libc::SYS_swapon,
+        libc::SYS_swapoff,
+        libc::SYS_acct,
+        libc::SYS_syslog,
+        libc::SYS_settimeofday,
+        libc::SYS_clock_settime,
+        libc::SYS_clock_adjtime,
+        libc::SYS_quotactl,
+        libc::SYS_fanotify_init,
+        libc::SYS_open_by_handle_at,
+        libc::SYS_vhangup,
+    ];
+    hawser_linux::seccomp::forbid(&CALLS)
+        .map_err(|error| Failure::new(ExitCode::Internal, "install a seccomp filter").because(error))
+}
+
 /// Devices that the unprivileged user opens.
 pub(crate) const DEVICES: [&str; 2] = [KVM, TUN];
 pub(crate) const KVM: &str = "/dev/kvm";

@@ -116,6 +116,7 @@ fn taken_over(context: &Context) -> Result<()> {
         Attempt::Execute(pod.path("hawser")),
         Attempt::SignalLauncher,
         Attempt::ReadLauncher,
+        Attempt::Keys,
         Attempt::Connect(PORT),
     ];
     let all = [&refused[..], &[Attempt::Read(kernel.clone())]].concat();
@@ -220,6 +221,11 @@ fn every_process(context: &Context) -> Result<()> {
                 let uids = status_field(pid, "Uid")?;
                 let only_vmm = uids.split_whitespace().all(|uid| uid == VMM_UID.to_string());
                 ensure!(has_capability || only_vmm, "{at}: Uid {uids}");
+                let seccomp = status_field(pid, "Seccomp")?;
+                ensure!(
+                    has_capability || seccomp == "2",
+                    "{at}: no seccomp filter ({seccomp})"
+                );
                 let core = core_limit(pid)?;
                 ensure!(core == "1" || core == "0", "{at}: core files of {core} bytes");
                 if name == "hawser" {

@@ -391,6 +391,9 @@ fn moved(pair: &mut Pair, mut moving: Process) -> Result<()> {
     expect_exit(code, 0, &pair.source)?;
     let note = std::fs::read_to_string(pair.from.path("state/vmm/given-away.json"))?;
     ensure!(note.contains("tcp:"), "no note that it is gone: {note}");
-    ensure!(runs(&pair.target), "it does not run at the target");
+    // The console comes by a pipe and a thread of its own, after the launchers have agreed.
+    until("the guest runs at the target", SOON, || {
+        Ok(runs(&pair.target).then_some(()))
+    })?;
     Ok(())
 }

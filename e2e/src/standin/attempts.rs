@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 
+use nix::libc;
 use nix::sys::signal::kill;
 use nix::unistd::getppid;
 
@@ -30,6 +31,14 @@ impl Attempt {
             Self::Execute(path) => Command::new(path).output().map(drop),
             Self::SignalLauncher => Ok(kill(getppid(), None)?),
             Self::ReadLauncher => File::open(format!("/proc/{}/mem", getppid())).map(drop),
+            Self::Keys => {
+                // SAFETY: the call takes two numbers, and returns one (keyctl_get_keyring_ID(3)).
+                let keys = unsafe { libc::syscall(libc::SYS_keyctl, 0, -3) };
+                match keys {
+                    -1 => Err(io::Error::last_os_error()),
+                    _ => Ok(()),
+                }
+            }
             Self::Connect(port) => TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).map(drop),
         }
     }

@@ -69,6 +69,8 @@ pub(crate) enum Attempt {
     SignalLauncher,
     /// Open the launcher's memory.
     ReadLauncher,
+    /// Ask the kernel for its keys.
+    Keys,
     /// Connect to a TCP port of the pod's loopback address.
     Connect(u16),
 }

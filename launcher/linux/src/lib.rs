@@ -1,6 +1,6 @@
 //! What the launcher needs of Linux and std does not offer, each thing once: processes that die with their parent,
 //! paths resolved without following links, descriptors over a Unix socket, sockets bound anew, programs on PATH, landlock
-//! rulesets, what programs print as lines.
+//! rulesets and seccomp filters, what programs print as lines.
 //!
 //! Knows nothing of guests, pods or VMMs.
 
@@ -11,4 +11,5 @@ pub mod lines;
 pub mod lossy;
 pub mod programs;
 pub mod safe_path;
+pub mod seccomp;
 pub mod unix_socket;

@@ -212,6 +212,7 @@ fn log_end(End { outcome, target, .. }: &End) {
 
 fn try_supervise(job: Job, keeper: Pid, orders: Orders) -> Result<End, Failure> {
     privileges::drop_all(job.owner, &job.nodes)?;
+    privileges::forbid_unused_calls()?;
     die_with(keeper).map_err(|errno| Failure::new(ExitCode::Internal, "follow the keeper").because(errno))?;
     refuse_if_given_away(&job.directory)?;
     disks::make(&job.directory, &job.drives)?;
