@@ -130,6 +130,9 @@ async fn is_of(
     match owner {
         Ok(Owner::Vmm) => return true,
         Ok(Owner::SameUser) if !is_first => return true,
+        // The VMM keeps its first connection. One for memory may have been written to and closed by now: what is in it must not
+        // get lost.
+        Ok(Owner::Closed) if !is_first => return true,
         Ok(Owner::SameUser) => {
             tracing::warn!(
                 event = "relay-connection-unverified",
@@ -137,7 +140,9 @@ async fn is_of(
             );
             return true;
         }
-        Ok(Owner::Other) => rejections.log(from, "it is not cloud-hypervisor's connection to its relay"),
+        Ok(Owner::Closed | Owner::Other) => {
+            rejections.log(from, "it is not cloud-hypervisor's connection to its relay")
+        }
         Err(error) => rejections.log(
             from,
             &format!("whose connection to the relay it is, is not known: {error}"),

@@ -17,6 +17,8 @@ pub(super) enum Owner {
     Vmm,
     /// Of the VMM's user. The kernel does not show whether it is the VMM's.
     SameUser,
+    /// Its process has closed it already, and is not known any more.
+    Closed,
     Other,
 }
 
@@ -25,15 +27,23 @@ pub(super) fn owner(vmm: Pid, ours: SocketAddr, theirs: SocketAddr) -> io::Resul
     let (SocketAddr::V4(ours), SocketAddr::V4(theirs)) = (ours, theirs) else {
         return Ok(Owner::Other);
     };
-    let Some(socket) = find(BufReader::new(File::open("/proc/self/net/tcp")?), theirs, ours)? else {
+    let look = || find(BufReader::new(File::open("/proc/self/net/tcp")?), theirs, ours);
+    let Some(socket) = look()? else {
         return Ok(Owner::Other);
     };
+    if socket.inode == 0 {
+        return Ok(Owner::Closed);
+    }
     if socket.uid != geteuid().as_raw() {
         return Ok(Owner::Other);
     }
     match has(vmm, socket.inode) {
         Ok(true) => Ok(Owner::Vmm),
-        Ok(false) => Ok(Owner::Other),
+        // It may have closed it between the two.
+        Ok(false) => Ok(match look()? {
+            Some(Socket { inode: 0, .. }) => Owner::Closed,
+            _ => Owner::Other,
+        }),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(Owner::SameUser),
         Err(error) => Err(error),
     }
@@ -59,7 +69,7 @@ fn find(list: impl BufRead, local: SocketAddrV4, remote: SocketAddrV4) -> io::Re
         let uid = words.nth(4).and_then(|uid| uid.parse().ok());
         let inode = words.nth(1).and_then(|inode| inode.parse().ok());
         return Ok(match (uid, inode) {
-            (Some(uid), Some(inode)) if inode != 0 => Some(Socket { uid, inode }),
+            (Some(uid), Some(inode)) => Some(Socket { uid, inode }),
             _ => None,
         });
     }
@@ -114,10 +124,8 @@ mod tests {
                 inode: 4242
             })
         );
-        assert_eq!(
-            find(list.as_bytes(), address(0xc001), address(0x8001)).unwrap(),
-            None
-        );
+        let closed = find(list.as_bytes(), address(0xc001), address(0x8001)).unwrap();
+        assert_eq!(closed.map(|socket| socket.inode), Some(0));
         assert_eq!(
             find(list.as_bytes(), address(0x8000), address(0xc001)).unwrap(),
             None
@@ -146,5 +154,9 @@ mod tests {
         drop(other.stdin.take());
         other.wait().unwrap();
         drop(mine);
+        let gone = TcpStream::connect(ours).unwrap();
+        let (_accepted, theirs) = listener.accept().unwrap();
+        drop(gone);
+        assert_eq!(owner(Pid::this(), ours, theirs).unwrap(), Owner::Closed);
     }
 }
