@@ -58,29 +58,30 @@ impl<'a> Wanted<'a> {
         ]
         .into_iter()
         .collect();
+        let disk = |volume: &Value| {
+            let name = volume.get("name");
+            json!({"name": name, "serial": name, "disk": {"bus": "virtio"}})
+        };
+        let disks: Vec<Value> = self.volumes.iter().map(disk).collect();
         let mut spec = json!({
             "terminationGracePeriodSeconds": allowed(GRACE).as_secs(),
             "domain": {
                 "cpu": {"cores": 1},
                 "memory": {"guest": "192Mi"},
-                "devices": {"interfaces": [interface]},
+                "devices": {"interfaces": [interface], "disks": disks},
                 "firmware": {"kernelBoot": {
                     "container": {"image": kernel_image, "kernelPath": "/vmlinux", "initrdPath": "/initrd.img"},
                     "kernelArgs": "console=ttyS0 quiet panic=-1 mitigations=off"
                 }}
             },
-            "networks": [{"name": "default", "pod": {}}]
+            "networks": [{"name": "default", "pod": {}}],
+            "volumes": self.volumes,
         });
         if self.probed
             && let Some(spec) = spec.as_object_mut()
         {
             let probe = json!({"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
             spec.insert("readinessProbe".to_owned(), probe);
-        }
-        if !self.volumes.is_empty() {
-            let disk = |volume: &Value| json!({"name": volume["name"], "serial": volume["name"], "disk": {"bus": "virtio"}});
-            spec["domain"]["devices"]["disks"] = self.volumes.iter().map(disk).collect();
-            spec["volumes"] = json!(self.volumes);
         }
         let labels = json!({LABEL: self.name});
         if self.again {

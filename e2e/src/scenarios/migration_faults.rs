@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Context;
-use super::migration::{PATIENCE, Pair, SOON, explain, hawser, quick, runs};
+use super::migration::{PATIENCE, Pair, SOON, expect_runs, explain, hawser, quick};
 use super::running::{expect_exit, processes};
 use crate::pods::{Pod, vmi};
-use crate::process::{Process, until};
+use crate::process::Process;
 use crate::report::Scenario;
 use crate::standin_script::{Fault, GuestEnd, Script, Step};
 
@@ -248,9 +248,7 @@ fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
             pair.target.signal(Signal::SIGKILL)?;
             let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
             expect_exit(code, 9, &moving)?;
-            until("the guest runs at the source", SOON, || {
-                Ok(runs(&pair.source).then_some(()))
-            })?;
+            expect_runs(&pair.source)?;
             pair.source.signal(Signal::SIGTERM)?;
             let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
             expect_exit(code, 0, &pair.source)
@@ -259,7 +257,7 @@ fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
             pair.target.signal(Signal::SIGTERM)?;
             let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
             expect_exit(code, 9, &moving)?;
-            ensure!(runs(&pair.source), "it does not run at the source");
+            expect_runs(&pair.source)?;
             pair.target_has_gone(0)
         }
         "source stopped" => {
@@ -377,7 +375,7 @@ fn filled(pair: &mut Pair, small: &Small, case: &str) -> Result<()> {
         "not said why:\n{}",
         moving.transcript()
     );
-    ensure!(runs(&pair.source), "it does not run at the source");
+    expect_runs(&pair.source)?;
     // Nothing is spoilt: with room, it works.
     small.empty()?;
     let moving = pair.migrate()?;
@@ -391,9 +389,5 @@ fn moved(pair: &mut Pair, mut moving: Process) -> Result<()> {
     expect_exit(code, 0, &pair.source)?;
     let note = std::fs::read_to_string(pair.from.path("state/vmm/given-away.json"))?;
     ensure!(note.contains("tcp:"), "no note that it is gone: {note}");
-    // The console comes by a pipe and a thread of its own, after the launchers have agreed.
-    until("the guest runs at the target", SOON, || {
-        Ok(runs(&pair.target).then_some(()))
-    })?;
-    Ok(())
+    expect_runs(&pair.target)
 }

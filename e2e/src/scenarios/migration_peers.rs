@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::migration::{
-    PATIENCE, Pair, SOON, by, expect_state, explain, migrate, quick, run, run_args, runs, status,
+    PATIENCE, Pair, SOON, by, expect_runs, expect_state, explain, migrate, quick, run, run_args, status,
 };
 use super::running::{expect_exit, processes, status_field};
 use crate::certificates::Authority;
@@ -109,7 +109,7 @@ fn names(context: &Context) -> Result<()> {
         pair.target.transcript()
     );
     expect_state(&status(&pair.to)?, "receiving")?;
-    ensure!(runs(&pair.source), "it does not run at the source");
+    expect_runs(&pair.source)?;
 
     // One that is known is told everything.
     for name in ["guest.ns.vmi", "*.ns.vmi"] {
@@ -202,7 +202,7 @@ fn crowd(context: &Context) -> Result<()> {
     drop(crowd);
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &pair.source)?;
-    ensure!(runs(&pair.target), "it does not run at the target");
+    expect_runs(&pair.target)?;
 
     // Those that come and go.
     let before = pair.target.stderr().lines().count();
@@ -235,7 +235,7 @@ fn many_connections(context: &Context) -> Result<()> {
         explain(&pair, connections, expect_exit(code, 0, &moving))?;
         let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
         expect_exit(code, 0, &pair.source)?;
-        ensure!(runs(&pair.target), "it does not run at the target");
+        expect_runs(&pair.target)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{Pair, RED, SOON, expect_state, explain, migrate, quick, run, runs, status};
+use super::migration::{Pair, RED, SOON, expect_runs, expect_state, explain, migrate, quick, run, status};
 use super::plugins::{NETWORK, macvtap};
 use super::running::expect_exit;
 use crate::cni_tap;
@@ -91,7 +91,7 @@ fn declared(context: &Context) -> Result<()> {
     explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
     expect_exit(code, 0, &pair.source)?;
-    ensure!(runs(&pair.target), "it does not run at the target");
+    expect_runs(&pair.target)?;
     let status = status(&pair.to)?;
     expect_state(&status, "running")?;
     let nics = status.get("nics").and_then(Value::as_array).context("no nics")?;
@@ -128,7 +128,7 @@ fn another_mac(context: &Context) -> Result<()> {
         "{}",
         moving.transcript()
     );
-    ensure!(runs(&pair.source), "it does not run at the source");
+    expect_runs(&pair.source)?;
     expect_state(&status(&pair.to)?, "receiving")
 }
 
@@ -151,7 +151,7 @@ fn undeclared(context: &Context) -> Result<()> {
         said.contains("interface red (plugin still): the plugin still declares no migration"),
         "{said}"
     );
-    ensure!(runs(&source), "it does not run at the source");
+    expect_runs(&source)?;
     source.signal(Signal::SIGTERM)?;
     expect_exit(source.wait_exit(SOON)?.code().unwrap_or(-1), 0, &source)?;
 
