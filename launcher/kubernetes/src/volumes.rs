@@ -149,9 +149,12 @@ impl Volumes {
         path: &FieldPath,
         report: &mut Report,
     ) {
+        // The kubelet mounts a claim once a pod, by the first of its volumes: read-only there is read-only for all of them. What
+        // the container may do is in its mount.
+        let all_read = readonly && !is_written(source, claim);
         self.volumes.push(json!({
             "name": name,
-            "persistentVolumeClaim": {"claimName": claim, "readOnly": readonly.then_some(true)},
+            "persistentVolumeClaim": {"claimName": claim, "readOnly": all_read.then_some(true)},
         }));
         if !readonly {
             self.written_claim.get_or_insert_with(|| path.clone());
@@ -260,6 +263,21 @@ impl Volumes {
             "readOnly": readonly.then_some(true),
         }));
     }
+}
+
+/// Whether a volume of the manifest lets the guest write this claim.
+fn is_written(source: &Source<'_>, claim: Option<&str>) -> bool {
+    source.volumes().any(|(_, volume)| {
+        let plain = written(Some(volume), "persistentVolumeClaim").filter(|plain| {
+            let readonly = plain.get("readOnly").and_then(Value::as_bool);
+            !readonly.unwrap_or(false)
+        });
+        let names = [
+            plain.and_then(|plain| text(plain, "claimName")),
+            written(Some(volume), "dataVolume").and_then(|data| text(data, "name")),
+        ];
+        names.into_iter().flatten().any(|name| Some(name) == claim)
+    })
 }
 
 /// A claim's `volumeMode`.

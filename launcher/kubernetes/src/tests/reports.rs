@@ -55,6 +55,34 @@ fn what_has_no_place_in_a_user_namespace_rules_it_out() {
     );
 }
 
+/// Seen in a kubelet: a claim in two volumes of a pod is mounted by the first of them, read-only for both if that one is.
+#[test]
+fn a_claim_that_is_written_is_read_only_in_no_volume() {
+    let copy = json!({"name": "copy", "ephemeral": {"persistentVolumeClaim": {"claimName": "data"}}});
+    let data = json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}});
+    let template = json!({"name": "data", "dataVolume": {"name": "data"}});
+    for (volumes, readonly) in [
+        (json!([copy]), Some(true)),
+        (json!([copy, data]), None),
+        (json!([template, copy]), None),
+    ] {
+        let manifest = vmi(&[("/spec/volumes", volumes.clone())]);
+        let pod = pod(&manifest, &options());
+        let find = |list: &str| {
+            let list = pod.pointer(list).and_then(Value::as_array).unwrap();
+            list.iter().find(|one| one["name"] == "copy").unwrap().clone()
+        };
+        let claim = &find("/spec/volumes")["persistentVolumeClaim"];
+        assert_eq!(
+            claim.get("readOnly").and_then(Value::as_bool),
+            readonly,
+            "{volumes}"
+        );
+        let mount = find("/spec/containers/0/volumeMounts");
+        assert_eq!(mount["readOnly"], true, "the overlay's base: {volumes}");
+    }
+}
+
 fn mebibytes(quantity: &Value) -> u64 {
     hawser_manifest::parse_quantity(quantity.as_str().unwrap()).unwrap() >> 20
 }
