@@ -63,7 +63,8 @@ fn lasting_and_not(namespace: &Namespace<'_>) -> Result<()> {
         for disk in data copy host scratch; do
             eval device=\\$$disk
             echo \"$disk $(cat /sys/block/$device/size) $(head -c 14 /dev/$device | tr -d '\\0')\"
-            echo written by the guest | dd of=/dev/$device bs=4096 seek=1 conv=notrunc,fsync 2> /dev/null
+            [ $disk = copy ] && block=2 || block=1
+            echo written by the guest | dd of=/dev/$device bs=4096 seek=$block conv=notrunc,fsync 2> /dev/null
         done",
     )?;
     let label = format!("{LABEL}=\"guest\"");
@@ -91,10 +92,20 @@ fn lasting_and_not(namespace: &Namespace<'_>) -> Result<()> {
         address,
         "for disk in data copy host scratch; do
             eval device=\\$$disk
-            echo \"$disk $(dd if=/dev/$device bs=4096 skip=1 count=1 2> /dev/null | head -c 7 | tr -d '\\0')\"
+            for block in 1 2; do
+                echo \"$disk $block $(dd if=/dev/$device bs=4096 skip=$block count=1 2> /dev/null | head -c 7 | tr -d '\\0')\"
+            done
         done",
     )?;
-    for wanted in ["data written", "copy ", "host written", "scratch "] {
+    // The ephemeral disk is the claim as it is by now, without what was written to the ephemeral disk before.
+    for wanted in [
+        "data 1 written",
+        "data 2 ",
+        "copy 1 written",
+        "copy 2 ",
+        "host 1 written",
+        "scratch 1 ",
+    ] {
         ensure!(
             seen.lines().any(|line| line == wanted),
             "no line {wanted:?} in what the second pod's guest found: {seen}"
