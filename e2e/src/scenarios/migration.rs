@@ -268,9 +268,10 @@ fn foreign_configuration(context: &Context) -> Result<()> {
     let stays = pair.stays(moving);
     explain(&pair, "the guest does not stay", stays)?;
     let refused = format!("{}: Permission denied", path.display());
-    until("the target's VMM is refused the file", SOON, || {
+    let seen = until("the target's VMM is refused the file", SOON, || {
         Ok(pair.target.transcript().contains(&refused).then_some(()))
-    })?;
+    });
+    explain(&pair, "nothing is said of the file", seen)?;
     let said = pair.target.transcript();
     ensure!(!said.contains("opened the disk"), "it was opened:\n{said}");
     Ok(())

@@ -161,8 +161,14 @@ fn open_disks(config: Option<&VmConfig>) -> Result<()> {
             .get("path")
             .and_then(serde_json::Value::as_str)
             .context("a disk without a path")?;
-        fs::File::open(path).with_context(|| path.to_owned())?;
-        println!("standin-vmm: opened the disk {path}");
+        let opened = fs::File::open(path);
+        // In one write, and while the source still waits: once it gives up, this process is killed.
+        let line = match &opened {
+            Ok(_) => format!("standin-vmm: opened the disk {path}\n"),
+            Err(error) => format!("standin-vmm: cannot open the disk {path}: {error}\n"),
+        };
+        std::io::stderr().write_all(line.as_bytes())?;
+        opened.with_context(|| path.to_owned())?;
     }
     Ok(())
 }
