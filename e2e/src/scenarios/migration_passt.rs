@@ -13,7 +13,7 @@ use super::migration::{FILES, SOON, TLS, TO, certify, migrate, quick, status};
 use super::running::expect_exit;
 use crate::certificates::Authority;
 use crate::pods::{GUEST_MAC, NODE4, POD4, POD6, Pod, PodSpec, Privileges, set, vmi};
-use crate::process::Process;
+use crate::process::{Process, until};
 use crate::programs::write_script;
 use crate::report::Scenario;
 
@@ -164,7 +164,12 @@ fn asks_its_helper_for_the_same_addresses_only(context: &Context) -> Result<()> 
             _ => [2, 1],
         };
         for (pod, launcher, wanted) in [(&from, &source, wanted[0]), (&to, &target, wanted[1])] {
-            let shown = fs::read_to_string(pod.path("repairs"))?.lines().count();
+            let count = || Ok::<_, anyhow::Error>(fs::read_to_string(pod.path("repairs"))?.lines().count());
+            // The helper writes them down when it comes to it.
+            let _ = until("the helper is shown its sockets", SOON, || {
+                Ok((count()? >= wanted).then_some(()))
+            });
+            let shown = count()?;
             ensure!(
                 shown == wanted,
                 "{privileges:?}, other addresses {others}: a helper was shown a socket {shown} times, not {wanted}: {}",
