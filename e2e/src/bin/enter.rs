@@ -118,57 +118,14 @@ fn devices(scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has this process and what it starts find no landlock: a seccomp filter (seccomp(2)) answers its three calls with ENOSYS.
+/// Has this process and what it starts find no landlock, as a container runtime's seccomp profile does.
 fn forget_landlock() -> Result<()> {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
-        code: u16::try_from(code).unwrap_or_default(),
-        jt,
-        jf,
-        k,
-    };
-    let (first, last) = (
+    let calls = [
         libc::SYS_landlock_create_ruleset,
+        libc::SYS_landlock_add_rule,
         libc::SYS_landlock_restrict_self,
-    );
-    let mut filter = [
-        // The call's number is the first word of what a filter is given.
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(
-            libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K,
-            0,
-            2,
-            u32::try_from(first)?,
-        ),
-        instruction(
-            libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K,
-            1,
-            0,
-            u32::try_from(last)?,
-        ),
-        instruction(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            0,
-            libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned(),
-        ),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog {
-        len: u16::try_from(filter.len())?,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: the program and its filter outlive the call, which copies them.
-    let result = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
-    if result != 0 {
-        return Err(std::io::Error::last_os_error()).context("seccomp");
-    }
-    Ok(())
+    hawser_linux::seccomp::forbid(&calls).context("seccomp")
 }
 
 fn privileges(entry: &Entry) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What the launcher needs of Linux and std does not offer, each thing once: processes that die with their parent,
 //! paths resolved without following links, descriptors over a Unix socket, sockets bound anew, programs on PATH, landlock
-//! rulesets and seccomp filters, what programs print as lines.
+//! rulesets and seccomp filters, what programs print as lines, the kernel's
+//! lists of sockets.
 //!
 //! Knows nothing of guests, pods or VMMs.
 
@@ -9,6 +10,7 @@ pub mod fd_socket;
 pub mod landlock;
 pub mod lines;
 pub mod lossy;
+pub mod proc_net;
 pub mod programs;
 pub mod safe_path;
 pub mod seccomp;

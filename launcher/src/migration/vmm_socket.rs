@@ -4,11 +4,11 @@
 //! kernel is asked for the socket at the other end, and whose it is: by its number, which is among the VMM's open files, and by
 //! its user. A connection that no process of the pod has, such as one that was forwarded, has no such socket.
 
-use std::fmt::Write;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 
+use hawser_linux::proc_net::{self, Socket};
 use nix::unistd::{Pid, geteuid};
 
 /// Whose a connection is.
@@ -24,9 +24,9 @@ pub(super) enum Owner {
 
 /// Of the connection that has `ours` at this end and `theirs` at the other.
 pub(super) fn owner(vmm: Pid, ours: SocketAddr, theirs: SocketAddr) -> io::Result<Owner> {
-    let (SocketAddr::V4(ours), SocketAddr::V4(theirs)) = (ours, theirs) else {
+    if !ours.is_ipv4() {
         return Ok(Owner::Other);
-    };
+    }
     let look = || find(BufReader::new(File::open("/proc/self/net/tcp")?), theirs, ours);
     let Some(socket) = look()? else {
         return Ok(Owner::Other);
@@ -49,40 +49,15 @@ pub(super) fn owner(vmm: Pid, ours: SocketAddr, theirs: SocketAddr) -> io::Resul
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Socket {
-    uid: u32,
-    inode: u64,
-}
-
-/// In the kernel's list (proc_pid_net(5)), the socket at `local` that is connected to `remote`. One that no process has any
-/// more has no number.
-fn find(list: impl BufRead, local: SocketAddrV4, remote: SocketAddrV4) -> io::Result<Option<Socket>> {
-    let (local, remote) = (as_listed(local), as_listed(remote));
+/// In the kernel's list, the socket at `local` that is connected to `remote`.
+fn find(list: impl BufRead, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Socket>> {
     for line in list.lines() {
-        let line = line?;
-        let mut words = line.split_ascii_whitespace().skip(1);
-        if words.next() != Some(&local) || words.next() != Some(&remote) {
-            continue;
+        let socket = proc_net::parse(&line?);
+        if let Some(socket) = socket.filter(|socket| socket.local == local && socket.remote == remote) {
+            return Ok(Some(socket));
         }
-        // State, queues, timer and retransmissions are between.
-        let uid = words.nth(4).and_then(|uid| uid.parse().ok());
-        let inode = words.nth(1).and_then(|inode| inode.parse().ok());
-        return Ok(match (uid, inode) {
-            (Some(uid), Some(inode)) => Some(Socket { uid, inode }),
-            _ => None,
-        });
     }
     Ok(None)
-}
-
-/// As the kernel lists an address: its four bytes as one number of this machine's order.
-fn as_listed(address: SocketAddrV4) -> String {
-    let mut text = String::new();
-    let number = u32::from_ne_bytes(address.ip().octets());
-    // A string takes everything.
-    let _ = write!(text, "{number:08X}:{:04X}", address.port());
-    text
 }
 
 /// Whether this socket is among a process's open files.
@@ -106,31 +81,6 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-
-    #[test]
-    fn a_line_of_the_list() {
-        let list = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
-                    0: 0100007F:C001 0100007F:8000 01 00000000:00000000 00:00000000 00000000   107        0 4242 1 0 20 4 30 10 -1\n   \
-                    1: 0100007F:C001 0100007F:8001 06 00000000:00000000 03:00000000 00000000     0        0 0 3 0\n";
-        let address = |port| SocketAddrV4::new([127, 0, 0, 1].into(), port);
-        if cfg!(target_endian = "big") {
-            return;
-        }
-        let found = find(list.as_bytes(), address(0xc001), address(0x8000)).unwrap();
-        assert_eq!(
-            found,
-            Some(Socket {
-                uid: 107,
-                inode: 4242
-            })
-        );
-        let closed = find(list.as_bytes(), address(0xc001), address(0x8001)).unwrap();
-        assert_eq!(closed.map(|socket| socket.inode), Some(0));
-        assert_eq!(
-            find(list.as_bytes(), address(0x8000), address(0xc001)).unwrap(),
-            None
-        );
-    }
 
     #[test]
     fn a_connection_is_known_by_the_process_that_has_it() {

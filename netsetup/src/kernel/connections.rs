@@ -1,7 +1,8 @@
 //! Connections of the namespace's processes, from /proc/net (proc_pid_net(5)).
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use hawser_linux::proc_net::{self, Socket};
 
 use crate::observed::Connection;
 use crate::spec::Protocol;
@@ -24,7 +25,8 @@ pub(super) fn read() -> Vec<Connection> {
     for (name, protocol) in files {
         // The namespace is the thread's.
         let text = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-        for connection in text.lines().skip(1).filter_map(|line| parse(line, protocol)) {
+        let sockets = text.lines().filter_map(proc_net::parse);
+        for connection in sockets.filter_map(|socket| connection(socket, protocol)) {
             // Sockets may share a tuple (SO_REUSEPORT).
             if !all.contains(&connection) {
                 all.push(connection);
@@ -34,37 +36,18 @@ pub(super) fn read() -> Vec<Connection> {
     all
 }
 
-fn parse(line: &str, protocol: Protocol) -> Option<Connection> {
-    let mut words = line.split_whitespace().skip(1);
-    let (local, remote) = (socket(words.next()?)?, socket(words.next()?)?);
-    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+fn connection(socket: Socket, protocol: Protocol) -> Option<Connection> {
     let open = match protocol {
         // One that has ended here and only waits is not worth the confusion with the next of the same ports.
-        Protocol::Tcp => ![CLOSED, LISTENS, TIME_WAIT].contains(&state),
-        Protocol::Udp => state == ESTABLISHED,
+        Protocol::Tcp => ![CLOSED, LISTENS, TIME_WAIT].contains(&socket.state),
+        Protocol::Udp => socket.state == ESTABLISHED,
     };
+    let Socket { local, remote, .. } = socket;
     open.then_some(Connection {
         protocol,
         local,
         remote,
     })
-}
-
-/// `ADDRESS:PORT` in hexadecimal, the address in words of the machine's byte order. IPv4 in IPv6's form is IPv4.
-fn socket(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = Vec::new();
-    for at in (0..address.len()).step_by(8) {
-        let word = u32::from_str_radix(address.get(at..at.checked_add(8)?)?, 16).ok()?;
-        bytes.extend(word.to_ne_bytes());
-    }
-    let ip: IpAddr = if let Ok(v4) = <[u8; 4]>::try_from(bytes.as_slice()) {
-        Ipv4Addr::from(v4).into()
-    } else {
-        Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical()
-    };
-    Some(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
@@ -97,20 +80,5 @@ mod tests {
         let unconnected = alone.local_addr().unwrap();
         assert!(!found.iter().any(|one| one.local == unconnected), "{found:?}");
         assert!(!found.iter().any(|one| one.remote.port() == 0), "{found:?}");
-    }
-
-    #[test]
-    fn lines_of_no_connection_are_left_out() {
-        for line in [
-            "",
-            "   0: 0100007F:1F90 00000000:0000 0A",
-            "   0: 0100007F:1F90 0200007F:1F91 06",
-            "   0: 0100007F 0200007F:1F91 01",
-            "   0: 0100:1F90 0200007F:1F91 01",
-            "   0: zz00007F:1F90 0200007F:1F91 01",
-            "   0: 0100007F:1F90 0200007F:1F91",
-        ] {
-            assert_eq!(parse(line, Protocol::Tcp), None, "{line}");
-        }
     }
 }
