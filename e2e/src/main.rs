@@ -18,6 +18,8 @@ mod programs;
 mod report;
 mod scenarios;
 mod schema;
+#[path = "standin/record.rs"]
+mod standin_record;
 #[path = "standin/script.rs"]
 mod standin_script;
 

@@ -512,7 +512,7 @@ fn disks(context: &Context) -> Result<()> {
     ensure!(
         moving
             .stderr()
-            .contains("disk scratch: this version of hawser migrates read-only disks only"),
+            .contains("disk scratch: what the guest has written is in this pod only"),
         "{}",
         moving.transcript()
     );

@@ -50,7 +50,7 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 ];
 
 /// A guest that moves slowly enough to be disturbed.
-fn slow() -> Script {
+pub(super) fn slow() -> Script {
     Script {
         migration_rounds: 40,
         migration_round_ms: 50,
@@ -58,7 +58,7 @@ fn slow() -> Script {
     }
 }
 
-fn at(step: Step, fault: Fault) -> Script {
+pub(super) fn at(step: Step, fault: Fault) -> Script {
     Script {
         migration_fault: Some((step, fault)),
         ..quick()
@@ -66,7 +66,7 @@ fn at(step: Step, fault: Fault) -> Script {
 }
 
 /// All cases at once, each with pods of its own.
-fn each<T: Send>(cases: Vec<(String, T)>, run: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+pub(super) fn each<T: Send>(cases: Vec<(String, T)>, run: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
     let failures = std::thread::scope(|scope| {
         let running: Vec<_> = cases
             .into_iter()
@@ -114,7 +114,7 @@ fn target_vmm(context: &Context) -> Result<()> {
 }
 
 /// After the commit the guest is the target's, and fails with it: it does not come back.
-fn lost(pair: &mut Pair, mut moving: Process) -> Result<()> {
+pub(super) fn lost(pair: &mut Pair, mut moving: Process) -> Result<()> {
     let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
     expect_exit(code, 9, &moving)?;
     let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
@@ -238,7 +238,7 @@ fn launchers(context: &Context) -> Result<()> {
     })
 }
 
-fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
+pub(super) fn disturb(pair: &mut Pair, mut moving: Process, case: &str) -> Result<()> {
     match case {
         "source killed" => {
             pair.source.signal(Signal::SIGKILL)?;

@@ -30,6 +30,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::config::VmConfig;
+use super::disk;
+use super::record::Record;
 use super::script::{Fault, GuestEnd, Step};
 use super::vm::{Refused, Vmm, lock};
 
@@ -239,11 +241,17 @@ impl Vmm {
         }
         self.events.emit("vm", "pausing");
         self.pause()?;
-        lock(&self.state).running = None;
+        let memory = {
+            let mut state = lock(&self.state);
+            // Its writer has written, and writes no more; then the locks go.
+            state.running = None;
+            state.locks.clear();
+            *lock(&state.memory)
+        };
         println!("standin-vmm: the guest is paused");
         self.events.emit("vm", "paused");
         ask(Step::Memory, &block)?;
-        ask(Step::State, "{}")?;
+        ask(Step::State, &memory.text())?;
         ask(Step::Complete, "")
     }
 
@@ -301,7 +309,7 @@ impl Vmm {
         }
         self.events.emit("vm", "resuming");
         if let Some(config) = state.config.clone() {
-            match self.start(&config) {
+            match self.start(&config, &state.memory) {
                 Ok(running) => state.running = Some(running),
                 Err(error) => {
                     eprintln!("standin-vmm: resume: {error:#}");
@@ -352,6 +360,12 @@ impl Vmm {
                 Step::State => {
                     self.events.emit("vm", "restoring");
                     open_disks(config.as_ref())?;
+                    if let (true, Some(config)) = (self.script.writes_disk, &config) {
+                        let memory = std::str::from_utf8(&payload).ok().and_then(Record::from_text);
+                        let mut state = lock(&self.state);
+                        state.locks = disk::lock_all(&config.disks)?;
+                        *lock(&state.memory) = memory.context("no memory of the guest's disk")?;
+                    }
                     let runs = Arc::new(Barrier::new(2));
                     let waits = runs.clone();
                     // As long as the process: this is all that a vCPU is here.
@@ -367,7 +381,7 @@ impl Vmm {
                     let config = config.take().context("complete without a configuration")?;
                     self.events.emit("vm", "resuming");
                     let mut state = lock(&self.state);
-                    state.running = Some(self.start(&config)?);
+                    state.running = Some(self.start(&config, &state.memory)?);
                     state.config = Some(config);
                     self.events.emit("vm", "resumed");
                 }

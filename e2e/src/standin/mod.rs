@@ -6,10 +6,12 @@
 pub(crate) mod api;
 pub(crate) mod attempts;
 pub(crate) mod config;
+pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod migrate;
 pub(crate) mod port;
 pub(crate) mod pump;
+pub(crate) mod record;
 pub(crate) mod script;
 pub(crate) mod tap;
 pub(crate) mod vm;

@@ -46,6 +46,8 @@ pub(crate) struct Script {
     pub(crate) guest_end: Option<GuestEnd>,
     /// A source whose guest has taken it over: the configuration that it sends has a disk of this path instead of its own.
     pub(crate) sent_disk: Option<PathBuf>,
+    /// The guest writes its first disk that it can write, without pause: numbered records.
+    pub(crate) writes_disk: bool,
     /// Lines on standard error when the guest boots, as a VMM writes them that its guest surprises.
     pub(crate) log_lines: u32,
     /// What a VMM that its guest has taken over would try when the guest boots. What comes of each is a line on the

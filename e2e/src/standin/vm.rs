@@ -14,7 +14,9 @@ use nix::libc;
 use serde_json::{Value, json};
 
 use super::config::{Console, ConsoleMode, Net, VmConfig};
+use super::disk::{self, Writer};
 use super::pump::{self, Counters, Nic};
+use super::record::Record;
 use super::script::{Point, Script};
 use super::tap;
 
@@ -94,12 +96,17 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct State {
     pub(super) config: Option<VmConfig>,
     pub(super) running: Option<Running>,
+    /// On its disks, held by open files.
+    pub(super) locks: Vec<File>,
+    /// The last record that the guest wrote to its disk.
+    pub(super) memory: Arc<Mutex<Record>>,
 }
 
 /// Dropping it stops the pumps: they see the hang-up.
 #[derive(Debug)]
 pub(super) struct Running {
     nics: Vec<RunningNic>,
+    _writer: Option<Writer>,
 }
 
 #[derive(Debug)]
@@ -207,9 +214,11 @@ impl Vmm {
         let Some(config) = state.config.clone() else {
             return Err(Refused::new(404, "The VM could not boot", "VM config is missing"));
         };
-        let running = self
-            .start(&config)
-            .map_err(|error| Refused::new(500, "The VM could not boot", format!("{error:#}")))?;
+        let failed = |error: anyhow::Error| Refused::new(500, "The VM could not boot", format!("{error:#}"));
+        if self.script.writes_disk {
+            state.locks = disk::lock_all(&config.disks).map_err(failed)?;
+        }
+        let running = self.start(&config, &state.memory).map_err(failed)?;
         state.running = Some(running);
         let ends = self.vcpu_ends.clone();
         thread::Builder::new()
@@ -229,7 +238,11 @@ impl Vmm {
         Ok(())
     }
 
-    pub(super) fn start(self: &Arc<Self>, config: &VmConfig) -> anyhow::Result<Running> {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        config: &VmConfig,
+        memory: &Arc<Mutex<Record>>,
+    ) -> anyhow::Result<Running> {
         if let Some(payload) = &config.payload {
             for path in [&payload.kernel, &payload.firmware, &payload.initramfs]
                 .into_iter()
@@ -293,7 +306,14 @@ impl Vmm {
                 pump: Some(pump),
             });
         }
-        Ok(Running { nics })
+        let writer = match self.script.writes_disk {
+            true => Some(Writer::start(&config.disks, memory.clone())?),
+            false => None,
+        };
+        Ok(Running {
+            nics,
+            _writer: writer,
+        })
     }
 
     /// The guest restarts: same configuration, devices opened anew.
@@ -305,7 +325,7 @@ impl Vmm {
         self.events.emit("vm", "rebooting");
         state.running = None;
         if let Some(config) = state.config.clone() {
-            match self.start(&config) {
+            match self.start(&config, &state.memory) {
                 Ok(running) => state.running = Some(running),
                 Err(error) => {
                     eprintln!("standin-vmm: reboot: {error:#}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::error::Failure;
+use crate::error::{ExitCode, Failure};
 use crate::launch::HookOptions;
 use crate::load;
 use crate::pod::networks::CLAIMS;
@@ -23,6 +23,11 @@ pub struct ManifestArgs {
     /// A whole KubeVirt object is accepted too.
     #[arg(long, value_name = "FILE")]
     pub bindings: Option<PathBuf>,
+    /// Volume of the manifest, a claim, that every pod has which this guest may migrate to (ReadWriteMany). The guest can then
+    /// migrate although it writes its disk. Both launchers need this option, and prove to each other that it is true. The disk
+    /// leaves out the node's page cache, as with cache: none. May be repeated.
+    #[arg(long = "shared", value_name = "NAME")]
+    pub shared: Vec<String>,
 }
 
 impl ManifestArgs {
@@ -32,7 +37,12 @@ impl ManifestArgs {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
-        load::manifest(self.vmi.as_deref(), self.bindings.as_deref())
+        let mut loaded = load::manifest(self.vmi.as_deref(), self.bindings.as_deref())?;
+        loaded.spec.share(&self.shared).map_err(|why| {
+            Failure::new(ExitCode::Usage, format!("--shared {why}"))
+                .remedy("name a volume of the manifest that is a claim, and whose disk the guest writes")
+        })?;
+        Ok(loaded)
     }
 }
 

@@ -47,12 +47,28 @@ enum Problem {
     Locked,
 }
 
-/// Finds every volume of `guest`. `directory` is the unprivileged half's own, where the disks that are made will be.
-pub(crate) fn find(places: &Places, guest: &GuestSpec, directory: &Path) -> Vec<Result<Drive, Failure>> {
+/// Who may have the guest's disks open while they are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Users {
+    None,
+    /// The guest, in the pod that it is to migrate from: those that are shared.
+    Source,
+}
+
+/// Finds every volume of `guest`. `directory` is the unprivileged half's own, where the disks that are made will be. `users`:
+/// whether somebody else may be using a disk.
+pub(crate) fn find(
+    places: &Places,
+    guest: &GuestSpec,
+    directory: &Path,
+    users: Users,
+) -> Vec<Result<Drive, Failure>> {
     let made = directory.join(DIRECTORY);
     let drive = |disk: &Disk| {
         let place = place(places, disk);
-        let found = one(guest, disk, &place, &made);
+        // Its own, until it is given away: cloud-hypervisor releases the lock then.
+        let lock = users == Users::None || !disk.shared;
+        let found = one(guest, disk, &place, &made, lock);
         found.map_err(|problem| fail(disk, &place, &problem))
     };
     guest.disks.iter().map(drive).collect()
@@ -92,7 +108,7 @@ fn fail(disk: &Disk, place: &Path, problem: &Problem) -> Failure {
     Failure::new(ExitCode::PodUnfit, what).remedy(remedy)
 }
 
-fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path) -> Result<Drive, Problem> {
+fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path, lock: bool) -> Result<Drive, Problem> {
     let image = made.join(format!("{}.img", disk.name));
     let drive = |path: PathBuf, image_type: ImageType, make: Option<Make>| Drive {
         name: disk.name.clone(),
@@ -101,6 +117,7 @@ fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path) -> Result<Driv
         base: None,
         readonly: disk.readonly,
         direct: disk.direct,
+        shared: disk.shared,
         serial: disk.serial.clone(),
         boot_order: disk.boot_order,
         make,
@@ -128,14 +145,14 @@ fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path) -> Result<Driv
                 }
                 (found, _) => {
                     let found = found?;
-                    raw(&mut found.open(!disk.readonly, flags(disk))?, disk)?;
+                    raw(&mut found.open(!disk.readonly, flags(disk))?, disk, lock)?;
                     Ok(drive(found.path, ImageType::Raw, None))
                 }
             }
         }
         VolumeSource::Claim { .. } => {
             let (path, mut file) = claim(place, !disk.readonly, flags(disk))?;
-            raw(&mut file, disk)?;
+            raw(&mut file, disk, lock)?;
             Ok(drive(path, ImageType::Raw, None))
         }
         VolumeSource::Ephemeral { .. } => {
@@ -189,6 +206,7 @@ fn over(base: &Path, image_type: ImageType, size: u64, disk: &Disk, made: &Path)
         base: Some(base.to_owned()),
         readonly: false,
         direct: disk.direct,
+        shared: false,
         serial: disk.serial.clone(),
         boot_order: disk.boot_order,
         make: Some(Make::Image(overlay)),
@@ -246,10 +264,10 @@ fn seed_files(
     ))
 }
 
-/// A raw disk that is nobody else's.
-fn raw(file: &mut File, disk: &Disk) -> Result<(), Problem> {
+/// A raw disk that is nobody else's, where that is to be so.
+fn raw(file: &mut File, disk: &Disk, lock: bool) -> Result<(), Problem> {
     raw_size(file)?;
-    if is_locked(file, !disk.readonly)? {
+    if lock && is_locked(file, !disk.readonly)? {
         return Err(Problem::Locked);
     }
     Ok(())

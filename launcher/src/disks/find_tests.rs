@@ -36,7 +36,12 @@ impl Pod {
         let Command::Run(args) = Cli::try_parse_from(line.iter().chain(options)).unwrap().command else {
             panic!()
         };
-        let mut drives = find(&args.pod.places(), &guest, &self.0.path().join("vmm"));
+        let mut drives = find(
+            &args.pod.places(),
+            &guest,
+            &self.0.path().join("vmm"),
+            Users::None,
+        );
         assert_eq!(drives.len(), 1);
         drives.remove(0)
     }

@@ -69,6 +69,7 @@ mod tests {
             base: None,
             readonly: false,
             direct: false,
+            shared: false,
             serial: None,
             boot_order: None,
             make: Some(make),

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(crate) use find::find;
+pub(crate) use find::{Users, find};
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
 
@@ -56,6 +56,8 @@ pub(crate) struct Drive {
     pub(crate) base: Option<PathBuf>,
     pub(crate) readonly: bool,
     pub(crate) direct: bool,
+    /// Every pod that the guest may migrate to has it.
+    pub(crate) shared: bool,
     pub(crate) serial: Option<String>,
     /// 1 is first.
     pub(crate) boot_order: Option<u32>,

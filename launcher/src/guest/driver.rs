@@ -18,7 +18,7 @@ use crate::control::{Answer, Board, Call, Order, Request};
 use crate::daemons::passt;
 use crate::migration::source::{self, Ending};
 use crate::migration::{
-    self, Arrival, Description, Hands, Incoming, Outgoing, Report, VfHotplug, VfRequest, target,
+    self, Arrival, Description, Hands, Incoming, Outgoing, Report, TokenFile, VfHotplug, VfRequest, target,
 };
 use crate::nic::Server;
 use crate::queue::Sink;
@@ -194,7 +194,7 @@ impl Supervisor {
             description.obstacles.push(ARRIVED_BEHIND_PASST.to_owned());
         }
         description.obstacles.extend(self.vfs.obstacles());
-        let disks = self.job.readonly_disks.clone();
+        let disks = self.job.migrating_disks.clone();
         let queue = self.queue.clone();
         tokio::spawn(async move {
             let described = tokio::task::spawn_blocking(move || description.with_disks(&disks)).await;
@@ -204,7 +204,11 @@ impl Supervisor {
     }
 
     /// Everything for the migration is known: whether it can begin.
-    pub(super) fn described(&mut self, call: CallId, described: Result<Description, String>) -> Event {
+    pub(super) fn described(
+        &mut self,
+        call: CallId,
+        described: Result<(Description, Vec<TokenFile>), String>,
+    ) -> Event {
         let begun = described.and_then(|description| {
             let waiting = self.migrating.calls.get_mut(&call);
             let (order, answers) = waiting

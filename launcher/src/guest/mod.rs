@@ -34,7 +34,7 @@ use crate::error::{ExitCode, Failure};
 use crate::hooks::Hooks;
 use crate::keeper::{Orders, Verdict, die_with};
 use crate::log;
-use crate::migration::{self, Arrival, Description, Report};
+use crate::migration::{self, Arrival, Description, MigratingDisk, Report, TokenFile};
 use crate::nic::Server;
 use crate::privileges;
 use crate::status::{Identity, NicDescription};
@@ -66,8 +66,8 @@ pub(crate) struct Job {
     pub(crate) start: Start,
     pub(crate) identity: Identity,
     pub(crate) nics: Vec<NicDescription>,
-    /// By name and path.
-    pub(crate) readonly_disks: Vec<(String, PathBuf)>,
+    /// Those that a target has to have too.
+    pub(crate) migrating_disks: Vec<MigratingDisk>,
     /// The guest's VFs.
     pub(crate) functions: Vec<DeviceConfig>,
     /// Why the guest cannot migrate.
@@ -111,7 +111,7 @@ enum Input {
     /// The VMM that was found, or a program beside it, is not one to run a guest with.
     Unfit(Failure),
     /// The guest is described for the target of a migration.
-    Described(CallId, Result<Description, String>),
+    Described(CallId, Result<(Description, Vec<TokenFile>), String>),
     /// From a migration away from here, by its call; of none, for a VF that is plugged at the target.
     Source(Option<CallId>, Report),
     /// From a migration to here.

@@ -116,14 +116,10 @@ async fn listen(
         return Ok(None);
     };
     let address = listener.address;
-    let description = job.description(String::new());
-    let disks = job.readonly_disks.clone();
-    let description = tokio::task::spawn_blocking(move || description.with_disks(&disks))
-        .await
-        .map_err(|error| Failure::new(ExitCode::Internal, "describe the guest's disks").because(error))?;
+    let own = (job.description(String::new()), job.migrating_disks.clone());
     let directory = job.directory.clone();
     let sink = Sink::new(queue.clone());
-    let bound = Incoming::bind(listener, description, passt, directory, sink).await;
+    let bound = Incoming::bind(listener, own, passt, directory, sink).await;
     bound.map(Some).map_err(|error| {
         Failure::new(ExitCode::PodUnfit, format!("listen for a migration at {address}"))
             .because(error)

@@ -4,7 +4,7 @@ use hawser_netsetup::CniNic;
 
 use crate::devices;
 use crate::nic;
-use crate::spec::GuestSpec;
+use crate::spec::{GuestSpec, VolumeSource};
 
 /// A reason for each interface, disk and device with which no guest can migrate, and for CPUs, which stay with the pod.
 /// `cni` are the devices that CNI plugins have made, where the pod could be read.
@@ -12,16 +12,21 @@ pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
     let pinned = guest.dedicated_cpus.map(|_| {
         "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and a migration takes it along as it is".to_owned()
     });
-    let writable = guest.disks.iter().filter(|disk| !disk.readonly).map(|disk| {
-        format!(
-            "disk {}: this version of hawser migrates read-only disks only; the target does not have what the guest has \
-             written",
-            disk.name
-        )
+    let written = guest.disks.iter().filter(|disk| !disk.readonly && !disk.shared);
+    let written = written.map(|disk| {
+        let why = match &disk.volume.source {
+            VolumeSource::Claim { .. } => format!(
+                "the guest writes it, and nothing says that the target's pod has the same one; if it is ReadWriteMany, start both \
+                 launchers with --shared {}",
+                disk.name
+            ),
+            _ => "what the guest has written is in this pod only, and hawser does not copy disks".to_owned(),
+        };
+        format!("disk {}: {why}", disk.name)
     });
     nic::obstacles(guest, cni)
         .into_iter()
-        .chain(writable)
+        .chain(written)
         .chain(pinned)
         .chain(devices::obstacles(guest))
         .collect()

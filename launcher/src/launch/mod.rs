@@ -182,7 +182,7 @@ impl Launch {
             },
             nics: nic::describe(&guest, &plan.nics, &found, &attachments),
             functions: nic::devices(&attachments),
-            readonly_disks: migration::readonly_disks(&drives),
+            migrating_disks: migration::migrating_disks(&drives),
             obstacles,
             passt_version: passt.as_ref().and_then(|passt| passt.date),
             repairs: None,

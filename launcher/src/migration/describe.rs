@@ -4,12 +4,11 @@
 //! will act on, with its paths, TAP names and MACs; so the target compares it, field by field, with the one that it would
 //! have made itself. What is not in there (whose VM it is, what the guest was told by DHCP) is compared beside it.
 
-use std::path::PathBuf;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::disks::{self, DiskDescription};
+use super::disks::{self, DiskDescription, For, MigratingDisk};
+use super::shared::TokenFile;
 use crate::status::{Identity, NicDescription};
 
 /// Of this comparison and of the messages around it; it changes whenever an older launcher could misunderstand.
@@ -34,11 +33,20 @@ pub(crate) struct Description {
 }
 
 impl Description {
-    /// With the disks at these paths, by name. It reads them, so it takes its time.
-    pub(crate) fn with_disks(mut self, disks: &[(String, PathBuf)]) -> Self {
-        let (disks, problems) = disks::describe(disks);
-        self.disks = disks;
-        self.obstacles.extend(problems);
+    /// With the disks, for the target to compare. It reads them, so it takes its time. The files are to be kept until the target
+    /// has looked.
+    pub(crate) fn with_disks(mut self, disks: &[MigratingDisk]) -> (Self, Vec<TokenFile>) {
+        let described = disks::describe(disks, For::Target);
+        self.disks = described.disks;
+        self.obstacles.extend(described.problems);
+        (self, described.tokens)
+    }
+
+    /// The same, to be compared with the source's.
+    pub(super) fn with_disks_as_of(mut self, disks: &[MigratingDisk], source: &[DiskDescription]) -> Self {
+        let described = disks::describe(disks, For::Source(source));
+        self.disks = described.disks;
+        self.obstacles.extend(described.problems);
         self
     }
 }

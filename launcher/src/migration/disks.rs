@@ -1,8 +1,8 @@
-//! Disks that a guest may take for granted at the target: those that it cannot write.
+//! The guest's disks, as two launchers compare them before anything moves.
 //!
-//! Nobody copies a disk. The target's launcher finds or makes each one in its own pod; that it is the same is seen by its
-//! size and by samples of its content, all over it. What a guest can write is another matter: the target would have to
-//! have the very same disk, and nothing in a pod says whether a claim is shared.
+//! Nobody copies a disk. What the guest cannot write, the target's launcher finds or makes in its own pod; that it is the same is
+//! seen by its size and by samples of its content, all over it. What the guest writes has to be the very same disk in both
+//! pods ([`super::shared`]).
 
 use std::fs::File;
 use std::io;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::shared::{self, SharedDisk, TokenFile};
 use crate::disks::Drive;
 
 /// Bytes.
@@ -19,46 +20,111 @@ const SAMPLE: u64 = 64 << 10;
 /// A disk of up to this many samples is read as a whole.
 const SAMPLES: u64 = 128;
 
+/// A disk with which a guest can migrate. It is described when somebody asks, once it exists as a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MigratingDisk {
+    name: String,
+    path: PathBuf,
+    /// The guest writes it, and both pods have it.
+    shared: bool,
+}
+
+/// For whom the disks are described.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum For<'a> {
+    /// For the target to compare.
+    Target,
+    /// To compare them with the source's.
+    Source(&'a [DiskDescription]),
+}
+
+/// What one launcher knows of its disks.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    pub(super) disks: Vec<DiskDescription>,
+    /// What stands against them.
+    pub(super) problems: Vec<String>,
+    /// To be kept until the target has looked.
+    pub(super) tokens: Vec<TokenFile>,
+}
+
 /// A disk, as two launchers compare it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DiskDescription {
     pub(crate) name: String,
     /// Bytes.
     pub(crate) size: u64,
-    /// SHA-256 over its samples.
+    /// SHA-256 over its samples; empty for one that is shared, whose content changes.
     pub(crate) digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared: Option<SharedDisk>,
 }
 
-/// The disks to describe when somebody asks: those that exist as files once they are made.
-pub(crate) fn readonly(drives: &[Drive]) -> Vec<(String, PathBuf)> {
+/// Those of the guest's disks that do not keep it from migrating.
+pub(crate) fn migrating(drives: &[Drive]) -> Vec<MigratingDisk> {
     drives
         .iter()
-        .filter(|drive| drive.readonly)
-        .map(|drive| (drive.name.clone(), drive.path.clone()))
+        .filter(|drive| drive.readonly || drive.shared)
+        .map(|drive| MigratingDisk {
+            name: drive.name.clone(),
+            path: drive.path.clone(),
+            shared: drive.shared,
+        })
         .collect()
 }
 
-/// The descriptions, and what stands against them.
-pub(crate) fn describe(disks: &[(String, PathBuf)]) -> (Vec<DiskDescription>, Vec<String>) {
-    let mut descriptions = Vec::new();
-    let mut problems = Vec::new();
-    for (name, path) in disks {
-        match sample(path) {
-            Ok((size, digest)) => descriptions.push(DiskDescription {
-                name: name.clone(),
-                size,
-                digest,
-            }),
-            Err(error) => problems.push(format!("disk {name}: {}: {error}", path.display())),
+/// Reads the disks, and writes beside those that are shared.
+pub(super) fn describe(disks: &[MigratingDisk], whom: For<'_>) -> Described {
+    let mut all = Described::default();
+    for disk in disks {
+        match one(disk, whom) {
+            Ok((description, token)) => {
+                all.disks.push(description);
+                all.tokens.extend(token);
+            }
+            Err(error) => {
+                let problem = format!("disk {}: {}: {error}", disk.name, disk.path.display());
+                all.problems.push(problem);
+            }
         }
     }
-    (descriptions, problems)
+    all
+}
+
+fn one(disk: &MigratingDisk, whom: For<'_>) -> io::Result<(DiskDescription, Option<TokenFile>)> {
+    let described = |size, digest, shared| DiskDescription {
+        name: disk.name.clone(),
+        size,
+        digest,
+        shared,
+    };
+    if !disk.shared {
+        let (size, digest) = sample(&disk.path)?;
+        return Ok((described(size, digest, None), None));
+    }
+    let size = size(&mut File::open(&disk.path)?)?;
+    let (shared, token) = match whom {
+        For::Target => shared::at_source(&disk.path)?,
+        For::Source(source) => {
+            let theirs = source.iter().find(|other| other.name == disk.name);
+            match theirs.and_then(|theirs| theirs.shared.as_ref()) {
+                Some(theirs) => (shared::at_target(&disk.path, theirs)?, None),
+                // The difference is said anyway.
+                None => return Ok((described(size, String::new(), None), None)),
+            }
+        }
+    };
+    Ok((described(size, String::new(), Some(shared)), token))
+}
+
+/// A block device has no length by its metadata.
+fn size(file: &mut File) -> io::Result<u64> {
+    io::Seek::seek(file, io::SeekFrom::End(0))
 }
 
 fn sample(path: &Path) -> io::Result<(u64, String)> {
     let mut file = File::open(path)?;
-    // A block device has no length by its metadata.
-    let size = io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+    let size = size(&mut file)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; SAMPLE as usize];
     let count = size.div_ceil(SAMPLE).min(SAMPLES);
@@ -85,28 +151,38 @@ fn sample(path: &Path) -> io::Result<(u64, String)> {
 /// Every disk that is not the same on both sides.
 pub(super) fn differences(source: &[DiskDescription], target: &[DiskDescription], reasons: &mut Vec<String>) {
     for disk in source {
-        match target.iter().find(|other| other.name == disk.name) {
-            Some(other) if other == disk => {}
-            Some(other) if other.size != disk.size => reasons.push(format!(
-                "disk {}: {} bytes at the source, {} at the target",
-                disk.name, disk.size, other.size
-            )),
-            Some(_) => reasons.push(format!(
-                "disk {}: its content is not the same at the source and at the target",
-                disk.name
-            )),
-            None => reasons.push(format!(
-                "disk {}: the target has no interface of this name",
-                disk.name
-            )),
-        }
+        let why = match target.iter().find(|other| other.name == disk.name) {
+            Some(other) => difference(disk, other),
+            None => Some("the target has no disk of this name".to_owned()),
+        };
+        reasons.extend(why.map(|why| format!("disk {}: {why}", disk.name)));
     }
     for disk in target {
         if !source.iter().any(|other| other.name == disk.name) {
-            reasons.push(format!(
-                "disk {}: the source has no interface of this name",
-                disk.name
-            ));
+            reasons.push(format!("disk {}: the source has no disk of this name", disk.name));
+        }
+    }
+}
+
+fn difference(source: &DiskDescription, target: &DiskDescription) -> Option<String> {
+    if source.size != target.size {
+        return Some(format!(
+            "{} bytes at the source, {} at the target",
+            source.size, target.size
+        ));
+    }
+    match (&source.shared, &target.shared) {
+        (Some(theirs), Some(ours)) => {
+            let why = shared::difference(theirs, ours)?;
+            Some(format!("it is not known to be the same in both pods: {why}"))
+        }
+        (None, None) if source.digest == target.digest => None,
+        (None, None) => Some("its content is not the same at the source and at the target".to_owned()),
+        (Some(_), None) => {
+            Some("the source was started with --shared for it, and the target was not".to_owned())
+        }
+        (None, Some(_)) => {
+            Some("the target was started with --shared for it, and the source was not".to_owned())
         }
     }
 }
@@ -115,12 +191,20 @@ pub(super) fn differences(source: &[DiskDescription], target: &[DiskDescription]
 mod tests {
     use super::*;
 
+    fn disk(name: &str, path: PathBuf) -> MigratingDisk {
+        MigratingDisk {
+            name: name.to_owned(),
+            path,
+            shared: false,
+        }
+    }
+
     fn described(dir: &Path, name: &str, content: &[u8]) -> DiskDescription {
         let path = dir.join(name);
         std::fs::write(&path, content).unwrap();
-        let (mut found, problems) = describe(&[("seed".to_owned(), path)]);
-        assert_eq!(problems, Vec::<String>::new());
-        found.remove(0)
+        let mut found = describe(&[disk("seed", path)], For::Target);
+        assert_eq!(found.problems, Vec::<String>::new());
+        found.disks.remove(0)
     }
 
     #[test]
@@ -146,17 +230,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_reason_and_so_is_each_difference() {
-        let (found, problems) = describe(&[("gone".to_owned(), "/no/such/disk".into())]);
-        assert!(found.is_empty());
+        let found = describe(&[disk("gone", "/no/such/disk".into())], For::Target);
+        assert!(found.disks.is_empty());
         assert!(
-            problems[0].starts_with("disk gone: /no/such/disk: "),
-            "{problems:?}"
+            found.problems[0].starts_with("disk gone: /no/such/disk: "),
+            "{found:?}"
         );
 
         let disk = |name: &str, size, digest: &str| DiskDescription {
             name: name.to_owned(),
             size,
             digest: digest.to_owned(),
+            shared: None,
         };
         let source = [
             disk("a", 1, "x"),

@@ -12,6 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::channels::Channels;
 use super::describe::{Description, notes, reasons, same_pod_addresses};
+use super::disks::MigratingDisk;
 use super::link::Received;
 use super::message::{Message, Prepare};
 use super::port::{self, Port};
@@ -34,6 +35,8 @@ const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 /// All that a source is told over plain TCP, where anybody may be one.
 const REFUSED: &str = "the target refuses this guest; over plain TCP only its log says why";
 
+pub(super) const BUSY: &str = "the target is busy with another hand-off";
+
 /// What a target listens at, and with which certificates.
 #[derive(Debug, Clone)]
 pub(crate) struct Listener {
@@ -49,6 +52,8 @@ pub(crate) enum Arrival {
     Connection(port::Incoming),
     Received(u32, Received),
     Event(Event),
+    /// The disks of this pod were read to answer the source of this channel.
+    Compared(u32, Box<Prepare>, Box<Description>),
     /// The guest has been here for so long that its source has nothing left to ask.
     Settled,
 }
@@ -69,7 +74,9 @@ impl From<(u32, Received)> for Arrival {
 #[derive(Debug)]
 pub(crate) struct Incoming {
     listener: Listener,
+    /// Without the disks, which are read when a source asks.
     own: Description,
+    disks: Vec<MigratingDisk>,
     vmm_dir: PathBuf,
     port: Port,
     accepting: Option<AbortHandle>,
@@ -78,6 +85,8 @@ pub(crate) struct Incoming {
     id: Option<String>,
     /// The channel that the last `Prepare` came over.
     asking: Option<u32>,
+    /// The channel for whose source the disks are being read.
+    comparing: Option<u32>,
     refused: Option<Instant>,
     /// How long the source may come back once the guest is here.
     settling: Duration,
@@ -98,7 +107,7 @@ impl Incoming {
     /// Listens. Connections wait until [`Self::open`].
     pub(crate) async fn bind(
         listener: Listener,
-        own: Description,
+        (own, disks): (Description, Vec<MigratingDisk>),
         passt: Option<passt::Handle>,
         vmm_dir: PathBuf,
         sink: Sink<Arrival>,
@@ -111,12 +120,14 @@ impl Incoming {
         let this = Self {
             listener,
             own,
+            disks,
             vmm_dir,
             port,
             accepting: None,
             channels: Channels::default(),
             id: None,
             asking: None,
+            comparing: None,
             refused: None,
             settling: HOLD_TIMEOUT,
             credentials: false,
@@ -178,6 +189,7 @@ impl Incoming {
     pub(crate) fn arrived(&mut self, arrival: Arrival, waits: bool) -> Option<Event> {
         match arrival {
             Arrival::Event(event) => Some(event),
+            Arrival::Compared(channel, prepare, own) => self.compared(channel, &prepare, &own, waits),
             Arrival::Settled => {
                 self.close();
                 None
@@ -211,22 +223,7 @@ impl Incoming {
         match message {
             // It was heard the first time.
             Message::Prepare(_) if self.channels.is_source(channel) => None,
-            Message::Prepare(prepare) => {
-                let reasons = self.judge(&prepare, waits);
-                if reasons.is_empty() && waits {
-                    let from = self.channels.choose(channel);
-                    self.port.expect(&prepare.id, from);
-                    self.id = Some(prepare.id.clone());
-                    self.nics.clone_from(&prepare.description.nics);
-                    self.connected = self.take_connections(&self.nics);
-                    self.credentials = prepare.credentials.is_some();
-                    for note in notes(&prepare.description, &self.own) {
-                        tracing::warn!(event = "migration-note", "migration: {}", said::text(&note));
-                    }
-                }
-                self.asking = Some(channel);
-                Some(Event::Prepare { reasons })
-            }
+            Message::Prepare(prepare) => self.compare(channel, prepare, waits),
             // Whoever knows the name is the source, over whatever channel.
             Message::Commit { id } if self.id.as_ref() == Some(&id) => {
                 self.channels.choose(channel);
@@ -239,8 +236,59 @@ impl Incoming {
         }
     }
 
-    fn judge(&self, prepare: &Prepare, waits: bool) -> Vec<String> {
-        let mut all = reasons(prepare.version, &prepare.description, &self.own);
+    /// Reads the disks of this pod as they are now. One source at a time: others are told that the target is busy.
+    fn compare(&mut self, channel: u32, prepare: Box<Prepare>, waits: bool) -> Option<Event> {
+        if self.comparing == Some(channel) {
+            return None;
+        }
+        if !waits || self.comparing.is_some() {
+            self.asking = Some(channel);
+            return Some(Event::Prepare {
+                reasons: vec![BUSY.to_owned()],
+            });
+        }
+        self.comparing = Some(channel);
+        let (own, disks, sink) = (self.own.clone(), self.disks.clone(), self.sink.clone());
+        self.tasks.spawn(async move {
+            let read = tokio::task::spawn_blocking(move || {
+                let own = own.with_disks_as_of(&disks, &prepare.description.disks);
+                (prepare, own)
+            });
+            let arrival = match read.await {
+                Ok((prepare, own)) => Arrival::Compared(channel, prepare, Box::new(own)),
+                Err(error) => Arrival::Event(Event::VmmFailed(format!(
+                    "the guest's disks cannot be read: {error}"
+                ))),
+            };
+            sink.send(arrival).await;
+        });
+        None
+    }
+
+    /// The disks of this pod are read: whether it takes the source's guest.
+    fn compared(&mut self, channel: u32, prepare: &Prepare, own: &Description, waits: bool) -> Option<Event> {
+        self.comparing = None;
+        if !self.channels.has(channel) {
+            return None;
+        }
+        let reasons = self.judge(prepare, own, waits);
+        if reasons.is_empty() && waits {
+            let from = self.channels.choose(channel);
+            self.port.expect(&prepare.id, from);
+            self.id = Some(prepare.id.clone());
+            self.nics.clone_from(&prepare.description.nics);
+            self.connected = self.take_connections(&self.nics);
+            self.credentials = prepare.credentials.is_some();
+            for note in notes(&prepare.description, own) {
+                tracing::warn!(event = "migration-note", "migration: {}", said::text(&note));
+            }
+        }
+        self.asking = Some(channel);
+        Some(Event::Prepare { reasons })
+    }
+
+    fn judge(&self, prepare: &Prepare, own: &Description, waits: bool) -> Vec<String> {
+        let mut all = reasons(prepare.version, &prepare.description, own);
         match (&self.listener.security, &prepare.credentials) {
             (Security::Tls(_), Some(credentials)) if all.is_empty() && waits => {
                 if let Err(error) = session_certs::accept(&self.vmm_dir, credentials) {

@@ -216,7 +216,11 @@ impl Survey<'_> {
     }
 
     fn disks(&self, guest: &GuestSpec, owner: &Part<Owner>) -> Part<Vec<Drive>> {
-        let find = || disks::find(self.places, guest, &self.places.vmm_dir());
+        let users = match self.certificates {
+            Some(_) => disks::Users::Source,
+            None => disks::Users::None,
+        };
+        let find = || disks::find(self.places, guest, &self.places.vmm_dir(), users);
         match self.as_owner(owner, find) {
             Ok(found) => Part::all(found, Drive::to_string),
             Err(failure) => Part::bad(failure),

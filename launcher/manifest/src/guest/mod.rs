@@ -80,6 +80,33 @@ impl GuestSpec {
     pub const MEMORY_ALIGN: u64 = 2 << 20;
     /// Less than this boots no kernel that we know of.
     pub const MEMORY_MIN: u64 = 16 << 20;
+
+    /// Takes these volumes for storage that every pod of this guest has (`--shared`). Their disks leave out the page cache of
+    /// their node, which the other node does not see.
+    ///
+    /// # Errors
+    /// A name that is not a claim with a disk that the guest can write.
+    pub fn share(&mut self, names: &[String]) -> Result<(), String> {
+        for name in names {
+            let disk = self.disks.iter_mut().find(|disk| disk.name == *name);
+            let disk = disk.ok_or_else(|| format!("{name}: no disk of the guest has this name"))?;
+            if !matches!(disk.volume.source, storage::VolumeSource::Claim { .. }) {
+                return Err(format!(
+                    "{name}: {} is not a persistentVolumeClaim or a dataVolume",
+                    disk.volume.path
+                ));
+            }
+            if disk.readonly {
+                return Err(format!(
+                    "{name}: {} is read-only, and need not be shared to migrate",
+                    disk.path
+                ));
+            }
+            disk.shared = true;
+            disk.direct = true;
+        }
+        Ok(())
+    }
 }
 
 /// `spec.domain.cpu`; each part is at least 1.

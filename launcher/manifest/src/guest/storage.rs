@@ -20,6 +20,9 @@ pub struct Disk {
     pub boot_order: Option<u32>,
     /// `cache: none`: the host's page cache is left out.
     pub direct: bool,
+    /// Every pod that the guest may migrate to has this very disk, says whoever started hawser.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shared: bool,
     pub volume: Volume,
 }
 

@@ -158,6 +158,7 @@ fn join(disk: &storage::Disk, path: &FieldPath, volume: &Resolved, report: &mut 
         serial: given(&disk.serial).map(|serial| serial.chars().take(SERIAL_VISIBLE).collect()),
         boot_order: disk.boot_order,
         direct: disk.cache == Some(Cache::None),
+        shared: false,
         volume: volume.volume.clone(),
     }
 }
@@ -206,6 +207,7 @@ fn without_disk(
         serial: None,
         boot_order: None,
         direct: false,
+        shared: false,
         volume: volume.volume.clone(),
     };
     rest.into_iter().map(disk).collect()

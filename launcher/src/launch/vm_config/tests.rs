@@ -71,6 +71,7 @@ fn drive(name: &str, boot_order: Option<u32>) -> Drive {
         base: None,
         readonly: false,
         direct: false,
+        shared: false,
         serial: None,
         boot_order,
         make: None,
@@ -394,6 +395,7 @@ fn a_guest_that_boots_from_its_disks_in_their_order() {
         image_type: ImageType::Qcow2,
         base: Some("/images/root/disk/root.img".into()),
         direct: true,
+        shared: false,
         serial: Some("S1".into()),
         ..drive("root", Some(1))
     };

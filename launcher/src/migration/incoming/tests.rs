@@ -41,7 +41,14 @@ async fn target() -> (Incoming, TcpListener, mpsc::Receiver<Arrival>, tempfile::
     };
     let (queue, arrivals) = mpsc::channel(64);
     let vmm_dir = directory.path().to_owned();
-    let bound = Incoming::bind(listener, description(), None, vmm_dir, Sink::new(queue)).await;
+    let bound = Incoming::bind(
+        listener,
+        (description(), Vec::new()),
+        None,
+        vmm_dir,
+        Sink::new(queue),
+    )
+    .await;
     let (incoming, socket) = bound.unwrap();
     (incoming, socket, arrivals, directory)
 }

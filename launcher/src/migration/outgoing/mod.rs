@@ -22,6 +22,7 @@ use super::link::Link;
 use super::message::{Message, Prepare};
 use super::relay::{MEETING, SourceRelay};
 use super::report::Report;
+use super::shared::TokenFile;
 use super::source::{Action, Event, State};
 use super::tls::{Security, check};
 use super::vf_hotplug::{self, VfHotplug};
@@ -68,6 +69,8 @@ pub(crate) struct Outgoing {
     security: Security,
     order: Order,
     prepare: Prepare,
+    /// Until the target has looked at them.
+    tokens: Vec<TokenFile>,
     vmm_dir: PathBuf,
     link: Option<Link>,
     channels: u32,
@@ -114,7 +117,7 @@ impl Outgoing {
     /// Everything for a migration, before anything is done. The error is for the caller.
     pub(crate) fn new(
         order: Order,
-        description: Description,
+        (description, tokens): (Description, Vec<TokenFile>),
         vmm_dir: PathBuf,
         progress: mpsc::UnboundedSender<Answer>,
         sink: Sink<Report>,
@@ -146,6 +149,7 @@ impl Outgoing {
                 description,
                 credentials,
             },
+            tokens,
             order,
             vmm_dir,
             link: None,
@@ -210,6 +214,8 @@ impl Outgoing {
             }
             Action::SendPrepare => self.send(Message::Prepare(Box::new(self.prepare.clone()))),
             Action::Detach => {
+                // The target has answered.
+                self.tokens.clear();
                 let requests = hands.vfs.release();
                 if hands.vfs.are_out() {
                     return Some(Event::Detached);
