@@ -19,6 +19,7 @@ mod guard;
 mod input;
 mod lifecycle;
 mod migration;
+mod migration_convergence;
 mod migration_disks;
 mod migration_faults;
 mod migration_passt;
@@ -89,6 +90,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("faults", faults::SCENARIOS),
     ("convergence", convergence::SCENARIOS),
     ("migration", migration::SCENARIOS),
+    ("migration", migration_convergence::SCENARIOS),
     ("migration", migration_disks::SCENARIOS),
     ("migration", migration_faults::SCENARIOS),
     ("migration", migration_passt::SCENARIOS),

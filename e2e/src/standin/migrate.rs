@@ -23,7 +23,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, process, thread};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -48,11 +48,17 @@ struct Send {
     destination_url: String,
     #[serde(rename = "downtime_ms")]
     _downtime_ms: u64,
-    #[serde(rename = "timeout_s")]
-    _timeout_s: u64,
+    timeout_s: u64,
+    timeout_strategy: TimeoutStrategy,
     connections: u32,
     #[serde(default)]
     tls_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum TimeoutStrategy {
+    Cancel,
+    Ignore,
 }
 
 #[derive(Debug, Deserialize)]
@@ -228,7 +234,14 @@ impl Vmm {
         }
         ask(Step::Config, &config.to_string())?;
         let block = "x".repeat(64 << 10);
+        let began = Instant::now();
         for round in 0..self.script.migration_rounds {
+            if began.elapsed() >= Duration::from_secs(how.timeout_s) {
+                match how.timeout_strategy {
+                    TimeoutStrategy::Cancel => bail!("the rounds did not converge in time"),
+                    TimeoutStrategy::Ignore => break,
+                }
+            }
             ask(Step::Memory, &block)?;
             self.events
                 .emit_with("vm", "migration-memory-iteration", "id", &round.to_string());

@@ -82,6 +82,10 @@ fn arguments(verb: &str, source: &Source<'_>) -> Vec<Value> {
         arguments.push("--bindings".into());
         arguments.push(format!("{MOUNT}/bindings.yaml").into());
     }
+    for disk in source.guest.disks.iter().filter(|disk| disk.shared) {
+        arguments.push("--shared".into());
+        arguments.push(disk.name.clone().into());
+    }
     arguments
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::args::{SecurityArgs, StateDirArgs};
-use crate::control::{self, Order};
+use crate::control::{self, OnTimeout, Order};
 use crate::error::{ExitCode, Failure};
 use crate::migration::Address;
 use crate::state_dir::vmm_dir;
@@ -25,9 +25,15 @@ pub struct MigrateArgs {
     /// Maximum downtime. Memory is copied in rounds until what remains can be sent within this time.
     #[arg(long, value_name = "TIME", default_value = "300ms", value_parser = duration)]
     pub downtime: Duration,
-    /// Abort the migration if that point is not reached within this time (whole seconds).
+    /// Time for the rounds over the guest's memory to reach that point (whole seconds).
     #[arg(long, value_name = "TIME", default_value = "3600s", value_parser = duration)]
     pub timeout: Duration,
+    /// What to do if they do not reach it.
+    #[arg(long, value_name = "WHAT", default_value = "cancel")]
+    pub on_timeout: OnTimeout,
+    /// The longest that the guest may be paused altogether. After that hawser resumes it here, and the migration has failed.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
+    pub max_downtime: Duration,
     /// TCP connections for the guest's memory.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=128))]
     pub connections: u32,
@@ -46,6 +52,8 @@ pub(super) fn migrate(args: MigrateArgs) -> Result<ExitCode, Failure> {
             downtime_ms: u64::try_from(args.downtime.as_millis()).unwrap_or(u64::MAX),
             timeout_s: args.timeout.as_secs().max(1),
             connections: args.connections,
+            on_timeout: args.on_timeout,
+            max_downtime_ms: u64::try_from(args.max_downtime.as_millis()).unwrap_or(u64::MAX),
         }),
     };
     control::migrate(&vmm_dir(&args.state.state_dir), order)

@@ -50,6 +50,19 @@ pub(crate) struct Order {
     pub(crate) downtime_ms: u64,
     pub(crate) timeout_s: u64,
     pub(crate) connections: u32,
+    pub(crate) on_timeout: OnTimeout,
+    /// The longest that the guest is paused before it is resumed here.
+    pub(crate) max_downtime_ms: u64,
+}
+
+/// What to do with a guest whose memory cannot be sent within the downtime, however often it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnTimeout {
+    /// Abort the migration: the guest stays.
+    Cancel,
+    /// Pause the guest until the rest is sent, for as long as --max-downtime allows.
+    Pause,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,6 +46,8 @@ pub(crate) struct SourceRelay {
     task: JoinHandle<()>,
     /// The VMM's first connection, on which it gives its instructions.
     first: Arc<OnceLock<OwnedFd>>,
+    /// Bytes from the VMM to the target.
+    sent: Arc<AtomicU64>,
 }
 
 impl SourceRelay {
@@ -62,6 +64,8 @@ impl SourceRelay {
     fn start_with(listener: TcpListener, vmm: Pid, address: Address, id: String) -> Self {
         let first = Arc::new(OnceLock::new());
         let known = Arc::clone(&first);
+        let sent = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&sent);
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             let rejections = Rejections::default();
@@ -78,12 +82,12 @@ impl SourceRelay {
                     };
                     let _ = known.set(same);
                 }
-                let (address, id) = (address.clone(), id.clone());
+                let (address, id, count) = (address.clone(), id.clone(), Arc::clone(&count));
                 connections.spawn(async move {
                     let _ = ours.set_nodelay(true);
                     match channel::dial_memory(&address, &id).await {
                         // An end in either direction is for the VMMs to judge.
-                        Ok(theirs) => drop(carry_out(ours, theirs).await),
+                        Ok(theirs) => drop(carry_out(ours, theirs, &count).await),
                         Err(error) => {
                             tracing::warn!(
                                 event = "memory-connection-failed",
@@ -95,7 +99,12 @@ impl SourceRelay {
                 });
             }
         });
-        Self { task, first }
+        Self { task, first, sent }
+    }
+
+    /// Bytes that have gone from the VMM to the target.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Whether the VMM has closed its connection. It does so before it gives up and resumes the guest; its event that
@@ -167,10 +176,15 @@ impl Drop for SourceRelay {
 /// segment waits until the one before is acknowledged. On the loopback interface, where a segment is 64 KiB, that is
 /// nearly every piece, and an acknowledgement with nothing to go along with waits for 40 ms. The guest would stand still
 /// for two or three of those. So what was read is acknowledged at once; the kernel has to be told each time.
-async fn carry_out(ours: TcpStream, theirs: TcpStream) -> io::Result<()> {
+async fn carry_out(ours: TcpStream, theirs: TcpStream, count: &AtomicU64) -> io::Result<()> {
     let requests = async {
         let mut pipe = Pipe::new()?;
-        while pipe.take(&ours).await? > 0 {
+        loop {
+            let taken = pipe.take(&ours).await?;
+            if taken == 0 {
+                break;
+            }
+            count.fetch_add(u64::try_from(taken).unwrap_or_default(), Ordering::Relaxed);
             // Without it everything works, only later.
             let _ = ours.set_quickack(true);
             pipe.give(&theirs).await?;

@@ -250,12 +250,13 @@ pub(super) fn difference(source: &SharedDisk, target: &SharedDisk) -> Option<Str
         ) => match ours {
             Token::None(why) => Some(why.clone()),
             ours if ours != theirs => Some("the source's token has another content in this pod".to_owned()),
+            // One node may have a network's file system mounted twice.
+            _ if *at_source && *at_target => None,
             _ if here => Some("both pods see the directory, and two different files in it".to_owned()),
-            _ if !at_source || !at_target => Some(format!(
+            _ => Some(format!(
                 "its file system ({}) is one that a single node may mount: two nodes that mount it destroy it",
                 if *at_source { target_type } else { source_type }
             )),
-            _ => None,
         },
         (
             Medium::File {

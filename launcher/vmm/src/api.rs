@@ -69,9 +69,19 @@ pub struct SendMigration {
     pub destination_url: String,
     pub downtime_ms: u64,
     pub timeout_s: u64,
+    pub timeout_strategy: TimeoutStrategy,
     pub connections: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_dir: Option<PathBuf>,
+}
+
+/// What becomes of a migration whose rounds do not shrink enough in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum TimeoutStrategy {
+    /// It fails.
+    Cancel,
+    /// The VM is paused, however long the rest takes.
+    Ignore,
 }
 
 /// Body of `vm.receive-migration`.

@@ -14,6 +14,7 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod migration;
+mod migration_disks;
 mod migration_faults;
 mod migration_network;
 mod migration_passt;
@@ -61,6 +62,10 @@ const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_masquerade_with_tls",
         run: migration::masquerade_with_tls,
+    },
+    Scenario {
+        name: "migration_while_writing_to_nfs",
+        run: migration_disks::on_nfs,
     },
     Scenario {
         name: "migration_bridge_on_a_shared_network",
@@ -117,6 +122,10 @@ const MORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "masquerade_and_bridge_on_a_secondary_network_by_cni",
         run: secondary::masquerade_and_bridge,
+    },
+    Scenario {
+        name: "migration_while_writing_to_a_block_device",
+        run: migration_disks::on_a_block_device,
     },
     Scenario {
         name: "passt_given_up_takes_the_nic_out",

@@ -27,12 +27,12 @@ use super::source::{Action, Event, State};
 use super::tls::{Security, check};
 use super::vf_hotplug::{self, VfHotplug};
 use super::{descriptors, said, session_certs};
-use crate::control::{Answer, Board, Order};
+use crate::control::{Answer, Board, OnTimeout, Order};
 use crate::daemons::passt;
 use crate::error::chain;
 use crate::queue::Sink;
 use crate::status::{Direction, Step};
-use crate::vmm::api::{Api, SendMigration};
+use crate::vmm::api::{Api, SendMigration, TimeoutStrategy};
 use crate::vmm::events::Events;
 use crate::vmm::{process, threads};
 
@@ -42,8 +42,6 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 const DETACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Beyond the transfer's own limit, for a VMM that hangs in a dead connection and does not look at it.
 const OVERTIME: Duration = Duration::from_secs(30);
-/// The longest that a guest is paused for a migration before it is resumed here.
-const MAX_PAUSE: Duration = Duration::from_secs(20);
 /// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
 const DOUBT_TIMEOUT: Duration = Duration::from_secs(60);
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -98,6 +96,8 @@ struct Times {
     began: Option<Instant>,
     paused: Option<Instant>,
     running: Option<Instant>,
+    /// When the last round over the memory ended, and how much had been sent by then.
+    round: Option<(Instant, u64)>,
 }
 
 impl Times {
@@ -335,6 +335,10 @@ impl Outgoing {
             destination_url: format!("tcp:{MEETING}"),
             downtime_ms: self.order.downtime_ms,
             timeout_s: self.order.timeout_s,
+            timeout_strategy: match self.order.on_timeout {
+                OnTimeout::Cancel => TimeoutStrategy::Cancel,
+                OnTimeout::Pause => TimeoutStrategy::Ignore,
+            },
             connections: self.order.connections,
             tls_dir: matches!(self.security, Security::Tls(_))
                 .then(|| session_certs::directory(&self.vmm_dir)),
@@ -346,7 +350,9 @@ impl Outgoing {
                     .await;
             }
         });
-        let limit = Duration::from_secs(self.order.timeout_s).saturating_add(OVERTIME);
+        let limit = Duration::from_secs(self.order.timeout_s)
+            .saturating_add(self.max_downtime())
+            .saturating_add(OVERTIME);
         self.later(
             limit,
             Event::Cancel(format!("the transfer was not over within {} s", limit.as_secs())),
@@ -407,6 +413,11 @@ impl Outgoing {
             tokio::time::sleep(after).await;
             sink.send(Report::Event(event)).await;
         });
+    }
+
+    /// The longest that the guest is paused before it is resumed here.
+    fn max_downtime(&self) -> Duration {
+        Duration::from_millis(self.order.max_downtime_ms)
     }
 
     pub(crate) fn address(&self) -> String {

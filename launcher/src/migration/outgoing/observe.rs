@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use super::{Hands, MAX_PAUSE, Outgoing};
+use super::{Hands, Outgoing};
 use crate::daemons::passt;
 use crate::migration::link::{Link, Received};
 use crate::migration::message::Message;
+use crate::migration::relay::SourceRelay;
 use crate::migration::report::Report;
 use crate::migration::said;
 use crate::migration::source::Event;
@@ -109,11 +110,12 @@ impl Outgoing {
                 self.times.paused = Some(Instant::now());
                 // A guest that is paused does not end.
                 self.stop_watchdog();
+                let limit = self.max_downtime();
                 let why = format!(
-                    "the target did not take the guest within {} s",
-                    MAX_PAUSE.as_secs()
+                    "the target did not take the guest within {} of its pause (--max-downtime)",
+                    humantime::format_duration(limit)
                 );
-                self.later(MAX_PAUSE, Event::Cancel(why));
+                self.later(limit, Event::Cancel(why));
                 self.progress(
                     "sending",
                     "the guest is paused; the rest of its memory is being copied".into(),
@@ -127,12 +129,30 @@ impl Outgoing {
                     .and_then(|properties| properties.get("id"));
                 if let Some(round) = id.and_then(|id| id.as_str()).and_then(|id| id.parse().ok()) {
                     hands.board.round(round);
-                    self.progress("sending", format!("round {round} over the guest's memory"));
+                    let text = self.round(round);
+                    self.progress("sending", text);
                 }
                 None
             }
             _ => None,
         }
+    }
+
+    /// A round over the guest's memory has ended: how much that was, and how long it took. What the next one has to send is
+    /// what the guest has written meanwhile.
+    fn round(&mut self, number: u64) -> String {
+        let now = Instant::now();
+        let sent = self.relay.as_ref().map_or(0, SourceRelay::sent);
+        let last = self.times.round.replace((now, sent));
+        let (since, before) = last
+            .or(self.times.began.map(|began| (began, 0)))
+            .unwrap_or((now, sent));
+        format!(
+            "round {number} over the guest's memory: {} KiB in {} ms; the guest is paused once the rest takes {} ms at most",
+            sent.saturating_sub(before) >> 10,
+            now.duration_since(since).as_millis(),
+            self.order.downtime_ms
+        )
     }
 
     /// Before the transfer, at the end of which passt is asked for them.
