@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::check::CheckArgs;
+use crate::commands::console::ConsoleArgs;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::plan::PlanArgs;
@@ -42,6 +43,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Print the state of this pod's launcher as JSON; of one that has ended, its last.
     Status(StatusArgs),
+    /// Show the guest's serial console here, and type at it. Ctrl-] detaches.
+    Console(ConsoleArgs),
     /// Have this pod's guest go on in another pod, where hawser run --incoming waits. Ends when it runs there or stays.
     Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.

@@ -10,6 +10,7 @@
 mod accept;
 pub mod cli;
 pub mod commands;
+mod console;
 mod control;
 mod daemons;
 mod devices;

@@ -1,7 +1,7 @@
 //! What the launcher needs of Linux and std does not offer, each thing once: processes that die with their parent,
 //! paths resolved without following links, descriptors over a Unix socket, sockets bound anew, programs on PATH, landlock
 //! rulesets and seccomp filters, what programs print as lines, the kernel's
-//! lists of sockets.
+//! lists of sockets, pseudoterminals.
 //!
 //! Knows nothing of guests, pods or VMMs.
 
@@ -12,6 +12,7 @@ pub mod lines;
 pub mod lossy;
 pub mod proc_net;
 pub mod programs;
+pub mod pty;
 pub mod safe_path;
 pub mod seccomp;
 pub mod unix_socket;

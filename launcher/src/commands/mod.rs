@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod check;
+pub mod console;
 pub mod explain;
 pub mod migrate;
 pub mod plan;
@@ -26,6 +27,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
+        Command::Console(args) => console::console(&args),
         Command::Migrate(args) => migrate::migrate(args),
         Command::Schema => {
             println!("{:#}", spec::schema());

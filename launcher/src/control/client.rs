@@ -8,7 +8,8 @@ use super::{Answer, Order, Request, board};
 use crate::error::{ExitCode, Failure};
 use crate::status::Status;
 
-fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io::Result<Answer>>, Failure> {
+/// A connection over which this was asked.
+pub(crate) fn connect(vmm_dir: &Path, request: &Request) -> Result<UnixStream, Failure> {
     let path = super::path(vmm_dir);
     let fail = |error: std::io::Error| {
         Failure::new(
@@ -22,7 +23,11 @@ fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io
     let mut line = serde_json::to_vec(request).map_err(|error| fail(error.into()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(fail)?;
-    Ok(BufReader::new(stream)
+    Ok(stream)
+}
+
+fn ask(vmm_dir: &Path, request: &Request) -> Result<impl Iterator<Item = std::io::Result<Answer>>, Failure> {
+    Ok(BufReader::new(connect(vmm_dir, request)?)
         .lines()
         .map(|line| line.and_then(|line| serde_json::from_str(&line).map_err(std::io::Error::other))))
 }
@@ -58,7 +63,7 @@ pub(crate) fn migrate(vmm_dir: &Path, order: Option<Order>) -> Result<ExitCode, 
                 return Ok(ExitCode::Success);
             }
             Ok(Answer::Ended { text, .. }) => return Err(Failure::new(ExitCode::HandOff, text)),
-            Ok(Answer::Status(_)) => {}
+            Ok(Answer::Status(_) | Answer::Attached { .. }) => {}
             Err(error) => {
                 return Err(Failure::new(ExitCode::HandOff, "the launcher's answer").because(error));
             }

@@ -1,8 +1,8 @@
 //! The control socket: `control.sock` in the VMM's directory, for `hawser status` and `hawser migrate` in the same pod.
 //!
 //! Who asks is known from the kernel (SO_PEERCRED), not from what is said: root, or the user that the launcher runs as.
-//! One line of JSON asks; the answers are lines of JSON, the last of which ends the connection. The supervisor is only
-//! sent what was asked: nothing here decides anything.
+//! One line of JSON asks; the answers are lines of JSON, the last of which ends the connection, or has it carry the guest's
+//! console from then on. The supervisor is only sent what was asked: nothing here decides anything.
 
 mod board;
 mod client;
@@ -18,9 +18,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, whereabouts};
-pub(crate) use client::{live, migrate, status};
+pub(crate) use client::{connect, live, migrate, status};
 
 use crate::accept::Accepting;
+use crate::console::{self, Console, Keyboard};
 use crate::queue::Sink;
 use crate::status::Status;
 
@@ -35,6 +36,11 @@ pub(crate) enum Request {
     Status,
     Migrate(Order),
     Cancel,
+    /// The connection is the console's from here on.
+    Console {
+        /// Whoever asks wants to type.
+        types: bool,
+    },
 }
 
 /// `hawser migrate`'s command line.
@@ -69,6 +75,10 @@ pub enum OnTimeout {
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub(crate) enum Answer {
     Status(Box<Status>),
+    /// The last line: the console's bytes follow.
+    Attached {
+        keyboard: Keyboard,
+    },
     Progress {
         step: String,
         text: String,
@@ -94,7 +104,7 @@ pub(crate) fn path(vmm_dir: &Path) -> PathBuf {
 }
 
 /// Serves the socket until the runtime ends; each request goes to `calls`.
-pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>) -> io::Result<()> {
+pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>, console: Console) -> io::Result<()> {
     let path = path(vmm_dir);
     let listener = UnixListener::from_std(hawser_linux::unix_socket::bind_nonblocking(&path)?)?;
     // Root without DAC_OVERRIDE is one among others; the directory keeps strangers out, and the credentials do.
@@ -103,9 +113,9 @@ pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>) -> io::Result<()> {
         let mut accepting = Accepting::at("control socket");
         loop {
             let (stream, _) = accepting.next(|context| listener.poll_accept(context)).await;
-            let calls = calls.clone();
+            let (calls, console) = (calls.clone(), console.clone());
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, calls).await {
+                if let Err(error) = answer(stream, calls, &console).await {
                     tracing::debug!("control socket: {error}");
                 }
             });
@@ -114,7 +124,7 @@ pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>) -> io::Result<()> {
     Ok(())
 }
 
-async fn answer(stream: UnixStream, calls: Sink<Call>) -> io::Result<()> {
+async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         tracing::warn!(
@@ -130,6 +140,11 @@ async fn answer(stream: UnixStream, calls: Sink<Call>) -> io::Result<()> {
     tokio::time::timeout(REQUEST_TIMEOUT, bounded.read_line(&mut line)).await??;
     let (answers, mut come) = mpsc::unbounded_channel();
     match serde_json::from_str(&line) {
+        // Nothing is lost in the reader's buffer: who asks for it waits for the answer.
+        Ok(Request::Console { types }) => {
+            let reading = bounded.into_inner().into_inner();
+            return console::serve(console, types, reading, writing).await;
+        }
         Ok(request) => calls.send(Call { request, answers }).await,
         Err(error) => {
             let text = format!("not understood: {error}");
@@ -164,7 +179,7 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let (queue, mut calls) = mpsc::channel::<Call>(1);
-            serve(dir.path(), Sink::new(queue)).unwrap();
+            serve(dir.path(), Sink::new(queue), Console::default()).unwrap();
             tokio::spawn(async move {
                 while let Some(call) = calls.recv().await {
                     let text = format!("{:?}", call.request);

@@ -261,6 +261,8 @@ impl Supervisor {
             }
             Request::Migrate(order) => (Event::Migrate(id), Some(order)),
             Request::Cancel => (Event::Cancel(id), None),
+            // Answered where it came in.
+            Request::Console { .. } => return None,
         };
         self.migrating.calls.insert(id, Waiting { answers, order });
         Some(event)

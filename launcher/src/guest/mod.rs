@@ -4,7 +4,6 @@
 //! the unprivileged one, no capability is left, and no_new_privs holds for it and for the VMM.
 
 mod boot;
-mod console;
 mod dhcp;
 mod driver;
 mod faults;

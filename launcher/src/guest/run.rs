@@ -14,7 +14,8 @@ use super::driver::{Migrating, Supervisor};
 use super::faults;
 use super::machine::{Event, Guest, VmmExit};
 use super::replug::{Replug, unplug};
-use super::{End, Input, Job, Start, console};
+use super::{End, Input, Job, Start};
+use crate::console::{self, Console};
 use crate::control::{self, Board};
 use crate::daemons::passt::{self, Passt};
 use crate::daemons::virtiofsd::{self, Exports};
@@ -139,6 +140,7 @@ async fn supervise(
         api,
         events,
         console,
+        keyboard,
         log,
     } = vmm;
     let Beside {
@@ -147,10 +149,11 @@ async fn supervise(
         virtiofsd,
         shares,
     } = Beside::listen(&mut job)?;
-    let console = console::pump(console, &job.directory);
+    let viewers = Console::new(keyboard);
+    let console = console::pump(console, &job.directory, viewers.clone());
     let log = Log::pass_on(log);
     let (queue, mut inputs) = mpsc::channel(QUEUE);
-    control::serve(&job.directory, Sink::new(queue.clone())).map_err(|error| {
+    control::serve(&job.directory, Sink::new(queue.clone()), viewers).map_err(|error| {
         Failure::new(ExitCode::PodUnfit, "control socket")
             .because(error)
             .remedy("the state directory must be writable, and its path short enough for a socket")

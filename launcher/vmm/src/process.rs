@@ -11,6 +11,7 @@ use std::process::Stdio;
 
 use hawser_linux::child::BeforeExec;
 use hawser_linux::landlock::Allowed;
+use hawser_linux::pty::{self, Pty};
 use hawser_linux::unix_socket;
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
@@ -28,6 +29,8 @@ pub struct Vmm {
     pub events: Events,
     /// What the guest writes to its serial port.
     pub console: PipeReader,
+    /// What is written here the guest reads from its serial port. None where the pod has no pseudoterminals.
+    pub keyboard: Option<OwnedFd>,
     /// What it writes to standard error.
     pub log: PipeReader,
 }
@@ -68,6 +71,17 @@ pub fn start(program: &Path, allowed: &Allowed, directory: &Path) -> Result<Vmm,
             path: path.clone(),
             source,
         })?;
+    // cloud-hypervisor reads what the guest is to read from its standard input, and only from a terminal.
+    let (stdin, keyboard) = match pty::raw() {
+        Ok(Pty { terminal, other }) => (Stdio::from(terminal), Some(other)),
+        Err(error) => {
+            tracing::warn!(
+                event = "console-input-lacking",
+                "nothing can be typed at the guest's console: no pseudoterminal: {error}"
+            );
+            (Stdio::null(), None)
+        }
+    };
     let (console, console_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let (log, log_end) = io::pipe().map_err(SpawnError::Pipe)?;
     let (events, events_end) = io::pipe().map_err(SpawnError::Pipe)?;
@@ -82,7 +96,7 @@ pub fn start(program: &Path, allowed: &Allowed, directory: &Path) -> Result<Vmm,
         .env_clear()
         .env(MALLOC_ARENAS.0, MALLOC_ARENAS.1)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .stdout(OwnedFd::from(console_end))
         .stderr(OwnedFd::from(log_end))
         .kill_on_drop(true);
@@ -100,6 +114,7 @@ pub fn start(program: &Path, allowed: &Allowed, directory: &Path) -> Result<Vmm,
         api: Api::new(&path),
         events: Events::new(events),
         console,
+        keyboard,
         log,
     })
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::lifecycle::END;
-use super::masquerade::{SERVE, wait_for_both_families};
+use super::masquerade::wait_for_both_families;
 use super::migration::{TLS, TRANSFER, at_home_in, manifest, migrate, two_pods, url, vmms, wait_with};
 use super::vmi;
 use crate::lab::node::Lab;

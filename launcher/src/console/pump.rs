@@ -1,4 +1,4 @@
-//! The guest's serial console: to standard output, and to a file of bounded size.
+//! What the guest prints: to standard output, to a file of bounded size, and to whoever has attached.
 //!
 //! A thread, because standard output may be a file, a pipe or a terminal, and each is written to in its own way. One that is not
 //! read is waited for once, and then left out: a guest that prints must not stand still for it.
@@ -13,18 +13,24 @@ use std::time::Duration;
 use hawser_linux::lossy::Lossy;
 use nix::libc;
 
+use super::Console;
+
 /// For whoever reads standard output.
 const READER_TIMEOUT: Duration = Duration::from_secs(1);
 /// At this size the log moves to `console.log.1`: a guest that prints without end fills no disk.
 const MAX_LOG: u64 = 8 << 20;
 
 /// Copies until the VMM closes its end.
-pub(crate) fn pump(console: PipeReader, directory: &Path) -> Option<JoinHandle<()>> {
+pub(crate) fn pump(console: PipeReader, directory: &Path, viewers: Console) -> Option<JoinHandle<()>> {
     let path = directory.join("console.log");
     let spawned = std::thread::Builder::new()
         .name("console".into())
         .stack_size(128 << 10)
-        .spawn(move || copy(console, Lossy::new(io::stdout(), READER_TIMEOUT), Log::open(path)));
+        .spawn(move || {
+            let out = Lossy::new(io::stdout(), READER_TIMEOUT);
+            copy(console, &viewers, out, Log::open(path));
+            viewers.close();
+        });
     match spawned {
         Ok(thread) => Some(thread),
         Err(error) => {
@@ -37,7 +43,7 @@ pub(crate) fn pump(console: PipeReader, directory: &Path) -> Option<JoinHandle<(
     }
 }
 
-fn copy(mut console: impl Read, mut out: impl Write, mut log: Log) {
+fn copy(mut console: impl Read, viewers: &Console, mut out: impl Write, mut log: Log) {
     let mut buffer = [0; 4096];
     let mut shown = true;
     loop {
@@ -50,6 +56,7 @@ fn copy(mut console: impl Read, mut out: impl Write, mut log: Log) {
                 return;
             }
         };
+        viewers.print(bytes);
         if shown && let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
             tracing::warn!(
                 event = "console-stdout-lost",
@@ -128,7 +135,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
         let mut shown = Vec::new();
-        copy(&b"boot\r\nlogin: "[..], &mut shown, Log::open(path.clone()));
+        copy(
+            &b"boot\r\nlogin: "[..],
+            &Console::default(),
+            &mut shown,
+            Log::open(path.clone()),
+        );
         assert_eq!(shown, b"boot\r\nlogin: ");
         assert_eq!(fs::read(path).unwrap(), shown);
     }
@@ -140,7 +152,12 @@ mod tests {
         fs::write(&victim, "precious").unwrap();
         let path = dir.path().join("console.log");
         std::os::unix::fs::symlink(&victim, &path).unwrap();
-        copy(&b"overwritten"[..], io::sink(), Log::open(path));
+        copy(
+            &b"overwritten"[..],
+            &Console::default(),
+            io::sink(),
+            Log::open(path),
+        );
         assert_eq!(fs::read(victim).unwrap(), b"precious");
     }
 
@@ -149,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
         let endless = io::repeat(b'x').take(3 * MAX_LOG);
-        copy(endless, io::sink(), Log::open(path));
+        copy(endless, &Console::default(), io::sink(), Log::open(path));
         let kept: u64 = fs::read_dir(dir.path())
             .unwrap()
             .map(|file| file.unwrap().metadata().unwrap().len())

@@ -1,0 +1,153 @@
+//! `hawser console`: the terminal's side.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+use super::Keyboard;
+use crate::control::{self, Answer, Request};
+use crate::error::{ExitCode, Failure};
+
+/// Ctrl-], as in telnet, virsh and virtctl.
+const DETACH: u8 = 0x1d;
+
+/// What the user wants of the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Type,
+    Watch,
+}
+
+/// A terminal that passes every key on, until it is dropped.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    fn set() -> Self {
+        let stdin = io::stdin();
+        let Ok(before) = tcgetattr(stdin.as_fd()) else {
+            return Self(None);
+        };
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        match tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw) {
+            Ok(()) => Self(Some(before)),
+            Err(_) => Self(None),
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, before);
+        }
+    }
+}
+
+/// Shows the console on standard output, and types what comes on standard input, until the guest ends or the user detaches.
+pub(crate) fn attach(vmm_dir: &Path, mode: Mode) -> Result<ExitCode, Failure> {
+    let types = mode == Mode::Type;
+    let stream = control::connect(vmm_dir, &Request::Console { types })?;
+    let lost = |error: io::Error| Failure::new(ExitCode::Internal, "the launcher's answer").because(error);
+    let mut output = BufReader::new(stream.try_clone().map_err(lost)?);
+    let mut line = String::new();
+    output.read_line(&mut line).map_err(lost)?;
+    let keyboard = match serde_json::from_str(&line) {
+        Ok(Answer::Attached { keyboard }) => keyboard,
+        Ok(Answer::Ended { text, .. }) => {
+            return Err(
+                Failure::new(ExitCode::Internal, format!("the launcher refuses: {text}")).remedy(
+                    "attach with the hawser that runs the guest: another version knows other requests",
+                ),
+            );
+        }
+        _ => return Err(Failure::new(ExitCode::Internal, "the launcher did not answer")),
+    };
+    let at_terminal = io::stdin().is_terminal();
+    greet(keyboard, at_terminal);
+    let raw = at_terminal.then(Raw::set);
+    let detached = Arc::new(AtomicBool::new(false));
+    if keyboard == Keyboard::Yours || at_terminal {
+        type_in(&stream, keyboard == Keyboard::Yours, at_terminal, &detached).map_err(lost)?;
+    }
+    let ended = show(output);
+    drop(raw);
+    if detached.load(Ordering::SeqCst) {
+        eprintln!("\nhawser: detached; the guest runs on");
+        return Ok(ExitCode::Success);
+    }
+    ended.map_err(|error| Failure::new(ExitCode::Internal, "show the console").because(error))?;
+    eprintln!(
+        "\nhawser: the console has ended: the guest has ended or was migrated, or what it printed was not read"
+    );
+    Ok(ExitCode::Success)
+}
+
+fn greet(keyboard: Keyboard, at_terminal: bool) {
+    let may = match keyboard {
+        Keyboard::Yours => "the guest's console",
+        Keyboard::Taken => "the guest's console; somebody else types there, so it is only shown here",
+        Keyboard::NotWanted => "the guest's console, only shown",
+        Keyboard::Lacking => {
+            "the guest's console, only shown: hawser found no pseudoterminal in this pod to type through"
+        }
+    };
+    let detach = if at_terminal { "; Ctrl-] detaches" } else { "" };
+    eprintln!("hawser: {may}{detach}");
+}
+
+/// A thread, since both directions wait. Where nobody may type, the keys are still read: one of them detaches.
+fn type_in(
+    stream: &UnixStream,
+    types: bool,
+    at_terminal: bool,
+    detached: &Arc<AtomicBool>,
+) -> io::Result<()> {
+    let (mut stream, detached) = (stream.try_clone()?, detached.clone());
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        loop {
+            let read = match io::stdin().lock().read(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => read,
+            };
+            let typed = buffer.get(..read).unwrap_or_default();
+            let end = typed.iter().position(|key| at_terminal && *key == DETACH);
+            let typed = typed.get(..end.unwrap_or(read)).unwrap_or_default();
+            let written = match types {
+                true => stream.write_all(typed),
+                false => Ok(()),
+            };
+            if end.is_some() {
+                detached.store(true, Ordering::SeqCst);
+            }
+            if end.is_some() || written.is_err() {
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+fn show(mut output: impl Read) -> io::Result<()> {
+    let mut out = io::stdout();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = match output.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        out.write_all(buffer.get(..read).unwrap_or_default())?;
+        out.flush()?;
+    }
+}
