@@ -5,6 +5,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -80,13 +81,18 @@ pub(super) fn hawser(pod: &Pod, args: &[&str]) -> Result<Process> {
 
 /// With another program, which may start hawser.
 pub(super) fn by(pod: &Pod, program: &Path, args: &[&str]) -> Result<Process> {
+    Process::spawn("hawser", &mut by_entry(pod, program, args)?)
+}
+
+/// The same, not started.
+pub(super) fn by_entry(pod: &Pod, program: &Path, args: &[&str]) -> Result<Command> {
     let mut entry = pod.entry();
     entry.binds.push((pod.path(""), FILES.into()));
     // It may be a file system of its own.
     entry
         .binds
         .push((pod.path("state"), Path::new(FILES).join("state")));
-    Process::spawn("hawser", &mut pod.command_as(&entry, program, args)?)
+    pod.command_as(&entry, program, args)
 }
 
 pub(super) fn run(pod: &Pod, vmi: &Value, options: &[&str]) -> Result<Process> {

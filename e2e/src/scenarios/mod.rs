@@ -7,6 +7,7 @@ mod bridge_pod;
 mod clients;
 mod cni;
 mod confinement;
+mod console;
 mod convergence;
 mod cpus;
 mod datapath;
@@ -89,6 +90,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),
     ("convergence", convergence::SCENARIOS),
+    ("console", console::SCENARIOS),
     ("migration", migration::SCENARIOS),
     ("migration", migration_convergence::SCENARIOS),
     ("migration", migration_disks::SCENARIOS),

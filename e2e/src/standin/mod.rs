@@ -17,6 +17,7 @@ pub(crate) mod tap;
 pub(crate) mod vm;
 
 use std::fs::File;
+use std::io::{IsTerminal, Read};
 use std::os::fd::{FromRawFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -131,7 +132,28 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
             vmm.exit_as_guest_shutdown()
         });
     }
+    read_keyboard();
     api::serve(&listener, &vmm)
+}
+
+/// What is typed at the guest's console, which the real one reads from standard input where that is a terminal. The guest prints
+/// each line, escaped.
+fn read_keyboard() {
+    if !std::io::stdin().is_terminal() {
+        return;
+    }
+    thread::spawn(|| {
+        let mut line = Vec::new();
+        for byte in std::io::stdin().lock().bytes().map_while(Result::ok) {
+            match byte {
+                b'\r' | b'\n' => println!(
+                    "standin-vmm: typed: {}\r",
+                    std::mem::take(&mut line).escape_ascii()
+                ),
+                byte => line.push(byte),
+            }
+        }
+    });
 }
 
 fn bind(path: &Path) -> Result<UnixListener> {

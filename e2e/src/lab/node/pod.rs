@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -379,14 +380,23 @@ impl Launcher<'_> {
 
     /// A command in the launcher's container, as `kubectl exec` runs it; what it says goes to `Console`.
     pub(crate) fn exec(&self, command: &[impl AsRef<OsStr>]) -> Result<Executed> {
+        self.exec_typing(command, "")
+    }
+
+    /// The same, with this on its standard input.
+    pub(crate) fn exec_typing(&self, command: &[impl AsRef<OsStr>], typed: &str) -> Result<Executed> {
         let mut child = podman()
-            .args(["exec", &self.container])
+            .args(["exec", "--interactive", &self.container])
             .args(command)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start podman exec")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // One that has ended already reads nothing.
+            let _ = stdin.write_all(typed.as_bytes());
+        }
         let console = Console::default();
         let log = Path::new(RESULTS).join(format!("{}-exec.log", self.container));
         if let Some(stdout) = child.stdout.take() {

@@ -3,6 +3,7 @@
 mod bare;
 pub(crate) mod blackout;
 mod bridge;
+mod console;
 pub(crate) mod datapath;
 mod debian;
 mod devices;
@@ -46,6 +47,10 @@ const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "masquerade_dual_stack",
         run: masquerade::dual_stack,
+    },
+    Scenario {
+        name: "console_of_a_real_guest",
+        run: console::typed_at,
     },
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
