@@ -11,7 +11,7 @@ use crate::nic::{Attachment, Device};
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::pci::{Access, HostFunction, PciFunctions};
-use crate::spec::{GuestSpec, HostDeviceKind, PciAddress};
+use crate::spec::{GuestSpec, HostDeviceKind, PciAddress, SerialConsole};
 use crate::vmm::config::{
     ConsoleConfig, CpuAffinity, CpuTopology, CpusConfig, DeviceConfig, DiskConfig, FsConfig, LandlockConfig,
     MemoryConfig, NetConfig, PayloadConfig, PlatformConfig, VmConfig, VsockConfig, vfio_rules,
@@ -64,7 +64,14 @@ impl Parts<'_> {
                 .vsock
                 .map(|device| VsockConfig::new(device.cid, vsock::socket(self.directory))),
             // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
-            serial: ConsoleConfig { mode: "Tty" },
+            // Without a log it goes nowhere, and without a port the guest has none.
+            serial: ConsoleConfig {
+                mode: match guest.serial_console {
+                    SerialConsole::Logged => "Tty",
+                    SerialConsole::NotLogged => "Null",
+                    SerialConsole::Absent => "Off",
+                },
+            },
             console: ConsoleConfig { mode: "Off" },
             platform: self.platform(&net, &devices),
             landlock_enable: true,

@@ -72,6 +72,8 @@ pub struct GuestSpec {
     pub filesystems: Vec<Filesystem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    #[serde(skip_serializing_if = "SerialConsole::is_logged")]
+    pub serial_console: SerialConsole,
 }
 
 impl GuestSpec {
@@ -80,6 +82,26 @@ impl GuestSpec {
     pub const MEMORY_ALIGN: u64 = 2 << 20;
     /// Less than this boots no kernel that we know of.
     pub const MEMORY_MIN: u64 = 16 << 20;
+}
+
+/// The guest's serial port, and what becomes of what the guest writes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SerialConsole {
+    /// It goes to standard output, and to a file of the state directory.
+    #[default]
+    Logged,
+    /// It goes nowhere (`logSerialConsole: false`).
+    NotLogged,
+    /// There is no serial port (`autoattachSerialConsole: false`).
+    Absent,
+}
+
+impl SerialConsole {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_logged(&self) -> bool {
+        *self == Self::Logged
+    }
 }
 
 /// `spec.domain.cpu`; each part is at least 1.

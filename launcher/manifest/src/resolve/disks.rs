@@ -2,15 +2,16 @@
 //!
 //! As in KubeVirt, a volume that no disk names gets a plain disk, after the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::volumes::{self, Resolved};
-use super::{devices, paths};
+use super::{boot_orders, devices, paths};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
 use crate::guest::storage::Disk;
+use crate::support;
 use crate::v1::storage::{self, Bus, Cache};
 use crate::v1::{Domain, Spec};
 
@@ -30,7 +31,7 @@ pub(crate) fn resolve(
     report: &mut Report,
 ) -> Option<Vec<Disk>> {
     let whole = volumes::is_whole(&spec.volumes, raw);
-    let mut orders = boot_orders(domain);
+    let mut orders = boot_orders::of_interfaces(domain);
     let mut seen = BTreeSet::new();
     let mut complete = true;
     let mut list = Vec::new();
@@ -76,14 +77,6 @@ pub(crate) fn resolve(
     complete.then_some(list)
 }
 
-/// Interfaces and disks share one order.
-fn boot_orders(domain: &Domain) -> HashMap<u32, String> {
-    let interfaces = domain.devices.interfaces.iter();
-    interfaces
-        .filter_map(|(index, interface)| Some((interface.boot_order?, paths::interface(index).to_string())))
-        .collect()
-}
-
 /// What is wrong with a disk whatever its volume is.
 fn check(disk: &storage::Disk, path: &FieldPath, report: &mut Report) {
     volumes::name(&disk.name, path, report);
@@ -101,7 +94,10 @@ fn check(disk: &storage::Disk, path: &FieldPath, report: &mut Report) {
         if given(&target.pci_address).is_some() {
             report.refuse(
                 path.key("disk").key("pciAddress"),
-                "not supported by this version of hawser",
+                format!(
+                    "not supported: {}",
+                    support::why("spec.domain.devices.disks.disk.pciAddress")
+                ),
             );
         }
     }

@@ -4,6 +4,7 @@
 //! guest is made only when every part is there.
 
 mod amounts;
+mod boot_orders;
 mod cloud_init;
 mod dedicated;
 mod devices;
@@ -23,18 +24,14 @@ use serde_json::Value;
 use crate::document::fields::List;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::{given, is_dns_name, is_label};
-use crate::guest::{CpuTopology, GuestSpec};
+use crate::guest::{CpuTopology, GuestSpec, SerialConsole};
 use crate::plugins::Registry;
+use crate::support;
 use crate::v1;
 use crate::v1::PageSize;
 
 use amounts::{amount, resource};
 
-/// Annotations of KubeVirt that change what runs, and that hawser does not honour, with the reason.
-const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[(
-    "hooks.kubevirt.io/hookSidecars",
-    "not supported: a hook changes libvirt's domain, and there is none; the sidecar of a binding plugin can change a NIC",
-)];
 /// A label or an annotation. Istio's injector goes by the label where there is one, and KubeVirt's masquerade too.
 const ISTIO_INJECTION: &str = "sidecar.istio.io/inject";
 const POD_BRIDGE_MIGRATION_ANNOTATION: &str = "kubevirt.io/allow-pod-bridge-network-live-migration";
@@ -59,9 +56,11 @@ pub(crate) fn resolve(
     let dedicated_cpus = dedicated::resolve(domain, topology.and_then(vcpus), report);
     let memory = memory(domain, raw, report);
     note_machine(domain, report);
+    note_growth(domain, topology, memory, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
     let volumes = volumes::resolve(&spec.volumes, raw, report);
     let disks = disks::resolve(spec, domain, &volumes, raw, report);
+    boot_orders::check(domain, raw, report);
     if domain.devices.block_multi_queue == Some(true) {
         disks::note_one_queue(disks.as_deref().unwrap_or_default(), report);
     }
@@ -107,7 +106,17 @@ pub(crate) fn resolve(
         host_devices: host_devices?,
         filesystems: filesystems?,
         vsock: devices::vsock(vmi, &domain.devices),
+        serial_console: serial_console(&domain.devices),
     })
+}
+
+/// As in KubeVirt, whose cluster logs the console unless it or the manifest says otherwise.
+fn serial_console(devices: &v1::Devices) -> SerialConsole {
+    match (devices.autoattach_serial_console, devices.log_serial_console) {
+        (Some(false), _) => SerialConsole::Absent,
+        (_, Some(false)) => SerialConsole::NotLogged,
+        _ => SerialConsole::Logged,
+    }
 }
 
 struct Names {
@@ -119,12 +128,6 @@ struct Names {
 }
 
 fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
-    for (annotation, why) in REFUSED_ANNOTATIONS
-        .iter()
-        .filter(|(name, _)| metadata.annotations.contains_key(*name))
-    {
-        report.refuse(FieldPath::of("metadata.annotations").key(annotation), *why);
-    }
     let namespace = label(metadata.namespace.as_deref(), "metadata.namespace", report);
     if metadata.name.as_deref() == Some("") {
         report.refuse(FieldPath::of("metadata.name"), "required");
@@ -264,31 +267,42 @@ fn memory(domain: &v1::Domain, raw: &Value, report: &mut Report) -> Option<u64> 
     Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
 }
 
-/// What guests do without. The enlightenments of Hyper-V only make some things faster; cloud-hypervisor has one switch for
-/// its own set, with which no guest of ours has been seen to boot.
+/// What is there only once, or not at all.
 fn note_machine(domain: &v1::Domain, report: &mut Report) {
     if let Some(name) = domain.machine.as_ref().and_then(|machine| given(&machine.r#type)) {
         let path = FieldPath::of("spec.domain.machine.type");
-        let note = "ignored: cloud-hypervisor has one machine type, which is not";
-        report.note(path, format!("{note} {}", quoted(name)));
+        let why = support::why("spec.domain.machine.type");
+        report.note(path, format!("{why}, which is not {}", quoted(name)));
     }
     for (index, input) in domain.devices.inputs.iter().flat_map(List::iter) {
         let path = FieldPath::of("spec.domain.devices.inputs").index(index);
         if input.name.as_deref() == Some("") {
             report.refuse(path.key("name"), "required");
         }
-        report.note(path, "not passed on: the guest has no screen to point at");
     }
-    if domain
-        .features
-        .as_ref()
-        .is_some_and(|features| features.hyperv.is_some())
+}
+
+/// What the guest could grow to, where that is more than what it boots with.
+fn note_growth(domain: &v1::Domain, topology: Option<CpuTopology>, memory: Option<u64>, report: &mut Report) {
+    let most = domain.cpu.as_ref().and_then(|cpu| cpu.max_sockets);
+    if let (Some(most), Some(topology)) = (most, topology)
+        && most > topology.sockets
     {
-        let path = FieldPath::of("spec.domain.features.hyperv");
-        report.note(
-            path,
-            "not passed on: the guest finds KVM, without Hyper-V's enlightenments",
-        );
+        let path = "spec.domain.cpu.maxSockets";
+        report.note(FieldPath::of(path), support::why(path));
+    }
+    let most = domain
+        .memory
+        .as_ref()
+        .and_then(|memory| memory.max_guest.as_ref());
+    if let Some(most) = most {
+        let path = FieldPath::of("spec.domain.memory.maxGuest");
+        let most = amount(&most.0, &path, report);
+        if let (Some(most), Some(memory)) = (most, memory)
+            && most > memory.saturating_add(GuestSpec::MEMORY_ALIGN)
+        {
+            report.note(path, support::why("spec.domain.memory.maxGuest"));
+        }
     }
 }
 

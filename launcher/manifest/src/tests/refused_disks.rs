@@ -130,7 +130,7 @@ fn kinds_and_settings_of_a_disk() {
         ),
         (
             json!({"disk": {"pciAddress": "0000:00:05.0"}}),
-            "disk.pciAddress: not supported by this version of hawser",
+            "disk.pciAddress: not supported: disks have the slots in the order in which the guest boots from them",
         ),
         (
             json!({"cdrom": {"bus": "virtio"}}),

@@ -7,8 +7,8 @@
 //! Every field is optional for serde, also those that the schema requires: the check has reported a missing or
 //! a malformed one already, and what remains is looked through all the same.
 //!
-//! A field of the type [`Accepted`](crate::document::fields::Accepted) is accepted by name with any value: it is for the scheduler, the kubelet or
-//! the API server, and cannot change what runs in this pod.
+//! A field of the type [`Accepted`](crate::document::fields::Accepted) is accepted by name with any value, and never read:
+//! `support` has a rule for it.
 
 pub(crate) mod devices;
 pub(crate) mod net;
@@ -126,10 +126,9 @@ fields! {
         model: Option<CpuModel>,
         dedicated_cpu_placement: Option<bool>,
         isolate_emulator_thread: Option<bool>,
-    } accepted {
         // How far CPUs could be plugged later. KubeVirt writes it into every object.
-        max_sockets,
-    }
+        max_sockets: Option<u32>,
+    } accepted {}
 }
 
 /// cloud-hypervisor passes the host's CPU on, so both names mean the same.
@@ -144,10 +143,9 @@ fields! {
     Memory {
         guest: Option<Quantity>,
         hugepages: Option<Hugepages>,
-    } accepted {
         // How far memory could be plugged later. KubeVirt writes it into every object.
-        max_guest,
-    }
+        max_guest: Option<Quantity>,
+    } accepted {}
 }
 
 fields! {
@@ -199,9 +197,11 @@ fields! {
         #[serde(default)] filesystems: List<Filesystem>,
         tpm: Option<Tpm>,
         use_virtio_transitional: Option<Off>,
+        autoattach_serial_console: Option<bool>,
+        log_serial_console: Option<bool>,
     } accepted {
-        // A cloud-hypervisor guest always has an entropy device and a serial console, whose log goes to stdout.
-        rng, autoattach_serial_console, log_serial_console,
+        // A cloud-hypervisor guest always has an entropy device.
+        rng,
         // The balloon is KubeVirt's source of statistics; nothing in the guest depends on it.
         autoattach_mem_balloon,
         // Nothing is plugged at run time yet.
@@ -281,6 +281,14 @@ fields! {
 }
 
 fields! {
-    /// The guest's clocks are the TSC and kvmclock; what is said of the others cannot matter to it.
-    Timer {} accepted { hpet, kvm, pit, rtc, hyperv, }
+    Timer {
+        kvm: Option<KvmClock>,
+    } accepted { hpet, pit, rtc, hyperv, }
+}
+
+fields! {
+    /// Every guest of cloud-hypervisor has it.
+    KvmClock {
+        present: Option<On>,
+    } accepted {}
 }

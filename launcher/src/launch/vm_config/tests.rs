@@ -185,6 +185,20 @@ fn each_vcpu_has_its_cpu() {
     );
 }
 
+#[test]
+fn a_console_that_is_not_to_be_logged_is_written_nowhere() {
+    for (field, mode) in [
+        ("", "Tty"),
+        ("logSerialConsole: false, ", "Null"),
+        ("autoattachSerialConsole: false, ", "Off"),
+    ] {
+        let text = MANIFEST.replace("devices: {", &format!("devices: {{{field}"));
+        let guest = crate::spec::load(&text).unwrap().spec;
+        let config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &[attachment()])).unwrap();
+        assert_eq!(config["serial"]["mode"], mode, "{field}");
+    }
+}
+
 fn cni(name: &str, device: CniDevice) -> Attachment {
     let nic = CniNic {
         name: name.into(),
