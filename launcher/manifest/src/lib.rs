@@ -27,7 +27,8 @@ pub use document::quantity::parse as parse_quantity;
 pub use document::report::{FieldPath, Note, Refusals, Report, quoted};
 pub use guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
 pub use guest::storage::{
-    CloudInit, CloudInitSource, Disk, SeedData, Text, Volume, VolumeLabel, VolumeSource,
+    CloudInit, CloudInitSource, Disk, PublicKeys, SeedData, Text, Volume, VolumeLabel, VolumeSource,
+    network_data_volume,
 };
 pub use guest::{
     Binding, Claim, CpuTopology, DedicatedCpus, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState,

@@ -6,6 +6,7 @@
 mod amounts;
 mod boot_orders;
 mod cloud_init;
+mod credentials;
 mod dedicated;
 mod devices;
 mod disks;
@@ -59,7 +60,10 @@ pub(crate) fn resolve(
     note_growth(domain, topology, memory, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
     let volumes = volumes::resolve(&spec.volumes, raw, report);
-    let disks = disks::resolve(spec, domain, &volumes, raw, report);
+    let mut disks = disks::resolve(spec, domain, &volumes, raw, report);
+    if let Some(disks) = &mut disks {
+        credentials::resolve(spec, disks, raw, report);
+    }
     boot_orders::check(domain, raw, report);
     if domain.devices.block_multi_queue == Some(true) {
         disks::note_one_queue(disks.as_deref().unwrap_or_default(), report);
@@ -106,6 +110,8 @@ pub(crate) fn resolve(
         host_devices: host_devices?,
         filesystems: filesystems?,
         vsock: devices::vsock(vmi, &domain.devices),
+        ends_at_reboot: domain.reboot_policy == Some(v1::RebootPolicy::Terminate),
+        pvpanic: devices::pvpanic(&domain.devices, report),
         serial_console: serial_console(&domain.devices),
     })
 }
@@ -133,7 +139,7 @@ fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
         report.refuse(FieldPath::of("metadata.name"), "required");
     }
     Some(Names {
-        name: subdomain(metadata.name.as_deref(), "metadata.name", report)?,
+        name: object_name(metadata.name.as_deref(), report)?,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         uid: given(&metadata.uid).map(str::to_owned),
         istio: metadata
@@ -145,14 +151,30 @@ fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
     })
 }
 
-/// As KubeVirt's `SanitizeHostname`: the name up to its first dot, at most 63 characters.
+/// As KubeVirt's `SanitizeHostname`, the name up to its first dot, at most 63 characters; but without a dash at its end, which
+/// no host name has.
 fn default_hostname(name: &str) -> String {
-    name.split('.')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(63)
-        .collect()
+    let first = name.split('.').next().unwrap_or_default();
+    let cut = first.get(..63).unwrap_or(first);
+    cut.trim_end_matches('-').to_owned()
+}
+
+/// Kubernetes bounds the whole name of an object, and not its parts: they may be longer than those of a host's name.
+fn object_name(text: Option<&str>, report: &mut Report) -> Option<String> {
+    let text = text.filter(|text| !text.is_empty())?;
+    let is_part = |part: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty() && part.bytes().all(allowed) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    if text.len() > 253 || !text.split('.').all(is_part) {
+        let form = "expected a DNS name in lower case";
+        report.refuse(
+            FieldPath::of("metadata.name"),
+            format!("{form}, found {}", quoted(text)),
+        );
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 fn label(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> {

@@ -89,7 +89,10 @@ pub(super) const RULES: &[Rule] = &[
          liveness probe restarts a guest that does not answer",
     ),
     refused("spec.domain.devices.downwardMetrics", ""),
-    refused("spec.domain.devices.panicDevices", ""),
+    reduced(
+        "spec.domain.devices.panicDevices.model",
+        "cloud-hypervisor has pvpanic on PCI alone: the guest gets that",
+    ),
     refused("spec.domain.devices.clientPassthrough", ""),
     refused("spec.domain.devices.sound", "cloud-hypervisor has no sound card"),
     refused("spec.domain.devices.video", NO_SCREEN),

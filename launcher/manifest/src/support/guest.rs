@@ -44,8 +44,12 @@ pub(super) const RULES: &[Rule] = &[
         "cloud-hypervisor starts a guest and its vCPUs together",
     ),
     refused(
-        "spec.accessCredentials",
-        "write the keys or the password into cloud-init's user data",
+        "spec.accessCredentials.userPassword",
+        "hawser has no agent in the guest: write the password into cloud-init's user data",
+    ),
+    refused(
+        "spec.accessCredentials.sshPublicKey.propagationMethod.qemuGuestAgent",
+        "hawser has no agent in the guest: write noCloud or configDrive",
     ),
     refused(
         "spec.utilityVolumes",
@@ -93,7 +97,6 @@ pub(super) const RULES: &[Rule] = &[
     ),
     refused("spec.domain.chassis", ""),
     refused("spec.domain.launchSecurity", ""),
-    refused("spec.domain.rebootPolicy", ""),
     refused("spec.domain.firmware.acpi", ""),
     refused(
         "spec.domain.firmware.bootloader.bios",

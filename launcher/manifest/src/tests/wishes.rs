@@ -183,3 +183,169 @@ fn what_an_owner_asks_for_is_noted_where_it_stands() {
         ]
     );
 }
+
+#[test]
+fn a_port_under_two_names() {
+    let ports = json!([
+        {"name": "web", "port": 80}, {"name": "probe", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"},
+        {"name": "dns-tcp", "port": 53, "protocol": "TCP"}, {"port": 80},
+    ]);
+    let loaded = accepted(&[("/spec/domain/devices/interfaces/0/ports", ports)]);
+    let crate::Ports::Listed(list) = &loaded.spec.interfaces[0].ports else {
+        panic!()
+    };
+    let names: Vec<_> = list
+        .iter()
+        .map(|port| (port.name.as_deref(), port.first))
+        .collect();
+    let expected = [
+        (Some("web"), 80),
+        (Some("probe"), 80),
+        (Some("dns"), 53),
+        (Some("dns-tcp"), 53),
+        (None, 80),
+    ];
+    assert_eq!(names, expected);
+    let ranges =
+        json!([{"protocol": "TCP", "start": 1, "end": 5}, {"protocol": "TCP", "start": 5, "end": 9}]);
+    let refused = refusals(&with(&[
+        ("/spec/domain/devices/interfaces/0/ports", Value::Null),
+        ("/spec/domain/devices/interfaces/0/portRanges", ranges),
+    ]));
+    assert!(
+        refused[0].starts_with("spec.domain.devices.interfaces[0].portRanges[1]: the same port"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn names_that_are_longer_than_a_host_may_have() {
+    let hostname = |name: &str| accepted(&[("/metadata/name", json!(name))]).spec.hostname;
+    let long = "n".repeat(200);
+    assert_eq!(hostname(&long), "n".repeat(63));
+    let dash = format!("{}-tail", "n".repeat(62));
+    assert_eq!(hostname(&dash), "n".repeat(62));
+    assert_eq!(hostname(&format!("{dash}.example")), "n".repeat(62));
+    assert_eq!(hostname("web.example.org"), "web");
+    for bad in ["a..b", "-a", "a-", "a_b", &"n".repeat(254)] {
+        assert!(
+            refusals(&with(&[("/metadata/name", json!(bad))]))[0].starts_with("metadata.name: "),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_guest_network_where_nothing_makes_one() {
+    let cidrs = (
+        "/spec/networks/0/pod",
+        json!({"vmNetworkCIDR": "10.9.0.0/24", "vmIPv6NetworkCIDR": "fd09::/64"}),
+    );
+    assert!(notes(&[cidrs.clone()]).is_empty());
+    let bridge = (
+        "/spec/domain/devices/interfaces/0",
+        json!({"name": "default", "bridge": {}}),
+    );
+    let found = notes(&[cidrs, bridge]);
+    let paths: Vec<_> = found.iter().map(|note| note.split(':').next().unwrap()).collect();
+    assert_eq!(
+        paths,
+        [
+            "spec.networks[0].pod.vmNetworkCIDR",
+            "spec.networks[0].pod.vmIPv6NetworkCIDR"
+        ]
+    );
+}
+
+#[test]
+fn what_happens_at_a_reboot_and_at_a_panic() {
+    let policy = |policy: &str| {
+        accepted(&[("/spec/domain/rebootPolicy", json!(policy))])
+            .spec
+            .ends_at_reboot
+    };
+    assert!(policy("Terminate") && !policy("Reboot"));
+    let panic = |devices: Value| accepted(&[("/spec/domain/devices/panicDevices", devices)]);
+    let plain = panic(json!([{"model": "pvpanic"}]));
+    assert_eq!((plain.spec.pvpanic, plain.warnings), (true, Vec::new()));
+    assert!(panic(json!([{}])).spec.pvpanic && !panic(json!([])).spec.pvpanic);
+    let other = panic(json!([{"model": "isa"}]));
+    assert!(other.spec.pvpanic);
+    assert_eq!(
+        other.warnings[0].path,
+        "spec.domain.devices.panicDevices[0].model"
+    );
+}
+
+#[test]
+fn public_keys_go_to_the_volume_that_is_to_have_them() {
+    let credential = |method: &str| {
+        json!({"sshPublicKey": {
+            "source": {"secret": {"secretName": "keys"}}, "propagationMethod": {method: {}},
+        }})
+    };
+    let seed = |source: &str| {
+        (
+            "/spec/volumes",
+            json!([{"name": "seed", source: {"userData": "x"}}]),
+        )
+    };
+    let key = |method: &str| ("/spec/accessCredentials", json!([credential(method)]));
+    for (method, source) in [
+        ("noCloud", "cloudInitNoCloud"),
+        ("configDrive", "cloudInitConfigDrive"),
+    ] {
+        let spec = accepted(&[seed(source), key(method)]).spec;
+        let crate::VolumeSource::CloudInit(found) = &spec.disks[0].volume.source else {
+            panic!()
+        };
+        assert_eq!(found.public_keys[0].secret, "keys");
+        assert_eq!(found.public_keys[0].volume(), "keys.access-credential");
+        assert_eq!(
+            found.public_keys[0].path,
+            "spec.accessCredentials[0].sshPublicKey"
+        );
+    }
+    let path = "spec.accessCredentials[0].sshPublicKey";
+    let other = refusals(&with(&[seed("cloudInitNoCloud"), key("configDrive")]));
+    assert!(
+        other[0].starts_with(&format!("{path}.propagationMethod: the guest finds the keys on")),
+        "{other:?}"
+    );
+    let agent = refusals(&with(&[seed("cloudInitNoCloud"), key("qemuGuestAgent")]));
+    assert!(
+        agent[0].starts_with(&format!(
+            "{path}.propagationMethod.qemuGuestAgent: not supported: "
+        )),
+        "{agent:?}"
+    );
+    let hostile = json!([{"sshPublicKey": {
+        "source": {"secret": {"secretName": "../x"}}, "propagationMethod": {"noCloud": {}},
+    }}]);
+    let hostile = refusals(&with(&[
+        seed("cloudInitNoCloud"),
+        ("/spec/accessCredentials", hostile),
+    ]));
+    assert!(
+        hostile[0].starts_with(&format!("{path}.source.secret.secretName: expected")),
+        "{hostile:?}"
+    );
+    let password = json!([{"userPassword": {"source": {"secret": {"secretName": "p"}}}}]);
+    let password = refusals(&with(&[
+        seed("cloudInitNoCloud"),
+        ("/spec/accessCredentials", password),
+    ]));
+    assert!(
+        password[0].starts_with("spec.accessCredentials[0].userPassword: not supported"),
+        "{password:?}"
+    );
+}
+
+#[test]
+fn more_disks_than_a_pci_segment_has_slots() {
+    let volumes: Vec<Value> = (0..100)
+        .map(|n| json!({"name": format!("d{n}"), "emptyDisk": {"capacity": "1Gi"}}))
+        .collect();
+    let spec = accepted(&[("/spec/volumes", json!(volumes))]).spec;
+    assert_eq!((spec.disks.len(), spec.disks_on_first_segment()), (100, 27));
+}

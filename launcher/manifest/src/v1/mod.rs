@@ -10,6 +10,7 @@
 //! A field of the type [`Accepted`](crate::document::fields::Accepted) is accepted by name with any value, and never read:
 //! `support` has a rule for it.
 
+pub(crate) mod credentials;
 pub(crate) mod devices;
 pub(crate) mod net;
 pub(crate) mod storage;
@@ -22,7 +23,8 @@ use serde::Deserialize;
 
 use crate::document::fields::{Empty, List, Off, On, Quantity, fields};
 
-use devices::{Filesystem, HostDevice, Status, Tpm};
+use credentials::AccessCredential;
+use devices::{Filesystem, HostDevice, PanicDevice, Status, Tpm};
 use net::{Interface, Network, ResourceClaim};
 use storage::{Bootloader, Disks, Volumes};
 
@@ -76,6 +78,7 @@ fields! {
         architecture: Option<Architecture>,
         readiness_probe: Option<Probe>,
         liveness_probe: Option<Probe>,
+        #[serde(default)] access_credentials: List<AccessCredential>,
     } accepted {
         // Where the pod runs, and as whom: decided before this program starts. DNS settings reach it as the
         // pod's resolv.conf.
@@ -112,10 +115,17 @@ fields! {
         features: Option<Features>,
         clock: Option<Clock>,
         machine: Option<Machine>,
+        reboot_policy: Option<RebootPolicy>,
     } accepted {
         // Every disk of a cloud-hypervisor guest has a thread of its own.
         io_threads_policy, io_threads,
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(crate) enum RebootPolicy {
+    Reboot,
+    Terminate,
 }
 
 fields! {
@@ -197,6 +207,7 @@ fields! {
         #[serde(default)] filesystems: List<Filesystem>,
         tpm: Option<Tpm>,
         use_virtio_transitional: Option<Off>,
+        #[serde(default)] panic_devices: List<PanicDevice>,
         autoattach_serial_console: Option<bool>,
         log_serial_console: Option<bool>,
     } accepted {
