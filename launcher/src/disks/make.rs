@@ -71,6 +71,7 @@ mod tests {
             direct: false,
             serial: None,
             boot_order: None,
+            boots: None,
             make: Some(make),
         }
     }
