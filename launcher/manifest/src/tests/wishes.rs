@@ -114,12 +114,12 @@ fn booting_from_the_network() {
         ]
     };
     let path = "spec.domain.devices.interfaces[0].bootOrder";
-    let with_kernel = notes(&[order.clone()]);
+    let with_kernel = notes(std::slice::from_ref(&order));
     assert!(
         with_kernel[0].starts_with(&format!("{path}: without effect: the guest boots the kernel")),
         "{with_kernel:?}"
     );
-    let after = notes(&[&disks(1)[..], &[order.clone()]].concat());
+    let after = notes(&[&disks(1)[..], std::slice::from_ref(&order)].concat());
     assert!(
         after
             .iter()
@@ -241,7 +241,7 @@ fn a_guest_network_where_nothing_makes_one() {
         "/spec/networks/0/pod",
         json!({"vmNetworkCIDR": "10.9.0.0/24", "vmIPv6NetworkCIDR": "fd09::/64"}),
     );
-    assert!(notes(&[cidrs.clone()]).is_empty());
+    assert!(notes(std::slice::from_ref(&cidrs)).is_empty());
     let bridge = (
         "/spec/domain/devices/interfaces/0",
         json!({"name": "default", "bridge": {}}),
