@@ -36,6 +36,13 @@ pub(crate) fn manifest(vmi: Option<&Path>, bindings: Option<&Path>) -> Result<Lo
     Ok(loaded)
 }
 
+/// Says what the pod has to have for this manifest, where hawser does not make the pod.
+pub(crate) fn note_of_the_pod(loaded: &Loaded) {
+    for note in &loaded.of_the_pod {
+        tracing::warn!(event = "manifest-of-the-pod", "{note}");
+    }
+}
+
 fn registry(path: &Path) -> Result<Registry, Failure> {
     let text = read("the binding plugins", path)?;
     let file = path.display().to_string();

@@ -44,6 +44,8 @@ const MODULES: &[&str] = &[
     "kernel/drivers/block/virtio_blk.ko",
     "kernel/fs/fat/fat.ko",
     "kernel/fs/fat/vfat.ko",
+    "kernel/drivers/cdrom/cdrom.ko",
+    "kernel/fs/isofs/isofs.ko",
     "kernel/fs/nls/nls_cp437.ko",
     "kernel/fs/nls/nls_ascii.ko",
     "kernel/net/vmw_vsock/vsock.ko",

@@ -113,5 +113,8 @@ fn cleaned(source: &Source<'_>) -> Value {
             annotations.shift_remove("kubectl.kubernetes.io/last-applied-configuration");
         }
     }
-    vmi.into()
+    let mut vmi = vmi.into();
+    // The pod has them, and the launcher in it would note each as something that the pod has to have.
+    hawser_manifest::without_fields_of_the_pod(&mut vmi);
+    vmi
 }

@@ -43,6 +43,7 @@ mod yaml;
 use hawser_manifest::{Loaded, Note, Refusals};
 use serde_json::Value;
 
+pub use memory::overhead;
 pub use options::{DeviceResources, Facts, Options, Workload};
 pub use yaml::{NotYaml, stream};
 

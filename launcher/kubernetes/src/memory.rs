@@ -22,7 +22,7 @@ const VIRTIOFSD: u64 = 128 * MIB;
 const VFIO: u64 = 64 * MIB;
 
 /// Bytes beside the guest's memory.
-pub(crate) fn overhead(guest: &GuestSpec) -> u64 {
+pub fn overhead(guest: &GuestSpec) -> u64 {
     let count = |matches: fn(&Binding) -> bool| {
         let matching = guest
             .interfaces

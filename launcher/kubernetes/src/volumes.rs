@@ -1,6 +1,8 @@
 //! What the pod mounts for each of the manifest's volumes, at the paths at which hawser looks for them.
 
-use hawser_manifest::{FieldPath, Kind, Report, quoted};
+use std::collections::BTreeMap;
+
+use hawser_manifest::{FieldPath, Kind, Report, VolumeSource, network_data_volume, quoted};
 use serde_json::{Value, json};
 
 use crate::names;
@@ -69,6 +71,7 @@ impl Volumes {
             }
         }
         this.kernel_boot(source);
+        this.public_keys(source);
         this.pull_secrets.sort_unstable();
         this.pull_secrets.dedup();
         this
@@ -101,8 +104,8 @@ impl Volumes {
             self.host_disk(name, &at, disk);
         } else if of("emptyDisk").is_some() {
             self.empty_disks = self.empty_disks.saturating_add(capacity(source, name));
-        } else if let Some((at, seed)) = of("cloudInitNoCloud").or_else(|| of("cloudInitConfigDrive")) {
-            self.seed(name, &at, seed, report);
+        } else if let Some((_, seed)) = of("cloudInitNoCloud").or_else(|| of("cloudInitConfigDrive")) {
+            self.seed(name, seed);
         } else if let Some((_, map)) = of("configMap") {
             self.files(
                 name,
@@ -207,23 +210,51 @@ impl Volumes {
         self.mount(name, false);
     }
 
-    /// The secrets that a seed takes its data from, in one directory.
-    fn seed(&mut self, name: &str, path: &FieldPath, seed: &Value, report: &mut Report) {
+    /// The secrets that a seed takes its data from. Two have a directory each, as both may have the same keys.
+    fn seed(&mut self, name: &str, seed: &Value) {
         let secret = |field: &str| written(Some(seed), field).and_then(|reference| text(reference, "name"));
         match (secret("secretRef"), secret("networkDataSecretRef")) {
             (None, None) => {}
             (Some(one), Some(other)) if one != other => {
-                report.note(
-                    path.key("networkDataSecretRef"),
-                    "the pod has the keys of both secrets in one directory: no key may be in both",
-                );
-                let sources = json!([{"secret": {"name": other}}, {"secret": {"name": one}}]);
-                self.files(name, "projected", json!({"sources": sources}));
+                self.files(name, "secret", json!({"secretName": one}));
+                let volume = own_name(&format!("networkdata-{name}"));
+                self.secret(&volume, &network_data_volume(name), other);
             }
             (Some(secret), _) | (None, Some(secret)) => {
                 self.files(name, "secret", json!({"secretName": secret}));
             }
         }
+    }
+
+    /// The secrets with public keys, each once.
+    fn public_keys(&mut self, source: &Source<'_>) {
+        let disks = source.guest.disks.iter();
+        let keys = disks.filter_map(|disk| match &disk.volume.source {
+            VolumeSource::CloudInit(seed) => Some(&seed.public_keys),
+            _ => None,
+        });
+        let secrets: BTreeMap<String, &str> = keys
+            .flatten()
+            .map(|keys| (keys.volume(), keys.secret.as_str()))
+            .collect();
+        for (number, (directory, secret)) in secrets.into_iter().enumerate() {
+            self.secret(
+                &own_name(&format!("access-credential-{number}")),
+                &directory,
+                secret,
+            );
+        }
+    }
+
+    /// A secret that is no volume of the manifest.
+    fn secret(&mut self, volume: &str, directory: &str, secret: &str) {
+        self.volumes
+            .push(json!({"name": volume, "secret": {"secretName": secret}}));
+        self.mounts.push(json!({
+            "name": volume,
+            "mountPath": format!("{STATE}/volumes/{directory}"),
+            "readOnly": true,
+        }));
     }
 
     /// What a pod has below /var/run/secrets/kubernetes.io/serviceaccount.

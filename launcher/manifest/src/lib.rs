@@ -5,7 +5,8 @@
 //!    not fit, so that the rest can go on.
 //! 3. The tree is read into the wire types (`wire` and its siblings), which cannot fail any more.
 //! 4. `template` takes the instance out of the kinds that have one as their template.
-//! 5. `resolve`, `interfaces`, `networks`, `ports`, `disks`, `volumes`, `devices`, `cloud_init` and `firmware` fill in defaults
+//! 5. `support` notes and refuses, by one table, the fields that hawser does not simply obey.
+//! 6. `resolve`, `interfaces`, `networks`, `ports`, `disks`, `volumes`, `devices`, `cloud_init` and `firmware` fill in defaults
 //!    and apply KubeVirt's rules.
 //!
 //! Manifests are read once, before anything in the pod is touched, and every refusal of all these steps is
@@ -16,6 +17,7 @@ mod guest;
 pub mod plugins;
 pub mod pod_ports;
 mod resolve;
+mod support;
 #[cfg(test)]
 mod tests;
 mod v1;
@@ -25,14 +27,16 @@ pub use document::quantity::parse as parse_quantity;
 pub use document::report::{FieldPath, Note, Refusals, Report, quoted};
 pub use guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
 pub use guest::storage::{
-    CloudInit, CloudInitSource, Disk, SeedData, Text, Volume, VolumeLabel, VolumeSource,
+    CloudInit, CloudInitSource, Disk, PublicKeys, SeedData, Text, Volume, VolumeLabel, VolumeSource,
+    network_data_volume,
 };
 pub use guest::{
     Binding, Claim, CpuTopology, DedicatedCpus, DhcpOptions, GuestSpec, Interface, KernelBoot, LinkState,
-    Model, Network, NetworkSource, PciAddress, PortRange, Ports, Protocol,
+    Model, Network, NetworkSource, PciAddress, PortRange, Ports, Protocol, SerialConsole,
 };
 pub use hawser_mac::{Mac, NotAMac};
 pub use plugins::{DomainAttachment, DownwardApi, Migration, MigrationMethod, Overhead, Plugin};
+pub use support::without_fields_of_the_pod;
 pub use v1::template::Kind;
 
 use schemars::SchemaGenerator;
@@ -53,6 +57,8 @@ pub struct Loaded {
     pub manifest: Value,
     /// What the user should know although nothing is refused, in the order of the document.
     pub warnings: Vec<Note>,
+    /// The same of fields that the pod has to have, for whoever does not make the pod.
+    pub of_the_pod: Vec<Note>,
 }
 
 impl Loaded {
@@ -92,6 +98,11 @@ pub fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
     #[cfg(test)]
     tests::schema_agrees(&raw, !report.has_refused());
     kind.announce(&mut report);
+    support::instance(&kind.instance(&raw), &mut report);
+    support::annotations(&kind.instance(&raw), &mut report);
+    if kind != Kind::Instance {
+        support::owner(&raw, &mut report);
+    }
     let spec = match serde_json::from_value(kind.instance(&checked)) {
         Ok(vmi) => resolve::resolve(&vmi, &kind.instance(&raw), registry, &mut report),
         Err(error) => {
@@ -100,6 +111,7 @@ pub fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
             None
         }
     };
+    let of_the_pod = report.take_notes_for_the_pod(&raw);
     let warnings = report.finish(&raw)?;
     match spec {
         Some(spec) => Ok(Loaded {
@@ -107,6 +119,7 @@ pub fn load_with(text: &str, registry: &Registry) -> Result<Loaded, Refusals> {
             vmi: whole(kind.instance(&raw)),
             manifest: raw,
             warnings,
+            of_the_pod,
         }),
         None => Err(Refusals::one("manifest", "incomplete")),
     }

@@ -11,6 +11,7 @@ mod refused_disks;
 mod refused_net;
 mod refused_vf;
 mod template;
+mod wishes;
 
 use std::sync::LazyLock;
 

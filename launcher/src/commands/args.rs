@@ -37,6 +37,13 @@ impl ManifestArgs {
     }
 
     pub(super) fn load(&self) -> Result<Loaded, Failure> {
+        let loaded = self.load_for_a_pod()?;
+        load::note_of_the_pod(&loaded);
+        Ok(loaded)
+    }
+
+    /// For the pod that will have what the manifest asks of it.
+    pub(super) fn load_for_a_pod(&self) -> Result<Loaded, Failure> {
         let mut loaded = load::manifest(self.vmi.as_deref(), self.bindings.as_deref())?;
         loaded.spec.share(&self.shared).map_err(|why| {
             Failure::new(ExitCode::Usage, format!("--shared {why}"))

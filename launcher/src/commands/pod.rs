@@ -74,7 +74,7 @@ pub enum Device {
 }
 
 pub(super) fn pod(args: &PodArgs) -> Result<ExitCode, Failure> {
-    let loaded = args.manifest.load()?;
+    let loaded = args.manifest.load_for_a_pod()?;
     let facts = facts(&loaded.spec);
     let options = args.options()?;
     let rendered = hawser_kubernetes::render(&loaded, &facts, &options).map_err(|refusals| {

@@ -9,10 +9,12 @@ use hawser_linux::safe_path::{self, Links, RegularFile};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::fat::{self, Files};
-use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, qcow2, seed};
+use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, firmware_boot, qcow2, seed};
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
-use crate::spec::{CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource};
+use crate::spec::{
+    CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource, network_data_volume,
+};
 
 const SECTOR: u64 = 512;
 /// A claim's file, by KubeVirt's convention.
@@ -45,6 +47,17 @@ enum Problem {
     NoVolume,
     #[error("another process is using it as a disk")]
     Locked,
+    #[error("{file} is there and cannot be {}: it belongs to {uid}:{gid} with mode {mode:04o}", if *.write { "opened to be written" } else { "read" })]
+    Denied {
+        file: String,
+        uid: u32,
+        gid: u32,
+        mode: u32,
+        write: bool,
+    },
+    /// Of a secret that is mounted elsewhere than the volume.
+    #[error("{}: {problem}", .place.display())]
+    At { place: PathBuf, problem: files::Problem },
 }
 
 /// Who may have the guest's disks open while they are looked at.
@@ -68,7 +81,7 @@ pub(crate) fn find(
         let place = place(places, disk);
         // Its own, until it is given away: cloud-hypervisor releases the lock then.
         let lock = users == Users::None || !disk.shared;
-        let found = one(guest, disk, &place, &made, lock);
+        let found = one(places, guest, disk, &place, &made, lock);
         found.map_err(|problem| fail(disk, &place, &problem))
     };
     guest.disks.iter().map(drive).collect()
@@ -104,11 +117,35 @@ fn fail(disk: &Disk, place: &Path, problem: &Problem) -> Failure {
             disk.name
         ),
     };
-    let what = format!("{}: {}: {problem}", disk.volume.path, place.display());
+    let remedy = match problem {
+        Problem::Denied { write, .. } => format!(
+            "let the guest's user {} it: chown or chmod, or fsGroup of the pod",
+            if *write { "read and write" } else { "read" }
+        ),
+        Problem::At { place, .. } => {
+            let name = place.file_name().unwrap_or_default().to_string_lossy();
+            format!(
+                "mount the secret there for the guest's user, or pass its location with --volume {name}=DIR"
+            )
+        }
+        _ => remedy,
+    };
+    let what = match problem {
+        // It has a place of its own.
+        Problem::At { .. } => format!("{}: {problem}", disk.volume.path),
+        _ => format!("{}: {}: {problem}", disk.volume.path, place.display()),
+    };
     Failure::new(ExitCode::PodUnfit, what).remedy(remedy)
 }
 
-fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path, lock: bool) -> Result<Drive, Problem> {
+fn one(
+    places: &Places,
+    guest: &GuestSpec,
+    disk: &Disk,
+    place: &Path,
+    made: &Path,
+    lock: bool,
+) -> Result<Drive, Problem> {
     let image = made.join(format!("{}.img", disk.name));
     let drive = |path: PathBuf, image_type: ImageType, make: Option<Make>| Drive {
         name: disk.name.clone(),
@@ -120,17 +157,20 @@ fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path, lock: bool) ->
         shared: disk.shared,
         serial: disk.serial.clone(),
         boot_order: disk.boot_order,
+        boots: make.is_some().then_some(false),
         make,
     };
+    let with = |boots: Option<bool>, drive: Drive| Drive { boots, ..drive };
     match &disk.volume.source {
         VolumeSource::ContainerDisk { path, .. } => {
             let file = container_disk(place, path.as_deref())?;
             let mut opened = file.open(false, OFlag::empty())?;
             let (image_type, size) = either_type(&mut opened)?;
+            let boots = firmware_boot::of(&mut opened, image_type);
             if disk.readonly {
-                return Ok(drive(file.path, image_type, None));
+                return Ok(with(boots, drive(file.path, image_type, None)));
             }
-            over(&file.path, image_type, size, disk, made)
+            over(&file.path, image_type, size, disk, made).map(|drive| with(boots, drive))
         }
         VolumeSource::HostDisk { file, create } => {
             match (RegularFile::find(place, file, Links::None), create) {
@@ -145,29 +185,36 @@ fn one(guest: &GuestSpec, disk: &Disk, place: &Path, made: &Path, lock: bool) ->
                 }
                 (found, _) => {
                     let found = found?;
-                    raw(&mut found.open(!disk.readonly, flags(disk))?, disk, lock)?;
-                    Ok(drive(found.path, ImageType::Raw, None))
+                    let mut file = open(&found, !disk.readonly, flags(disk))?;
+                    raw(&mut file, disk, lock)?;
+                    let boots = firmware_boot::of(&mut file, ImageType::Raw);
+                    Ok(with(boots, drive(found.path, ImageType::Raw, None)))
                 }
             }
         }
         VolumeSource::Claim { .. } => {
             let (path, mut file) = claim(place, !disk.readonly, flags(disk))?;
             raw(&mut file, disk, lock)?;
-            Ok(drive(path, ImageType::Raw, None))
+            let boots = firmware_boot::of(&mut file, ImageType::Raw);
+            Ok(with(boots, drive(path, ImageType::Raw, None)))
         }
         VolumeSource::Ephemeral { .. } => {
             let (path, mut file) = claim(place, false, OFlag::empty())?;
             let size = raw_size(&mut file)?;
+            let boots = firmware_boot::of(&mut file, ImageType::Raw);
             if disk.readonly {
-                return Ok(drive(path, ImageType::Raw, None));
+                return Ok(with(boots, drive(path, ImageType::Raw, None)));
             }
-            over(&path, ImageType::Raw, size, disk, made)
+            over(&path, ImageType::Raw, size, disk, made).map(|drive| with(boots, drive))
         }
         VolumeSource::EmptyDisk { capacity } => {
             Ok(drive(image, ImageType::Raw, Some(Make::Empty(*capacity))))
         }
         VolumeSource::CloudInit(cloud_init) => {
-            let seed = Seed::new(cloud_init.source, seed_files(cloud_init, guest, place)?);
+            let seed = Seed::new(
+                cloud_init.source,
+                seed_files(places, cloud_init, guest, (&disk.name, place))?,
+            );
             // Whatever it is told later, this is when its names are found fit.
             let bytes = seed.image()?;
             let make = match cloud_init.source {
@@ -209,6 +256,7 @@ fn over(base: &Path, image_type: ImageType, size: u64, disk: &Disk, made: &Path)
         shared: false,
         serial: disk.serial.clone(),
         boot_order: disk.boot_order,
+        boots: None,
         make: Some(Make::Image(overlay)),
     })
 }
@@ -229,7 +277,7 @@ fn claim(place: &Path, writable: bool, flags: OFlag) -> Result<(PathBuf, File), 
     let kind = fs::metadata(place)?.file_type();
     if kind.is_dir() {
         let found = RegularFile::find(place, DISK_IMG, Links::None)?;
-        let file = found.open(writable, flags)?;
+        let file = open(&found, writable, flags)?;
         return Ok((found.path, file));
     }
     if !kind.is_block_device() {
@@ -244,23 +292,71 @@ fn claim(place: &Path, writable: bool, flags: OFlag) -> Result<(PathBuf, File), 
     Ok((place.canonicalize()?, file))
 }
 
+/// Opens it; where that is not allowed, the owner and the mode say what has to change.
+fn open(found: &RegularFile, writable: bool, flags: OFlag) -> Result<File, Problem> {
+    use std::os::unix::fs::MetadataExt;
+    let denied = |problem: &safe_path::Problem| match problem {
+        safe_path::Problem::Open(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        _ => false,
+    };
+    match found.open(writable, flags) {
+        Err(problem) if denied(&problem) => {
+            let about = fs::metadata(&found.path)?;
+            Err(Problem::Denied {
+                file: found
+                    .path
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                uid: about.uid(),
+                gid: about.gid(),
+                mode: about.mode() & 0o7777,
+                write: writable,
+            })
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// Two secrets may have the same keys, so each has its own place.
 fn seed_files(
+    places: &Places,
     cloud_init: &CloudInit,
     guest: &GuestSpec,
-    place: &Path,
+    (name, place): (&str, &Path),
 ) -> Result<(VolumeLabel, Files), Problem> {
-    let content = |data: &Option<SeedData>, keys: &[&str]| match data {
+    let at = |place: PathBuf| move |problem| Problem::At { place, problem };
+    let content = |data: &Option<SeedData>, place: &Path, keys: &[&str]| match data {
         None => Ok(None),
         Some(SeedData::Inline(text)) => Ok(Some(text.0.clone())),
         Some(SeedData::Secret { .. }) => files::first(place, keys).map(Some),
     };
-    let user_data = content(&cloud_init.user_data, &["userdata", "userData"])?;
-    let network_data = content(&cloud_init.network_data, &["networkdata", "networkData"])?;
+    let user_data = content(&cloud_init.user_data, place, &["userdata", "userData"])?;
+    let of_network = ["networkdata", "networkData"];
+    let network_data = match cloud_init.other_secret() {
+        None => content(&cloud_init.network_data, place, &of_network)?,
+        Some(_) => {
+            let place = places.volume(&network_data_volume(name));
+            content(&cloud_init.network_data, &place, &of_network).map_err(at(place))?
+        }
+    };
+    let mut public_keys = Vec::new();
+    for keys in &cloud_init.public_keys {
+        let place = places.volume(&keys.volume());
+        for content in files::all(&place).map_err(at(place))?.into_values() {
+            let text = String::from_utf8_lossy(&content);
+            if !text.trim().is_empty() {
+                public_keys.push(text.trim().to_owned());
+            }
+        }
+    }
     Ok(seed::seed(
         cloud_init.source,
         guest,
         user_data.unwrap_or_default(),
         network_data,
+        &public_keys,
     ))
 }
 

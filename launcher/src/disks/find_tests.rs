@@ -297,3 +297,117 @@ fn files_and_seeds() {
     };
     assert_eq!(size, 1 << 20);
 }
+
+#[test]
+fn user_data_and_network_data_of_two_secrets() {
+    let pod = Pod::new();
+    let seed = "cloudInitNoCloud: {secretRef: {name: one}, networkDataSecretRef: {name: two}}";
+    fs::write(pod.dir("volumes/a").join("userdata"), "#cloud-config").unwrap();
+    let text = pod.find(seed).unwrap_err().to_string();
+    assert!(
+        text.contains("volumes/a.networkdata: No such file") && text.contains("--volume a.networkdata=DIR"),
+        "{text}"
+    );
+    let other = pod.dir("volumes/a.networkdata");
+    // The same key as in the first: it is not taken for that one's.
+    fs::write(other.join("userdata"), "of another secret").unwrap();
+    let text = pod.find(seed).unwrap_err().to_string();
+    assert!(
+        text.contains("volumes/a.networkdata: none of the keys networkdata and networkData"),
+        "{text}"
+    );
+    fs::write(other.join("networkdata"), "version: 2").unwrap();
+    let Some(Make::Image(image)) = pod.find(seed).unwrap().make else {
+        panic!()
+    };
+    let has = |text: &str| image.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(has("#cloud-config") && has("version: 2") && !has("of another secret"));
+}
+
+#[test]
+fn user_data_reaches_the_guest_byte_for_byte() {
+    let pod = Pod::new();
+    let bytes: Vec<u8> = b"#cloud-config\r\n\xff\x00\xfe  \n\n".to_vec();
+    fs::write(pod.dir("volumes/a").join("userdata"), &bytes).unwrap();
+    let drive = pod.find("cloudInitNoCloud: {secretRef: {name: s}}").unwrap();
+    let Some(Make::Image(image)) = drive.make else {
+        panic!()
+    };
+    assert!(image.windows(bytes.len()).any(|found| found == bytes));
+    assert_eq!(&image[16 * 2048 + 1..][..5], b"CD001", "as KubeVirt's");
+}
+
+#[test]
+fn public_keys_are_read_where_the_pod_has_them() {
+    let pod = Pod::new();
+    let keys = pod.dir("volumes/keys.access-credential");
+    fs::write(keys.join("me"), "ssh-ed25519 AAAA me\n").unwrap();
+    let text = "{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {name: web}, spec: {
+        domain: {memory: {guest: 256Mi}}, volumes: [{name: a, cloudInitNoCloud: {userData: x}}],
+        accessCredentials: [{sshPublicKey: {source: {secret: {secretName: keys}}, propagationMethod: {noCloud: {}}}}]}}";
+    let guest = crate::spec::load(text).unwrap().spec;
+    let state = pod.0.path().to_str().unwrap();
+    let Command::Run(args) = Cli::try_parse_from(["hawser", "run", "--state-dir", state])
+        .unwrap()
+        .command
+    else {
+        panic!()
+    };
+    let found = || find(&args.pod.places(), &guest, &pod.0.path().join("vmm")).remove(0);
+    let Some(Make::Image(image)) = found().unwrap().make else {
+        panic!()
+    };
+    let key = br#""public-keys":{"0":"ssh-ed25519 AAAA me"}"#;
+    assert!(image.windows(key.len()).any(|bytes| bytes == key));
+    fs::remove_dir_all(&keys).unwrap();
+    let text = found().unwrap_err().to_string();
+    assert!(
+        text.contains("volumes/keys.access-credential: No such file"),
+        "{text}"
+    );
+}
+
+/// As another user than the file's, which a child of this test is.
+#[test]
+#[ignore = "needs root, to have a child of another user"]
+fn a_disk_that_is_there_and_cannot_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const NAME: &str = "disks::find::tests::a_disk_that_is_there_and_cannot_be_read";
+    const STATE: &str = "HAWSER_TEST_STATE";
+    if let Some(state) = std::env::var_os(STATE) {
+        let guest = crate::spec::load(&format!(
+            "{{apiVersion: kubevirt.io/v1, kind: VirtualMachineInstance, metadata: {{name: web}}, spec: {{
+            domain: {{memory: {{guest: 256Mi}}}}, volumes: [{{name: a, {CLAIM}}}]}}}}"
+        ));
+        let line = ["hawser", "run", "--state-dir", state.to_str().unwrap()];
+        let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else {
+            panic!()
+        };
+        let found = find(&args.pod.places(), &guest.unwrap().spec, Path::new("/nowhere")).remove(0);
+        println!("{}", found.unwrap_err());
+        return;
+    }
+    assert!(nix::unistd::geteuid().is_root(), "needs root");
+    let pod = Pod::new();
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(pod.0.path(), 0o755);
+    let image = pod.dir("volumes/a").join("disk.img");
+    sized(&image, 1 << 20);
+    mode(&image, 0o600);
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--include-ignored", "--nocapture"])
+        .env(STATE, pod.0.path())
+        .uid(107)
+        .gid(107)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        text.contains(
+            "disk.img is there and cannot be opened to be written: it belongs to 0:0 with mode 0600"
+        ) && text.contains("chown or chmod")
+            && !text.contains("truncate"),
+        "{text}"
+    );
+}

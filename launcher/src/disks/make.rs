@@ -72,6 +72,7 @@ mod tests {
             shared: false,
             serial: None,
             boot_order: None,
+            boots: None,
             make: Some(make),
         }
     }

@@ -13,6 +13,8 @@
 mod fat;
 mod files;
 mod find;
+mod firmware_boot;
+mod iso;
 mod make;
 mod qcow2;
 mod seed;
@@ -23,6 +25,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub(crate) use find::{Users, find};
+pub(crate) use firmware_boot::no_boot_loader;
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
 
@@ -61,6 +64,8 @@ pub(crate) struct Drive {
     pub(crate) serial: Option<String>,
     /// 1 is first.
     pub(crate) boot_order: Option<u32>,
+    /// Whether the firmware can find a boot loader on it; nothing where that is not known.
+    pub(crate) boots: Option<bool>,
     /// What is to be at `path` before the VMM starts; without it the file is there.
     pub(crate) make: Option<Make>,
 }

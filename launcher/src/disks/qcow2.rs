@@ -95,6 +95,51 @@ pub(crate) fn virtual_size(header: &[u8], length: u64) -> Result<u64, Problem> {
     }
 }
 
+/// Where a byte of the disk is in an image.
+pub(crate) enum Place {
+    /// Nowhere: it is zero.
+    Zero,
+    At(u64),
+}
+
+/// Where the byte at `at` of the disk is, by the tables that `word` reads from the image. Nothing where it is compressed, or
+/// the tables are of a form that is not read here.
+pub(crate) fn place(at: u64, word: impl Fn(u64) -> Option<u64>) -> Option<Place> {
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    const COMPRESSED: u64 = 1 << 62;
+    const ALL_ZERO: u64 = 1;
+    const EXTENDED: u64 = 1 << 4;
+    let version = word(0)? as u32;
+    if version >= 3 && word(72)? & EXTENDED != 0 {
+        return None;
+    }
+    let cluster_bits = word(16)? as u32;
+    if !(9..=21).contains(&cluster_bits) {
+        return None;
+    }
+    let cluster = at >> cluster_bits;
+    let l2_bits = cluster_bits - 3;
+    let l1_index = cluster >> l2_bits;
+    // The number of entries is the lower half of the word before the table's place.
+    if l1_index >= word(32)? & 0xffff_ffff {
+        return Some(Place::Zero);
+    }
+    let l1_entry = word(word(40)?.checked_add(l1_index.checked_mul(8)?)?)? & OFFSET;
+    if l1_entry == 0 {
+        return Some(Place::Zero);
+    }
+    let l2_index = cluster & ((1 << l2_bits) - 1);
+    let l2_entry = word(l1_entry.checked_add(l2_index * 8)?)?;
+    if l2_entry & COMPRESSED != 0 {
+        return None;
+    }
+    match l2_entry & OFFSET {
+        0 => Some(Place::Zero),
+        _ if l2_entry & ALL_ZERO != 0 => Some(Place::Zero),
+        data => Some(Place::At(data + (at & ((1 << cluster_bits) - 1)))),
+    }
+}
+
 /// The bytes of an empty image of `size` bytes over `base`, whose format is `format` (`raw` or `qcow2`).
 pub(crate) fn overlay(size: u64, base: &Path, format: &str) -> Result<Vec<u8>, Problem> {
     let base = base

@@ -2,9 +2,10 @@
 //! fills them.
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::fat::{self, Files};
+use super::fat::{Files, Problem};
+use super::iso;
 use crate::spec::{CloudInitSource, GuestSpec, VolumeLabel};
 
 const CONFIG_DRIVE_META: &str = "openstack/latest/meta_data.json";
@@ -48,8 +49,8 @@ impl Seed {
         Self { source, label, files }
     }
 
-    pub(crate) fn image(&self) -> Result<Vec<u8>, fat::Problem> {
-        fat::image(&self.label, &self.files)
+    pub(crate) fn image(&self) -> Result<Vec<u8>, Problem> {
+        iso::image(&self.label, &self.files)
     }
 
     /// As in KubeVirt, only ConfigDrive has a place for it.
@@ -72,6 +73,7 @@ pub(crate) fn seed(
     guest: &GuestSpec,
     user_data: Vec<u8>,
     network_data: Option<Vec<u8>>,
+    public_keys: &[String],
 ) -> (VolumeLabel, Files) {
     let names = match source {
         CloudInitSource::NoCloud => (VolumeLabel::NO_CLOUD, "meta-data", "user-data", "network-config"),
@@ -85,7 +87,7 @@ pub(crate) fn seed(
     let (label, meta, user, network) = names;
     // Both files have to be there, even if empty.
     let mut files = Files::from([
-        (meta.to_owned(), meta_data(source, guest)),
+        (meta.to_owned(), meta_data(source, guest, public_keys)),
         (user.to_owned(), user_data),
     ]);
     if let Some(data) = network_data {
@@ -96,10 +98,10 @@ pub(crate) fn seed(
 
 /// The instance's identity must be the same at every start of the same VMI, or cloud-init does everything again: the
 /// machine's UUID where the manifest sets it, as KubeVirt has it, else the object's own, else its name.
-fn meta_data(source: CloudInitSource, guest: &GuestSpec) -> Vec<u8> {
+fn meta_data(source: CloudInitSource, guest: &GuestSpec, public_keys: &[String]) -> Vec<u8> {
     let name = format!("{}.{}", guest.name, guest.namespace);
     let uuid = guest.firmware_uuid.as_ref().or(guest.uid.as_ref());
-    let data = match source {
+    let mut data = match source {
         CloudInitSource::NoCloud => json!({
             "instance-id": uuid.unwrap_or(&name),
             "local-hostname": guest.hostname,
@@ -118,6 +120,17 @@ fn meta_data(source: CloudInitSource, guest: &GuestSpec) -> Vec<u8> {
             data
         }
     };
+    if let (false, Some(map)) = (public_keys.is_empty(), data.as_object_mut()) {
+        let field = match source {
+            CloudInitSource::NoCloud => "public-keys",
+            CloudInitSource::ConfigDrive => "public_keys",
+        };
+        let numbered = public_keys.iter().enumerate();
+        let keys: Map<String, Value> = numbered
+            .map(|(number, key)| (number.to_string(), json!(key)))
+            .collect();
+        map.insert(field.to_owned(), keys.into());
+    }
     data.to_string().into_bytes()
 }
 
@@ -137,7 +150,13 @@ mod tests {
     #[test]
     fn no_cloud() {
         let guest = crate::spec::load(MANIFEST).unwrap().spec;
-        let (label, files) = seed(CloudInitSource::NoCloud, &guest, b"#cloud-config".to_vec(), None);
+        let (label, files) = seed(
+            CloudInitSource::NoCloud,
+            &guest,
+            b"#cloud-config".to_vec(),
+            None,
+            &[],
+        );
         assert_eq!(label.as_str(), "cidata");
         assert_eq!(files.keys().collect::<Vec<_>>(), ["meta-data", "user-data"]);
         assert_eq!(
@@ -153,6 +172,7 @@ mod tests {
             &plain,
             Vec::new(),
             Some(b"version: 2".to_vec()),
+            &[],
         );
         assert!(text(&files, "meta-data").contains(r#""instance-id":"web.one.tenant""#));
         assert_eq!(text(&files, "network-config"), "version: 2");
@@ -167,6 +187,7 @@ mod tests {
             &guest,
             b"u".to_vec(),
             Some(b"{}".to_vec()),
+            &[],
         );
         assert_eq!(label.as_str(), "config-2");
         assert_eq!(
@@ -175,6 +196,20 @@ mod tests {
         );
         assert_eq!(text(&files, "openstack/latest/user_data"), "u");
         assert_eq!(text(&files, "openstack/latest/network_data.json"), "{}");
+    }
+
+    #[test]
+    fn public_keys_are_in_the_metadata() {
+        let guest = crate::spec::load(MANIFEST).unwrap().spec;
+        let keys = ["ssh-ed25519 AAAA one".to_owned(), "ssh-rsa BBBB two".to_owned()];
+        for (source, meta, field) in [
+            (CloudInitSource::NoCloud, "meta-data", "public-keys"),
+            (CloudInitSource::ConfigDrive, CONFIG_DRIVE_META, "public_keys"),
+        ] {
+            let (_, files) = seed(source, &guest, Vec::new(), None, &keys);
+            let data: Value = serde_json::from_slice(&files[meta]).unwrap();
+            assert_eq!(data[field], json!({"0": keys[0], "1": keys[1]}));
+        }
     }
 
     #[test]
@@ -191,7 +226,7 @@ mod tests {
             (CloudInitSource::NoCloud, "meta-data", false),
         ] {
             let guest = crate::spec::load(MANIFEST).unwrap().spec;
-            let mut seed = Seed::new(source, super::seed(source, &guest, Vec::new(), None));
+            let mut seed = Seed::new(source, super::seed(source, &guest, Vec::new(), None, &[]));
             let before = seed.clone();
             seed.add_devices(&[]);
             assert!(seed == before, "nothing to tell");

@@ -18,7 +18,7 @@ use crate::error::{ExitCode, Failure, chain};
 use crate::hooks::{self, HookError};
 use crate::queue::Sink;
 use crate::vmm::api::Api;
-use crate::vmm::config::take_late_nics;
+use crate::vmm::config::{take_late_nics, with_names_of_52};
 
 /// What the VM is created with.
 pub(super) enum Config {
@@ -49,6 +49,7 @@ async fn create(
     api: &Api,
     config: Config,
     descriptors: &mut BTreeMap<String, Vec<OwnedFd>>,
+    version: &str,
 ) -> Result<(), Input> {
     let failed = |error| Input::Event(Event::StartFailed(chain(&error)));
     let mut config = match config {
@@ -62,6 +63,9 @@ async fn create(
             }
         },
     };
+    if assumptions::is_52(version) {
+        with_names_of_52(&mut config);
+    }
     let handed_over: Vec<_> = descriptors.keys().cloned().collect();
     let late = take_late_nics(&mut config, &handed_over);
     api.create(&config).await.map_err(failed)?;
@@ -125,7 +129,7 @@ pub(super) async fn boot(
         let failed = |error| Input::Event(Event::StartFailed(chain(&error)));
         let boots = config.is_some();
         if let Some(config) = config {
-            create(&api, config, &mut descriptors).await?;
+            create(&api, config, &mut descriptors, &ping.version).await?;
         }
         if wired.await.is_err() {
             let why = "the privileged process ended before the pod was wired".to_owned();

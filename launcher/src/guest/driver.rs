@@ -319,7 +319,18 @@ impl Supervisor {
         let mut events = Vec::new();
         match event.event.as_str() {
             "device-removed" if !of_a_vf => self.replug.removed(event, &self.job.config, &self.api),
+            "rebooting" if self.job.ends_at_reboot => {
+                tracing::info!(
+                    event = "ends-at-reboot",
+                    "the guest reboots, and ends with that (rebootPolicy)"
+                );
+                events.push(Event::EndsAtReboot);
+            }
             "rebooted" => events.push(Event::Rebooted),
+            "panic" if event.source == "guest" => tracing::error!(
+                event = "guest-panicked",
+                "the guest's kernel says that it has panicked"
+            ),
             _ => {}
         }
         if self.incoming.is_some() {
@@ -340,6 +351,7 @@ impl Supervisor {
         }
         match self.log.guest_end().await {
             Some(GuestEnd::ShutDown) => VmmExit::Success,
+            Some(GuestEnd::Reboot) if self.job.ends_at_reboot => VmmExit::Success,
             Some(GuestEnd::Reboot) => VmmExit::Failure(migration::REBOOTED.to_owned()),
             None => exit,
         }

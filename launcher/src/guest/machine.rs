@@ -80,6 +80,8 @@ pub(crate) enum Event {
     GraceOver,
     /// The guest has rebooted.
     Rebooted,
+    /// The guest reboots, and its manifest says that this is its end.
+    EndsAtReboot,
     VmmExited(VmmExit),
     Migrate(CallId),
     Cancel(CallId),
@@ -188,6 +190,7 @@ impl Guest {
             (Self::Running { .. } | Self::Stopping { .. }, Event::VmmExited(exit)) => {
                 (Self::Ended(exit.outcome()), vec![])
             }
+            (Self::Running { .. } | Self::Stopping { .. }, Event::EndsAtReboot) => kill(Outcome::ShutDown),
             (Self::Running { .. }, Event::Rebooted) => (Self::Running { arrived: false }, vec![]),
             (Self::Stopping { .. }, Event::Rebooted) => (Self::Stopping { arrived: false }, vec![]),
             (
@@ -239,6 +242,7 @@ impl Receiving {
             | Event::PressDue
             | Event::GraceOver
             | Event::Rebooted
+            | Event::EndsAtReboot
             | Event::Source(_) => (Guest::Receiving(self), vec![]),
         }
     }
@@ -297,6 +301,16 @@ impl Leaving {
                 self.exit = Some(exit);
                 // Of a guest that was given away it says only that it cannot come back.
                 self.advance(source::Event::GuestEnded(why))
+            }
+            // The guest is the target's from there on, with the same manifest.
+            Event::EndsAtReboot if committed => (Guest::Leaving(self), vec![]),
+            Event::EndsAtReboot => {
+                match self.advance(source::Event::GuestEnded(
+                    "the guest has ended by a reboot".to_owned(),
+                )) {
+                    (Guest::Killing(_), actions) => (Guest::Killing(Outcome::ShutDown), actions),
+                    other => other,
+                }
             }
             Event::Rebooted => {
                 self.arrived = false;

@@ -60,6 +60,8 @@ pub(crate) struct Job {
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
     pub(crate) grace: Duration,
+    /// A guest that reboots has ended.
+    pub(crate) ends_at_reboot: bool,
     /// Devices that the VMM opens besides those that every guest needs.
     pub(crate) nodes: Vec<PathBuf>,
     pub(crate) start: Start,

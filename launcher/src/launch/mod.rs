@@ -207,6 +207,7 @@ impl Launch {
             vmm_may,
             directory: directory.to_owned(),
             grace: Duration::from_secs(guest.termination_grace_period_seconds),
+            ends_at_reboot: guest.ends_at_reboot,
             nodes: pci.nodes,
         };
         Ok(Self {

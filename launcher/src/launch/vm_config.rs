@@ -11,7 +11,7 @@ use crate::nic::{Attachment, Device};
 use crate::pod::boot_source::Boot;
 use crate::pod::cpus::Pinning;
 use crate::pod::pci::{Access, HostFunction, PciFunctions};
-use crate::spec::{GuestSpec, HostDeviceKind, PciAddress};
+use crate::spec::{GuestSpec, HostDeviceKind, PciAddress, SerialConsole};
 use crate::vmm::config::{
     ConsoleConfig, CpuAffinity, CpuTopology, CpusConfig, DeviceConfig, DiskConfig, FsConfig, LandlockConfig,
     MemoryConfig, NetConfig, PayloadConfig, PlatformConfig, VmConfig, VsockConfig, vfio_rules,
@@ -39,6 +39,7 @@ impl Parts<'_> {
         let guest = self.guest;
         let net = self.nics();
         let devices = self.devices();
+        let disks = self.disks();
         VmConfig {
             cpus: CpusConfig {
                 boot_vcpus: guest.vcpus,
@@ -58,17 +59,25 @@ impl Parts<'_> {
                 shared: net.iter().any(NetConfig::is_vhost_user) || !guest.filesystems.is_empty(),
             },
             payload: self.payload(),
-            disks: self.disks(),
             fs: self.filesystems(),
             vsock: guest
                 .vsock
                 .map(|device| VsockConfig::new(device.cid, vsock::socket(self.directory))),
             // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
-            serial: ConsoleConfig { mode: "Tty" },
+            // Without a log it goes nowhere, and without a port the guest has none.
+            serial: ConsoleConfig {
+                mode: match guest.serial_console {
+                    SerialConsole::Logged => "Tty",
+                    SerialConsole::NotLogged => "Null",
+                    SerialConsole::Absent => "Off",
+                },
+            },
             console: ConsoleConfig { mode: "Off" },
-            platform: self.platform(&net, &devices),
+            platform: self.platform(&disks, &net, &devices),
+            pvpanic: guest.pvpanic,
             landlock_enable: true,
             landlock_rules: self.landlock_rules(&devices),
+            disks,
             net,
             devices,
         }
@@ -112,7 +121,8 @@ impl Parts<'_> {
         let mut sorted: Vec<&Drive> = self.drives.iter().collect();
         // Stable: what is equal stays in the manifest's order.
         sorted.sort_by_key(|drive| drive.boot_order.unwrap_or(u32::MAX));
-        let config = |drive| DiskConfig::new(drive, queues);
+        let mut segments = Segments::new(self.guest);
+        let config = |drive| DiskConfig::new(drive, queues, segments.next());
         sorted.into_iter().map(config).collect()
     }
 
@@ -159,14 +169,24 @@ impl Parts<'_> {
             .collect()
     }
 
-    fn platform(&self, net: &[NetConfig], devices: &[DeviceConfig]) -> Option<PlatformConfig> {
+    fn platform(
+        &self,
+        disks: &[DiskConfig],
+        net: &[NetConfig],
+        devices: &[DeviceConfig],
+    ) -> Option<PlatformConfig> {
         let of_nics = net.iter().filter_map(NetConfig::pci_address);
         let of_devices = devices.iter().filter_map(DeviceConfig::pci_address);
         let segment = |address: PciAddress| (address.domain > 0).then_some(address.domain);
-        let last = of_nics.chain(of_devices).filter_map(segment).max();
+        let of_disks = disks.iter().filter_map(DiskConfig::pci_segment);
+        let last = of_nics
+            .chain(of_devices)
+            .filter_map(segment)
+            .chain(of_disks)
+            .max();
         let platform = PlatformConfig {
-            serial_number: self.guest.firmware_serial.clone(),
-            uuid: self.guest.firmware_uuid.clone(),
+            system_serial_number: self.guest.firmware_serial.clone(),
+            system_uuid: self.guest.firmware_uuid.clone(),
             num_pci_segments: last.map(|last| last.saturating_add(1)),
             iommufd: devices.iter().any(|device| device.access() == Access::Iommufd),
         };
@@ -185,6 +205,38 @@ impl Parts<'_> {
         rules.extend(bases.map(LandlockConfig::read));
         rules.push(LandlockConfig::read(migration::tls_directory(self.directory)));
         rules
+    }
+}
+
+/// The PCI segment of one disk after the other: the first, from which the firmware boots, as long as it has slots.
+struct Segments<'a> {
+    guest: &'a GuestSpec,
+    segment: u16,
+    left: usize,
+}
+
+impl<'a> Segments<'a> {
+    fn new(guest: &'a GuestSpec) -> Self {
+        Self {
+            guest,
+            segment: 0,
+            left: guest.disks_on_first_segment(),
+        }
+    }
+
+    fn next(&mut self) -> u16 {
+        while self.left == 0 {
+            self.segment = self.segment.saturating_add(1);
+            // NICs may have been given slots there.
+            let taken = self.guest.interfaces.iter().filter(|interface| {
+                interface
+                    .pci_address
+                    .is_some_and(|address| address.domain == self.segment)
+            });
+            self.left = GuestSpec::SEGMENT.saturating_sub(taken.count());
+        }
+        self.left = self.left.saturating_sub(1);
+        self.segment
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn assign(guest: &GuestSpec, attachments: &mut [Attachment]) {
     }
     let mut free = Free::besides(guest);
     // Disks come before.
-    for _ in &guest.disks {
+    for _ in guest.disks.iter().take(guest.disks_on_first_segment()) {
         free.first();
     }
     for attachment in attachments.iter_mut() {

@@ -5,6 +5,7 @@ pub(crate) mod cpus;
 pub(crate) mod finding;
 pub(crate) mod hugepages;
 pub(crate) mod landlock;
+pub(crate) mod memory_limit;
 pub(crate) mod networks;
 pub(crate) mod pci;
 pub(crate) mod places;

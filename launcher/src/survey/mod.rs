@@ -22,6 +22,7 @@ use crate::pod::boot_source::{self, Boot};
 use crate::pod::cpus::{self, Pinning};
 use crate::pod::finding::{Finding, Part};
 use crate::pod::hugepages;
+use crate::pod::memory_limit;
 use crate::pod::networks::PodNetworks;
 use crate::pod::pci::{self, PciFunctions};
 use crate::pod::places::Places;
@@ -65,7 +66,7 @@ pub(crate) struct Pod {
     wiring: Part<()>,
     pub(crate) descriptors: Part<Descriptors>,
     pub(crate) boot: Part<Boot>,
-    huge_pages: Part<()>,
+    memory: Part<()>,
     pub(crate) cpus: Part<Option<Pinning>>,
     pub(crate) disks: Part<Vec<Drive>>,
     pub(crate) exports: Part<Exports>,
@@ -98,14 +99,7 @@ pub(crate) struct FitPod {
 
 impl Survey<'_> {
     pub(crate) fn pod(&self, guest: GuestSpec) -> Pod {
-        let owner = Part::of(privileges::owner(self.uid), |owner| {
-            format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
-        });
-        // What follows is asked for the user that the guest's processes would be.
-        let user = owner.value().copied().unwrap_or(Owner {
-            uid: self.uid,
-            gid: self.uid,
-        });
+        let (owner, user) = self.owner();
         let networks = self.networks();
         let (guest, named) = name_interfaces(guest, &networks);
         let network = named.and_then(|()| namespace::network(&guest, user));
@@ -125,7 +119,7 @@ impl Survey<'_> {
                 None => Part::unknown(),
             },
             boot: Part::of(boot_source::boot(self.places, &guest), Boot::to_string),
-            huge_pages: Part::or_bad(hugepages::check(&guest)),
+            memory: Part::or_bad(hugepages::check(&guest)).with_notes(memory_limit::note(&guest)),
             cpus: cpus(&guest),
             disks: self.disks(&guest, &owner),
             exports: self.exports(&guest, &owner),
@@ -143,6 +137,16 @@ impl Survey<'_> {
             networks,
             network,
         }
+    }
+
+    /// And the user for whom the rest is asked: the one that the guest's processes would be.
+    fn owner(&self) -> (Part<Owner>, Owner) {
+        let (uid, gid) = (self.uid, self.uid);
+        let owner = Part::of(privileges::owner(uid), |owner| {
+            format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
+        });
+        let user = owner.value().copied().unwrap_or(Owner { uid, gid });
+        (owner, user)
     }
 
     /// The wiring alone: the user of the guest's processes, and what is changed.
@@ -166,13 +170,7 @@ impl Survey<'_> {
 
     /// What is found in a pod whose guest is not known.
     pub(crate) fn without_guest(&self) -> Vec<Finding> {
-        let mut owner = Part::of(privileges::owner(self.uid), |owner| {
-            format!("user: the guest's processes run as {}:{}", owner.uid, owner.gid)
-        });
-        let user = owner.value().copied().unwrap_or(Owner {
-            uid: self.uid,
-            gid: self.uid,
-        });
+        let (mut owner, user) = self.owner();
         let mut findings = owner.take_findings();
         findings.extend(usable(privileges::DEVICES, user).take_findings());
         findings.push(namespace::net_admin());
@@ -222,7 +220,10 @@ impl Survey<'_> {
         };
         let find = || disks::find(self.places, guest, &self.places.vmm_dir(), users);
         match self.as_owner(owner, find) {
-            Ok(found) => Part::all(found, Drive::to_string),
+            Ok(found) => {
+                let note = disks::no_boot_loader(guest, &found);
+                Part::all(found, Drive::to_string).with_notes(note)
+            }
             Err(failure) => Part::bad(failure),
         }
     }
@@ -324,7 +325,7 @@ impl Pod {
         all.extend(self.wiring.take_findings());
         all.extend(self.descriptors.take_findings());
         all.extend(self.boot.take_findings());
-        all.extend(self.huge_pages.take_findings());
+        all.extend(self.memory.take_findings());
         all.extend(self.cpus.take_findings());
         all.extend(self.disks.take_findings());
         all.extend(self.exports.take_findings());
@@ -360,6 +361,8 @@ impl Pod {
         networks
             .chain(self.pci.notes())
             .chain(self.passt.notes())
+            .chain(self.memory.notes())
+            .chain(self.disks.notes())
             .map(str::to_owned)
             .collect()
     }

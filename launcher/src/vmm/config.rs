@@ -35,6 +35,9 @@ pub(crate) struct VmConfig {
     pub(crate) console: ConsoleConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<PlatformConfig>,
+    /// A device by which the guest's kernel says that it has panicked.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) pvpanic: bool,
     pub(crate) landlock_enable: bool,
     pub(crate) landlock_rules: Vec<LandlockConfig>,
 }
@@ -98,9 +101,9 @@ pub(crate) struct ConsoleConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct PlatformConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) serial_number: Option<String>,
+    pub(crate) system_serial_number: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) uuid: Option<String>,
+    pub(crate) system_uuid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) num_pci_segments: Option<u16>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -127,6 +130,19 @@ impl LandlockConfig {
     fn write(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         Self { path, access: "rw" }
+    }
+}
+
+/// Gives the platform's fields the names that cloud-hypervisor 52 has for them; the release after it has called those
+/// deprecated.
+pub(crate) fn with_names_of_52(config: &mut Value) {
+    let Some(Value::Object(platform)) = config.get_mut("platform") else {
+        return;
+    };
+    for (name, of_52) in [("system_serial_number", "serial_number"), ("system_uuid", "uuid")] {
+        if let Some(value) = platform.remove(name) {
+            platform.insert(of_52.to_owned(), value);
+        }
     }
 }
 

@@ -83,17 +83,27 @@ pub enum Release {
 
 /// `v53.0`, `53.0.0` or `v53.0-dirty`: the first number counts.
 pub fn release(version: &str) -> Release {
-    let digits: String = version
-        .trim_start_matches('v')
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    match digits.parse::<u32>() {
+    match number(version) {
         Ok(..OLDEST) => Release::TooOld,
         Ok(OLDEST..=NEWEST_TESTED) => Release::Tested,
         Ok(_) => Release::NotTested,
         Err(_) => Release::Unknown,
     }
+}
+
+/// Release 52 knows the platform's serial number and UUID by other names than those after it (`PlatformConfig` in
+/// vmm/src/vm_config.rs).
+pub fn is_52(version: &str) -> bool {
+    number(version) == Ok(52)
+}
+
+fn number(version: &str) -> Result<u32, std::num::ParseIntError> {
+    let digits: String = version
+        .trim_start_matches('v')
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    digits.parse()
 }
 
 /// glibc lets a process have eight heaps for its threads before it asks how many processors there are, by reading a file

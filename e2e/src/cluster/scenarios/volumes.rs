@@ -19,12 +19,12 @@ const PERSISTENT_VOLUME: &str = "hawser-scenario-volumes";
 const NODE_DIR: &str = "/data/hawser-scenario-volumes";
 
 /// A variable for every disk, named by its serial number; and what an initramfs lacks for disks and their file systems.
-const PROLOGUE: &str = "for module in virtio_blk nls_cp437 nls_ascii fat vfat; do
+const PROLOGUE: &str = "for module in virtio_blk nls_cp437 nls_ascii fat vfat cdrom isofs; do
     [ -d /sys/module/$module ] || insmod /modules/$module.ko
 done
 mkdir -p /mnt
 for disk in /sys/block/vd*; do eval \"$(cat $disk/serial)=${disk##*/}\"; done
-files() { mount -t vfat -o ro /dev/$1 /mnt && (cd /mnt && cat \"$2\"); umount /mnt; echo; }
+files() { mount -t ${3:-vfat} -o ro /dev/$1 /mnt && (cd /mnt && cat \"$2\"); umount /mnt; echo; }
 ";
 
 pub(super) fn of_every_kind(cluster: &Cluster) -> Result<()> {
@@ -59,7 +59,7 @@ fn lasting_and_not(namespace: &Namespace<'_>) -> Result<()> {
         &client,
         address,
         "files $config motd; files $keys password; files $account namespace; files $labels labels
-        files $seed user-data
+        files $seed user-data iso9660
         for disk in data copy host scratch; do
             eval device=\\$$disk
             echo \"$disk $(cat /sys/block/$device/size) $(head -c 14 /dev/$device | tr -d '\\0')\"

@@ -52,7 +52,7 @@ pub(super) fn every_source(lab: &Lab) -> Result<()> {
         );
     }
     let files = "mount -t vfat -o ro /dev/${keys##*/} /mnt && cat /mnt/user /mnt/Pass-Word.txt; umount /mnt
-        mount -t vfat -o ro /dev/${seed##*/} /mnt && cat /mnt/meta-data /mnt/user-data";
+        mount -t iso9660 -o ro /dev/${seed##*/} /mnt && cat /mnt/meta-data /mnt/user-data";
     let files = run(&pod, files)?;
     let expected = r#"adminsesame{"instance-id":"disks.default","local-hostname":"disks"}#cloud-config"#;
     ensure!(files == expected, "the guest read {files:?}");
@@ -104,7 +104,7 @@ fn start<'a>(pod: &'a Pod<'_>) -> Result<Launcher<'a>> {
 
 /// Runs `script` in the guest with a variable for every disk, the disk's directory in sysfs.
 fn run(pod: &Pod<'_>, script: &str) -> Result<String> {
-    let modules = "for module in virtio_blk nls_cp437 nls_ascii fat vfat; do
+    let modules = "for module in virtio_blk nls_cp437 nls_ascii fat vfat cdrom isofs; do
             [ -d /sys/module/$module ] || insmod /modules/$module.ko
         done
         mkdir -p /mnt

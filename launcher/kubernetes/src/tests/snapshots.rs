@@ -153,3 +153,43 @@ fn a_machine_with_all_that_schedules_it() {
     };
     snapshot("machine", &machine, &options);
 }
+
+#[test]
+fn each_secret_of_a_seed_has_its_own_directory() {
+    let manifest = vmi(&[
+        (
+            "/spec/volumes",
+            json!([{"name": "seed", "cloudInitNoCloud": {"secretRef": {"name": "one"}, "networkDataSecretRef": {"name": "two"}}}]),
+        ),
+        (
+            "/spec/accessCredentials",
+            json!([
+                {"sshPublicKey": {"source": {"secret": {"secretName": "keys"}}, "propagationMethod": {"noCloud": {}}}},
+            ]),
+        ),
+    ]);
+    let pod = pod(&manifest, &options());
+    let mounts = pod
+        .pointer("/spec/containers/0/volumeMounts")
+        .unwrap()
+        .as_array()
+        .unwrap();
+    let volumes = pod.pointer("/spec/volumes").unwrap().as_array().unwrap();
+    let secret_at = |path: &str| {
+        let mount = mounts
+            .iter()
+            .find(|mount| mount["mountPath"] == path)
+            .unwrap_or_else(|| panic!("nothing at {path}"));
+        let volume = volumes
+            .iter()
+            .find(|volume| volume["name"] == mount["name"])
+            .unwrap();
+        volume
+            .pointer("/secret/secretName")
+            .and_then(Value::as_str)
+            .unwrap()
+    };
+    assert_eq!(secret_at("/run/hawser/volumes/seed"), "one");
+    assert_eq!(secret_at("/run/hawser/volumes/seed.networkdata"), "two");
+    assert_eq!(secret_at("/run/hawser/volumes/keys.access-credential"), "keys");
+}

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::report::{FieldPath, Report, quoted};
-use super::unsupported;
+use crate::support;
 
 /// Checks `value` against `schema`, whose `$defs` its references point into. What remains of `value` fits.
 pub(crate) fn check(schema: &Value, value: &mut Value, report: &mut Report) {
@@ -198,7 +198,7 @@ fn format_range(format: &str) -> Option<(i128, i128)> {
 
 /// Why a name is not accepted, with the accepted one that was probably meant.
 fn unknown(name: &str, path: &FieldPath, properties: Option<&Map<String, Value>>) -> String {
-    if let Some(refusal) = unsupported::refusal(&path.kind(), name) {
+    if let Some(refusal) = support::refusal(&path.kind(), name) {
         return refusal;
     }
     let accepted = properties.into_iter().flat_map(Map::keys);

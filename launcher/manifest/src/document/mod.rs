@@ -7,4 +7,3 @@ pub(crate) mod quantity;
 pub(crate) mod report;
 pub(crate) mod schema;
 pub(crate) mod text;
-mod unsupported;

@@ -170,6 +170,7 @@ pub struct Report {
     refused: Vec<(FieldPath, String)>,
     dropped: usize,
     notes: Vec<(FieldPath, String)>,
+    for_the_pod: Vec<(FieldPath, String)>,
 }
 
 impl Report {
@@ -214,6 +215,18 @@ impl Report {
         if self.notes.len() < MAX_KEPT {
             self.notes.push((self.in_place(path), message.into()));
         }
+    }
+
+    /// A note for whoever does not make the pod.
+    pub fn note_for_the_pod(&mut self, path: FieldPath, message: impl Into<String>) {
+        if self.for_the_pod.len() < MAX_KEPT {
+            self.for_the_pod.push((self.in_place(path), message.into()));
+        }
+    }
+
+    /// Those notes, in the order of `document`.
+    pub fn take_notes_for_the_pod(&mut self, document: &Value) -> Vec<Note> {
+        in_order(std::mem::take(&mut self.for_the_pod), document)
     }
 
     /// For a field that stands outside of the instance, in what has it as its template.

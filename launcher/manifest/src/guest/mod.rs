@@ -72,6 +72,14 @@ pub struct GuestSpec {
     pub filesystems: Vec<Filesystem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// `spec.domain.rebootPolicy: Terminate`: a guest that reboots has ended.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ends_at_reboot: bool,
+    /// Whether the guest has a pvpanic device.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pvpanic: bool,
+    #[serde(skip_serializing_if = "SerialConsole::is_logged")]
+    pub serial_console: SerialConsole,
 }
 
 impl GuestSpec {
@@ -80,6 +88,12 @@ impl GuestSpec {
     pub const MEMORY_ALIGN: u64 = 2 << 20;
     /// Less than this boots no kernel that we know of.
     pub const MEMORY_MIN: u64 = 16 << 20;
+    /// Devices on the guest's first PCI segment, of whose 32 slots the host bridge and devices of every guest have some.
+    pub const FIRST_SEGMENT: usize = 28;
+    /// Devices on any other segment, which has a host bridge alone.
+    pub const SEGMENT: usize = 31;
+    /// PCI segments that are used for disks.
+    pub const SEGMENTS: usize = 8;
 
     /// Takes these volumes for storage that every pod of this guest has (`--shared`). Their disks leave out the page cache of
     /// their node, which the other node does not see.
@@ -106,6 +120,45 @@ impl GuestSpec {
             disk.direct = true;
         }
         Ok(())
+    }
+
+    /// How many of the disks, from the first, are on the first PCI segment, from which the firmware boots. The others go to
+    /// further segments.
+    pub fn disks_on_first_segment(&self) -> usize {
+        let elsewhere =
+            |interface: &&Interface| interface.pci_address.is_some_and(|address| address.domain > 0);
+        let others = [
+            self.interfaces
+                .iter()
+                .filter(|interface| !elsewhere(interface))
+                .count(),
+            self.host_devices.len(),
+            self.filesystems.len(),
+            usize::from(self.vsock.is_some()),
+            usize::from(self.pvpanic),
+        ];
+        let others = others.into_iter().fold(0, usize::saturating_add);
+        Self::FIRST_SEGMENT.saturating_sub(others)
+    }
+}
+
+/// The guest's serial port, and what becomes of what the guest writes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SerialConsole {
+    /// It goes to standard output, and to a file of the state directory.
+    #[default]
+    Logged,
+    /// It goes nowhere (`logSerialConsole: false`).
+    NotLogged,
+    /// There is no serial port (`autoattachSerialConsole: false`).
+    Absent,
+}
+
+impl SerialConsole {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_logged(&self) -> bool {
+        *self == Self::Logged
     }
 }
 
@@ -250,7 +303,7 @@ pub enum Ports {
     /// No list in the manifest: everything that arrives at the pod is for the guest.
     #[default]
     All,
-    /// In the manifest's order, neither overlapping nor merged; single ports have `first == last`.
+    /// In the manifest's order, not merged; single ports have `first == last`, and may be listed twice.
     Listed(Vec<PortRange>),
 }
 

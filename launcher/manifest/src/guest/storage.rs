@@ -84,6 +84,41 @@ pub struct CloudInit {
     pub source: CloudInitSource,
     pub user_data: Option<SeedData>,
     pub network_data: Option<SeedData>,
+    /// Of `spec.accessCredentials`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub public_keys: Vec<PublicKeys>,
+}
+
+impl CloudInit {
+    /// The name of the secret with the network data where it is another one than the user data's, and so mounted elsewhere.
+    pub fn other_secret(&self) -> Option<&str> {
+        match (&self.user_data, &self.network_data) {
+            (Some(SeedData::Secret { name: user }), Some(SeedData::Secret { name })) if user != name => {
+                Some(name)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Public keys of SSH, each a file of a secret that the pod mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublicKeys {
+    /// Field path, for messages of the later phases.
+    pub path: String,
+    pub secret: String,
+}
+
+impl PublicKeys {
+    /// The name under which the pod has the secret among its volumes. No volume of a manifest has a dot in its name.
+    pub fn volume(&self) -> String {
+        format!("{}.access-credential", self.secret)
+    }
+}
+
+/// The name under which the pod has the secret of a volume's network data, where that is another one than its user data's.
+pub fn network_data_volume(volume: &str) -> String {
+    format!("{volume}.networkdata")
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

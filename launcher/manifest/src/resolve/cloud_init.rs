@@ -64,6 +64,7 @@ pub(crate) fn resolve(
             source,
             user_data: user.data(),
             network_data: network.data(),
+            public_keys: Vec::new(),
         }),
     }
 }

@@ -11,6 +11,7 @@ use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
 use crate::guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
 use crate::guest::storage::VolumeSource;
+use crate::support;
 use crate::v1;
 
 /// Where the cluster gives none. Each guest has a socket of its own here, so it need not be another guest's.
@@ -30,7 +31,10 @@ pub(crate) fn count(devices: &v1::Devices) -> usize {
         devices.filesystems.iter().count(),
     ];
     let vsock = usize::from(devices.autoattach_vsock == Some(true));
-    listed.into_iter().fold(vsock, usize::saturating_add)
+    let pvpanic = usize::from(!devices.panic_devices.is_empty());
+    listed
+        .into_iter()
+        .fold(vsock.saturating_add(pvpanic), usize::saturating_add)
 }
 
 /// With the CID that the cluster has given the guest, where it has.
@@ -42,6 +46,20 @@ pub(crate) fn vsock(vmi: &v1::VirtualMachineInstance, devices: &v1::Devices) -> 
     Some(Vsock {
         cid: given.unwrap_or(DEFAULT_CID),
     })
+}
+
+/// cloud-hypervisor's device is the one on PCI, and one is enough.
+pub(crate) fn pvpanic(devices: &v1::Devices, report: &mut Report) -> bool {
+    for (index, device) in devices.panic_devices.iter() {
+        if device
+            .model
+            .is_some_and(|model| model != v1::devices::PanicModel::Pvpanic)
+        {
+            let path = path_of("panicDevices").index(index).key("model");
+            report.note(path, support::why("spec.domain.devices.panicDevices.model"));
+        }
+    }
+    !devices.panic_devices.is_empty()
 }
 
 /// Named, it is on unless it says otherwise.

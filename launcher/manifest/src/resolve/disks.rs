@@ -2,20 +2,20 @@
 //!
 //! As in KubeVirt, a volume that no disk names gets a plain disk, after the others.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::volumes::{self, Resolved};
-use super::{devices, paths};
+use super::{boot_orders, devices, paths};
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
+use crate::guest::GuestSpec;
 use crate::guest::storage::Disk;
+use crate::support;
 use crate::v1::storage::{self, Bus, Cache};
 use crate::v1::{Domain, Spec};
 
-/// Of cloud-hypervisor's 32 PCI slots some are taken by the host bridge and by devices that every guest has.
-const MAX_DEVICES: usize = 28;
 /// Bytes of a serial number that the guest can read (virtio, VIRTIO_BLK_T_GET_ID).
 const SERIAL_VISIBLE: usize = 20;
 /// Characters of a serial number that KubeVirt accepts.
@@ -30,7 +30,7 @@ pub(crate) fn resolve(
     report: &mut Report,
 ) -> Option<Vec<Disk>> {
     let whole = volumes::is_whole(&spec.volumes, raw);
-    let mut orders = boot_orders(domain);
+    let mut orders = boot_orders::of_interfaces(domain);
     let mut seen = BTreeSet::new();
     let mut complete = true;
     let mut list = Vec::new();
@@ -62,26 +62,35 @@ pub(crate) fn resolve(
         }
     }
     list.extend(without_disk(volumes, &seen, raw, report));
-    let devices = list
-        .len()
-        .saturating_add(domain.devices.interfaces.iter().count())
-        .saturating_add(devices::count(&domain.devices));
-    if devices > MAX_DEVICES {
-        let message = format!(
-            "at most {MAX_DEVICES} disks, interfaces and other devices, found {devices}: the guest has 32 PCI slots"
-        );
-        report.refuse(FieldPath::of("spec.domain.devices.disks"), message);
+    if !fits(list.len(), domain, report) {
         return None;
     }
     complete.then_some(list)
 }
 
-/// Interfaces and disks share one order.
-fn boot_orders(domain: &Domain) -> HashMap<u32, String> {
-    let interfaces = domain.devices.interfaces.iter();
-    interfaces
-        .filter_map(|(index, interface)| Some((interface.boot_order?, paths::interface(index).to_string())))
-        .collect()
+/// Whether the guest has PCI slots for that many disks and for everything else, which is on the first segment.
+fn fits(disks: usize, domain: &Domain, report: &mut Report) -> bool {
+    let interfaces = domain.devices.interfaces.iter().count();
+    let others = interfaces.saturating_add(devices::count(&domain.devices));
+    // The firmware finds the first disk there too.
+    let room = GuestSpec::FIRST_SEGMENT.saturating_sub(disks.min(1));
+    if others > room {
+        let message = format!(
+            "at most {room} interfaces and other devices besides disks, found {others}: a PCI segment has 32 slots"
+        );
+        report.refuse(FieldPath::of("spec.domain.devices"), message);
+        return false;
+    }
+    let further = GuestSpec::SEGMENT.saturating_mul(GuestSpec::SEGMENTS.saturating_sub(1));
+    let most = GuestSpec::FIRST_SEGMENT
+        .saturating_sub(others)
+        .saturating_add(further);
+    if disks > most {
+        let message = format!("at most {most} disks beside {others} other devices, found {disks}");
+        report.refuse(FieldPath::of("spec.domain.devices.disks"), message);
+        return false;
+    }
+    true
 }
 
 /// What is wrong with a disk whatever its volume is.
@@ -101,7 +110,10 @@ fn check(disk: &storage::Disk, path: &FieldPath, report: &mut Report) {
         if given(&target.pci_address).is_some() {
             report.refuse(
                 path.key("disk").key("pciAddress"),
-                "not supported by this version of hawser",
+                format!(
+                    "not supported: {}",
+                    support::why("spec.domain.devices.disks.disk.pciAddress")
+                ),
             );
         }
     }

@@ -69,7 +69,35 @@ pub(crate) fn resolve(
             None => complete = false,
         }
     }
+    note_networks_without_effect(spec, &list, report);
     complete.then_some(list)
+}
+
+/// Only masquerade makes a network of its own for the guest.
+fn note_networks_without_effect(spec: &v1::Spec, interfaces: &[Interface], report: &mut Report) {
+    for interface in interfaces.iter().filter(|one| one.binding != Binding::Masquerade) {
+        let mut networks = spec.networks.iter();
+        let named = networks.find(|(_, network)| network.name.as_ref() == Some(&interface.name));
+        let Some((index, _)) = named else { continue };
+        let NetworkSource::Pod {
+            vm_network_cidr,
+            vm_ipv6_network_cidr,
+        } = &interface.network.source
+        else {
+            continue;
+        };
+        let written = [
+            ("vmNetworkCIDR", vm_network_cidr.is_some()),
+            ("vmIPv6NetworkCIDR", vm_ipv6_network_cidr.is_some()),
+        ];
+        for (field, _) in written.into_iter().filter(|(_, is_written)| *is_written) {
+            let path = paths::network(index).key("pod").key(field);
+            report.note(
+                path,
+                "without effect: only masquerade gives the guest a network of its own",
+            );
+        }
+    }
 }
 
 fn default_interface(report: &Report) -> Interface {

@@ -4,7 +4,9 @@
 //! guest is made only when every part is there.
 
 mod amounts;
+mod boot_orders;
 mod cloud_init;
+mod credentials;
 mod dedicated;
 mod devices;
 mod disks;
@@ -23,18 +25,14 @@ use serde_json::Value;
 use crate::document::fields::List;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::{given, is_dns_name, is_label};
-use crate::guest::{CpuTopology, GuestSpec};
+use crate::guest::{CpuTopology, GuestSpec, SerialConsole};
 use crate::plugins::Registry;
+use crate::support;
 use crate::v1;
 use crate::v1::PageSize;
 
 use amounts::{amount, resource};
 
-/// Annotations of KubeVirt that change what runs, and that hawser does not honour, with the reason.
-const REFUSED_ANNOTATIONS: &[(&str, &str)] = &[(
-    "hooks.kubevirt.io/hookSidecars",
-    "not supported: a hook changes libvirt's domain, and there is none; the sidecar of a binding plugin can change a NIC",
-)];
 /// A label or an annotation. Istio's injector goes by the label where there is one, and KubeVirt's masquerade too.
 const ISTIO_INJECTION: &str = "sidecar.istio.io/inject";
 const POD_BRIDGE_MIGRATION_ANNOTATION: &str = "kubevirt.io/allow-pod-bridge-network-live-migration";
@@ -59,9 +57,14 @@ pub(crate) fn resolve(
     let dedicated_cpus = dedicated::resolve(domain, topology.and_then(vcpus), report);
     let memory = memory(domain, raw, report);
     note_machine(domain, report);
+    note_growth(domain, topology, memory, report);
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
     let volumes = volumes::resolve(&spec.volumes, raw, report);
-    let disks = disks::resolve(spec, domain, &volumes, raw, report);
+    let mut disks = disks::resolve(spec, domain, &volumes, raw, report);
+    if let Some(disks) = &mut disks {
+        credentials::resolve(spec, disks, raw, report);
+    }
+    boot_orders::check(domain, raw, report);
     if domain.devices.block_multi_queue == Some(true) {
         disks::note_one_queue(disks.as_deref().unwrap_or_default(), report);
     }
@@ -107,7 +110,19 @@ pub(crate) fn resolve(
         host_devices: host_devices?,
         filesystems: filesystems?,
         vsock: devices::vsock(vmi, &domain.devices),
+        ends_at_reboot: domain.reboot_policy == Some(v1::RebootPolicy::Terminate),
+        pvpanic: devices::pvpanic(&domain.devices, report),
+        serial_console: serial_console(&domain.devices),
     })
+}
+
+/// As in KubeVirt, whose cluster logs the console unless it or the manifest says otherwise.
+fn serial_console(devices: &v1::Devices) -> SerialConsole {
+    match (devices.autoattach_serial_console, devices.log_serial_console) {
+        (Some(false), _) => SerialConsole::Absent,
+        (_, Some(false)) => SerialConsole::NotLogged,
+        _ => SerialConsole::Logged,
+    }
 }
 
 struct Names {
@@ -119,18 +134,12 @@ struct Names {
 }
 
 fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
-    for (annotation, why) in REFUSED_ANNOTATIONS
-        .iter()
-        .filter(|(name, _)| metadata.annotations.contains_key(*name))
-    {
-        report.refuse(FieldPath::of("metadata.annotations").key(annotation), *why);
-    }
     let namespace = label(metadata.namespace.as_deref(), "metadata.namespace", report);
     if metadata.name.as_deref() == Some("") {
         report.refuse(FieldPath::of("metadata.name"), "required");
     }
     Some(Names {
-        name: subdomain(metadata.name.as_deref(), "metadata.name", report)?,
+        name: object_name(metadata.name.as_deref(), report)?,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         uid: given(&metadata.uid).map(str::to_owned),
         istio: metadata
@@ -142,14 +151,30 @@ fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
     })
 }
 
-/// As KubeVirt's `SanitizeHostname`: the name up to its first dot, at most 63 characters.
+/// As KubeVirt's `SanitizeHostname`, the name up to its first dot, at most 63 characters; but without a dash at its end, which
+/// no host name has.
 fn default_hostname(name: &str) -> String {
-    name.split('.')
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(63)
-        .collect()
+    let first = name.split('.').next().unwrap_or_default();
+    let cut = first.get(..63).unwrap_or(first);
+    cut.trim_end_matches('-').to_owned()
+}
+
+/// Kubernetes bounds the whole name of an object, and not its parts: they may be longer than those of a host's name.
+fn object_name(text: Option<&str>, report: &mut Report) -> Option<String> {
+    let text = text.filter(|text| !text.is_empty())?;
+    let is_part = |part: &str| {
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty() && part.bytes().all(allowed) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    if text.len() > 253 || !text.split('.').all(is_part) {
+        let form = "expected a DNS name in lower case";
+        report.refuse(
+            FieldPath::of("metadata.name"),
+            format!("{form}, found {}", quoted(text)),
+        );
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 fn label(text: Option<&str>, path: &str, report: &mut Report) -> Option<String> {
@@ -264,31 +289,42 @@ fn memory(domain: &v1::Domain, raw: &Value, report: &mut Report) -> Option<u64> 
     Some(bytes - bytes % GuestSpec::MEMORY_ALIGN)
 }
 
-/// What guests do without. The enlightenments of Hyper-V only make some things faster; cloud-hypervisor has one switch for
-/// its own set, with which no guest of ours has been seen to boot.
+/// What is there only once, or not at all.
 fn note_machine(domain: &v1::Domain, report: &mut Report) {
     if let Some(name) = domain.machine.as_ref().and_then(|machine| given(&machine.r#type)) {
         let path = FieldPath::of("spec.domain.machine.type");
-        let note = "ignored: cloud-hypervisor has one machine type, which is not";
-        report.note(path, format!("{note} {}", quoted(name)));
+        let why = support::why("spec.domain.machine.type");
+        report.note(path, format!("{why}, which is not {}", quoted(name)));
     }
     for (index, input) in domain.devices.inputs.iter().flat_map(List::iter) {
         let path = FieldPath::of("spec.domain.devices.inputs").index(index);
         if input.name.as_deref() == Some("") {
             report.refuse(path.key("name"), "required");
         }
-        report.note(path, "not passed on: the guest has no screen to point at");
     }
-    if domain
-        .features
-        .as_ref()
-        .is_some_and(|features| features.hyperv.is_some())
+}
+
+/// What the guest could grow to, where that is more than what it boots with.
+fn note_growth(domain: &v1::Domain, topology: Option<CpuTopology>, memory: Option<u64>, report: &mut Report) {
+    let most = domain.cpu.as_ref().and_then(|cpu| cpu.max_sockets);
+    if let (Some(most), Some(topology)) = (most, topology)
+        && most > topology.sockets
     {
-        let path = FieldPath::of("spec.domain.features.hyperv");
-        report.note(
-            path,
-            "not passed on: the guest finds KVM, without Hyper-V's enlightenments",
-        );
+        let path = "spec.domain.cpu.maxSockets";
+        report.note(FieldPath::of(path), support::why(path));
+    }
+    let most = domain
+        .memory
+        .as_ref()
+        .and_then(|memory| memory.max_guest.as_ref());
+    if let Some(most) = most {
+        let path = FieldPath::of("spec.domain.memory.maxGuest");
+        let most = amount(&most.0, &path, report);
+        if let (Some(most), Some(memory)) = (most, memory)
+            && most > memory.saturating_add(GuestSpec::MEMORY_ALIGN)
+        {
+            report.note(path, support::why("spec.domain.memory.maxGuest"));
+        }
     }
 }
 

@@ -56,7 +56,10 @@ pub(crate) fn resolve(interface: &net::Interface, path: &FieldPath, report: &mut
     if interface.ports.is_some() && interface.port_ranges.is_some() {
         report.refuse(path.key("portRanges"), "not together with ports");
     }
-    overlaps(&found, report);
+    // As in KubeVirt, a port may be listed under two names; ranges that overlap are refused.
+    if interface.ports.is_none() {
+        overlaps(&found, report);
+    }
     // KubeVirt lets a manifest list them, so they are no reason to refuse one.
     for (path, range) in found.iter().filter(|(_, range)| range.protocol == Protocol::Tcp) {
         for port in pod_ports::ALWAYS

@@ -67,7 +67,14 @@ fn every_field_of_an_interface() {
     ]);
     let paths: Vec<_> = loaded.warnings.iter().map(|note| note.path.as_str()).collect();
     let path = "spec.domain.devices.interfaces[0]";
-    assert_eq!(paths, [format!("{path}.model"), format!("{path}.state")]);
+    assert_eq!(
+        paths,
+        [
+            format!("{path}.model"),
+            format!("{path}.bootOrder"),
+            format!("{path}.state")
+        ]
+    );
     let [interface] = loaded.spec.interfaces.as_slice() else {
         panic!()
     };
@@ -179,7 +186,10 @@ fn what_kubevirt_writes_into_every_object_is_accepted() {
         texts,
         [
             "spec.domain.devices.inputs[0]: not passed on: the guest has no screen to point at",
+            "spec.domain.memory.maxGuest: no memory is added to a running guest: it keeps what it boots with",
+            "spec.domain.cpu.maxSockets: no CPUs are added to a running guest: it keeps those that it boots with",
             "spec.domain.machine.type: ignored: cloud-hypervisor has one machine type, which is not \"q35\"",
+            "spec.domain.ioThreadsPolicy: not passed on: each queue of a disk has a thread of its own",
         ]
     );
 }
@@ -463,6 +473,11 @@ fn the_machine_that_the_guest_is_to_find() {
     let texts: Vec<_> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,
-        ["spec.domain.features.hyperv: not passed on: the guest finds KVM, without Hyper-V's enlightenments"]
+        [
+            "spec.domain.features.hyperv: not passed on: the guest finds KVM, without Hyper-V's enlightenments",
+            "spec.domain.features.smm: not passed on: cloud-hypervisor has no system management mode, and the guest has no secure \
+             boot that needs it",
+            "spec.domain.clock.timer.rtc: not passed on: the guest's clocks are the TSC, the local APIC's timer and kvmclock",
+        ]
     );
 }

@@ -115,7 +115,9 @@ fn unsupported_and_unknown_fields() {
     );
     check(
         &[("/spec/readinessProbe", json!({"exec": {}}))],
-        &["spec.readinessProbe.exec: not supported"],
+        &[
+            "spec.readinessProbe.exec: not supported: hawser has no agent in the guest: write tcpSocket or httpGet",
+        ],
     );
     check(
         &[("/spec/domain/devices/autoattachGraphicsDevice", json!(true))],

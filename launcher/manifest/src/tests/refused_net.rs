@@ -351,10 +351,6 @@ fn ports() {
             &[&format!("interfaces[0].ports[0].name: {form}, found \"{name}\"")],
         );
     }
-    ports(
-        json!([{"port": 1}, {"port": 1, "protocol": "UDP"}, {"port": 1, "protocol": "TCP"}]),
-        &["interfaces[0].ports[2].port: the same port as in spec.domain.devices.interfaces[0].ports[0].port"],
-    );
 }
 
 #[test]

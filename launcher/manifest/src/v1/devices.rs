@@ -29,6 +29,22 @@ fields! {
     } accepted {}
 }
 
+fields! {
+    /// By which the guest's kernel says that it has panicked.
+    PanicDevice {
+        model: Option<PanicModel>,
+    } accepted {}
+}
+
+/// The models that KubeVirt knows. cloud-hypervisor has pvpanic on PCI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PanicModel {
+    Hyperv,
+    Isa,
+    Pvpanic,
+}
+
 /// What the cluster has made of the instance. Whatever else is in there cannot matter here.
 #[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 pub(crate) struct Status {

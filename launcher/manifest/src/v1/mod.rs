@@ -7,9 +7,10 @@
 //! Every field is optional for serde, also those that the schema requires: the check has reported a missing or
 //! a malformed one already, and what remains is looked through all the same.
 //!
-//! A field of the type [`Accepted`](crate::document::fields::Accepted) is accepted by name with any value: it is for the scheduler, the kubelet or
-//! the API server, and cannot change what runs in this pod.
+//! A field of the type [`Accepted`](crate::document::fields::Accepted) is accepted by name with any value, and never read:
+//! `support` has a rule for it.
 
+pub(crate) mod credentials;
 pub(crate) mod devices;
 pub(crate) mod net;
 pub(crate) mod storage;
@@ -22,7 +23,8 @@ use serde::Deserialize;
 
 use crate::document::fields::{Empty, List, Off, On, Quantity, fields};
 
-use devices::{Filesystem, HostDevice, Status, Tpm};
+use credentials::AccessCredential;
+use devices::{Filesystem, HostDevice, PanicDevice, Status, Tpm};
 use net::{Interface, Network, ResourceClaim};
 use storage::{Bootloader, Disks, Volumes};
 
@@ -76,6 +78,7 @@ fields! {
         architecture: Option<Architecture>,
         readiness_probe: Option<Probe>,
         liveness_probe: Option<Probe>,
+        #[serde(default)] access_credentials: List<AccessCredential>,
     } accepted {
         // Where the pod runs, and as whom: decided before this program starts. DNS settings reach it as the
         // pod's resolv.conf.
@@ -112,10 +115,17 @@ fields! {
         features: Option<Features>,
         clock: Option<Clock>,
         machine: Option<Machine>,
+        reboot_policy: Option<RebootPolicy>,
     } accepted {
         // Every disk of a cloud-hypervisor guest has a thread of its own.
         io_threads_policy, io_threads,
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(crate) enum RebootPolicy {
+    Reboot,
+    Terminate,
 }
 
 fields! {
@@ -126,10 +136,9 @@ fields! {
         model: Option<CpuModel>,
         dedicated_cpu_placement: Option<bool>,
         isolate_emulator_thread: Option<bool>,
-    } accepted {
         // How far CPUs could be plugged later. KubeVirt writes it into every object.
-        max_sockets,
-    }
+        max_sockets: Option<u32>,
+    } accepted {}
 }
 
 /// cloud-hypervisor passes the host's CPU on, so both names mean the same.
@@ -144,10 +153,9 @@ fields! {
     Memory {
         guest: Option<Quantity>,
         hugepages: Option<Hugepages>,
-    } accepted {
         // How far memory could be plugged later. KubeVirt writes it into every object.
-        max_guest,
-    }
+        max_guest: Option<Quantity>,
+    } accepted {}
 }
 
 fields! {
@@ -199,9 +207,12 @@ fields! {
         #[serde(default)] filesystems: List<Filesystem>,
         tpm: Option<Tpm>,
         use_virtio_transitional: Option<Off>,
+        #[serde(default)] panic_devices: List<PanicDevice>,
+        autoattach_serial_console: Option<bool>,
+        log_serial_console: Option<bool>,
     } accepted {
-        // A cloud-hypervisor guest always has an entropy device and a serial console, whose log goes to stdout.
-        rng, autoattach_serial_console, log_serial_console,
+        // A cloud-hypervisor guest always has an entropy device.
+        rng,
         // The balloon is KubeVirt's source of statistics; nothing in the guest depends on it.
         autoattach_mem_balloon,
         // Nothing is plugged at run time yet.
@@ -281,6 +292,14 @@ fields! {
 }
 
 fields! {
-    /// The guest's clocks are the TSC and kvmclock; what is said of the others cannot matter to it.
-    Timer {} accepted { hpet, kvm, pit, rtc, hyperv, }
+    Timer {
+        kvm: Option<KvmClock>,
+    } accepted { hpet, pit, rtc, hyperv, }
+}
+
+fields! {
+    /// Every guest of cloud-hypervisor has it.
+    KvmClock {
+        present: Option<On>,
+    } accepted {}
 }

@@ -1,6 +1,7 @@
 //! passt's command line: every value is ours or a number, an address or a checked name of the manifest, each behind its
 //! own `--option=`, so that none can be read as another option.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed};
@@ -187,8 +188,10 @@ fn ports_value(ports: &Ports, protocol: Protocol, kept: &[u16]) -> String {
         };
     };
     let listed = list.iter().filter(|range| range.protocol == protocol);
-    let pieces: Vec<_> = listed
-        .flat_map(|range| without(range, kept))
+    // A port may be listed under two names, and passt takes each once.
+    let ranges: BTreeSet<_> = listed.flat_map(|range| without(range, kept)).collect();
+    let pieces: Vec<_> = ranges
+        .into_iter()
         .map(|(first, last)| {
             if first == last {
                 first.to_string()
@@ -323,6 +326,8 @@ mod tests {
         assert_eq!(tcp(&range(15006, 15007), true), "15007");
         let udp = listed(vec![port(Protocol::Udp, 49152, 49152)]);
         assert_eq!(ports_value(&udp, Protocol::Udp, &[]), "49152");
+        let twice = listed(vec![port(Protocol::Tcp, 80, 80), port(Protocol::Tcp, 80, 80)]);
+        assert_eq!(tcp(&twice, false), "80");
         assert_eq!(tcp(&udp, false), "none");
     }
 

@@ -50,6 +50,26 @@ fn the_power_button_is_pressed_again_until_the_guest_obeys() {
 }
 
 #[test]
+fn a_guest_whose_end_is_its_reboot() {
+    for before in [vec![Event::Booted], vec![Event::Booted, Event::Stop]] {
+        let events = before
+            .into_iter()
+            .chain([Event::EndsAtReboot, Event::Rebooted, killed()]);
+        let (state, actions) = run(Guest::Booting, events);
+        assert_eq!(state, Guest::Ended(Outcome::ShutDown));
+        assert_eq!(count(&actions, &Action::KillVmm), 1);
+    }
+    let migrating = [
+        Event::Booted,
+        Event::Migrate(CallId(1)),
+        Event::EndsAtReboot,
+        killed(),
+    ];
+    let (state, actions) = run(Guest::Booting, migrating);
+    assert_eq!(state, Guest::Ended(Outcome::ShutDown), "{actions:?}");
+}
+
+#[test]
 fn a_guest_that_does_not_power_off_is_killed() {
     let events = [Event::Booted, Event::Stop, Event::GraceOver, killed()];
     let (state, actions) = run(Guest::Booting, events);
@@ -215,6 +235,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::PressDue),
         1 => Just(Event::GraceOver),
         1 => Just(Event::Rebooted),
+        1 => Just(Event::EndsAtReboot),
         1 => Just(SHUT_DOWN),
         1 => Just(killed()),
         2 => Just(Event::Migrate(CallId(0))),

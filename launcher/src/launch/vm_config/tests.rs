@@ -74,6 +74,7 @@ fn drive(name: &str, boot_order: Option<u32>) -> Drive {
         shared: false,
         serial: None,
         boot_order,
+        boots: None,
         make: None,
     }
 }
@@ -184,6 +185,80 @@ fn each_vcpu_has_its_cpu() {
             {"vcpu": 2, "host_cpus": [5]}, {"vcpu": 3, "host_cpus": [13]},
         ])
     );
+}
+
+#[test]
+fn a_console_that_is_not_to_be_logged_is_written_nowhere() {
+    for (field, mode) in [
+        ("", "Tty"),
+        ("logSerialConsole: false, ", "Null"),
+        ("autoattachSerialConsole: false, ", "Off"),
+    ] {
+        let text = MANIFEST.replace("devices: {", &format!("devices: {{{field}"));
+        let guest = crate::spec::load(&text).unwrap().spec;
+        let config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &[attachment()])).unwrap();
+        assert_eq!(config["serial"]["mode"], mode, "{field}");
+    }
+}
+
+/// A guest with so many disks and these interfaces.
+fn with_disks(count: usize, interfaces: &str) -> (GuestSpec, Vec<Drive>) {
+    let volumes: Vec<_> = (0..count)
+        .map(|n| format!("{{name: d{n}, emptyDisk: {{capacity: 1Mi}}}}"))
+        .collect();
+    let text = format!("{MANIFEST}  volumes: [{}]\n", volumes.join(", "));
+    let text = text.replace("{name: default, masquerade: {}}", interfaces);
+    let drives = (0..count).map(|n| drive(&format!("d{n}"), None)).collect();
+    (crate::spec::load(&text).unwrap().spec, drives)
+}
+
+#[test]
+fn disks_that_the_first_pci_segment_has_no_slots_for() {
+    let segments = |count: usize, interfaces: &str| {
+        let (guest, drives) = with_disks(count, interfaces);
+        let config = serde_json::to_value(vm_config(&guest, &kernel(), &drives, &[attachment()])).unwrap();
+        let disks = config["disks"].as_array().unwrap().clone();
+        let of: Vec<_> = disks
+            .iter()
+            .map(|disk| disk["pci_segment"].as_u64().unwrap_or(0))
+            .collect();
+        let count = |wanted: u64| of.iter().filter(|segment| **segment == wanted).count();
+        assert!(
+            of.is_sorted(),
+            "the first disks are those that the firmware finds"
+        );
+        (
+            count(0),
+            count(1),
+            count(2),
+            config["platform"]["num_pci_segments"].as_u64(),
+        )
+    };
+    let plain = "{name: default, masquerade: {}}";
+    assert_eq!(segments(27, plain), (27, 0, 0, None));
+    assert_eq!(segments(28, plain), (27, 1, 0, Some(2)));
+    assert_eq!(segments(60, plain), (27, 31, 2, Some(3)));
+    let elsewhere = "{name: default, masquerade: {}, pciAddress: 0001:00:05.0}";
+    assert_eq!(segments(60, elsewhere), (28, 30, 2, Some(3)));
+}
+
+#[test]
+fn the_platform_is_named_as_the_release_names_it() {
+    let (guest, _) = with_disks(0, "{name: default, masquerade: {}}");
+    let mut config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &[attachment()])).unwrap();
+    let uuid = config["platform"]["system_uuid"].clone();
+    assert!(uuid.is_string() && config["platform"].get("uuid").is_none());
+    crate::vmm::config::with_names_of_52(&mut config);
+    assert_eq!(config["platform"]["uuid"], uuid);
+    assert!(config["platform"].get("system_uuid").is_none());
+}
+
+#[test]
+fn a_device_for_panics() {
+    let text = MANIFEST.replace("devices: {", "devices: {panicDevices: [{model: pvpanic}], ");
+    let guest = crate::spec::load(&text).unwrap().spec;
+    let config = serde_json::to_value(vm_config(&guest, &kernel(), &[], &[attachment()])).unwrap();
+    assert_eq!(config["pvpanic"], true);
 }
 
 fn cni(name: &str, device: CniDevice) -> Attachment {

@@ -21,6 +21,8 @@ pub(crate) struct DiskConfig {
     sparse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pci_segment: Option<u16>,
 }
 
 impl DiskConfig {
@@ -28,7 +30,7 @@ impl DiskConfig {
     ///
     /// cloud-hypervisor 53 does not keep several queues of one qcow2 file apart: what is written is damaged, or freed after it
     /// was given out again (its issues 8621 and 8624).
-    pub(crate) fn new(drive: &Drive, num_queues: u32) -> Self {
+    pub(crate) fn new(drive: &Drive, num_queues: u32, segment: u16) -> Self {
         let written_qcow2 = drive.image_type == ImageType::Qcow2 && !drive.readonly;
         Self {
             // No NIC's name has a dot in it, so that this is nobody else's.
@@ -41,6 +43,11 @@ impl DiskConfig {
             num_queues: if written_qcow2 { 1 } else { num_queues },
             sparse: !written_qcow2,
             serial: drive.serial.clone(),
+            pci_segment: Some(segment).filter(|segment| *segment > 0),
         }
+    }
+
+    pub(crate) fn pci_segment(&self) -> Option<u16> {
+        self.pci_segment
     }
 }
