@@ -26,6 +26,8 @@ const OTHERS_OPTIONS: [&str; 24] = [
     "--gateway",
     "--ipv4-only",
     "--ipv6-only",
+    "--dns-forward",
+    "--dns-host",
     "--map-host-loopback",
     "--netmask",
     // virtiofsd

@@ -32,11 +32,10 @@ pub fn missing_expressions(document: &Value) -> Result<Vec<String>, StepFailure>
     )
 }
 
-/// `fails` tells the error of a list of commands, if they have one.
-fn missing(
-    commands: &[Value],
-    fails: &dyn Fn(&[Value]) -> Result<Option<String>, StepFailure>,
-) -> Result<Vec<String>, StepFailure> {
+/// The error of a list of commands, if they have one.
+type Try<'a> = &'a dyn Fn(&[Value]) -> Result<Option<String>, StepFailure>;
+
+fn missing(commands: &[Value], fails: Try<'_>) -> Result<Vec<String>, StepFailure> {
     if fails(commands)?.is_none() {
         return Ok(Vec::new());
     }

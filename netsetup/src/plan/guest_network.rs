@@ -148,7 +148,7 @@ fn conflict(guest: IpNet, nic: &Nic, observed: &Observed, peers: &[IpAddr]) -> O
         }
     }
     for link in others() {
-        if let Some(route) = link.routes.iter().find(|route| leads_into(route, &overlaps)) {
+        if let Some(route) = link.routes.iter().find(|route| leads_into(route, overlaps)) {
             return Some(Conflict {
                 kind: Kind::Known,
                 what: format!(
