@@ -19,7 +19,7 @@ use page::{Page, repository};
 use serde_json::{Value, json};
 
 /// Options of other programs that the pages name.
-const OTHERS_OPTIONS: [&str; 24] = [
+const OTHERS_OPTIONS: [&str; 26] = [
     // passt
     "--address",
     "--fd",
