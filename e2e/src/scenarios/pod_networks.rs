@@ -432,11 +432,11 @@ fn hairpin(context: &Context, ports: Value) -> Result<()> {
 }
 
 fn own_mac(context: &Context) -> Result<()> {
-    let mut vmi = vmi(json!([{"port": 80}]));
+    let mut vmi = vmi(Value::Null);
     set(
         &mut vmi,
-        "/spec/domain/devices/interfaces/0",
-        json!({"name": "default", "masquerade": {}}),
+        "/spec/domain/devices/interfaces",
+        json!([{"name": "default", "masquerade": {}, "ports": [{"port": 80}]}]),
     );
     let mut found = Vec::new();
     for _ in 0..2 {
