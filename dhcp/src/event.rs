@@ -29,6 +29,8 @@ pub enum Event {
         /// The solicitation came from an address, so the answer goes to that.
         unicast: bool,
     },
+    /// The guest asked for the hardware address of its router, which this server stands for.
+    NeighbourSolicitation,
     /// An unsolicited router advertisement was sent.
     RouterAdvertisement,
     /// A frame that is not for this server.
@@ -70,6 +72,8 @@ pub enum Protocol {
     Dhcp6,
     /// ICMPv6 router solicitation.
     RouterSolicitation,
+    /// ICMPv6 neighbor solicitation.
+    NeighbourSolicitation,
 }
 
 /// Why a frame was not for this server.
@@ -196,6 +200,7 @@ impl Event {
                 Dhcp6Outcome::TooLarge => "dhcpv6-reply-too-large",
             },
             Self::RouterSolicitation { .. } => "router-solicitation-answered",
+            Self::NeighbourSolicitation => "neighbor-solicitation-answered",
             Self::RouterAdvertisement => "router-advertisement-sent",
             Self::Ignored(_) => "frame-ignored",
             Self::Malformed { .. } => "frame-malformed",
@@ -231,6 +236,7 @@ impl fmt::Display for Event {
             Self::RouterSolicitation { unicast: false } => {
                 write!(f, "router solicitation answered to all nodes")
             }
+            Self::NeighbourSolicitation => write!(f, "neighbor solicitation for the router answered"),
             Self::RouterAdvertisement => write!(f, "router advertisement sent"),
             Self::Ignored(why) => write!(f, "frame ignored: {why}"),
             Self::Malformed { protocol, why } => write!(f, "the guest sent a malformed {protocol}: {why}"),
@@ -253,6 +259,7 @@ impl fmt::Display for Protocol {
             Self::Dhcp4 => "DHCPv4 message",
             Self::Dhcp6 => "DHCPv6 message",
             Self::RouterSolicitation => "router solicitation",
+            Self::NeighbourSolicitation => "neighbor solicitation",
         })
     }
 }

@@ -28,6 +28,7 @@ const DHCP4_CLIENT: u16 = 68;
 const DHCP6_SERVER: u16 = 547;
 const DHCP6_CLIENT: u16 = 546;
 const ROUTER_SOLICITATION: u8 = 133;
+const NEIGHBOUR_SOLICITATION: u8 = 135;
 
 /// A frame of the guest that is for us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub(crate) enum Inbound<'a> {
     },
     /// `message` is the whole ICMPv6 message, its checksum and hop limit already verified.
     RouterSolicitation { source: Ipv6Addr, message: &'a [u8] },
+    /// The same.
+    NeighbourSolicitation { source: Ipv6Addr, message: &'a [u8] },
 }
 
 fn malformed(why: &'static str) -> Event {
@@ -131,22 +134,22 @@ fn parse_v6(packet: &[u8]) -> Result<Inbound<'_>, Event> {
         }
         IpNumber::IPV6_ICMP => {
             let icmp = Icmpv6Slice::from_slice(payload).map_err(|_| malformed("bad ICMPv6 length"))?;
-            if icmp.type_u8() != ROUTER_SOLICITATION {
-                return Err(Event::Ignored(Ignored::OtherProtocol));
-            }
+            let protocol = match icmp.type_u8() {
+                ROUTER_SOLICITATION => Protocol::RouterSolicitation,
+                NEIGHBOUR_SOLICITATION => Protocol::NeighbourSolicitation,
+                _ => return Err(Event::Ignored(Ignored::OtherProtocol)),
+            };
             if !icmp.is_checksum_valid(header.source, header.destination) {
                 return Err(malformed("wrong ICMPv6 checksum"));
             }
             if header.hop_limit != 255 {
                 let why = "hop limit is not 255";
-                return Err(Event::Malformed {
-                    protocol: Protocol::RouterSolicitation,
-                    why,
-                });
+                return Err(Event::Malformed { protocol, why });
             }
-            Ok(Inbound::RouterSolicitation {
-                source,
-                message: payload,
+            let message = payload;
+            Ok(match protocol {
+                Protocol::NeighbourSolicitation => Inbound::NeighbourSolicitation { source, message },
+                _ => Inbound::RouterSolicitation { source, message },
             })
         }
         _ => Err(Event::Ignored(Ignored::OtherProtocol)),

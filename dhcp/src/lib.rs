@@ -18,6 +18,7 @@ mod event;
 mod frame;
 mod lease;
 mod names;
+mod nd;
 mod ra;
 mod responder;
 mod server;

@@ -35,6 +35,36 @@ pub(crate) fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<u8> {
         .collect()
 }
 
+/// The first names, as many as have a text that clients read: dhcpcd takes nothing of a list of more than 1024 characters.
+pub(crate) fn readable(names: &[String]) -> &[String] {
+    const CHARACTERS: usize = 1024;
+    let mut used = 0;
+    let count = names
+        .iter()
+        .take_while(|name| {
+            used += name.len() + 1;
+            used <= CHARACTERS
+        })
+        .count();
+    names.get(..count).unwrap_or_default()
+}
+
+/// As much of what [`list`] wrote as has whole names in `room` bytes.
+pub(crate) fn first(list: &[u8], room: usize) -> &[u8] {
+    let mut at = 0;
+    let mut whole = 0;
+    while let Some(len) = list.get(at) {
+        at += 1 + usize::from(*len);
+        if *len == 0 {
+            if at > room {
+                break;
+            }
+            whole = at;
+        }
+    }
+    list.get(..whole).unwrap_or_default()
+}
+
 /// All good names with the tails they share written once (RFC 1035 4.1.4), as option 119 wants (RFC 3397).
 pub(crate) fn compressed<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec<u8> {
     const POINTER: u16 = 0xc000;
@@ -68,6 +98,33 @@ pub(crate) fn compressed<'a>(names: impl IntoIterator<Item = &'a String>) -> Vec
     out
 }
 
+/// What [`compressed`] wrote, without its last name; `None` where there is one at most. Names point back only, so what is before
+/// one does not need it.
+pub(crate) fn without_last(list: &[u8]) -> Option<Vec<u8>> {
+    const POINTER: u8 = 0xc0;
+    let mut at = 0;
+    let mut last = 0;
+    while at < list.len() {
+        last = at;
+        loop {
+            match *list.get(at)? {
+                0 => {
+                    at += 1;
+                    break;
+                }
+                pointer if pointer & POINTER == POINTER => {
+                    at += 2;
+                    break;
+                }
+                label => at += 1 + usize::from(label),
+            }
+        }
+    }
+    list.get(..last)
+        .filter(|rest| !rest.is_empty())
+        .map(<[u8]>::to_vec)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +151,26 @@ mod tests {
             compressed(&names),
             b"\x01a\x03svc\x05local\x00\xc0\x02\xc0\x06\xc0\x00"
         );
+    }
+
+    #[test]
+    fn a_list_is_no_longer_than_clients_read() {
+        let names: Vec<_> = (0..32).map(|n| format!("{n:03}.{}", "x".repeat(60))).collect();
+        assert_eq!(readable(&names).len(), 1024 / 65);
+        assert_eq!(readable(&names[..3]), &names[..3]);
+    }
+
+    #[test]
+    fn a_list_gets_shorter_name_by_name() {
+        let names = strings(&["a.svc.local", "svc.local", "other.example"]);
+        let mut list = Some(compressed(&names));
+        for len in [3, 2, 1] {
+            assert_eq!(list.clone(), Some(compressed(&names[..len])), "{len}");
+            list = list.and_then(|list| without_last(&list));
+        }
+        assert_eq!(list, None);
+        assert_eq!(without_last(&[]), None);
+        assert_eq!(without_last(&[9, 1]), None, "cut short");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::event::Event;
 use crate::frame::{self, Inbound};
 use crate::lease::Lease;
-use crate::{ra, v4, v6};
+use crate::{nd, ra, v4, v6};
 
 /// Answers the frames of one guest out of one [`Lease`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,7 @@ impl Responder {
                 message,
             }) => v6::answer(lease, source, destination, message),
             Ok(Inbound::RouterSolicitation { source, message }) => ra::answer(lease, source, message),
+            Ok(Inbound::NeighbourSolicitation { source, message }) => nd::answer(lease, source, message),
             Err(event) => (None, event),
         };
         Answer { reply, event }

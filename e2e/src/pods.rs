@@ -213,18 +213,23 @@ impl Pod {
     /// Waits for the local routes of the pod's IPv6 addresses. The kernel adds them later than the addresses, from a work
     /// queue (net/ipv6/addrconf.c), and a snapshot before that would differ from one after it whatever hawser does.
     fn settle(&self) -> Result<()> {
+        self.settle_on("eth0")
+    }
+
+    /// The same of an interface of any name.
+    pub(crate) fn settle_on(&self, interface: &str) -> Result<()> {
         until(
             "local routes of the pod's IPv6 addresses",
             Duration::from_secs(20),
             || {
-                let addresses = self.netns.ip("-6 -o address show dev eth0")?;
+                let addresses = self.netns.ip(&format!("-6 -o address show dev {interface}"))?;
                 let routes = self.netns.ip("-6 route show table local")?;
                 let addresses = addresses.split_whitespace().skip_while(|word| *word != "inet6");
                 let words: Vec<_> = addresses.collect();
                 let addresses = words.windows(2).filter(|pair| pair.first() == Some(&"inet6"));
                 let mut addresses = addresses.filter_map(|pair| pair.get(1)?.split('/').next());
                 let is_there =
-                    addresses.all(|address| routes.contains(&format!("local {address} dev eth0 ")));
+                    addresses.all(|address| routes.contains(&format!("local {address} dev {interface} ")));
                 Ok(is_there.then_some(()))
             },
         )

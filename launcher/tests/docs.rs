@@ -19,13 +19,15 @@ use page::{Page, repository};
 use serde_json::{Value, json};
 
 /// Options of other programs that the pages name.
-const OTHERS_OPTIONS: [&str; 24] = [
+const OTHERS_OPTIONS: [&str; 26] = [
     // passt
     "--address",
     "--fd",
     "--gateway",
     "--ipv4-only",
     "--ipv6-only",
+    "--dns-forward",
+    "--dns-host",
     "--map-host-loopback",
     "--netmask",
     // virtiofsd

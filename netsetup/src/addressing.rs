@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use hawser_mac::Mac;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +36,14 @@ pub struct Route {
     pub destination: IpNet,
     pub gateway: Option<IpAddr>,
     pub metric: u32,
+    /// The largest packet that goes by it, where the route itself says so. Bytes.
+    pub mtu: Option<u32>,
     /// RTPROT_* of linux/rtnetlink.h.
     pub protocol: u8,
     /// The gateway's link-local address, where it has been found; see [`crate::find_routers`].
     pub link_local: Option<Ipv6Addr>,
+    /// The MAC of a gateway that has no such address, or none that could be found; from there too.
+    pub router_mac: Option<Mac>,
 }
 
 impl Route {

@@ -53,6 +53,17 @@ pub struct FamilyPlan<N, A> {
     pub guest: A,
     /// The address that others use.
     pub pod: A,
+    /// Answers at the gateway's port 53.
+    pub resolver: Option<Resolver<A>>,
+}
+
+/// A name server on the pod's loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Resolver<A> {
+    pub address: A,
+    /// Ports by which it takes what is sent to its port 53.
+    pub udp: u16,
+    pub tcp: u16,
 }
 
 /// A NIC that takes the place of the pod's interface on its network.
@@ -97,6 +108,9 @@ pub enum Router6 {
     Advertises,
     /// A router of this link-local address does not: hawser advertises it to the guest in its name.
     Silent(Ipv6Addr),
+    /// A router of this MAC has no link-local address that is known: hawser advertises an address of its own, and its rules
+    /// address what the guest sends there to the router.
+    By(Mac),
     /// There is none, or none that an advertisement could name.
     Unknown,
 }

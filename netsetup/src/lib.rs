@@ -26,14 +26,15 @@ pub use apply::{Kernel, apply, undo};
 pub use cni::{CniDevice, CniNic, CniSpec};
 pub use error::{Error, StepFailure, UndoFailure};
 pub use guest_nic::{
-    Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Joined, Masqueraded, Router6,
+    Bridged, BridgedV4, BridgedV6, FamilyPlan, GuestNic, Handed, HandedV4, Joined, Masqueraded, Resolver,
+    Router6,
 };
 pub use journal::{Journal, JournalFile};
 pub use kernel::{
-    Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interface_names, observe,
-    open_macvtap, open_tap,
+    Interface, Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interfaces,
+    missing_expressions, observe, open_macvtap, open_tap,
 };
-pub use observed::{Address, Connection, Devconf, Link, Observed, Sysctl, TapFacts};
+pub use observed::{Address, Connection, Devconf, Link, Listener, Observed, Sysctl, TapFacts};
 pub use plan::Plan;
 pub use ruleset::document as ruleset;
 pub use spec::{

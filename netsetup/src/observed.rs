@@ -41,6 +41,8 @@ pub struct Observed {
     pub unprivileged_port_start: Option<Sysctl>,
     /// Of the pod's own processes, as they were in that moment.
     pub connections: Vec<Connection>,
+    /// Where processes of the pod take what comes to its loopback.
+    pub listeners: Vec<Listener>,
 }
 
 /// A connection of a process in the namespace; of UDP, a socket that is connected to one peer.
@@ -49,6 +51,13 @@ pub struct Connection {
     pub protocol: Protocol,
     pub local: SocketAddr,
     pub remote: SocketAddr,
+}
+
+/// A socket of a process in the namespace that is bound to a loopback address and has no peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Listener {
+    pub protocol: Protocol,
+    pub local: SocketAddr,
 }
 
 /// A sysctl and whether this process could write it (in a container /proc/sys is often mounted read-only).
@@ -67,6 +76,8 @@ pub struct Link {
     /// Bytes.
     pub mtu: u32,
     pub up: bool,
+    /// Nothing on the link is asked for its MAC (IFF_NOARP).
+    pub no_arp: bool,
     /// Kernel's kind: `veth`, `tun`, `bridge`, … ; absent for a physical device.
     pub kind: Option<String>,
     /// IFLA_IFALIAS. hawser signs its links here.
@@ -79,6 +90,8 @@ pub struct Link {
     pub routes: Vec<Route>,
     /// Other tables than the main one and the kernel's own that have routes which lead out here.
     pub other_tables: Vec<u32>,
+    /// IPv4 neighbors whose MAC the pod was told, and so does not ask for.
+    pub permanent_neighbours: Vec<Ipv4Addr>,
     /// Frames for other MACs than its own do not get here: a macvlan, but for one in passthru mode.
     pub own_mac_only: bool,
     /// Index of the bridge that this is a port of.
@@ -117,6 +130,18 @@ impl Link {
     pub(crate) fn is_ours(&self) -> bool {
         let alias = self.alias.as_deref();
         alias.is_some_and(|alias| alias.starts_with(SIGNATURE))
+    }
+
+    /// What a packet may have on its way out: no more than the link takes, nor than the default routes do (Cilium's say it
+    /// there). Bytes.
+    pub fn usable_mtu(&self) -> u32 {
+        let defaults = self.routes.iter().filter(|route| route.is_default());
+        defaults.filter_map(|route| route.mtu).fold(self.mtu, u32::min)
+    }
+
+    /// Its MAC, where that can be a guest's.
+    pub fn usable_mac(&self) -> Option<Mac> {
+        self.mac.filter(|mac| mac.is_unicast())
     }
 
     /// Addresses that the rest of the cluster can reach the pod by.

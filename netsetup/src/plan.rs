@@ -7,6 +7,7 @@
 
 mod bridge;
 mod down;
+mod guest_network;
 mod masquerade;
 mod passt;
 
@@ -22,7 +23,9 @@ use crate::guest_nic::{GuestNic, Joined, Masqueraded};
 use crate::journal::Journal;
 use crate::observed::{Address, IPV6_FORWARDING, Link, Observed, SIGNATURE, Sysctl};
 use crate::ruleset;
-use crate::spec::{BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, GATEWAY_MAC, NetSpec, Nic, Owner, Wiring};
+use crate::spec::{
+    BRIDGE_PREFIX, GATEWAY_LINK_LOCAL, GATEWAY_MAC, NetSpec, Nic, Owner, Wiring, other_tap_names,
+};
 use crate::step::{Step, TapStep};
 use crate::undo::Undo;
 
@@ -56,11 +59,14 @@ impl Plan {
             notes: Vec::new(),
             journal: Journal::default(),
         };
+        let spec = &with_free_names(spec, observed);
         refuse_foreign(spec, observed)?;
         for nic in &spec.nics {
             let notes = &mut plan.notes;
             plan.nics.push(match &nic.wiring {
-                Wiring::Masquerade(masquerade) => masquerade::guest_nic(nic, masquerade, observed, notes)?,
+                Wiring::Masquerade(masquerade) => {
+                    masquerade::guest_nic(nic, masquerade, spec, observed, notes)?
+                }
                 Wiring::Bridge | Wiring::ManagedTap => bridge::guest_nic(nic, observed, notes)?,
                 Wiring::Passt(passt) => passt::guest_nic(nic, passt, spec.owner, observed, notes)?,
                 Wiring::Down => down::guest_nic(nic, observed)?,
@@ -125,6 +131,19 @@ impl Plan {
     fn taps(&self) -> impl Iterator<Item = (&GuestNic, &str)> {
         self.nics.iter().filter_map(|nic| Some((nic, nic.tap()?)))
     }
+}
+
+/// Names of TAPs that nobody else has taken: rootless podman calls the pod's own interface `tap0`, for one.
+fn with_free_names(spec: &NetSpec, observed: &Observed) -> NetSpec {
+    let mut spec = spec.clone();
+    let is_foreign = |name: &str| observed.link(name).is_some_and(|link| !is_ours(link));
+    for nic in spec.nics.iter_mut() {
+        if is_foreign(&nic.tap) || is_foreign(&nic.server_tap) {
+            let (tap, server_tap) = other_tap_names(&nic.pod_interface);
+            (nic.tap, nic.server_tap) = (tap, server_tap);
+        }
+    }
+    spec
 }
 
 /// What hawser did not create is left alone, however much it looks like the work of a launcher.

@@ -10,6 +10,8 @@ mod bridged;
 mod model;
 #[path = "plan_tests/passt.rs"]
 mod passt;
+#[path = "plan_tests/pod_networks.rs"]
+mod pod_networks;
 
 fn pod() -> Observed {
     let address = |ip: &str, prefix_len| Address {
@@ -46,6 +48,7 @@ fn pod() -> Observed {
         ping_group_range: Some(sysctl("1\t0")),
         unprivileged_port_start: Some(sysctl("1024")),
         connections: Vec::new(),
+        listeners: Vec::new(),
     }
 }
 
@@ -85,9 +88,12 @@ fn spec() -> NetSpec {
             server_tap: "srv0".into(),
             queue_pairs: 1,
             guest_mac: Some(Mac([0x02, 0xaa, 0xbb, 0xcc, 0xdd, 0xee])),
+            made_mac: Mac([0x02, 0x5e, 0, 0, 0, 1]),
             wiring: Wiring::Masquerade(Masquerade {
                 v4: "10.0.2.0/24".parse().unwrap(),
                 v6: "fd10:0:2::/120".parse().unwrap(),
+                v4_else: Vec::new(),
+                v6_else: Vec::new(),
                 v6_required: false,
                 ports: Ports::All,
                 kept_tcp: vec![49152, 49153, 49154],
@@ -95,6 +101,8 @@ fn spec() -> NetSpec {
             }),
         }],
         owner: Owner { uid: 107, gid: 107 },
+        peers: Vec::new(),
+        resolvers: Vec::new(),
     }
 }
 
@@ -249,7 +257,7 @@ fn the_ports_that_stay_in_the_pod_are_those_of_the_spec() {
 #[test]
 fn every_refusal_names_its_object_and_a_way_out() {
     type Change = fn(&mut NetSpec, &mut Observed);
-    let cases: [(&str, Change, &str); 12] = [
+    let cases: [(&str, Change, &str); 10] = [
         (
             "no such interface",
             |_, pod| pod.links.truncate(1),
@@ -282,22 +290,12 @@ fn every_refusal_names_its_object_and_a_way_out() {
             "k6t-eth0: KubeVirt's node agent has wired this pod",
         ),
         (
-            "somebody's TAP",
-            |_, pod| add_tap(pod, "tap0", None),
-            "tap0: an interface of this name exists, and hawser did not create it: remove it, or start in a fresh pod",
-        ),
-        (
-            "somebody's helper",
-            |_, pod| add_tap(pod, "srv0", Some("libvirt")),
-            "srv0: an interface of this name",
-        ),
-        (
-            "our alias on something else",
+            "somebody's TAPs",
             |_, pod| {
-                add_tap(pod, "tap0", Some("hawser default 0011"));
-                pod.links[2].kind = Some("dummy".into());
+                add_tap(pod, "tap0", None);
+                add_tap(pod, "tapb4481362284", None);
             },
-            "tap0: an interface of this name",
+            "tapb4481362284: an interface of this name exists, and hawser did not create it: remove it, or start in a fresh pod",
         ),
         (
             "no address",
@@ -325,12 +323,13 @@ fn every_refusal_names_its_object_and_a_way_out() {
             "eth0: net.ipv6.conf.all.forwarding is 0 and read-only in this pod: add the sysctl net.ipv6.conf.all.forwarding=1",
         ),
         (
-            "no MAC to take",
-            |spec, pod| {
-                spec.nics[0].guest_mac = None;
-                eth0(pod).mac = None;
+            "IPv6 alone, where it cannot be forwarded",
+            |_, pod| {
+                eth0(pod).addresses.retain(|a| a.ip.is_ipv6());
+                pod.ipv6_forwarding.as_mut().unwrap().writable = false;
             },
-            "eth0: the interface has no MAC that the guest could use: set macAddress",
+            "eth0: the pod has IPv6 only, and net.ipv6.conf.all.forwarding is 0 and read-only in this pod: add the sysctl \
+             net.ipv6.conf.all.forwarding=1",
         ),
     ];
     for (name, change, wanted) in cases {
@@ -348,6 +347,7 @@ fn every_refusal_names_its_object_and_a_way_out() {
 fn what_the_namespace_holds_of_others_is_told_from_what_the_pod_lacks() {
     let mut foreign = pod();
     add_tap(&mut foreign, "tap0", None);
+    add_tap(&mut foreign, "tapb4481362284", None);
     assert!(matches!(Plan::new(&spec(), &foreign), Err(Error::NotOurs { .. })));
     let mut bare = pod();
     bare.links.truncate(1);
@@ -469,7 +469,7 @@ fn a_link_that_is_down_has_a_tap_and_a_chain_that_drops_everything() {
     assert!(ruleset_text(&spec).contains(r#""dev":"tap0","policy":"drop""#));
     spec.nics[0].guest_mac = None;
     let plan = Plan::new(&spec, &pod()).unwrap();
-    assert_eq!(Some(plan.nics[0].guest_mac), eth0(&mut pod()).mac);
+    assert_eq!(plan.nics[0].guest_mac, spec.nics[0].made_mac);
     let mut bare = pod();
     bare.links.truncate(1);
     assert!(matches!(Plan::new(&spec, &bare), Err(Error::Unfit { .. })));

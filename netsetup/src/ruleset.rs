@@ -11,6 +11,7 @@ mod guest;
 mod nat;
 mod nft_expr;
 mod own_connections;
+mod resolver;
 
 use nftables::stmt::{Limit, Statement};
 use nftables::types::{NfChainType, NfFamily, NfHook};
@@ -42,6 +43,9 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
     if nics.iter().any(|nic| nic.masqueraded().is_some()) {
         guest::chains(&mut objects);
         nat::chains(&mut objects);
+        if nics.iter().any(resolver::has_one) {
+            resolver::chains(&mut objects);
+        }
     }
     if nics.iter().any(|nic| nic.bridged().is_some()) {
         objects.base_chain("local-in", NfChainType::Filter, NfHook::Input, 0);
@@ -75,6 +79,7 @@ pub fn document(spec: &NetSpec, nics: &[GuestNic]) -> serde_json::Value {
 fn masquerade(objects: &mut Objects, spec: &NetSpec, nic: &GuestNic, masqueraded: &Masqueraded) {
     guest::frames(objects, nic.guest_mac, masqueraded);
     guest::server_frames(objects, masqueraded);
+    resolver::rules(objects, masqueraded);
     let wiring = spec
         .nics
         .iter()

@@ -1,6 +1,6 @@
 //! What is wanted of the pod's namespace, as validated data. Nothing here knows of manifests or of DHCP.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use hawser_mac::Mac;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -20,6 +20,10 @@ pub struct NetSpec {
     pub nics: Vec<Nic>,
     /// Who opens the TAPs: the unprivileged user that runs the VMM and the DHCP server.
     pub owner: Owner,
+    /// Addresses outside of the pod that the guest is to reach: name servers, the cluster's API.
+    pub peers: Vec<IpAddr>,
+    /// Name servers on the pod's loopback, which a masqueraded guest asks by way of its gateway: one of each family.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// Numeric ids. The kernel lets a process open a TAP that has both, or has CAP_NET_ADMIN.
@@ -41,8 +45,10 @@ pub struct Nic {
     pub server_tap: String,
     /// Queue pairs; the TAP is multi-queue if and only if there is more than one.
     pub queue_pairs: u16,
-    /// The guest's MAC; the pod interface's own where the manifest gives none.
+    /// The manifest's MAC for the guest.
     pub guest_mac: Option<Mac>,
+    /// Where the manifest has none: the guest's, unless it takes the place of the pod's interface and with it that MAC.
+    pub made_mac: Mac,
     pub wiring: Wiring,
 }
 
@@ -77,6 +83,10 @@ pub struct Masquerade {
     pub v4: Ipv4Net,
     /// The same for IPv6. At most /126.
     pub v6: Ipv6Net,
+    /// What to take instead where the pod's own network has addresses of those, the first that fits. None where the
+    /// manifest names the network.
+    pub v4_else: Vec<Ipv4Net>,
+    pub v6_else: Vec<Ipv6Net>,
     /// The manifest names the IPv6 network, so that doing without IPv6 is an error and not a choice.
     pub v6_required: bool,
     pub ports: Ports,
@@ -112,6 +122,12 @@ pub enum Protocol {
 /// Name of the guest's TAP, as in KubeVirt: `tap0` behind `eth0`, `tap<hash>` behind `pod<hash>`, `tap1` behind `net1`.
 pub fn tap_name(pod_interface: &str) -> String {
     format!("tap{}", tap_suffix(pod_interface))
+}
+
+/// Names of both where another program's interface has one of the usual ones.
+pub(crate) fn other_tap_names(pod_interface: &str) -> (String, String) {
+    let suffix = digits(&format!("hawser {pod_interface}"));
+    (format!("tap{suffix}"), format!("srv{suffix}"))
 }
 
 /// Name of the server's helper TAP, with the same ending.

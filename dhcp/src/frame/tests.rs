@@ -66,7 +66,7 @@ fn frames_of_others_and_of_other_protocols_are_ignored() {
         changed(v4(), UDP4 + 3, 68),    // to a client
         changed(v6.clone(), IP + 6, 0), // hop-by-hop options
         changed(v6, UDP6 + 3, 0),       // another port
-        changed(solicitation(GUEST6_LOCAL, 255, 0, &[]), UDP6, 135),
+        changed(solicitation(GUEST6_LOCAL, 255, 0, &[]), UDP6, 136),
     ] {
         assert_eq!(
             parse(&frame, Mac(GUEST_MAC)),

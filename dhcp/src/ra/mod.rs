@@ -26,6 +26,10 @@ const PREFIX_VALID: u32 = 30 * 24 * 3600;
 const PREFIX_PREFERRED: u32 = 7 * 24 * 3600;
 /// An ICMPv6 header, and the fields of an advertisement after it.
 const FIXED: usize = 16;
+/// Of those, what the body begins with.
+const TIMERS: usize = 8;
+/// Bytes of names in one option of an advertisement, so that a client that cannot read a long one still reads the first.
+const NAMES: usize = 512;
 /// The least that an IPv6 link carries (RFC 8200 5).
 const LEAST_MTU: u16 = 1280;
 
@@ -96,23 +100,26 @@ fn build(lease: &Lease, v6: &LeaseV6, to: (Mac, Ipv6Addr)) -> Option<Vec<u8>> {
     let lifetime = if v6.default_router { ROUTER_LIFETIME } else { 0 };
     let [high, low] = lifetime.to_be_bytes();
     let head = [HOP_LIMIT, MANAGED_AND_OTHER, high, low];
-    let mut room = usize::from(lease.mtu.max(LEAST_MTU)) - etherparse::Ipv6Header::LEN - FIXED;
-    let mut body = vec![0; 8]; // reachable time and retransmission timer: not ours to say
-    let mut option = |kind: u8, data: &[u8]| {
+    let room = usize::from(lease.mtu.max(LEAST_MTU)) - etherparse::Ipv6Header::LEN - FIXED + TIMERS;
+    let mut body = vec![0; TIMERS]; // reachable time and retransmission timer: not ours to say
+    let option = |body: &mut Vec<u8>, kind: u8, data: &[u8]| {
         // The length counts units of eight bytes, the two of type and length included.
         let eights = (data.len() + 2).div_ceil(8);
-        if let (Ok(len), true) = (u8::try_from(eights), eights * 8 <= room) {
-            room -= eights * 8;
+        if let (Ok(len), true) = (u8::try_from(eights), body.len() + eights * 8 <= room) {
             body.extend_from_slice(&[kind, len]);
             body.extend_from_slice(data);
             body.resize(body.len() + eights * 8 - data.len() - 2, 0);
         }
     };
     if !v6.router_on_link {
-        option(1, &lease.server_mac.0);
+        option(&mut body, 1, &lease.server_mac.0);
     }
     if lease.mtu >= LEAST_MTU {
-        option(5, &[&[0, 0][..], &u32::from(lease.mtu).to_be_bytes()].concat());
+        option(
+            &mut body,
+            5,
+            &[&[0, 0][..], &u32::from(lease.mtu).to_be_bytes()].concat(),
+        );
     }
     if let Some(net) = v6.on_link {
         const ON_LINK: u8 = 0x80;
@@ -121,25 +128,35 @@ fn build(lease: &Lease, v6: &LeaseV6, to: (Mac, Ipv6Addr)) -> Option<Vec<u8>> {
         data.extend_from_slice(&PREFIX_PREFERRED.to_be_bytes());
         data.extend_from_slice(&[0; 4]);
         data.extend_from_slice(&net.network().octets());
-        option(3, &data);
+        option(&mut body, 3, &data);
     }
     // Servers and names come in chunks of their own option, so that what does not fit is the least significant.
     for dns in v6.dns.chunks(4) {
         let mut data = dns_head();
         data.extend(dns.iter().flat_map(Ipv6Addr::octets));
-        option(25, &data);
+        option(&mut body, 25, &data);
     }
-    for search in lease.search.chunks(8) {
-        let list = names::list(search);
-        if !list.is_empty() {
-            option(31, &[dns_head(), list].concat());
+    let all = names::list(&lease.search);
+    let mut rest = all.as_slice();
+    loop {
+        let list = names::first(rest, NAMES.min(room_for_names(&body, room)));
+        if list.is_empty() {
+            break;
         }
+        option(&mut body, 31, &[&dns_head()[..], list].concat());
+        rest = rest.get(list.len()..).unwrap_or_default();
     }
     let ends = Ends {
         from: (lease.server_mac, v6.server),
         to,
     };
     frame::icmpv6(ends, ROUTER_ADVERTISEMENT, head, &body)
+}
+
+/// Bytes of names in one more option, in whole units.
+fn room_for_names(body: &[u8], room: usize) -> usize {
+    let left = room.saturating_sub(body.len()) / 8 * 8;
+    left.saturating_sub(2 + dns_head().len())
 }
 
 /// What RDNSS and DNSSL options begin with (RFC 8106 5.1, 5.2): two reserved bytes and the lifetime.

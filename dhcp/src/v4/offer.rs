@@ -27,7 +27,7 @@ const REBINDING: u8 = 59;
 const TFTP_SERVER: u8 = 66;
 const BOOT_FILE: u8 = 67;
 const IPV6_ONLY: u8 = 108;
-const SEARCH: u8 = 119;
+pub(super) const SEARCH: u8 = 119;
 const ROUTES: u8 = 121;
 const ROUTES_MICROSOFT: u8 = 249;
 
@@ -193,7 +193,7 @@ fn parameter(lease: &Lease, v4: &LeaseV4, code: u8) -> Option<Item> {
         TFTP_SERVER => v4.tftp_server_name.clone()?.into_bytes(),
         BOOT_FILE => v4.boot_file_name.clone()?.into_bytes(),
         IPV6_ONLY if lease.v6.is_some() => v4.ipv6_only_wait?.to_be_bytes().to_vec(),
-        SEARCH => names::compressed(&lease.search),
+        SEARCH => names::compressed(names::readable(&lease.search)),
         // A manifest that sets Microsoft's option itself means it.
         _ if private.is_some() => private.cloned()?,
         // Otherwise it has the format of RFC 3442 and predates its number. Who knows both gets both: an old

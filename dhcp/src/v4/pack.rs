@@ -2,9 +2,11 @@
 //!
 //! Everything goes into the options field if it fits. If not, `file` and `sname` are used as well (option 52). If
 //! that is too little, the least important options are left out, one by one, in the order of [`LEAST_FIRST`],
-//! until the rest fits; what a reply cannot do without is not in that list.
+//! until the rest fits; what a reply cannot do without is not in that list. A search list goes name by name.
 
 use super::message::{END, MESSAGE_TYPE, OVERLOAD};
+use super::offer::SEARCH;
+use crate::names;
 
 /// The order in which options are given up: first what can be derived from others, then what the manifest adds
 /// (an arbitrary amount of it), names before the boot file, and what the network needs last.
@@ -73,7 +75,12 @@ pub(super) fn pack(mut items: Vec<Item>, displaced: Vec<Item>, room: usize) -> O
             .enumerate()
             .filter_map(|(at, item)| item.importance().map(|importance| (at, importance)))
             .min_by_key(|(_, importance)| *importance)?;
-        items.remove(least);
+        match items.get_mut(least) {
+            Some(search) if search.code == SEARCH && names::without_last(&search.data).is_some() => {
+                search.data = names::without_last(&search.data).unwrap_or_default();
+            }
+            _ => drop(items.remove(least)),
+        }
     }
 }
 

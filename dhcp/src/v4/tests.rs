@@ -509,6 +509,20 @@ fn a_small_client_gets_overload_and_then_less() {
     assert!(get(&sent, 121).is_some() && get(&sent, 6).is_some());
 }
 
+/// As resolv.conf may have them: up to 32, of up to 256 characters in all with Kubernetes' usual limits.
+#[test]
+fn of_many_search_domains_the_first_are_sent() {
+    let mut lease = lease();
+    lease.search = (0..32)
+        .map(|n| format!("team-{n:02}.a-rather-long-domain-{n:02}.of-its-own-{n:02}.example"))
+        .collect();
+    let sent = offer(&lease, &[(55, &[1, 3, 6, 119])]);
+    let found = get(&sent, 119).unwrap();
+    let some = (1..32).find(|len| crate::names::compressed(&lease.search[..*len]) == found);
+    assert!(some.is_some_and(|len| len > 4), "{some:?}: {found:02x?}");
+    assert!(get(&sent, 6).is_some() && get(&sent, 1).is_some());
+}
+
 /// Boot names that overload displaces from the header come as options even if not asked for.
 #[test]
 fn displaced_boot_names_become_options() {

@@ -19,6 +19,9 @@ const SEARCH: u16 = 24;
 const SOL_MAX_RT: u16 = 82;
 const INF_MAX_RT: u16 = 83;
 
+/// Bytes of an option before its data.
+const HEADER: usize = 4;
+
 /// Seconds between a client's last retries: the least that RFC 9915 21.24 allows. Its defaults spare servers with
 /// many clients; here one guest waits for one server that may just be restarting.
 const MAX_RT: u32 = 60;
@@ -43,7 +46,7 @@ pub(super) struct Answered {
 #[derive(Debug)]
 pub(super) struct Writer {
     bytes: Vec<u8>,
-    optional: Vec<Vec<u8>>,
+    optional: Vec<(u16, Vec<u8>)>,
 }
 
 impl Writer {
@@ -64,13 +67,22 @@ impl Writer {
     /// The message in at most `room` bytes: optional parts are left out from the least important on.
     pub(super) fn fit(&mut self, room: usize) -> Option<&[u8]> {
         let mut free = room.checked_sub(self.bytes.len())?;
-        for part in self.optional.drain(..) {
-            // Nothing less important takes the room of what did not fit.
-            free = match free.checked_sub(part.len()) {
-                Some(left) => left,
-                None => break,
+        for (code, data) in self.optional.drain(..) {
+            let most = free.saturating_sub(HEADER);
+            let whole = data.len() <= most;
+            let data = match code {
+                SEARCH if !whole => names::first(&data, most),
+                _ if !whole => break,
+                _ => &data,
             };
-            self.bytes.extend_from_slice(&part);
+            if !data.is_empty() {
+                option(&mut self.bytes, code, data);
+                free = most.saturating_sub(data.len());
+            }
+            // Nothing less important takes the room of what did not fit.
+            if !whole {
+                break;
+            }
         }
         Some(&self.bytes)
     }
@@ -95,7 +107,7 @@ fn status(out: &mut Vec<u8>, status: Status, text: &str) {
 }
 
 /// The configuration that the client asks for by its option request option.
-fn parameters(lease: &Lease, requested: &[u16]) -> Vec<Vec<u8>> {
+fn parameters(lease: &Lease, requested: &[u16]) -> Vec<(u16, Vec<u8>)> {
     let dns = || {
         lease
             .v6
@@ -110,15 +122,10 @@ fn parameters(lease: &Lease, requested: &[u16]) -> Vec<Vec<u8>> {
         .filter(|code| requested.contains(code))
         .map(|code| match code {
             DNS => (code, dns()),
-            SEARCH => (code, names::list(&lease.search)),
+            SEARCH => (code, names::list(names::readable(&lease.search))),
             _ => (code, MAX_RT.to_be_bytes().to_vec()),
         })
         .filter(|(_, data)| !data.is_empty())
-        .map(|(code, data)| {
-            let mut out = Vec::new();
-            option(&mut out, code, &data);
-            out
-        })
         .collect()
 }
 

@@ -55,7 +55,15 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: advertised,
     },
     Scenario {
-        name: "no IPv6 default route where no router could be named, and hawser says so",
+        name: "dhclient: a router without a link-local address that could be known",
+        run: |c| nameless_router(c, Client::Dhclient),
+    },
+    Scenario {
+        name: "systemd-networkd: a router without a link-local address that could be known",
+        run: |c| nameless_router(c, Client::Networkd),
+    },
+    Scenario {
+        name: "no IPv6 default route where no router answers, and hawser says so",
         run: unknown_router,
     },
     Scenario {
@@ -270,13 +278,46 @@ fn advertised(context: &Context) -> Result<()> {
     traffic6(&running)
 }
 
+/// Its link-local address does not follow from its MAC.
+fn renamed_router(pod: &Pod) -> Result<()> {
+    routes6(pod)?;
+    let usual = until("the node's link-local address", WAIT, || {
+        link_local(&pod.node, "veth0")
+    })?;
+    pod.node.ip(&format!("address del {usual}/64 dev veth0"))?;
+    pod.node.ip("address add fe80::77/64 dev veth0").map(drop)
+}
+
+/// And the guest asks again and again whether it is there.
+fn nameless_router(context: &Context, client: Client) -> Result<()> {
+    let running = start(context, PodSpec::default(), &manifest(), renamed_router)?;
+    let guest = &running.guest.netns;
+    for setting in ["base_reachable_time_ms=500", "delay_first_probe_time=1"] {
+        let (key, value) = setting.split_once('=').unwrap_or_default();
+        guest.set_sysctl(&format!("net.ipv6.neigh.eth0.{key}"), value)?;
+    }
+    let clients = running.guest.client(client)?;
+    eventually(&running, &clients, || {
+        has6(&running)?;
+        let routes = running.guest.default6()?;
+        ensure!(routes.contains("via fe80:"), "default route: {routes}");
+        Ok(())
+    })?;
+    traffic6(&running)?;
+    running.explain(
+        running
+            .hawser
+            .wait_for("neighbor solicitation for the router answered", 1, WAIT),
+    )?;
+    traffic6(&running)
+}
+
 fn unknown_router(context: &Context) -> Result<()> {
     let running = start(context, PodSpec::default(), &manifest(), |pod| {
-        let usual = until("the node's link-local address", WAIT, || {
-            link_local(&pod.node, "veth0")
-        })?;
-        pod.node.ip(&format!("address del {usual}/64 dev veth0"))?;
-        pod.node.ip("address add fe80::77/64 dev veth0").map(drop)
+        pod.netns.ip("-6 route del default")?;
+        pod.netns
+            .ip("-6 route add default via fd00:10:244::77 dev eth0")
+            .map(drop)
     })?;
     let clients = running.guest.client(Client::Dhclient)?;
     eventually(&running, &clients, || has6(&running))?;
@@ -352,6 +393,11 @@ fn custom_mac(context: &Context) -> Result<()> {
     })?;
     let guests = mac_of(&running.guest.netns, "eth0")?;
     ensure!(guests == GUEST_MAC, "the guest has {guests}");
+    let said = running.hawser.stderr();
+    ensure!(
+        said.contains("deliver only what is for the pod's own MAC"),
+        "{said}"
+    );
     traffic4(&running)
 }
 

@@ -18,6 +18,7 @@ mod examples;
 mod faults;
 mod guard;
 mod input;
+mod layouts;
 mod lifecycle;
 mod migration;
 mod migration_convergence;
@@ -28,6 +29,7 @@ mod migration_peers;
 mod migration_plugins;
 mod plugins;
 mod plugins_refused;
+mod pod_networks;
 mod privileges;
 mod running;
 mod sidecars;
@@ -78,6 +80,8 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("disks", disks::SCENARIOS),
     ("clients", clients::SCENARIOS),
     ("datapath", datapath::SCENARIOS),
+    ("pod networks", pod_networks::SCENARIOS),
+    ("pods", layouts::SCENARIOS),
     ("bridge", bridge::SCENARIOS),
     ("bridge", bridge_pod::SCENARIOS),
     ("cni", cni::SCENARIOS),

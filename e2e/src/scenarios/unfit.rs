@@ -18,6 +18,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         name: "run refuses with everything that stands in the way",
         run: all_at_once,
     },
+    Scenario {
+        name: "a node without an expression of nftables",
+        run: without_fib,
+    },
 ];
 
 const UNFIT: i32 = 4;
@@ -269,4 +273,49 @@ fn all_at_once(context: &Context) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// An nft that fails as the kernel has it fail, with the same words.
+fn without_fib(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    let nft = which("nft")?;
+    let (real, script) = (pod.path("real-nft"), pod.path("nft"));
+    std::fs::copy(&nft, &real)?;
+    let text = format!(
+        "#!/bin/sh\ninput=$(cat)\ncase \"$input\" in *'\"fib\"'*)\n\
+         echo 'internal:0:0-0: Error: Could not process rule: No such file or directory' >&2; exit 1;; esac\n\
+         printf %s \"$input\" | {} \"$@\"\n",
+        real.display()
+    );
+    std::fs::write(&script, text)?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let mut entry = pod.entry();
+    entry.binds.push((script, nft));
+    let before = pod.netns.snapshot()?;
+    for verb in ["check", "run"] {
+        let mut hawser = pod.hawser_as(&entry, verb, &vmi(Value::Null), &[])?;
+        let code = exit_code(&mut hawser)?;
+        let said = hawser.transcript();
+        ensure!(code == UNFIT, "{verb}: exit code {code}: {said}");
+        ensure!(
+            said.contains("this node's kernel cannot load hawser's rules: it lacks fib"),
+            "{verb}: {said}"
+        );
+    }
+    let changes = before.changes(&pod.netns.snapshot()?);
+    ensure!(changes.is_empty(), "changed: {changes:?}");
+    // The whole rule set passes where nothing is missing.
+    let mut check = pod.hawser("check", &vmi(Value::Null))?;
+    exit_code(&mut check)?;
+    let said = check.transcript();
+    ensure!(said.contains("nft: the rule set can be loaded"), "{said}");
+    Ok(())
+}
+
+fn which(program: &str) -> Result<std::path::PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut places = std::env::split_paths(&path).map(|place| place.join(program));
+    places
+        .find(|place| place.exists())
+        .with_context(|| format!("no {program} on PATH"))
 }

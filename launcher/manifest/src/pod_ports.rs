@@ -17,6 +17,18 @@ const ISTIO: [u16; 10] = [
     15000, 15001, 15004, 15006, 15008, 15009, 15020, 15021, 15053, 15090,
 ];
 
+/// Ports of a Linkerd proxy: outbound, inbound, tap and admin.
+const LINKERD: [u16; 4] = [4140, 4143, 4190, 4191];
+
+/// The ports of a mesh's sidecar, by the mesh's name in the annotation.
+pub(crate) fn preset(mesh: &str) -> Option<&'static [u16]> {
+    match mesh {
+        "istio" => Some(&ISTIO),
+        "linkerd" => Some(&LINKERD),
+        _ => None,
+    }
+}
+
 /// What stays in a pod with or without an Istio sidecar.
 pub fn kept(istio: bool) -> Vec<u16> {
     let sidecars = ISTIO.into_iter().filter(|_| istio);

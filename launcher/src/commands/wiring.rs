@@ -1,10 +1,10 @@
 //! Wires the pod and takes the wiring down again.
 
-use hawser_netsetup::{Journal, JournalFile, Linux, Nft, Plan, apply, undo};
+use hawser_netsetup::{Error, Journal, JournalFile, Linux, Nft, Plan, apply, undo};
 
 use crate::error::{Failure, chain};
 use crate::privileges;
-use crate::survey::namespace::block_on;
+use crate::survey::namespace::{block_on, why_not_loaded};
 
 /// Makes the capability effective where it is held, since what can be done decides what is planned, and starts the tool
 /// that will need it.
@@ -26,7 +26,12 @@ pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &JournalFile) -> Resu
     } else if plan.needs_net_admin() {
         privileges::raise_net_admin()?;
     }
-    block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await?) })
+    let applied = block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await) })?;
+    // Everything is undone by now.
+    applied.map_err(|error| match (&error, why_not_loaded(plan)) {
+        (Error::Apply { .. }, Some(why)) => why.because(error),
+        _ => error.into(),
+    })
 }
 
 /// Takes back what was done, last first, and reports every error. False if something is left.

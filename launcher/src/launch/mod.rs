@@ -88,6 +88,7 @@ impl Layout {
         let found = Found { cni, pci };
         let mut notes = nic::notes(guest);
         notes.extend(resolv.notes.iter().cloned());
+        notes.extend(nic::dns_notes(&plan.nics, resolv));
         Self {
             attachments: nic::attachments(guest, &plan.nics, &found, resolv, directory),
             explanations: Explanations::new(guest, cni),

@@ -10,21 +10,21 @@
 //!   guest then uses the network's own server or router.
 //! - The guest's IPv6 default route: from the network's own router if it advertises itself. One that does not is
 //!   announced to the guest in its own name, with the link-local address that the pod's route has, or, where that is
-//!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. Otherwise
-//!   nothing that a guest reads could name it: there is then no IPv6 default route, and hawser logs that.
+//!   by a global address, with the one that follows from the router's MAC, if the router is seen to have it. If not, hawser
+//!   advertises an address of its own, and its rules address what the guest sends there to the router's MAC.
 //! - Who gives the IP: the CNI plugin, which gave the pod its own; hawser offers that. Others use the same address.
 //! - Migration: not on the pod network, because the target's pod has another address, unless the manifest
 //!   has KubeVirt's annotation for that. On a secondary network it is possible where both pods have the same of it: no
 //!   address, or, with persistent address management, the same one.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{GuestNic, Router6, Wiring, bridge_name};
+use hawser_netsetup::{Bridged, BridgedV4, GuestNic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop};
 use super::lease::{dns_v4, dns_v6, search_list};
-use super::{Attachment, Context, Kind, Source, tap};
+use super::{Attachment, Context, Kind, Source, own_mac, tap};
 use crate::may_migrate::MayMigrate;
 use crate::pod::networks::{PodInterface, pod_interface};
 use crate::pod::resolv::Resolv;
@@ -70,7 +70,10 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
                 via: *via,
             })
             .collect(),
-        dns: dns_v4(resolv),
+        dns: dns_v4(resolv, None)
+            .into_iter()
+            .filter(|server| reaches(v4, *server))
+            .collect(),
         ntp_servers: options.ntp_servers.clone(),
         tftp_server_name: options.tftp_server_name.clone(),
         boot_file_name: options.boot_file_name.clone(),
@@ -80,16 +83,16 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
     let v6 = bridged.v6.as_ref().map(|v6| {
         let silent = match v6.router {
             Router6::Silent(router) => Some(router),
-            Router6::Advertises | Router6::Unknown => None,
+            Router6::Advertises | Router6::By(_) | Router6::Unknown => None,
         };
         LeaseV6 {
             address: v6.address,
             on_link: v6.on_link,
             // A short one, such as fe80::1, may well be a router's on this network.
             server: silent.unwrap_or_else(|| bridged.mac.link_local()),
-            default_router: silent.is_some(),
+            default_router: silent.is_some() || matches!(v6.router, Router6::By(_)),
             router_on_link: silent.is_some(),
-            dns: dns_v6(resolv),
+            dns: dns_v6(resolv, None),
         }
     });
     let search = search_list(guest, resolv);
@@ -103,6 +106,25 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         v4,
         v6,
     })
+}
+
+/// Whether the guest's packets for a link-local name server have a way: a network's gateway may answer for it.
+fn reaches(v4: &BridgedV4, server: Ipv4Addr) -> bool {
+    let on_a_route = |(destination, _): &(ipnet::Ipv4Net, Ipv4Addr)| destination.contains(&server);
+    !server.is_link_local() || v4.router.is_some() || v4.routes.iter().any(on_a_route)
+}
+
+/// Why the guest is not told of some of the pod's name servers.
+pub(super) fn dns_obstacle(bridged: &Bridged, server: IpAddr) -> Option<&'static str> {
+    match (server, &bridged.v4) {
+        _ if server.is_loopback() => {
+            Some("is on the pod's loopback, and a bridged guest cannot reach the pod")
+        }
+        (IpAddr::V4(server), Some(v4)) if !reaches(v4, server) => {
+            Some("is a link-local address, and the pod has no route to it that the guest could have")
+        }
+        _ => None,
+    }
 }
 
 fn may_migrate(guest: &GuestSpec, interface: &Interface) -> MayMigrate {
@@ -129,6 +151,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
              address, the network's own server does"
         ),
         guest_address: format!("that of {pod}, with its mask and routes"),
+        mac: own_mac::pods_text(interface, &pod),
         others_use: "the same address".into(),
         ports: "all: every frame is the guest's".into(),
         mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
@@ -152,7 +175,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 mod tests {
     use std::net::Ipv6Addr;
 
-    use hawser_netsetup::{Bridged, BridgedV4, BridgedV6, GATEWAY_MAC, Joined, Mac};
+    use hawser_netsetup::{BridgedV6, GATEWAY_MAC, Joined, Mac};
 
     use super::*;
 
@@ -228,6 +251,14 @@ mod tests {
             assert_eq!(v6.server.to_string(), "fe80::801:2ff:fe03:405");
             assert!(!v6.default_router && !v6.router_on_link);
         }
+    }
+
+    #[test]
+    fn for_a_router_without_a_name_hawser_gives_its_own() {
+        let router = Router6::By(Mac([2, 0, 0, 0, 0, 0x77]));
+        let v6 = offered(&nic_plan(router)).unwrap().v6.unwrap();
+        assert_eq!(v6.server.to_string(), "fe80::801:2ff:fe03:405");
+        assert!(v6.default_router && !v6.router_on_link);
     }
 
     #[test]

@@ -95,6 +95,11 @@ fn explain(guest: &GuestSpec, interface: &Interface, found: Option<&CniNic>) -> 
         path: vec![hop(interface, found)],
         ip_from: plugin::IP_FROM.into(),
         guest_address: plugin::GUEST_ADDRESS.into(),
+        mac: match (interface.mac, found) {
+            (_, Some(nic)) => nic.guest_mac.to_string(),
+            (Some(mac), None) => format!("{mac}, from the manifest"),
+            (None, None) => "that of the interface beside the device, else the device's own".into(),
+        },
         others_use: "the same address".into(),
         ports: "all: every frame is the guest's".into(),
         mtu: "that of the device, by virtio-net".into(),
@@ -180,7 +185,11 @@ wire: {domainAttachmentType: managedTap, migration: {}}
 
     #[test]
     fn only_a_managed_tap_is_wired() {
-        let net = net_spec(&usual(), hawser_netsetup::Owner { uid: 107, gid: 107 });
+        let net = net_spec(
+            &usual(),
+            hawser_netsetup::Owner { uid: 107, gid: 107 },
+            &crate::pod::resolv::Resolv::default(),
+        );
         assert_eq!(net.nics.len(), 1);
         assert_eq!(
             (net.nics[0].name.as_str(), &net.nics[0].wiring),

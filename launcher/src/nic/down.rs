@@ -45,6 +45,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         path: vec![Hop::new("a link that is down", "virtio-net")],
         ip_from: "nothing: the link is down (state: down)".into(),
         guest_address: "none".into(),
+        mac: super::own_mac::text(guest, interface),
         others_use: "none".into(),
         ports: "none: no frame passes, in or out".into(),
         mtu: "that of the pod's interface, by virtio-net".into(),
@@ -93,7 +94,7 @@ mod tests {
             "binding: {name: managed}",
         ] {
             let guest = guest(binding, &registry);
-            let spec = net_spec(&guest, OWNER);
+            let spec = net_spec(&guest, OWNER, &crate::pod::resolv::Resolv::default());
             assert_eq!(spec.nics[0].wiring, Wiring::Down, "{binding}");
             assert_eq!(spec.nics[0].tap, "tap0");
             assert!(needs_tap(&guest), "{binding}");

@@ -18,6 +18,7 @@ pub(crate) struct Explanation {
     pub(crate) path: Vec<Hop>,
     pub(crate) ip_from: String,
     pub(crate) guest_address: String,
+    pub(crate) mac: String,
     pub(crate) others_use: String,
     pub(crate) ports: String,
     pub(crate) mtu: String,
@@ -60,6 +61,7 @@ pub(crate) fn text(explanations: &[Explanation]) -> String {
         let rows = [
             ("IP given by", explanation.ip_from.clone()),
             ("guest sees", explanation.guest_address.clone()),
+            ("MAC", explanation.mac.clone()),
             ("others use", explanation.others_use.clone()),
             ("ports", explanation.ports.clone()),
             ("MTU", explanation.mtu.clone()),

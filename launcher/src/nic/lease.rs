@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use hawser_netsetup::{GuestNic, Joined, Masqueraded};
+
 use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
 
@@ -21,18 +23,63 @@ pub(super) fn search_list(guest: &GuestSpec, resolv: &Resolv) -> Vec<String> {
     search
 }
 
-pub(super) fn dns_v4(resolv: &Resolv) -> Vec<Ipv4Addr> {
-    let v4 = |ip: &IpAddr| match ip {
-        IpAddr::V4(ip) => Some(*ip),
-        IpAddr::V6(_) => None,
-    };
-    resolv.nameservers.iter().filter_map(v4).collect()
+/// The pod's name servers of this family. Whoever asks `for_loopback` asks the one on the pod's loopback.
+pub(super) fn dns_v4(resolv: &Resolv, for_loopback: Option<Ipv4Addr>) -> Vec<Ipv4Addr> {
+    let mut list = Vec::new();
+    for server in &resolv.nameservers {
+        let IpAddr::V4(server) = server else { continue };
+        let asked = if server.is_loopback() {
+            for_loopback
+        } else {
+            Some(*server)
+        };
+        list.extend(asked.filter(|asked| !list.contains(asked)));
+    }
+    list
 }
 
-pub(super) fn dns_v6(resolv: &Resolv) -> Vec<Ipv6Addr> {
-    let v6 = |ip: &IpAddr| match ip {
-        IpAddr::V6(ip) => Some(*ip),
-        IpAddr::V4(_) => None,
+pub(super) fn dns_v6(resolv: &Resolv, for_loopback: Option<Ipv6Addr>) -> Vec<Ipv6Addr> {
+    let mut list = Vec::new();
+    for server in &resolv.nameservers {
+        let IpAddr::V6(server) = server else { continue };
+        let asked = if server.is_loopback() {
+            for_loopback
+        } else {
+            Some(*server)
+        };
+        list.extend(asked.filter(|asked| !list.contains(asked)));
+    }
+    list
+}
+
+/// One line for each of the pod's name servers that a guest cannot ask by its NIC, which hawser serves.
+pub(super) fn dns_notes(nic: &GuestNic, resolv: &Resolv) -> Vec<String> {
+    let obstacle = |server: IpAddr| match &nic.joined {
+        Joined::Bridge(bridged) if bridged.is_served() => super::bridge::dns_obstacle(bridged, server),
+        Joined::Masquerade(Masqueraded { v4, v6, .. }) => led(server, v4.is_some(), v6.is_some(), resolv),
+        Joined::Passt(handed) => led(server, handed.v4.is_some(), handed.v6.is_some(), resolv),
+        Joined::Bridge(_) | Joined::Down { .. } => None,
     };
-    resolv.nameservers.iter().filter_map(v6).collect()
+    let note = |server: &IpAddr| {
+        let why = obstacle(*server)?;
+        Some(format!(
+            "{}: the guest is not offered the name server {server}: it {why}",
+            nic.name
+        ))
+    };
+    resolv.nameservers.iter().filter_map(note).collect()
+}
+
+/// Why a name server on the pod's loopback is not led to.
+fn led(server: IpAddr, v4: bool, v6: bool, resolv: &Resolv) -> Option<&'static str> {
+    if !server.is_loopback() {
+        return None;
+    }
+    if !resolv.resolvers().contains(&server) {
+        return Some(
+            "is on the pod's loopback, and hawser leads the guest to the first there of each family only",
+        );
+    }
+    let of_guest = if server.is_ipv4() { v4 } else { v6 };
+    (!of_guest).then_some("is on the pod's loopback, in a family that the guest has no address of")
 }

@@ -54,6 +54,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         ],
         ip_from: plugin::IP_FROM.into(),
         guest_address: plugin::GUEST_ADDRESS.into(),
+        mac: super::own_mac::pods_text(interface, &pod),
         others_use: "the same address".into(),
         ports: "all: every frame is the guest's".into(),
         mtu: format!("that of {pod}, by virtio-net"),

@@ -16,8 +16,9 @@ use hawser_netsetup::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::explain::{Explanation, Hop, ports_text};
+use super::kept_tcp;
 use super::lease::{dns_v4, dns_v6, search_list};
-use super::{Attachment, Context, Kind, Source, tap};
+use super::{Attachment, Context, Kind, Source, guest_networks, own_mac, tap};
 use crate::may_migrate::MayMigrate;
 use crate::pod::networks::{PodInterface, pod_interface};
 use crate::pod::resolv::Resolv;
@@ -49,12 +50,29 @@ fn nic(guest: &GuestSpec, interface: &Interface) -> Nic {
             ..
         }
     );
+    let v4_named = matches!(
+        interface.network.source,
+        NetworkSource::Pod {
+            vm_network_cidr: Some(_),
+            ..
+        }
+    );
     let wiring = Wiring::Masquerade(Masquerade {
         v4,
         v6,
+        v4_else: if v4_named {
+            Vec::new()
+        } else {
+            guest_networks::v4(guest)
+        },
+        v6_else: if v6_required {
+            Vec::new()
+        } else {
+            guest_networks::v6(guest)
+        },
         v6_required,
         ports: ports(&interface.ports),
-        kept_tcp: spec::pod_ports::kept(guest.istio),
+        kept_tcp: kept_tcp(guest),
         istio: guest.istio,
     });
     tap::nic(guest, interface, wiring)
@@ -100,7 +118,7 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         server: v4.gateway,
         routers: vec![v4.gateway],
         routes: Vec::new(),
-        dns: dns_v4(resolv),
+        dns: dns_v4(resolv, v4.resolver.map(|_| v4.gateway)),
         ntp_servers: options.ntp_servers.clone(),
         tftp_server_name: options.tftp_server_name.clone(),
         boot_file_name: options.boot_file_name.clone(),
@@ -113,7 +131,7 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
         server: GATEWAY_LINK_LOCAL,
         default_router: true,
         router_on_link: false,
-        dns: dns_v6(resolv),
+        dns: dns_v6(resolv, v6.resolver.map(|_| v6.gateway)),
     });
     let search = search_list(guest, resolv);
     Some(Lease {
@@ -144,11 +162,19 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
         binding: ROW.label(interface),
         ip_from: "hawser, by DHCP (IPv4), DHCPv6 and router advertisement (IPv6)".into(),
         guest_address: format!(
-            "{v4_guest}/{} and {}/{}, of each family that the pod has an address of",
+            "{v4_guest}/{} and {}/{}, of each family that the pod has an address of{}",
             v4.prefix_len(),
             second(v6.network().into()),
-            v6.prefix_len()
+            v6.prefix_len(),
+            match &interface.network.source {
+                NetworkSource::Pod {
+                    vm_network_cidr: Some(_),
+                    vm_ipv6_network_cidr: Some(_),
+                } => "",
+                _ => "; of another network where the pod's own has addresses of that one",
+            }
         ),
+        mac: own_mac::text(guest, interface),
         others_use: format!("the pod's addresses on {pod}"),
         ports: ports_text(&interface.ports),
         mtu: format!("that of {pod}, by DHCP option 26, router advertisement and virtio-net"),
@@ -202,12 +228,14 @@ mod tests {
                     gateway: "10.0.2.1".parse().unwrap(),
                     guest: "10.0.2.2".parse().unwrap(),
                     pod: "10.244.0.7".parse().unwrap(),
+                    resolver: None,
                 }),
                 v6: Some(FamilyPlan {
                     network: V6,
                     gateway: "fd10:0:2::1".parse().unwrap(),
                     guest: "fd10:0:2::2".parse().unwrap(),
                     pod: "fd00::7".parse().unwrap(),
+                    resolver: None,
                 }),
             }),
         }

@@ -12,9 +12,11 @@ mod cni_device;
 mod describe;
 mod down;
 mod explain;
+mod guest_networks;
 mod lease;
 mod managed_tap;
 mod masquerade;
+mod own_mac;
 mod passt;
 mod pci_slots;
 mod plugin;
@@ -139,7 +141,7 @@ impl Kind {
 }
 
 /// What every interface of the guest wants from the pod's namespace.
-pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> NetSpec {
+pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner, resolv: &Resolv) -> NetSpec {
     let nic = |interface: &Interface| match Kind::of(interface).device {
         Source::Wired { nic, .. } => Some(nic(guest, interface)),
         Source::Cni { .. } | Source::Vf { .. } | Source::Sidecar { .. } => None,
@@ -147,6 +149,8 @@ pub(crate) fn net_spec(guest: &GuestSpec, owner: Owner) -> NetSpec {
     NetSpec {
         nics: guest.interfaces.iter().filter_map(nic).collect(),
         owner,
+        peers: resolv.peers(),
+        resolvers: resolv.resolvers(),
     }
 }
 
@@ -206,6 +210,22 @@ pub(crate) fn devices(attachments: &[Attachment]) -> Vec<DeviceConfig> {
 pub(crate) fn notes(guest: &GuestSpec) -> Vec<String> {
     let notes = |interface: &Interface| (Kind::of(interface).notes)(guest, interface);
     guest.interfaces.iter().flat_map(notes).collect()
+}
+
+/// The pod's name servers that the guest is not told of, one line each.
+pub(crate) fn dns_notes(nics: &[GuestNic], resolv: &Resolv) -> Vec<String> {
+    nics.iter()
+        .flat_map(|nic| lease::dns_notes(nic, resolv))
+        .collect()
+}
+
+/// TCP ports that stay in the pod.
+fn kept_tcp(guest: &GuestSpec) -> Vec<u16> {
+    let mut all = crate::spec::pod_ports::kept(guest.istio);
+    let more = guest.keep_ports.iter().filter(|port| !all.contains(port));
+    let more: Vec<u16> = more.copied().collect();
+    all.extend(more);
+    all
 }
 
 fn no_notes(_: &GuestSpec, _: &Interface) -> Vec<String> {

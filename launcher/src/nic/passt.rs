@@ -15,7 +15,7 @@ use hawser_netsetup::{GuestNic, Handed, Nic, Passt, Wiring};
 use super::attachment::{Attachment, Device};
 use super::explain::{Explanation, Hop, ports_text};
 use super::lease::search_list;
-use super::{Context, Daemon, Kind, Source, tap};
+use super::{Context, Daemon, Kind, Source, own_mac, tap};
 use crate::daemons::passt::{Command, Frontend, forwards_all_text};
 use crate::may_migrate::MayMigrate;
 use crate::pod::networks::{PodInterface, pod_interface};
@@ -31,7 +31,7 @@ pub(super) static ROW: Kind = Kind {
     daemon: Some(Daemon::Passt),
     notes,
     may_migrate: |_, _, _| may_migrate(),
-    explain: |_, interface, _| explain(interface),
+    explain: |guest, interface, _| explain(guest, interface),
 };
 
 /// What this interface wants from the pod's namespace.
@@ -59,7 +59,15 @@ fn attach(context: &Context<'_>, interface: &Interface, nic: &GuestNic) -> Attac
     let search = search_list(guest, resolv);
     let command = |handed| {
         let (ports, hostname) = (&interface.ports, &guest.hostname);
-        Command::new(nic, handed, ports, guest.istio, hostname, resolv, &search)
+        Command::new(
+            nic,
+            handed,
+            ports,
+            super::kept_tcp(guest),
+            hostname,
+            resolv,
+            &search,
+        )
     };
     Attachment {
         device: Device::Net(NetConfig::vhost_user(nic, &Frontend::path(directory))),
@@ -93,13 +101,14 @@ fn may_migrate() -> MayMigrate {
 }
 
 /// What is asked about this interface.
-fn explain(interface: &Interface) -> Explanation {
+fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let pod = pod_interface(&interface.network);
     Explanation {
         interface: interface.name.clone(),
         binding: ROW.label(interface),
         ip_from: "passt, by its own DHCP, DHCPv6 and router advertisements, with what hawser reads from the pod".into(),
         guest_address: format!("that of {pod}, of each family; by SLAAC one more in its /64, which is seen inside the guest only"),
+        mac: own_mac::text(guest, interface),
         others_use: "the same address".into(),
         ports: if interface.ports == Ports::All {
             forwards_all_text()

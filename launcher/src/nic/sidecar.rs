@@ -5,15 +5,13 @@
 //! - From DHCP: nothing. The sidecar decides who gives the IP.
 //! - Migration: none, since the target's sidecar is not asked.
 
-use sha2::{Digest, Sha256};
-
 use super::attachment::{Attachment, Device};
 use super::explain::{Explanation, Hop};
 use super::plugin::{self, Registered};
-use super::{Kind, Source};
+use super::{Kind, Source, own_mac};
 use crate::may_migrate::MayMigrate;
 use crate::pod::networks::{PodInterface, pod_interface};
-use crate::spec::{GuestSpec, Interface, Mac};
+use crate::spec::{GuestSpec, Interface};
 use crate::vmm::config::NetConfig;
 
 pub(super) static ROW: Kind = Kind {
@@ -26,30 +24,17 @@ pub(super) static ROW: Kind = Kind {
     daemon: None,
     notes: super::no_notes,
     may_migrate: |_, interface, _| may_migrate(interface),
-    explain: |_, interface, _| explain(interface),
+    explain: |guest, interface, _| explain(guest, interface),
 };
 
 /// The NIC, before the sidecar has seen it.
 fn attach(guest: &GuestSpec, interface: &Interface) -> Attachment {
-    let mac = interface.mac.unwrap_or_else(|| own_mac(guest, interface));
+    let mac = own_mac::mac(guest, interface);
     Attachment {
         device: Device::Net(NetConfig::without_backend(&interface.name, mac)),
         server: None,
         passt: None,
     }
-}
-
-/// A locally administered address that is the same at every start, and in every pod that the guest is started in.
-fn own_mac(guest: &GuestSpec, interface: &Interface) -> Mac {
-    let named = format!("{}/{}/{}", guest.namespace, guest.name, interface.name);
-    let digest = Sha256::digest(named.as_bytes());
-    let mut mac = [0; 6];
-    mac.iter_mut()
-        .zip(digest)
-        .for_each(|(byte, random)| *byte = random);
-    let [first, ..] = &mut mac;
-    *first = *first & 0xfc | 0x02;
-    Mac(mac)
 }
 
 fn may_migrate(interface: &Interface) -> MayMigrate {
@@ -60,7 +45,7 @@ fn may_migrate(interface: &Interface) -> MayMigrate {
 }
 
 /// What is asked about this interface.
-fn explain(interface: &Interface) -> Explanation {
+fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
     let plugin = Registered::of(interface);
     let name = plugin.name;
     let decides = format!("the sidecar of plugin {name} decides");
@@ -73,6 +58,7 @@ fn explain(interface: &Interface) -> Explanation {
         binding: ROW.label(interface),
         ip_from: decides.clone(),
         guest_address: decides.clone(),
+        mac: own_mac::text(guest, interface) + ", unless the sidecar sets another",
         others_use: decides.clone(),
         ports: decides.clone(),
         mtu: decides,

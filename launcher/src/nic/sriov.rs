@@ -63,6 +63,7 @@ fn explain(interface: &Interface) -> Explanation {
         path: vec![Hop::new(&format!("VF of {}", interface.network.name), "VFIO")],
         ip_from: "a DHCP server or router of the VF's network; hawser does not serve a VF, and no CNI plugin can reach the guest".into(),
         guest_address: "the address that it gets there, or sets itself".into(),
+        mac: "the VF's, which the CNI plugin sets".into(),
         others_use: "the same address".into(),
         ports: "all: every frame is the guest's".into(),
         mtu: "that of the guest's driver, at most the physical function's".into(),

@@ -4,6 +4,7 @@ use hawser_dhcp::Lease;
 use hawser_netsetup::{GuestNic, Nic, Wiring, server_tap_name, tap_name};
 
 use super::attachment::{Attachment, Device, Server};
+use super::own_mac::own_mac;
 use crate::pod::networks::pod_interface;
 use crate::spec::{GuestSpec, Interface};
 use crate::vmm::config::NetConfig;
@@ -29,6 +30,7 @@ pub(super) fn nic(guest: &GuestSpec, interface: &Interface, wiring: Wiring) -> N
         pod_interface,
         queue_pairs: queue_pairs(guest),
         guest_mac: interface.mac,
+        made_mac: own_mac(guest, interface),
         wiring,
     }
 }

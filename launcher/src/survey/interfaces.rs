@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hawser_netsetup::{CniNic, Owner, interface_names};
+use hawser_netsetup::{CniNic, Interface as PodsInterface, Owner, interfaces};
 
 use super::namespace;
 use crate::error::Failure;
@@ -21,8 +21,9 @@ pub(crate) fn as_far_as_known(
     uid: u32,
 ) -> Result<(GuestSpec, Vec<CniNic>), Failure> {
     let networks = PodNetworks::await_file(network_status, Duration::ZERO).map_err(networks_unfit)?;
-    let named = |guest, there: &[String]| networks::named(guest, networks.as_ref(), there, pod_interface);
-    let here = named(guest.clone(), &interface_names());
+    let named =
+        |guest, there: &[PodsInterface]| networks::named(guest, networks.as_ref(), there, pod_interface);
+    let here = named(guest.clone(), &interfaces());
     // In no pod of the guest's, its interfaces have the names that they would have.
     let guest = here.or_else(|_| named(guest, &[])).map_err(networks_unfit)?;
     let owner = privileges::owner(uid).unwrap_or(Owner { uid, gid: uid });
@@ -43,12 +44,7 @@ pub(super) fn name_interfaces(
     let Some(networks) = networks.value() else {
         return (guest, Part::unknown());
     };
-    match networks::named(
-        guest.clone(),
-        networks.as_ref(),
-        &interface_names(),
-        pod_interface,
-    ) {
+    match networks::named(guest.clone(), networks.as_ref(), &interfaces(), pod_interface) {
         Ok(named) => (named, Part::silent(())),
         Err(error) => (guest, Part::bad(networks_unfit(error))),
     }

@@ -102,7 +102,8 @@ impl Survey<'_> {
         let (owner, user) = self.owner();
         let networks = self.networks();
         let (guest, named) = name_interfaces(guest, &networks);
-        let network = named.and_then(|()| namespace::network(&guest, user));
+        let resolv = resolv::read();
+        let network = named.and_then(|()| namespace::network(&guest, user, &resolv));
         Pod {
             certificates: self.certificates(),
             devices: match self.look {
@@ -110,7 +111,7 @@ impl Survey<'_> {
                 Look::Start { .. } | Look::Check => devices(&guest, user, &privileges::DEVICES),
             },
             wiring: match network.value() {
-                Some(network) if self.look != Look::Glance => namespace::wiring(&network.plan),
+                Some(network) if self.look != Look::Glance => namespace::wiring(&network.plan, self.look),
                 _ => Part::silent(()),
             },
             descriptors: match network.value() {
@@ -131,7 +132,7 @@ impl Survey<'_> {
             cloud_hypervisor: self.cloud_hypervisor(),
             state_dir: self.state_dir(),
             hooks: self.hooks(&guest),
-            resolv: resolv::read(),
+            resolv,
             guest,
             owner,
             networks,
@@ -156,10 +157,10 @@ impl Survey<'_> {
         let (guest, named) = name_interfaces(guest, &networks);
         let devices = devices(&guest, owner, &[privileges::TUN]);
         let named = networks.join(named, |_, ()| ());
-        let network = named.and_then(|()| namespace::network(&guest, owner));
+        let network = named.and_then(|()| namespace::network(&guest, owner, &resolv::read()));
         let notes = network.notes().map(str::to_owned).collect();
         let needs = match network.value() {
-            Some(network) => namespace::wiring(&network.plan),
+            Some(network) => namespace::wiring(&network.plan, self.look),
             None => Part::silent(()),
         };
         let all = devices

@@ -5,13 +5,16 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hawser_netsetup::{
-    CniDevice, CniNic, MacvtapError, NetSpec, Observed, Owner, Plan, Step, find_routers, observe,
-    open_macvtap,
+    CniDevice, CniNic, MacvtapError, NetSpec, Observed, Owner, Plan, Step, find_routers, interfaces,
+    missing_expressions, observe, open_macvtap,
 };
 
+use super::Look;
 use crate::error::{ExitCode, Failure};
 use crate::nic;
 use crate::pod::finding::{Finding, Part};
+use crate::pod::networks::primary_interface;
+use crate::pod::resolv::Resolv;
 use crate::privileges;
 use crate::spec::GuestSpec;
 
@@ -26,8 +29,8 @@ pub(crate) struct Network {
 pub(crate) type Descriptors = BTreeMap<String, Vec<OwnedFd>>;
 
 /// Reads the namespace and plans the wiring.
-pub(super) fn network(guest: &GuestSpec, owner: Owner) -> Part<Network> {
-    let net = nic::net_spec(guest, owner);
+pub(super) fn network(guest: &GuestSpec, owner: Owner, resolv: &Resolv) -> Part<Network> {
+    let net = nic::net_spec(guest, owner, resolv);
     let mut notes = Vec::new();
     let network = block_on(look(guest, &net, &mut notes));
     Part::or_bad(network).with_notes(notes)
@@ -72,7 +75,7 @@ pub(super) fn cni_devices(guest: &GuestSpec, owner: Owner) -> Vec<CniNic> {
 }
 
 /// What it takes to carry the plan out.
-pub(super) fn wiring(plan: &Plan) -> Part<()> {
+pub(super) fn wiring(plan: &Plan, look: Look) -> Part<()> {
     let mut part = Part::silent(());
     if plan.nics.is_empty() {
         return part;
@@ -80,10 +83,47 @@ pub(super) fn wiring(plan: &Plan) -> Part<()> {
     if plan.needs_net_admin() {
         part = part.with(net_admin());
     }
-    if plan.steps.iter().any(|step| matches!(step, Step::Ruleset { .. })) {
-        part = part.with(nft());
+    if let Some(rules) = ruleset(plan) {
+        part = part.with(match look {
+            Look::Check => loadable(rules).unwrap_or_else(nft),
+            // A start finds out when it loads them.
+            Look::Start { .. } | Look::Glance => nft(),
+        });
     }
     part
+}
+
+fn ruleset(plan: &Plan) -> Option<&serde_json::Value> {
+    plan.steps.iter().find_map(|step| match step {
+        Step::Ruleset { document } => Some(&**document),
+        _ => None,
+    })
+}
+
+/// Nothing where it cannot be tried, which is a finding of its own.
+fn loadable(rules: &serde_json::Value) -> Option<Finding> {
+    privileges::raise_net_admin().ok()?;
+    match missing_expressions(rules) {
+        Ok(missing) if missing.is_empty() => Some(Finding::Good("nft: the rule set can be loaded".into())),
+        Ok(missing) => Some(Finding::Bad(not_loadable(&missing))),
+        Err(_) => None,
+    }
+}
+
+/// What of the plan's rules this node cannot load, if that is what an error is about.
+pub(crate) fn why_not_loaded(plan: &Plan) -> Option<Failure> {
+    let missing = missing_expressions(ruleset(plan)?).ok()?;
+    (!missing.is_empty()).then(|| not_loadable(&missing))
+}
+
+fn not_loadable(missing: &[String]) -> Failure {
+    Failure::unfit(
+        format!(
+            "nft: this node's kernel cannot load hawser's rules: it lacks {}",
+            missing.join(", ")
+        ),
+        "load the kernel's modules for them on the node (nft_fib_inet, nft_fwd_netdev, nft_dup_netdev, nft_masq, nft_nat, nft_reject_inet, nft_limit, nft_ct), or choose another binding",
+    )
 }
 
 pub(super) fn net_admin() -> Finding {
@@ -146,9 +186,15 @@ pub(super) fn facts() -> Part<()> {
 }
 
 fn describe(observed: &Observed) -> Part<()> {
-    let Some(pod) = observed.link("eth0") else {
+    let there = interfaces();
+    let pod = primary_interface(&there).and_then(|name| observed.link(name));
+    let Some(pod) = pod else {
+        let names: Vec<_> = there.iter().map(|interface| interface.name.as_str()).collect();
         return Part::bad(Failure::unfit(
-            "eth0: the pod's network namespace has no such interface",
+            format!(
+                "eth0: the pod's network namespace has no such interface, nor one other with a default route, only {}",
+                names.join(", ")
+            ),
             "run in a pod with a network of its own, not in the host's",
         ));
     };
@@ -156,14 +202,15 @@ fn describe(observed: &Observed) -> Part<()> {
     let addresses: Vec<_> = v4.chain(pod.global_v6().map(|ip| ip.to_string())).collect();
     if addresses.is_empty() {
         return Part::bad(Failure::unfit(
-            "eth0: no global address",
+            format!("{}: no global address", pod.name),
             "check the configuration of the pod's CNI plugin",
         ));
     }
     let mut part = Part::silent(()).with(Finding::Good(format!(
-        "eth0: {}, MTU {}",
+        "{}: {}, MTU {}",
+        pod.name,
         addresses.join(", "),
-        pod.mtu
+        pod.usable_mtu()
     )));
     part = part.with(Finding::Good(
         "forwarding: IPv4 is switched on per interface over netlink".into(),

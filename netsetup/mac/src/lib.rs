@@ -13,6 +13,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
+    /// Whether one station can have it (IEEE 802, clause 8.2.2), and it is not the one that stands for none.
+    pub fn is_unicast(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 0 && self != Self::default()
+    }
+
     /// The link-local address that SLAAC makes of it: its modified EUI-64 below fe80::/64 (RFC 4291, appendix A).
     pub fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
@@ -108,6 +114,19 @@ mod tests {
         assert_eq!(json, "\"02:ab:00:00:00:ff\"");
         assert_eq!(serde_json::from_str::<Mac>(&json).unwrap(), MAC);
         assert!(serde_json::from_str::<Mac>("\"02:ab\"").is_err());
+    }
+
+    #[test]
+    fn neither_a_group_nor_nobody_is_a_station() {
+        for (text, expected) in [
+            ("02:ab:00:00:00:ff", true),
+            ("00:00:00:00:00:01", true),
+            ("00:00:00:00:00:00", false),
+            ("01:00:5e:00:00:01", false),
+            ("ff:ff:ff:ff:ff:ff", false),
+        ] {
+            assert_eq!(text.parse::<Mac>().unwrap().is_unicast(), expected, "{text}");
+        }
     }
 
     #[test]

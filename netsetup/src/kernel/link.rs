@@ -12,7 +12,7 @@ use rtnetlink::packet_route::link::{
     MacVlanMode,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 
 use crate::addressing::{Assigned, Route};
@@ -28,6 +28,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         up: message.header.flags.contains(LinkFlags::Up),
+        no_arp: message.header.flags.contains(LinkFlags::Noarp),
         ..Link::default()
     };
     for attribute in &message.attributes {
@@ -147,14 +148,17 @@ pub(super) fn routes(message: &RouteMessage) -> Vec<(u32, Route)> {
         destination: any.into(),
         gateway: None,
         metric: 0,
+        mtu: None,
         protocol: header.protocol.into(),
         link_local: None,
+        router_mac: None,
     };
     let mut hops = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(to) => destination = ip(to).unwrap_or(any),
             RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Metrics(metrics) => route.mtu = metrics.iter().find_map(mtu),
             RouteAttribute::MultiPath(several) => {
                 hops.extend(
                     several
@@ -173,6 +177,13 @@ pub(super) fn routes(message: &RouteMessage) -> Vec<(u32, Route)> {
     hops.into_iter()
         .map(|(index, gateway)| (index, Route { gateway, ..route }))
         .collect()
+}
+
+fn mtu(metric: &RouteMetric) -> Option<u32> {
+    match metric {
+        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+        _ => None,
+    }
 }
 
 /// Of a unicast route in another table than the main one and the kernel's own: the table, and the interfaces.

@@ -2,10 +2,12 @@
 
 mod bridge;
 mod connections;
+mod interfaces;
 mod link;
 mod macvtap;
 mod netlink;
 mod nft;
+mod nft_trial;
 mod router;
 mod sysctl;
 mod tap;
@@ -20,8 +22,10 @@ use crate::spec::{NetSpec, Wiring};
 use crate::step::Step;
 use crate::undo::Undo;
 
+pub use interfaces::{Interface, interfaces};
 pub use macvtap::{MacvtapError, open_macvtap};
 pub use nft::{Nft, allow_resets, drop_resets};
+pub use nft_trial::missing_expressions;
 pub use tap::open_tap;
 
 /// The kernel of this process's network namespace, over one rtnetlink socket.
@@ -61,9 +65,14 @@ pub async fn observe() -> Result<Observed, Error> {
         .await
         .map_err(at("addresses"))?;
     netlink.read_routes(&mut links).await.map_err(at("routes"))?;
+    netlink
+        .read_permanent_neighbours(&mut links)
+        .await
+        .map_err(at("neighbours"))?;
     for link in &mut links {
         link.accept_ra = sysctl::read(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
     }
+    let (connections, listeners) = connections::read();
     Ok(Observed {
         links,
         ipv6_forwarding: sysctl::read(IPV6_FORWARDING),
@@ -71,19 +80,9 @@ pub async fn observe() -> Result<Observed, Error> {
             .is_some_and(|sysctl| sysctl.value == "1"),
         ping_group_range: sysctl::read(PING_GROUP_RANGE),
         unprivileged_port_start: sysctl::read(UNPRIVILEGED_PORT_START),
-        connections: connections::read(),
+        connections,
+        listeners,
     })
-}
-
-/// The names of all interfaces, without anything else about them. Needs no privilege and changes nothing.
-pub fn interface_names() -> Vec<String> {
-    let names = nix::net::if_::if_nameindex();
-    let names = names.map(|all| {
-        all.iter()
-            .map(|one| one.name().to_string_lossy().into_owned())
-            .collect()
-    });
-    names.unwrap_or_default()
 }
 
 /// Finds out the link-local addresses of the routers of the interfaces that are to be bridged

@@ -23,8 +23,12 @@ impl Nft {
     /// # Errors
     /// When there is no `nft` to be run.
     pub fn start() -> Result<Self, StepFailure> {
+        Self::start_with(&["-j", "-f", "-"])
+    }
+
+    fn start_with(arguments: &[&str]) -> Result<Self, StepFailure> {
         let child = Command::new("nft")
-            .args(["-j", "-f", "-"])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -82,6 +86,11 @@ pub(super) fn replace(nft: Option<Nft>, document: &serde_json::Value) -> Result<
 
 pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
     Nft::start()?.run(document)
+}
+
+/// Has the kernel go through `document` without keeping anything of it.
+pub(super) fn check(document: &serde_json::Value) -> Result<(), StepFailure> {
+    Nft::start_with(&["-c", "-j", "-f", "-"])?.run(document)
 }
 
 /// Makes the pod's kernel send no resets for connections that it does not know: they continue in another pod with the same

@@ -1,4 +1,4 @@
-//! The link-local address of a router that is known by a global one.
+//! The link-local address of a router that is known by a global one; and neighbours that are never asked.
 //!
 //! A CNI plugin's IPv6 default route is usually by a global address of the node, and the one thing that gives a guest
 //! a default route, a router advertisement, can only name a link-local address. Most routers have the one that
@@ -11,7 +11,9 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use hawser_mac::Mac;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use tokio::time::{Instant, sleep};
 
 use super::netlink::{Netlink, failure};
@@ -27,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 const DISCARD: u16 = 9;
 
 impl Netlink {
-    /// Fills in [`Route::link_local`] of the link's default routes where it can be found.
+    /// Fills in [`Route::link_local`] and [`Route::router_mac`] of the link's default routes where it can be found.
     pub(super) async fn find_routers(&self, link: &mut Link) -> Result<(), StepFailure> {
         let index = link.index;
         for route in link.routes.iter_mut().filter(|route| wants_router(route)) {
@@ -37,6 +39,36 @@ impl Netlink {
                 let candidate = mac.link_local();
                 let owner = self.look_up(index, candidate).await?;
                 route.link_local = (owner == Some(mac)).then_some(candidate);
+                route.router_mac = Some(mac);
+            }
+        }
+        Ok(())
+    }
+
+    /// IPv4 neighbours that were set, not found by asking.
+    pub(super) async fn read_permanent_neighbours(&self, links: &mut [Link]) -> Result<(), StepFailure> {
+        let neighbours: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
+            .set_address_family(AddressFamily::Inet)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(failure("list neighbours"))?;
+        let permanent = neighbours
+            .iter()
+            .filter(|neighbour| neighbour.header.state == NeighbourState::Permanent);
+        for neighbour in permanent {
+            let link = links
+                .iter_mut()
+                .find(|link| link.index == neighbour.header.ifindex);
+            let ip = neighbour.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(*ip),
+                _ => None,
+            });
+            if let (Some(link), Some(ip)) = (link, ip) {
+                link.permanent_neighbours.push(ip);
             }
         }
         Ok(())

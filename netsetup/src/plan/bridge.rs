@@ -10,13 +10,14 @@
 
 mod bridged_lease;
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hawser_mac::Mac;
+use ipnet::Ipv4Net;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::guest_nic::{Bridged, GuestNic, Joined, Router6};
+use crate::guest_nic::{Bridged, BridgedV4, GuestNic, Joined, Router6};
 use crate::observed::{Link, Observed};
 use crate::spec::{GATEWAY_MAC, Nic, Wiring, bridge_name};
 use crate::step::{BridgeStep, PortStep, Step};
@@ -40,8 +41,14 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
         });
     }
     let pods = link
-        .mac
+        .usable_mac()
         .ok_or_else(|| unfit("it has no MAC, so it cannot be a bridge port: choose another binding"))?;
+    if link.no_arp {
+        return Err(unfit(
+            "nothing on it answers ARP or neighbor solicitations (NOARP), so the guest would find no router there: choose \
+             another binding, such as masquerade",
+        ));
+    }
     let guest_mac = nic.guest_mac.unwrap_or(pods);
     let mac = own_mac(pods);
     if guest_mac == GATEWAY_MAC || guest_mac == mac {
@@ -55,6 +62,13 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
              CNI plugin to create it with the guest's MAC or in mode passthru",
         ));
     }
+    if guest_mac != pods {
+        notes.push(format!(
+            "{}: the guest has the MAC {guest_mac}, and {} has {pods}: many networks of pods deliver only what is for the pod's own \
+             MAC: omit macAddress, or have the CNI plugin set it on the interface",
+            nic.name, link.name
+        ));
+    }
     let (v4, v6) = match nic.wiring {
         Wiring::ManagedTap => (None, None),
         _ => (
@@ -62,12 +76,18 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
             bridged_lease::v6(nic, link, remembered(nic, observed), notes),
         ),
     };
+    if let Some(router) = v4.as_ref().and_then(|v4| unasked_router(v4, link)) {
+        return Err(unfit(&format!(
+            "its gateway {router} is a permanent neighbor outside of its subnet, so that nobody has to answer a guest that asks for \
+             the gateway's MAC: choose another binding, such as masquerade"
+        )));
+    }
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
         queue_pairs: nic.queue_pairs,
         guest_mac,
-        mtu: link.mtu,
+        mtu: link.usable_mtu(),
         joined: Joined::Bridge(Bridged {
             tap: nic.tap.clone(),
             server_tap: nic.server_tap.clone(),
@@ -80,6 +100,14 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
     })
 }
 
+/// A gateway that the pod was told the MAC of, where that is how it reaches it: AWS's and Azure's plugins do so, and nothing on the
+/// node answers ARP for it.
+fn unasked_router(v4: &BridgedV4, link: &Link) -> Option<Ipv4Addr> {
+    let router = v4.router?;
+    let subnet = Ipv4Net::new(v4.address, v4.prefix_len).ok()?;
+    (!subnet.contains(&router) && link.permanent_neighbours.contains(&router)).then_some(router)
+}
+
 /// Where the first start found the guest's IPv6 default route to come from. A port hears no router advertisements and
 /// cannot ask for its neighbours, so this cannot be found out again.
 fn remembered(nic: &Nic, observed: &Observed) -> Option<Router6> {
@@ -90,7 +118,10 @@ fn remembered(nic: &Nic, observed: &Observed) -> Option<Router6> {
     match alias.strip_prefix(BRIDGE)? {
         "advertises" => Some(Router6::Advertises),
         "unknown" => Some(Router6::Unknown),
-        router => router.parse::<Ipv6Addr>().ok().map(Router6::Silent),
+        router => {
+            let link_local = router.parse::<Ipv6Addr>().ok().map(Router6::Silent);
+            link_local.or_else(|| router.parse().ok().map(Router6::By))
+        }
     }
 }
 
@@ -100,6 +131,7 @@ fn alias(bridged: &Bridged) -> String {
         Router6::Advertises => format!("{BRIDGE}advertises"),
         Router6::Unknown => format!("{BRIDGE}unknown"),
         Router6::Silent(router) => format!("{BRIDGE}{router}"),
+        Router6::By(mac) => format!("{BRIDGE}{mac}"),
     }
 }
 

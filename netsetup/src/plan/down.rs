@@ -23,16 +23,12 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed) -> Result<GuestNic, Erro
                 .into(),
         });
     }
-    let guest_mac = nic
-        .guest_mac
-        .or(link.mac)
-        .ok_or_else(|| unfit("the interface has no MAC that the guest could use: set macAddress"))?;
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
         queue_pairs: nic.queue_pairs,
-        guest_mac,
-        mtu: link.mtu,
+        guest_mac: nic.guest_mac.unwrap_or(nic.made_mac),
+        mtu: link.usable_mtu(),
         joined: Joined::Down { tap: nic.tap.clone() },
     })
 }

@@ -1,18 +1,17 @@
 //! The plan of a masqueraded NIC: which families the guest can have, and with which addresses.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
-
-use super::{IPV6_MIN_MTU, bridge};
+use super::{IPV6_MIN_MTU, bridge, guest_network};
 use crate::error::Error;
-use crate::guest_nic::{FamilyPlan, GuestNic, Joined, Masqueraded};
+use crate::guest_nic::{FamilyPlan, GuestNic, Joined, Masqueraded, Resolver};
 use crate::observed::{Link, Observed};
-use crate::spec::{Masquerade, Nic};
+use crate::spec::{Masquerade, NetSpec, Nic, Protocol};
 
 pub(super) fn guest_nic(
     nic: &Nic,
     wanted: &Masquerade,
+    spec: &NetSpec,
     observed: &Observed,
     notes: &mut Vec<String>,
 ) -> Result<GuestNic, Error> {
@@ -29,27 +28,39 @@ pub(super) fn guest_nic(
             why: "hawser bridged it at an earlier start in this pod, and masquerade needs an interface outside of a bridge: start in a fresh pod".into(),
         });
     }
-    refuse_overlap(nic, wanted, observed)?;
+    let v4_network = guest_network::choose_v4(nic, wanted, observed, &spec.peers, notes)?;
+    let v6_network = guest_network::choose_v6(nic, wanted, observed, &spec.peers, notes)?;
     let v4 = pod.global_v4().next().map(|address| {
-        let first = u32::from(wanted.v4.network());
+        let first = u32::from(v4_network.network());
         FamilyPlan {
-            network: wanted.v4.trunc(),
+            network: v4_network.trunc(),
             gateway: Ipv4Addr::from(first.saturating_add(1)),
             guest: Ipv4Addr::from(first.saturating_add(2)),
             pod: address,
+            resolver: spec.resolvers.iter().find_map(|ip| match ip {
+                IpAddr::V4(address) => Some(resolver(*address, observed)),
+                IpAddr::V6(_) => None,
+            }),
         }
     });
     let v6 = match (pod.global_v6().next(), ipv6_obstacle(pod, observed)) {
         (Some(address), None) => {
-            let first = u128::from(wanted.v6.network());
+            let first = u128::from(v6_network.network());
             Some(FamilyPlan {
-                network: wanted.v6.trunc(),
+                network: v6_network.trunc(),
                 gateway: Ipv6Addr::from(first.saturating_add(1)),
                 guest: Ipv6Addr::from(first.saturating_add(2)),
                 pod: address,
+                resolver: spec.resolvers.iter().find_map(|ip| match ip {
+                    IpAddr::V6(address) => Some(resolver(*address, observed)),
+                    IpAddr::V4(_) => None,
+                }),
             })
         }
         (Some(_), Some(obstacle)) if wanted.v6_required => return Err(unfit(obstacle)),
+        (Some(_), Some(obstacle)) if v4.is_none() => {
+            return Err(unfit(format!("the pod has IPv6 only, and {obstacle}")));
+        }
         (Some(_), Some(obstacle)) => {
             notes.push(format!("{}: the guest has no IPv6: {obstacle}", nic.name));
             None
@@ -68,17 +79,12 @@ pub(super) fn guest_nic(
             "the interface has no address that masquerade can use: the pod needs a global IPv4 or IPv6 address on it".into(),
         ));
     }
-    let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
-        return Err(unfit(
-            "the interface has no MAC that the guest could use: set macAddress".into(),
-        ));
-    };
     Ok(GuestNic {
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
         queue_pairs: nic.queue_pairs,
-        guest_mac,
-        mtu: pod.mtu,
+        guest_mac: nic.guest_mac.unwrap_or(nic.made_mac),
+        mtu: pod.usable_mtu(),
         joined: Joined::Masquerade(Masqueraded {
             tap: nic.tap.clone(),
             server_tap: nic.server_tap.clone(),
@@ -90,10 +96,11 @@ pub(super) fn guest_nic(
 
 /// Why the guest cannot have IPv6 although the pod has it.
 fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
-    if pod.mtu < IPV6_MIN_MTU {
+    let mtu = pod.usable_mtu();
+    if mtu < IPV6_MIN_MTU {
         return Some(format!(
-            "the MTU of {} is {}, but IPv6 requires at least {IPV6_MIN_MTU}",
-            pod.name, pod.mtu
+            "the MTU of {} is {mtu}, but IPv6 requires at least {IPV6_MIN_MTU}",
+            pod.name
         ));
     }
     if observed.ipv6_disabled_by_default {
@@ -113,30 +120,25 @@ fn ipv6_obstacle(pod: &Link, observed: &Observed) -> Option<String> {
     }
 }
 
-/// If the guest network contained the pod's neighbours, the pod could not reach them.
-fn refuse_overlap(nic: &Nic, wanted: &Masquerade, observed: &Observed) -> Result<(), Error> {
-    for link in observed
-        .links
-        .iter()
-        .filter(|link| link.name != nic.tap && link.name != "lo")
-    {
-        for address in &link.addresses {
-            let Ok(used) = IpNet::new(address.ip, address.prefix_len) else {
-                continue;
-            };
-            let (guest, field) = match used {
-                IpNet::V4(_) => (IpNet::V4(wanted.v4), "vmNetworkCIDR"),
-                IpNet::V6(_) => (IpNet::V6(wanted.v6), "vmIPv6NetworkCIDR"),
-            };
-            if guest.contains(&used) || used.contains(&guest) {
-                return Err(Error::Unfit {
-                    object: link.name.clone(),
-                    why: format!(
-                        "its address {used} overlaps the guest network {guest}: set a different one in {field}"
-                    ),
-                });
-            }
+/// Where a name server on the pod's loopback takes requests. Docker's has no socket at its port 53: rules in its container lead
+/// there, and only from processes of the container.
+fn resolver<A: Copy + Into<IpAddr>>(address: A, observed: &Observed) -> Resolver<A> {
+    const DOMAIN: u16 = 53;
+    let ip: IpAddr = address.into();
+    let port = |protocol: Protocol| {
+        let sockets = observed.listeners.iter();
+        let ports: Vec<u16> = sockets
+            .filter(|socket| socket.protocol == protocol && socket.local.ip() == ip)
+            .map(|socket| socket.local.port())
+            .collect();
+        match ports.as_slice() {
+            [only] => *only,
+            _ => DOMAIN,
         }
+    };
+    Resolver {
+        address,
+        udp: port(Protocol::Udp),
+        tcp: port(Protocol::Tcp),
     }
-    Ok(())
 }

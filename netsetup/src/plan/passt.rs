@@ -38,11 +38,6 @@ pub(super) fn guest_nic(
             "the interface has no address that passt can use: the pod needs a global IPv4 or IPv6 address on it",
         ));
     }
-    let Some(guest_mac) = nic.guest_mac.or(pod.mac) else {
-        return Err(unfit(
-            "the interface has no MAC that the guest could use: set macAddress",
-        ));
-    };
     check_ports(wanted, observed.unprivileged_port_start.as_ref(), nic, notes)?;
     if !pings(observed.ping_group_range.as_ref(), owner) {
         notes.push(format!(
@@ -56,8 +51,8 @@ pub(super) fn guest_nic(
         name: nic.name.clone(),
         pod_interface: nic.pod_interface.clone(),
         queue_pairs: nic.queue_pairs,
-        guest_mac,
-        mtu: pod.mtu,
+        guest_mac: nic.guest_mac.unwrap_or(nic.made_mac),
+        mtu: pod.usable_mtu(),
         joined: Joined::Passt(handed),
     })
 }

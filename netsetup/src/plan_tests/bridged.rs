@@ -12,7 +12,7 @@ fn bridged() -> NetSpec {
 }
 
 /// A pod with these addresses and routes on `eth0`: ADDRESS[,p=PEER][,n] (n: behind a gateway) and DESTINATION[,g=GATEWAY][,m=METRIC]
-/// [,p=PROTOCOL][,l=LINK-LOCAL].
+/// [,u=MTU][,p=PROTOCOL][,l=LINK-LOCAL][,a=MAC].
 fn with(addresses: &str, routes: &str) -> Observed {
     let mut pod = pod();
     let link = eth0(&mut pod);
@@ -39,14 +39,18 @@ fn route(word: &str) -> Route {
         destination: parts.next().unwrap().parse().unwrap(),
         gateway: None,
         metric: 0,
+        mtu: None,
         protocol: 3,
         link_local: None,
+        router_mac: None,
     };
     for part in parts {
         match part.split_once('=').unwrap() {
             ("g", gateway) => route.gateway = Some(gateway.parse().unwrap()),
+            ("u", mtu) => route.mtu = Some(mtu.parse().unwrap()),
             ("m", metric) => route.metric = metric.parse().unwrap(),
             ("p", protocol) => route.protocol = protocol.parse().unwrap(),
+            ("a", mac) => route.router_mac = Some(mac.parse().unwrap()),
             ("l", router) => route.link_local = Some(router.parse().unwrap()),
             other => panic!("{other:?}"),
         }
@@ -143,10 +147,15 @@ fn the_default_route_of_ipv6_is_from_whoever_can_be_named() {
     assert_eq!(router("::/0,g=fe80::99,p=9"), (Router6::Advertises, vec![]));
     assert_eq!(router(""), (Router6::Unknown, vec![]));
     assert_eq!(router("::/0,g=2001:db8::1,l=fe80::99"), (silent, vec![]));
+    let by_mac = Router6::By(Mac([2, 0, 0, 0, 0, 0x99]));
+    assert_eq!(router("::/0,g=2001:db8::1,a=02:00:00:00:00:99"), (by_mac, vec![]));
     let (unknown, notes) = router("::/0,g=2001:db8::1");
     assert_eq!(unknown, Router6::Unknown);
     assert!(
-        notes[0].starts_with("default: the guest has no IPv6 default route: the pod's router is 2001:db8::1")
+        notes[0].starts_with(
+            "default: the guest has no IPv6 default route: the pod's router 2001:db8::1 did not answer"
+        ),
+        "{notes:?}"
     );
 }
 
@@ -236,13 +245,23 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
         Plan::new(&spec, &pod).unwrap_err().to_string()
     };
     assert!(refused(&|_, pod| pod.links.push(kubevirts.clone())).contains("KubeVirt's node agent"));
-    let cases: [(&str, Change, &str); 6] = [
+    let cases: [(&str, Change, &str); 8] = [
         (
             "no such interface",
             |_, pod| pod.links.truncate(1),
             "eth0: the pod's network namespace has no such interface",
         ),
         ("no MAC", |_, pod| eth0(pod).mac = None, "eth0: it has no MAC"),
+        (
+            "a MAC that stands for none",
+            |_, pod| eth0(pod).mac = Some(Mac::default()),
+            "eth0: it has no MAC",
+        ),
+        (
+            "a link without neighbors",
+            |_, pod| eth0(pod).no_arp = true,
+            "eth0: nothing on it answers ARP or neighbor solicitations (NOARP)",
+        ),
         (
             "the TAP's MAC",
             |spec, _| spec.nics[0].guest_mac = Some(Mac([2, 0, 0, 0, 0, 0])),
@@ -300,6 +319,10 @@ fn a_later_start_knows_the_router_that_the_first_found() {
         (
             "::/0,g=2001:db8::1,l=fe80::99",
             Router6::Silent("fe80::99".parse().unwrap()),
+        ),
+        (
+            "::/0,g=2001:db8::1,a=02:00:00:00:00:99",
+            Router6::By(Mac([2, 0, 0, 0, 0, 0x99])),
         ),
         ("", Router6::Unknown),
     ] {

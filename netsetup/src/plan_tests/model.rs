@@ -217,7 +217,7 @@ prop_compose! {
     ) -> NetSpec {
         let mut spec = spec();
         let (v4, v6) = (v4.parse().unwrap(), v6.parse().unwrap());
-        *masquerade(&mut spec) = Masquerade { v4, v6, v6_required, ports, kept_tcp: vec![49152], istio };
+        *masquerade(&mut spec) = Masquerade { v4, v6, v4_else: Vec::new(), v6_else: Vec::new(), v6_required, ports, kept_tcp: vec![49152], istio };
         spec.nics[0].queue_pairs = queue_pairs;
         spec.nics[0].guest_mac = guest_mac.map(Mac);
         spec.owner = Owner { uid: id, gid: id };

@@ -7,6 +7,8 @@
 use super::nft_expr::*;
 use super::over_rate;
 use crate::guest_nic::{Bridged, GuestNic, Router6};
+use std::net::Ipv6Addr;
+
 use nftables::expr::MetaKey;
 use nftables::types::NfFamily;
 
@@ -83,10 +85,47 @@ pub(super) fn guest_frames(objects: &mut Objects, nic: &GuestNic, bridged: &Brid
         // The network's own router has to answer too where the default route is from it.
         let verdict = match v6.router {
             Router6::Advertises => copy_to(&bridged.server_tap),
-            Router6::Silent(_) | Router6::Unknown => forward_to(&bridged.server_tap),
+            Router6::Silent(_) | Router6::By(_) | Router6::Unknown => forward_to(&bridged.server_tap),
         };
         take(vec![solicitation], verdict);
+        if matches!(v6.router, Router6::By(_)) {
+            let mut who_has = vec![equal(payload("icmpv6", "type"), text("nd-neighbor-solicit"))];
+            who_has.extend(is_target(bridged.mac.link_local()));
+            take(who_has, forward_to(&bridged.server_tap));
+        }
     }
+    by_router(objects, nic, bridged);
+}
+
+/// What the guest sends by the router that hawser stands for goes to the router itself.
+fn by_router(objects: &mut Objects, nic: &GuestNic, bridged: &Bridged) {
+    let router = match &bridged.v6 {
+        Some(v6) => v6.router,
+        None => return,
+    };
+    if let Router6::By(router) = router {
+        let expr = vec![
+            equal(payload("ether", "saddr"), mac(nic.guest_mac)),
+            equal(payload("ether", "daddr"), mac(bridged.mac)),
+            equal(payload("ether", "type"), text("ip6")),
+            set_field(payload("ether", "daddr"), mac(router)),
+        ];
+        objects.rule(NfFamily::NetDev, &format!("from-{}", bridged.tap), expr);
+    }
+}
+
+/// Whether a neighbor solicitation asks for this address (RFC 4861, section 4.3). nft knows the field by name since 1.0.8.
+fn is_target(address: Ipv6Addr) -> Vec<Stmt> {
+    const TARGET: u32 = 64;
+    let words = address.octets();
+    let word = |(at, bytes): (u32, &[u8])| {
+        let [a, b, c, d] = bytes.try_into().unwrap_or_default();
+        equal(
+            at_transport(TARGET + 32 * at, 32),
+            Expr::Number(u32::from_be_bytes([a, b, c, d])),
+        )
+    };
+    (0..).zip(words.chunks(4)).map(word).collect()
 }
 
 /// What the server wrote to its helper goes to the guest. After a migration it also announces, in the guest's name, where

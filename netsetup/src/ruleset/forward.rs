@@ -47,6 +47,16 @@ fn guest(objects: &mut Objects, nic: &Masqueraded) {
     let to = || equal(meta(MetaKey::Oifname), text(&nic.tap));
     // Nobody else is on the guest's network. The kernel would ask for each address of it, and keep that in its table of
     // neighbours, which is one for the whole node.
+    // But the guest itself, when it connects to the pod's address.
+    for destination in destinations(nic) {
+        rule(vec![
+            from(),
+            to(),
+            equal(payload(destination.protocol, "saddr"), destination.guest),
+            is_in(ct("status"), text("dnat")),
+            Statement::Accept(None),
+        ]);
+    }
     rule(vec![from(), to(), DROP]);
     // What belongs to no connection is not translated, and would leave by the guest's own address. So would the end of
     // a connection that was opened in another pod, after a migration.

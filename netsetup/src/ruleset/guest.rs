@@ -113,12 +113,19 @@ pub(super) fn server_frames(objects: &mut Objects, nic: &Masqueraded) {
 /// The second line's base chain for packets that no rule has looked at yet; the other is `input`.
 pub(super) fn chains(objects: &mut Objects) {
     objects.base_chain("guard", NfChainType::Filter, NfHook::Prerouting, RAW);
+    objects.base_chain("to-guest", NfChainType::Filter, NfHook::Output, 0);
 }
 
 /// The second line: no addresses but the guest's, and nothing of the pod's own but what the binding offers.
 pub(super) fn second_line(objects: &mut Objects, nic: &Masqueraded) {
     let from = || equal(meta(MetaKey::Iifname), text(&nic.tap));
     let family = |name: &str| equal(meta(MetaKey::Nfproto), text(name));
+    // A connection of the guest's to the pod's address leaves by where it came, and the kernel would point out a shorter way.
+    for (protocol, redirect) in [("icmp", "redirect"), ("icmpv6", "nd-redirect")] {
+        let to = equal(meta(MetaKey::Oifname), text(&nic.tap));
+        let redirects = equal(payload(protocol, "type"), text(redirect));
+        objects.rule(NfFamily::INet, "to-guest", vec![to, redirects, DROP]);
+    }
     let mut guard = |expr: Vec<Stmt>| {
         let expr = std::iter::once(from()).chain(expr).chain([DROP]).collect();
         objects.rule(NfFamily::INet, "guard", expr);

@@ -81,6 +81,12 @@ pub(super) fn translate(
     }
     from_outside.push(jump(&inbound));
     rule("prerouting", from_outside);
+    let from_guest = || equal(meta(MetaKey::Iifname), text(&nic.tap));
+    for destination in destinations(nic) {
+        // The guest's own connections to the pod's address come back to it.
+        let to_pod = equal(payload(destination.protocol, "daddr"), destination.pod.clone());
+        rule("prerouting", vec![from_guest(), to_pod, jump(&inbound)]);
+    }
 
     for destination in destinations(nic) {
         let mut inside = vec![destination.loopback.clone()];
@@ -99,6 +105,10 @@ pub(super) fn translate(
             destination.loopback_sources.clone(),
         );
         rule("postrouting", vec![leaves, from_loopback, destination.snat()]);
+        // Or the guest would answer itself, and not by way of the translation.
+        let from_itself = equal(payload(destination.protocol, "saddr"), destination.guest.clone());
+        let leaves = equal(meta(MetaKey::Oifname), text(&nic.tap));
+        rule("postrouting", vec![leaves, from_itself, destination.snat()]);
         let from_guest = equal(payload(destination.protocol, "saddr"), destination.guest.clone());
         let elsewhere = not_equal(meta(MetaKey::Oifname), text(&nic.tap));
         rule(

@@ -680,7 +680,7 @@ fn whatever_a_guest_sends_reaches_nothing_that_is_not_listed() {
     });
 }
 
-/// Behind hawser's chains, by their priorities.
+/// Behind hawser's chains, by their priorities. What the guest sends to the pod's address comes back to it.
 const WATCH: &str = "
 table inet watch {
     chain input {
@@ -696,6 +696,8 @@ table inet watch {
         iifname != \"tap0\" accept
         oifname \"eth0\" ip saddr 10.0.2.2 accept
         oifname \"eth0\" ip6 saddr fd10:0:2::2 accept
+        oifname \"tap0\" ct status dnat ip saddr 10.0.2.2 ip daddr 10.0.2.2 accept
+        oifname \"tap0\" ct status dnat ip6 saddr fd10:0:2::2 ip6 daddr fd10:0:2::2 accept
         counter
     }
 }

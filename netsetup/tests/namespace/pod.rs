@@ -144,9 +144,12 @@ pub(crate) fn spec() -> NetSpec {
             server_tap: "srv0".into(),
             queue_pairs: 1,
             guest_mac: Some(Mac(GUEST_MAC)),
+            made_mac: Mac([0x02, 0x5e, 0, 0, 0, 1]),
             wiring: Wiring::Masquerade(Masquerade {
                 v4: "10.0.2.0/24".parse().unwrap(),
                 v6: "fd10:0:2::/120".parse().unwrap(),
+                v4_else: Vec::new(),
+                v6_else: Vec::new(),
                 v6_required: false,
                 ports: Ports::All,
                 kept_tcp: KEPT_TCP.to_vec(),
@@ -154,6 +157,8 @@ pub(crate) fn spec() -> NetSpec {
             }),
         }],
         owner: OWNER,
+        peers: Vec::new(),
+        resolvers: Vec::new(),
     }
 }
 

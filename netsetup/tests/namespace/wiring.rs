@@ -230,17 +230,31 @@ fn another_spec_in_the_same_namespace_leaves_nothing_of_the_first() {
 #[test]
 #[ignore = "needs root: cargo test -- --include-ignored"]
 fn what_is_not_ours_is_refused_untouched() {
-    for foreign in [
-        "ip tuntap add tap0 mode tap",
-        "ip link add srv0 type bridge",
-        "ip link add k6t-eth0 type bridge",
-    ] {
+    in_pod(async move |pod| {
+        let _pod = pod.with_eth0();
+        run("ip link add k6t-eth0 type bridge");
+        let before = everything();
+        let refusal = Plan::new(&spec(), &observed().await).unwrap_err();
+        assert!(matches!(refusal, Error::NotOurs { .. }), "{refusal:?}");
+        assert_eq!(difference(&before, &everything()), [""; 0]);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo test -- --include-ignored"]
+fn a_name_that_is_taken_is_left_to_its_owner() {
+    for foreign in ["ip tuntap add tap0 mode tap", "ip link add srv0 type bridge"] {
         in_pod(async move |pod| {
-            let _pod = pod.with_eth0();
+            let pod = pod.with_eth0();
             run(foreign);
             let before = everything();
-            let refusal = Plan::new(&spec(), &observed().await).unwrap_err();
-            assert!(matches!(refusal, Error::NotOurs { .. }), "{refusal:?}");
+            let (plan, journal) = pod.wire(&spec()).await;
+            assert!(
+                !["tap0", "srv0"].contains(&plan.nics[0].tap().unwrap()),
+                "{:?}",
+                plan.nics
+            );
+            pod.undo(&journal).await;
             assert_eq!(difference(&before, &everything()), [""; 0]);
         });
     }

@@ -31,6 +31,8 @@ pub struct GuestSpec {
     pub uid: Option<String>,
     /// Whether an Istio sidecar shares the pod (`sidecar.istio.io/inject: "true"`: the label, else the annotation).
     pub istio: bool,
+    /// TCP ports that stay in the pod besides [`crate::pod_ports`]' (annotation `hawser.dev/keep-ports`, or Linkerd's).
+    pub keep_ports: Vec<u16>,
     /// Whether a guest on a bridge to the pod network may migrate although its address changes (annotation
     /// `kubevirt.io/allow-pod-bridge-network-live-migration`, whatever its value, as in KubeVirt).
     pub pod_bridge_may_migrate: bool,

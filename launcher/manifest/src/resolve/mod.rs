@@ -13,6 +13,7 @@ mod disks;
 mod firmware;
 mod interfaces;
 mod limits;
+mod mesh;
 mod names;
 mod networks;
 mod one_of;
@@ -33,8 +34,6 @@ use crate::v1::PageSize;
 
 use amounts::{amount, resource};
 
-/// A label or an annotation. Istio's injector goes by the label where there is one, and KubeVirt's masquerade too.
-const ISTIO_INJECTION: &str = "sidecar.istio.io/inject";
 const POD_BRIDGE_MIGRATION_ANNOTATION: &str = "kubevirt.io/allow-pod-bridge-network-live-migration";
 /// More than KVM takes on common kernels; catches slips such as cores for megahertz.
 const MAX_VCPUS: u32 = 1024;
@@ -79,6 +78,7 @@ pub(crate) fn resolve(
         namespace,
         uid,
         istio,
+        keep_ports,
         pod_bridge_may_migrate,
     } = names?;
     let topology = topology?;
@@ -88,6 +88,7 @@ pub(crate) fn resolve(
         namespace,
         uid,
         istio,
+        keep_ports,
         pod_bridge_may_migrate,
         subdomain,
         vcpus: vcpus(topology)?,
@@ -130,6 +131,7 @@ struct Names {
     namespace: String,
     uid: Option<String>,
     istio: bool,
+    keep_ports: Vec<u16>,
     pod_bridge_may_migrate: bool,
 }
 
@@ -138,15 +140,13 @@ fn names(metadata: &v1::Metadata, report: &mut Report) -> Option<Names> {
     if metadata.name.as_deref() == Some("") {
         report.refuse(FieldPath::of("metadata.name"), "required");
     }
+    let mesh = mesh::resolve(metadata, report);
     Some(Names {
         name: object_name(metadata.name.as_deref(), report)?,
         namespace: namespace.unwrap_or_else(|| "default".to_owned()),
         uid: given(&metadata.uid).map(str::to_owned),
-        istio: metadata
-            .labels
-            .get(ISTIO_INJECTION)
-            .or_else(|| metadata.annotations.get(ISTIO_INJECTION))
-            .is_some_and(|value| value == "true"),
+        istio: mesh.istio,
+        keep_ports: mesh.keep_ports,
         pod_bridge_may_migrate: metadata.annotations.contains_key(POD_BRIDGE_MIGRATION_ANNOTATION),
     })
 }

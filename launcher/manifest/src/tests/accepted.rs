@@ -14,7 +14,7 @@ fn the_minimal_manifest_in_full() {
     let Loaded { spec, warnings, .. } = load(MINIMAL).unwrap();
     assert_eq!(warnings, []);
     let expected = json!({
-        "name": "small", "namespace": "default", "uid": null, "istio": false, "pod_bridge_may_migrate": false,
+        "name": "small", "namespace": "default", "uid": null, "istio": false, "keep_ports": [], "pod_bridge_may_migrate": false,
         "hostname": "small", "subdomain": null,
         "vcpus": 1, "topology": {"sockets": 1, "cores": 1, "threads": 1},
         "memory": 128 << 20, "hugepage_size": null,
@@ -319,6 +319,53 @@ fn the_pods_bridge_may_migrate_by_an_annotation_of_any_value() {
         assert!(
             spec.pod_bridge_may_migrate,
             "{value:?}: KubeVirt looks for the key alone"
+        );
+    }
+}
+
+#[test]
+fn meshes_by_label_or_annotation_and_ports_that_stay_in_the_pod() {
+    let loaded = |labels: Value, annotations: Value| {
+        accepted(&[
+            ("/metadata/labels", labels),
+            ("/metadata/annotations", annotations),
+        ])
+    };
+    let istio = |labels, annotations| loaded(labels, annotations).spec.istio;
+    let inject = |value: &str| json!({"sidecar.istio.io/inject": value});
+    assert!(istio(inject("true"), json!({})));
+    assert!(istio(json!({}), inject("True")));
+    assert!(!istio(inject("false"), inject("true")), "the label decides");
+    assert!(!istio(json!({}), json!({})));
+    let kept = |annotations| loaded(json!({}), annotations).spec.keep_ports;
+    assert_eq!(
+        kept(json!({"hawser.dev/keep-ports": "9901, 10000-10002,linkerd,9901"})),
+        [4140, 4143, 4190, 4191, 9901, 10000, 10001, 10002]
+    );
+    assert!(kept(json!({"hawser.dev/keep-ports": "Istio"})).contains(&15006));
+    let linkerd = loaded(json!({}), json!({"linkerd.io/inject": "enabled"}));
+    assert_eq!(linkerd.spec.keep_ports, [4140, 4143, 4190, 4191]);
+    assert!(
+        linkerd.warnings[0].to_string().contains("linkerd.io/inject"),
+        "{:?}",
+        linkerd.warnings
+    );
+    assert!(
+        loaded(json!({}), json!({"linkerd.io/inject": "disabled"}))
+            .warnings
+            .is_empty()
+    );
+    for (name, value) in [
+        ("istio.io/dataplane-mode", "ambient"),
+        ("kuma.io/sidecar-injection", "enabled"),
+        ("consul.hashicorp.com/connect-inject", "true"),
+        ("openservicemesh.io/sidecar-injection", "enabled"),
+    ] {
+        let loaded = loaded(json!({name: value}), json!({}));
+        let note = loaded.warnings[0].to_string();
+        assert!(
+            note.contains(name) && note.contains("hawser does nothing for"),
+            "{note}"
         );
     }
 }

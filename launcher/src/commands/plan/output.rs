@@ -274,6 +274,7 @@ fn bridged_facts(bridged: &Bridged) -> Vec<String> {
         let router = match v6.router {
             Router6::Advertises => "default route by the network's own RA".to_owned(),
             Router6::Silent(router) => format!("default route by RA in the name of {router}"),
+            Router6::By(mac) => format!("default route by RA of hawser's, to the router {mac}"),
             Router6::Unknown => "no default route".to_owned(),
         };
         lines.push(format!("IPv6 {} by DHCPv6, {router}", v6.address));

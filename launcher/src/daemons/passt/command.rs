@@ -8,12 +8,13 @@ use hawser_netsetup::{GATEWAY_LINK_LOCAL, GuestNic, Handed};
 use serde::Serialize;
 
 use crate::pod::resolv::Resolv;
-use crate::spec::pod_ports::kept;
 use crate::spec::{PortRange, Ports, Protocol};
 
 /// Next hop of a guest in a pod without an IPv4 default route: passt answers for any address, and the pod's own routes
 /// decide where a connection goes.
 const GATEWAY_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(169, 254, 1, 1);
+/// The gateway's address behind masquerade.
+const RESOLVER_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0xfd10, 0, 2, 0, 0, 0, 0, 1);
 /// What passt takes for it at most.
 const MAX_MTU: u32 = 65520;
 /// passt offers a guest no more name servers of a family.
@@ -36,7 +37,8 @@ struct Inputs {
     mtu: u32,
     handed: Handed,
     ports: Ports,
-    istio: bool,
+    /// TCP ports that stay in the pod.
+    kept: Vec<u16>,
     hostname: String,
     resolv: Resolv,
     search: Vec<String>,
@@ -47,7 +49,7 @@ impl Command {
         nic: &GuestNic,
         handed: &Handed,
         ports: &Ports,
-        istio: bool,
+        kept: Vec<u16>,
         hostname: &str,
         resolv: &Resolv,
         search: &[String],
@@ -57,7 +59,7 @@ impl Command {
             mtu: nic.mtu,
             handed: handed.clone(),
             ports: ports.clone(),
-            istio,
+            kept,
             hostname: hostname.to_owned(),
             resolv: resolv.clone(),
             search: search.to_vec(),
@@ -119,6 +121,10 @@ fn arguments(inputs: &Inputs) -> Vec<String> {
     for server in nameservers(handed, &inputs.resolv) {
         set("dns", server);
     }
+    for (asked, server) in resolvers(handed, &inputs.resolv) {
+        set("dns-forward", asked.to_string());
+        set("dns-host", server.to_string());
+    }
     set("search", search_value(&inputs.search));
     set("hostname", inputs.hostname.clone());
     // Without these the gateway's address is the pod's loopback, sidecars and all.
@@ -127,10 +133,7 @@ fn arguments(inputs: &Inputs) -> Vec<String> {
     // Its helper comes by standard input (`super::repair`).
     set("repair-path", "none".into());
     // Both are always passed: what is left out of one may follow from the other.
-    set(
-        "tcp-ports",
-        ports_value(ports, Protocol::Tcp, &kept(inputs.istio)),
-    );
+    set("tcp-ports", ports_value(ports, Protocol::Tcp, &inputs.kept));
     set("udp-ports", ports_value(ports, Protocol::Udp, &[]));
     match (handed.v4, handed.v6) {
         (Some(_), None) => arguments.push("--ipv4-only".into()),
@@ -149,11 +152,20 @@ pub(crate) fn forwards_all_text() -> String {
 /// Those of the families that the guest has, or none; passt would read from resolv.conf what is not passed.
 fn nameservers(handed: &Handed, resolv: &Resolv) -> Vec<String> {
     let of = |v4: bool| {
-        let wanted = resolv
-            .nameservers
-            .iter()
-            .filter(move |ip| matches!(ip, IpAddr::V4(_)) == v4);
-        wanted.take(MAX_NAMESERVERS).map(ToString::to_string)
+        let mut list: Vec<String> = Vec::new();
+        for ip in resolv.nameservers.iter().filter(|ip| ip.is_ipv4() == v4) {
+            let asked = if ip.is_loopback() {
+                asked_for_loopback(v4)
+            } else {
+                *ip
+            }
+            .to_string();
+            if !list.contains(&asked) {
+                list.push(asked);
+            }
+        }
+        list.truncate(MAX_NAMESERVERS);
+        list
     };
     let mut all = Vec::new();
     if handed.v4.is_some() {
@@ -166,6 +178,26 @@ fn nameservers(handed: &Handed, resolv: &Resolv) -> Vec<String> {
         all.push("none".into());
     }
     all
+}
+
+/// Addresses that the guest asks, and the name servers on the pod's loopback that passt asks for it.
+fn resolvers(handed: &Handed, resolv: &Resolv) -> Vec<(IpAddr, IpAddr)> {
+    let has = |ip: &IpAddr| {
+        if ip.is_ipv4() {
+            handed.v4.is_some()
+        } else {
+            handed.v6.is_some()
+        }
+    };
+    let servers = resolv.resolvers().into_iter().filter(has);
+    servers
+        .map(|server| (asked_for_loopback(server.is_ipv4()), server))
+        .collect()
+}
+
+/// Of no station: passt takes what is for it. The same in every pod, since the guest keeps it.
+fn asked_for_loopback(v4: bool) -> IpAddr {
+    if v4 { GATEWAY_V4.into() } else { RESOLVER_V6.into() }
 }
 
 fn search_value(search: &[String]) -> String {
@@ -235,6 +267,7 @@ mod tests {
     use hawser_netsetup::{HandedV4, Joined, Mac};
 
     use super::*;
+    use crate::spec::pod_ports::kept;
 
     fn nic() -> GuestNic {
         GuestNic {
@@ -274,7 +307,7 @@ mod tests {
     fn line(handed: &Handed, ports: &Ports, istio: bool, resolv: &str, search: &[&str]) -> String {
         let search: Vec<_> = search.iter().map(ToString::to_string).collect();
         let resolv = crate::pod::resolv::parse(resolv);
-        Command::new(&nic(), handed, ports, istio, "web", &resolv, &search)
+        Command::new(&nic(), handed, ports, kept(istio), "web", &resolv, &search)
             .arguments
             .join("\n")
     }
@@ -312,6 +345,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_server_on_the_loopback_is_asked_by_passt() {
+        let resolv = "nameserver 127.0.0.11\nnameserver 10.96.0.10\nnameserver ::1\n";
+        let text = line(&handed(), &listed(Vec::new()), false, resolv, &[]);
+        let expected = "--dns=169.254.1.1\n--dns=10.96.0.10\n--dns=fd10:0:2::1\n--dns-forward=169.254.1.1\n\
+                        --dns-host=127.0.0.11\n--dns-forward=fd10:0:2::1\n--dns-host=::1\n";
+        assert!(text.contains(expected), "{text}");
+        let without = Handed { v6: None, ..handed() };
+        let text = line(&without, &listed(Vec::new()), false, resolv, &[]);
+        assert!(!text.contains("::1"), "{text}");
+    }
+
+    #[test]
     fn kept_ports_are_nobodys_but_the_pods() {
         let all = Ports::All;
         let tcp = |ports: &Ports, istio| ports_value(ports, Protocol::Tcp, &kept(istio));
@@ -335,7 +380,7 @@ mod tests {
     fn a_guest_from_another_pod_keeps_its_addresses_and_all_else_is_of_this_pod() {
         let resolv = crate::pod::resolv::parse("nameserver 10.96.0.10\nnameserver fd00::a\n");
         let ports = listed(vec![port(Protocol::Tcp, 80, 80)]);
-        let here = Command::new(&nic(), &handed(), &ports, false, "web", &resolv, &[]);
+        let here = Command::new(&nic(), &handed(), &ports, kept(false), "web", &resolv, &[]);
         let theirs = Handed {
             v4: Some(HandedV4 {
                 address: "192.0.2.7".parse().unwrap(),
@@ -348,7 +393,7 @@ mod tests {
         assert_eq!(there.handed(), &theirs);
         assert_eq!(
             there.arguments,
-            Command::new(&nic(), &theirs, &ports, false, "web", &resolv, &[]).arguments
+            Command::new(&nic(), &theirs, &ports, kept(false), "web", &resolv, &[]).arguments
         );
         let line = there.arguments.join("\n");
         for expected in [

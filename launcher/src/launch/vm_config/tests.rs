@@ -41,6 +41,7 @@ fn nic() -> GuestNic {
                 gateway: "10.0.2.1".parse().unwrap(),
                 guest: "10.0.2.2".parse().unwrap(),
                 pod: "10.244.0.7".parse().unwrap(),
+                resolver: None,
             }),
             v6: None,
         }),

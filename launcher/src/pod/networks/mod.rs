@@ -24,7 +24,7 @@ use serde::Deserialize;
 use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress};
 
 pub(crate) use claims::{CLAIMS, claimed};
-pub(crate) use names::{PodInterface, named, pod_interface, possible_names};
+pub(crate) use names::{PodInterface, named, pod_interface, possible_names, primary_interface};
 pub(crate) use resources::{Given, Resources};
 
 /// Where KubeVirt's pods have it.
@@ -67,6 +67,16 @@ pub(crate) enum Error {
         field: String,
         wanted: String,
         there: String,
+    },
+    #[error(
+        "{field}: the pod has no interface {wanted}, and of its interfaces ({there}) {defaults} a default route, by which hawser \
+         would know the one of the pod network"
+    )]
+    NoPrimary {
+        field: String,
+        wanted: String,
+        there: String,
+        defaults: String,
     },
     #[error("{field}: the pod's interface {interface} is that of the network {other} already")]
     SameInterface {

@@ -3,16 +3,22 @@
 //! - The one that Multus' network-status names, where that was passed.
 //! - Else the one that KubeVirt has Multus call so: `eth0` on the primary network, `pod` and the first 11 hex digits of
 //!   the SHA-256 of the network's name on another.
-//! - Else, where there is none of that name, the one that Multus calls so by default: `net1` on the first secondary
-//!   network, and so on.
+//! - Else, where there is none of that name, on a secondary network the one that Multus calls so by default: `net1` on the
+//!   first, and so on; and on the primary network the only one that has a default route: podman's `tap0`, or one that has the
+//!   name of the host's interface.
 
 use std::collections::BTreeMap;
+
+use hawser_netsetup::Interface as PodsInterface;
 
 use super::{Error, Form, PodNetworks};
 use crate::spec::{GuestSpec, Interface, Network};
 
 /// linux/if.h: IFNAMSIZ, without the end of the string.
 const MAX_NAME_BYTES: usize = 15;
+
+/// The name that Kubernetes gives it.
+const PRIMARY: &str = "eth0";
 
 /// The pod's interface of a network: the one that the pod was found to have, else KubeVirt's name for it.
 pub(crate) fn pod_interface(network: &Network) -> String {
@@ -62,7 +68,7 @@ pub(crate) enum PodInterface {
 pub(crate) fn named(
     mut guest: GuestSpec,
     status: Option<&PodNetworks>,
-    there: &[String],
+    there: &[PodsInterface],
     pod_interface: impl Fn(&Interface) -> PodInterface,
 ) -> Result<GuestSpec, Error> {
     let needs_one = |interface: &Interface| pod_interface(interface) != PodInterface::None;
@@ -112,19 +118,55 @@ pub(crate) fn named(
 }
 
 /// By the names that KubeVirt and Multus give interfaces.
-fn by_convention(network: &Network, there: &[String]) -> Result<Option<String>, Error> {
+fn by_convention(network: &Network, there: &[PodsInterface]) -> Result<Option<String>, Error> {
     let names = possible_names(network);
-    let is_there = |name: &&String| there.contains(name);
-    match (names.iter().find(is_there), names.as_slice()) {
-        (Some(name), _) => Ok(Some(name.clone())),
-        // The plan of the wiring refuses it.
-        (None, [_]) => Ok(None),
-        (None, _) if there.is_empty() => Ok(None),
-        (None, _) => Err(Error::NoInterface {
+    let is_there = |name: &&String| there.iter().any(|interface| interface.name == **name);
+    if let Some(name) = names.iter().find(is_there) {
+        return Ok(Some(name.clone()));
+    }
+    if there.is_empty() {
+        return Ok(None);
+    }
+    let list = |list: &mut dyn Iterator<Item = &PodsInterface>| -> String {
+        let names: Vec<_> = list.map(|interface| interface.name.as_str()).collect();
+        names.join(", ")
+    };
+    if network.ordinal.is_some() {
+        return Err(Error::NoInterface {
             field: network.path.clone(),
             wanted: names.join(" or "),
-            there: there.join(", "),
-        }),
+            there: list(&mut there.iter()),
+        });
+    }
+    if let Some(name) = by_default_route(there) {
+        return Ok(Some(name.to_owned()));
+    }
+    let defaults = list(&mut there.iter().filter(|interface| interface.has_default_route));
+    Err(Error::NoPrimary {
+        field: network.path.clone(),
+        wanted: names.join(" or "),
+        there: list(&mut there.iter()),
+        defaults: match defaults.as_str() {
+            "" => "none has".to_owned(),
+            several => format!("{several} have"),
+        },
+    })
+}
+
+/// The interface of the pod network, by its usual name or by its default route.
+pub(crate) fn primary_interface(there: &[PodsInterface]) -> Option<&str> {
+    let usual = there.iter().find(|interface| interface.name == PRIMARY);
+    usual
+        .map(|interface| interface.name.as_str())
+        .or_else(|| by_default_route(there))
+}
+
+/// The only one that the pod's own packets leave by.
+fn by_default_route(there: &[PodsInterface]) -> Option<&str> {
+    let mut with_route = there.iter().filter(|interface| interface.has_default_route);
+    match (with_route.next(), with_route.next()) {
+        (Some(only), None) => Some(&only.name),
+        _ => None,
     }
 }
 
@@ -167,9 +209,49 @@ mod tests {
         crate::nic::Kind::of(interface).pod_interface
     }
 
+    /// Names; one that a default route leads out of ends in `>`.
+    fn interfaces(names: &[&str]) -> Vec<PodsInterface> {
+        let interface = |name: &&str| PodsInterface {
+            name: name.trim_end_matches('>').to_owned(),
+            has_default_route: name.ends_with('>'),
+        };
+        names.iter().map(interface).collect()
+    }
+
+    #[test]
+    fn the_pod_network_is_where_the_default_route_is_unless_there_is_an_eth0() {
+        let primary = |there: &[&str]| {
+            let guest = guest("sriov: {}");
+            let guest = GuestSpec {
+                interfaces: guest.interfaces.into_iter().take(1).collect(),
+                ..guest
+            };
+            let named = named(guest, None, &interfaces(there), of_kind).map_err(|error| error.to_string())?;
+            Ok::<_, String>(named.interfaces[0].network.pod_interface.clone())
+        };
+        assert_eq!(primary(&["lo", "tap0>"]).unwrap().as_deref(), Some("tap0"));
+        assert_eq!(
+            primary(&["lo", "eth0", "net1>"]).unwrap().as_deref(),
+            Some("eth0")
+        );
+        assert_eq!(primary(&[]).unwrap(), None);
+        assert_eq!(
+            primary(&["lo", "ens3>", "wlan0>"]).unwrap_err(),
+            "spec.networks[0]: the pod has no interface eth0, and of its interfaces (lo, ens3, wlan0) ens3, wlan0 have a default \
+             route, by which hawser would know the one of the pod network"
+        );
+        assert!(
+            primary(&["lo", "ens3"])
+                .unwrap_err()
+                .contains("(lo, ens3) none has a default route")
+        );
+        assert_eq!(primary_interface(&interfaces(&["lo", "tap0>"])), Some("tap0"));
+        assert_eq!(primary_interface(&interfaces(&["lo"])), None);
+    }
+
     fn names(status: Option<&str>, there: &[&str]) -> Result<Vec<String>, String> {
         let status = status.map(|text| PodNetworks::parse(text, Path::new("/status")).unwrap());
-        let there: Vec<String> = there.iter().map(|&name| name.to_owned()).collect();
+        let there = interfaces(there);
         let guest = named(guest("bridge: {}"), status.as_ref(), &there, of_kind)
             .map_err(|error| error.to_string())?;
         let mut all: Vec<_> = guest.interfaces.iter().map(|i| &i.network).collect();
@@ -260,7 +342,7 @@ mod tests {
             interfaces: [{name: main, bridge: {}}, {name: red, bridge: {}}]}},
             networks: [{name: main, multus: {networkName: net, default: true}}, {name: red, multus: {networkName: net}}]}}";
         let guest = || crate::spec::load(manifest).unwrap().spec;
-        let there = ["eth0".to_owned(), "net1".to_owned()];
+        let there = interfaces(&["eth0", "net1"]);
         let names = |guest: GuestSpec| -> Vec<Option<String>> {
             guest
                 .interfaces
@@ -285,7 +367,7 @@ mod tests {
     fn a_vf_has_no_interface_to_be_found() {
         let status =
             PodNetworks::parse(&MULTUS.replace("default/red-net", "gone"), Path::new("/status")).unwrap();
-        let guest = named(guest("sriov: {}"), Some(&status), &["eth0".to_owned()], of_kind).unwrap();
+        let guest = named(guest("sriov: {}"), Some(&status), &interfaces(&["eth0"]), of_kind).unwrap();
         assert!(
             guest
                 .interfaces

@@ -84,7 +84,8 @@ fn best(nic: &Nic, link: &Link, v6: bool, notes: &mut Vec<String>) -> Vec<Route>
     let mut routes: Vec<_> = link
         .routes
         .iter()
-        .filter(|route| route.destination.addr().is_ipv6() == v6)
+        // Every guest's kernel sends multicast by the link anyway.
+        .filter(|route| route.destination.addr().is_ipv6() == v6 && !route.destination.addr().is_multicast())
         .collect();
     routes.sort_by_key(|route| route.metric);
     let mut best: Vec<Route> = Vec::new();
@@ -125,10 +126,11 @@ pub(super) fn v6(
                 _ => None,
             });
     let (assigned, net) = all.next()?;
-    if link.mtu < IPV6_MIN_MTU {
+    let mtu = link.usable_mtu();
+    if mtu < IPV6_MIN_MTU {
         notes.push(format!(
-            "{}: the guest has no IPv6: the MTU of {} is {}, but IPv6 requires at least {IPV6_MIN_MTU}",
-            nic.name, nic.pod_interface, link.mtu
+            "{}: the guest has no IPv6: the MTU of {} is {mtu}, but IPv6 requires at least {IPV6_MIN_MTU}",
+            nic.name, nic.pod_interface
         ));
         return None;
     }
@@ -171,12 +173,16 @@ fn default_router(nic: &Nic, route: Option<&Route>, notes: &mut Vec<String>) -> 
             ..
         }) => Router6::Silent(*router),
         Some(Route {
+            router_mac: Some(mac),
+            ..
+        }) => Router6::By(*mac),
+        Some(Route {
             gateway: Some(gateway),
             ..
         }) => {
             notes.push(format!(
-                "{}: the guest has no IPv6 default route: the pod's router is {gateway}, but a router advertisement can \
-                 only name a link-local address (RFC 4861, section 4.2), and hawser found none of this router",
+                "{}: the guest has no IPv6 default route: the pod's router {gateway} did not answer when hawser asked for its \
+                 MAC",
                 nic.name
             ));
             Router6::Unknown
