@@ -15,6 +15,8 @@ mod daemons;
 mod devices;
 mod disks;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod hooks;
 mod keeper;

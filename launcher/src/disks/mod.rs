@@ -14,7 +14,7 @@ mod fat;
 mod files;
 mod find;
 mod make;
-mod qcow2;
+pub(crate) mod qcow2;
 mod seed;
 
 use std::fmt;

@@ -10,20 +10,20 @@
 
 mod channel;
 mod channels;
-mod describe;
+pub(crate) mod describe;
 mod descriptors;
 mod disks;
 mod fence;
 mod incoming;
 mod link;
-mod message;
+pub(crate) mod message;
 mod outgoing;
 mod pipe;
 mod port;
 mod rejections;
 mod relay;
 mod report;
-mod said;
+pub(crate) mod said;
 mod session_certs;
 pub(crate) mod source;
 mod strangers;
