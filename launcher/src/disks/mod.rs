@@ -13,6 +13,7 @@
 mod fat;
 mod files;
 mod find;
+mod growth;
 mod make;
 pub(crate) mod qcow2;
 mod seed;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub(crate) use find::find;
+pub(crate) use growth::{Growth, INTERVAL as GROWTH_INTERVAL};
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
 

@@ -95,18 +95,12 @@ pub(super) fn differences(source: &[DiskDescription], target: &[DiskDescription]
                 "disk {}: its content is not the same at the source and at the target",
                 disk.name
             )),
-            None => reasons.push(format!(
-                "disk {}: the target has no interface of this name",
-                disk.name
-            )),
+            None => reasons.push(format!("disk {}: the target has no disk of this name", disk.name)),
         }
     }
     for disk in target {
         if !source.iter().any(|other| other.name == disk.name) {
-            reasons.push(format!(
-                "disk {}: the source has no interface of this name",
-                disk.name
-            ));
+            reasons.push(format!("disk {}: the source has no disk of this name", disk.name));
         }
     }
 }
@@ -173,6 +167,12 @@ mod tests {
         let mut reasons = Vec::new();
         differences(&source, &target, &mut reasons);
         assert_eq!(reasons.len(), 4, "{reasons:?}");
+        assert!(
+            reasons
+                .iter()
+                .any(|reason| reason == "disk d: the target has no disk of this name"),
+            "{reasons:?}"
+        );
         for (reason, name) in reasons.iter().zip(["b", "c", "d", "e"]) {
             assert!(reason.starts_with(&format!("disk {name}: ")), "{reasons:?}");
         }

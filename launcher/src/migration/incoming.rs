@@ -10,7 +10,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::arrival::{Arrival, Compared};
 use super::channels::Channels;
+use super::comparison::Comparison;
 use super::describe::{Description, notes, reasons, same_pod_addresses};
 use super::link::Received;
 use super::message::{Message, Prepare};
@@ -43,33 +45,12 @@ pub(crate) struct Listener {
     pub(crate) peer_name: String,
 }
 
-/// What the tasks of a target report.
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    Connection(port::Incoming),
-    Received(u32, Received),
-    Event(Event),
-    /// The guest has been here for so long that its source has nothing left to ask.
-    Settled,
-}
-
-impl From<port::Incoming> for Arrival {
-    fn from(incoming: port::Incoming) -> Self {
-        Self::Connection(incoming)
-    }
-}
-
-impl From<(u32, Received)> for Arrival {
-    fn from((channel, received): (u32, Received)) -> Self {
-        Self::Received(channel, received)
-    }
-}
-
 /// A target, from before a source connects until well after the guest is here.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     listener: Listener,
     own: Description,
+    comparison: Comparison,
     vmm_dir: PathBuf,
     port: Port,
     accepting: Option<AbortHandle>,
@@ -98,7 +79,7 @@ impl Incoming {
     /// Listens. Connections wait until [`Self::open`].
     pub(crate) async fn bind(
         listener: Listener,
-        own: Description,
+        (own, disks): (Description, Vec<(String, PathBuf)>),
         passt: Option<passt::Handle>,
         vmm_dir: PathBuf,
         sink: Sink<Arrival>,
@@ -111,6 +92,7 @@ impl Incoming {
         let this = Self {
             listener,
             own,
+            comparison: Comparison::of(disks),
             vmm_dir,
             port,
             accepting: None,
@@ -203,29 +185,19 @@ impl Incoming {
             Arrival::Received(channel, Received::Lost(why)) => {
                 self.channels.lose(channel).then_some(Event::ChannelLost(why))
             }
-            Arrival::Received(channel, Received::Message(message)) => self.message(channel, message, waits),
+            Arrival::Received(channel, Received::Message(message)) => self.message(channel, message),
+            Arrival::Compared(compared) => self.compared(compared, waits),
         }
     }
 
-    fn message(&mut self, channel: u32, message: Message, waits: bool) -> Option<Event> {
+    fn message(&mut self, channel: u32, message: Message) -> Option<Event> {
         match message {
             // It was heard the first time.
             Message::Prepare(_) if self.channels.is_source(channel) => None,
             Message::Prepare(prepare) => {
-                let reasons = self.judge(&prepare, waits);
-                if reasons.is_empty() && waits {
-                    let from = self.channels.choose(channel);
-                    self.port.expect(&prepare.id, from);
-                    self.id = Some(prepare.id.clone());
-                    self.nics.clone_from(&prepare.description.nics);
-                    self.connected = self.take_connections(&self.nics);
-                    self.credentials = prepare.credentials.is_some();
-                    for note in notes(&prepare.description, &self.own) {
-                        tracing::warn!(event = "migration-note", "migration: {}", said::text(&note));
-                    }
-                }
-                self.asking = Some(channel);
-                Some(Event::Prepare { reasons })
+                self.comparison
+                    .begin(channel, prepare, &mut self.tasks, &self.sink);
+                None
             }
             // Whoever knows the name is the source, over whatever channel.
             Message::Commit { id } if self.id.as_ref() == Some(&id) => {
@@ -239,8 +211,38 @@ impl Incoming {
         }
     }
 
-    fn judge(&self, prepare: &Prepare, waits: bool) -> Vec<String> {
-        let mut all = reasons(prepare.version, &prepare.description, &self.own);
+    fn compared(&mut self, compared: Compared, waits: bool) -> Option<Event> {
+        let Compared {
+            channel,
+            prepare,
+            disks,
+            problems,
+        } = compared;
+        self.comparison.end(channel);
+        // It has ended meanwhile, or asked twice.
+        if !self.channels.has(channel) || self.channels.is_source(channel) {
+            return None;
+        }
+        self.own.disks = disks;
+        let reasons = self.judge(&prepare, problems, waits);
+        if reasons.is_empty() && waits {
+            let from = self.channels.choose(channel);
+            self.port.expect(&prepare.id, from);
+            self.id = Some(prepare.id.clone());
+            self.nics.clone_from(&prepare.description.nics);
+            self.connected = self.take_connections(&self.nics);
+            self.credentials = prepare.credentials.is_some();
+            for note in notes(&prepare.description, &self.own) {
+                tracing::warn!(event = "migration-note", "migration: {}", said::text(&note));
+            }
+        }
+        self.asking = Some(channel);
+        Some(Event::Prepare { reasons })
+    }
+
+    fn judge(&self, prepare: &Prepare, problems: Vec<String>, waits: bool) -> Vec<String> {
+        let mut all = problems;
+        all.extend(reasons(prepare.version, &prepare.description, &self.own));
         match (&self.listener.security, &prepare.credentials) {
             (Security::Tls(_), Some(credentials)) if all.is_empty() && waits => {
                 if let Err(error) = session_certs::accept(&self.vmm_dir, credentials) {

@@ -8,8 +8,10 @@
 //!
 //! Anybody may come to the target's [`port`]; [`tls`] knows whom to let in, and [`said`] makes what they say fit for a log.
 
+mod arrival;
 mod channel;
 mod channels;
+mod comparison;
 pub(crate) mod describe;
 mod descriptors;
 mod disks;
@@ -34,10 +36,11 @@ mod vmm_socket;
 mod vmm_watchdog;
 
 pub(crate) use crate::status::{Identity, NicDescription, VfDescription};
+pub(crate) use arrival::Arrival;
 pub(crate) use channel::{Address, listen_address};
 pub(crate) use describe::Description;
 pub(crate) use disks::readonly as readonly_disks;
-pub(crate) use incoming::{Arrival, Incoming, Listener};
+pub(crate) use incoming::{Incoming, Listener};
 pub(crate) use outgoing::{Hands, Outgoing, REBOOTED, in_doubt, lost_there};
 pub(crate) use report::Report;
 pub(crate) use session_certs::{directory as tls_directory, make_directory as make_tls_directory};
