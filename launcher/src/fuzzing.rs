@@ -133,7 +133,10 @@ pub fn hand_off(bytes: &[u8]) {
         let mut written = Vec::new();
         if runtime.block_on(message::write(&mut written, &message)).is_ok() {
             let again = runtime.block_on(message::read(&mut written.as_slice()));
-            assert_eq!(again.map_err(|error: io::Error| error.to_string()), Ok(message.clone()));
+            assert_eq!(
+                again.map_err(|error: io::Error| error.to_string()),
+                Ok(message.clone())
+            );
         }
         if let Message::Prepare(prepare) = message {
             let theirs = &prepare.description;
@@ -212,10 +215,16 @@ pub fn qcow2_header(bytes: &[u8]) {
 pub fn resolv_conf(bytes: &[u8]) {
     let resolv = resolv::parse(&String::from_utf8_lossy(bytes));
     for server in &resolv.nameservers {
-        assert!(!server.is_loopback() && !server.is_unspecified() && !server.is_multicast(), "{server}");
+        assert!(
+            !server.is_loopback() && !server.is_unspecified() && !server.is_multicast(),
+            "{server}"
+        );
     }
     for name in &resolv.search {
-        assert!(!name.is_empty() && !name.contains(char::is_whitespace), "{name:?}");
+        assert!(
+            !name.is_empty() && !name.contains(char::is_whitespace),
+            "{name:?}"
+        );
     }
     resolv.notes.iter().for_each(|note| fit_for_a_log(note));
 }

@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 mod control;
 mod daemons;
+mod descriptors;
 mod devices;
 mod disks;
 mod error;

@@ -39,7 +39,10 @@ enum Change {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let byte = prop_oneof![any::<u8>(), prop::sample::select(&b"\0\n\x1b\"'{}[]:,-#%09aZ\xff"[..])];
+    let byte = prop_oneof![
+        any::<u8>(),
+        prop::sample::select(&b"\0\n\x1b\"'{}[]:,-#%09aZ\xff"[..])
+    ];
     prop_oneof![
         4 => (any::<Index>(), byte.clone()).prop_map(|(at, byte)| Change::Set(at, byte)),
         2 => (any::<Index>(), prop::collection::vec(byte, 1..9)).prop_map(|(at, bytes)| Change::Insert(at, bytes)),

@@ -95,7 +95,10 @@ fn of_request(metadata: Metadata, request: &str) -> Result<PciAddress, String> {
         .get(ADDRESS)
         .and_then(|attribute| attribute.string.as_deref());
     let Some(value) = value else {
-        return Err(format!("device {} has no attribute {ADDRESS}", quoted(&device.name)));
+        return Err(format!(
+            "device {} has no attribute {ADDRESS}",
+            quoted(&device.name)
+        ));
     };
     value
         .parse()

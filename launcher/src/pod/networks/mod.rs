@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::spec::{quoted, GuestSpec, Mac, Network, NetworkSource, PciAddress};
+use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress, quoted};
 
 pub(crate) use claims::{CLAIMS, claimed};
 pub(crate) use names::{PodInterface, named, pod_interface, possible_names};
@@ -286,7 +286,10 @@ impl Written {
             .as_deref()
             .filter(|name| !names::is_interface_name(name))
         {
-            return Err(fail(format!("interface {}: not a valid interface name", quoted(name))));
+            return Err(fail(format!(
+                "interface {}: not a valid interface name",
+                quoted(name)
+            )));
         }
         Ok(PodNetwork {
             name: self.name,
