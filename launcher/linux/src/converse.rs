@@ -19,7 +19,14 @@ const POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// # Errors
 /// `TimedOut`; and what goes wrong with the pipes, but for a child that does not read its input, whose exit status tells more.
 pub fn converse(child: &mut Child, text: &[u8], deadline: Instant) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let result = exchange(child, text, deadline).and_then(|said| Ok((end(child, deadline)?, said)));
+    let result = exchange(child, text, deadline).and_then(|(said, unread)| {
+        let status = end(child, deadline)?;
+        // One that succeeds with half of its input has not done what it was told.
+        match unread.filter(|_| status.success()) {
+            Some(error) => Err(error),
+            None => Ok((status, said)),
+        }
+    });
     if result.is_err() {
         let _ = child.kill();
         // Killed, so it ends.
@@ -44,7 +51,10 @@ pub fn end(child: &mut Child, deadline: Instant) -> io::Result<ExitStatus> {
     }
 }
 
-fn exchange(child: &mut Child, text: &[u8], deadline: Instant) -> io::Result<Vec<u8>> {
+/// What the child said, and why it was not given all of its input.
+type Exchanged = (Vec<u8>, Option<io::Error>);
+
+fn exchange(child: &mut Child, text: &[u8], deadline: Instant) -> io::Result<Exchanged> {
     let mut stdin = child.stdin.take();
     let mut stderr = child.stderr.take();
     if let Some(stdin) = &stdin {
@@ -52,6 +62,7 @@ fn exchange(child: &mut Child, text: &[u8], deadline: Instant) -> io::Result<Vec
     }
     let mut rest = text;
     let mut said = Vec::new();
+    let mut unread = None;
     loop {
         if rest.is_empty() {
             stdin = None;
@@ -68,7 +79,7 @@ fn exchange(child: &mut Child, text: &[u8], deadline: Instant) -> io::Result<Vec
                 .map(|stderr| PollFd::new(stderr.as_fd(), PollFlags::POLLIN)),
         );
         if waited.is_empty() {
-            return Ok(said);
+            return Ok((said, unread));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -94,8 +105,10 @@ fn exchange(child: &mut Child, text: &[u8], deadline: Instant) -> io::Result<Vec
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // It reads no more.
-                Err(_) => stdin = None,
+                Err(error) => {
+                    stdin = None;
+                    unread = Some(error);
+                }
             }
         }
         if readable && let Some(pipe) = &mut stderr {
@@ -147,6 +160,9 @@ mod tests {
         );
         let (status, said) = shell("head -c 1000000 /dev/zero >&2", b"", limit).unwrap();
         assert_eq!((status, said.len()), (Some(0), MAX_SAID));
+        // Half of it is not enough to succeed with.
+        let error = shell("exec 0<&-; exit 0", &long, limit).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
