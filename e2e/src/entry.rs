@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) no_landlock: bool,
     /// Be the first process of a PID namespace, as a container's entrypoint is.
     pub(crate) first_process: bool,
+    /// Open files at most, of each process.
+    pub(crate) max_files: Option<u64>,
     /// User and group; root where there is none.
     pub(crate) uid: Option<u32>,
     /// Group of a root.

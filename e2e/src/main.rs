@@ -7,6 +7,7 @@ mod cluster;
 mod cni;
 mod cni_tap;
 mod entry;
+mod fuzz;
 mod guests;
 mod lab;
 mod netns;
@@ -94,6 +95,24 @@ enum Command {
         /// 15 by default, 20 for the datapath, 5 for migrations
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         rounds: Option<u16>,
+        #[command(flatten)]
+        launcher: LauncherArguments,
+    },
+    /// Run the fuzz targets, or those with this word in their names; needs nightly Rust and cargo-fuzz
+    Fuzz {
+        target: Option<String>,
+        /// For each target
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+    },
+    /// Start and stop guests, and keep others busy, and see that nothing grows: memory, descriptors, files, connections
+    Soak {
+        /// How often a guest is started and stopped
+        #[arg(long, default_value_t = 300)]
+        cycles: u32,
+        /// How long leases are renewed, passt is restarted and guests migrate
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -205,6 +224,24 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { rounds, launcher, .. } => {
             bench::run(lab::launcher(&launcher.binary())?, rounds.unwrap_or(15).into())
                 .map(|()| ExitCode::SUCCESS)
+        }
+        Command::Fuzz { target, minutes } => {
+            let mut report = Report::default();
+            fuzz::run(&mut report, target.as_deref(), Duration::from_secs(60 * minutes));
+            Ok(report.finish())
+        }
+        Command::Soak {
+            cycles,
+            minutes,
+            launcher,
+        } => {
+            let length = scenarios::Length {
+                cycles,
+                churn: Duration::from_secs(60 * minutes),
+            };
+            let mut report = Report::default();
+            scenarios::soak(&mut report, lab::launcher(&launcher.binary()), &length);
+            Ok(report.finish())
         }
         Command::Setup => lab::setup().map(|()| ExitCode::SUCCESS),
         Command::CniTap => cni_tap::run().map(|()| ExitCode::SUCCESS),

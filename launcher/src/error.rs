@@ -176,9 +176,15 @@ impl From<hawser_netsetup::Error> for Failure {
             Net::NotOurs { .. } => (ExitCode::NotOurs, None),
             Net::Unfit { .. } => (ExitCode::PodUnfit, None),
             Net::Observe { .. } => (ExitCode::PodUnfit, Some("run hawser check in this pod")),
-            Net::Apply { .. } => (
+            Net::Apply { left: 0, .. } => (
                 ExitCode::PodUnfit,
                 Some("run hawser check in this pod; the changes were undone"),
+            ),
+            Net::Apply { .. } => (
+                ExitCode::PodUnfit,
+                Some(
+                    "run hawser check in this pod; what could not be undone is in the log, and the next start in this pod undoes it",
+                ),
             ),
             Net::Journal { .. } => (
                 ExitCode::PodUnfit,

@@ -13,9 +13,12 @@ pub mod commands;
 mod console;
 mod control;
 mod daemons;
+mod descriptors;
 mod devices;
 mod disks;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod hooks;
 mod keeper;

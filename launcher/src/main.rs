@@ -1,10 +1,11 @@
 //! The container's entrypoint.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process;
 
 use clap::Parser;
 use hawser::cli::Cli;
-use hawser::log;
+use hawser::{ExitCode, log};
 use tracing_subscriber::EnvFilter;
 
 fn main() {
@@ -19,12 +20,14 @@ fn main() {
         // A line that cannot be written must not end the guest: the crate would report it by eprintln!, which panics.
         .log_internal_errors(false)
         .init();
-    let code = match hawser::dispatch(cli) {
-        Ok(code) => code,
-        Err(failure) => {
+    let code = match catch_unwind(AssertUnwindSafe(|| hawser::dispatch(cli))) {
+        Ok(Ok(code)) => code,
+        Ok(Err(failure)) => {
             log::error(&failure);
             failure.code()
         }
+        // Its own message is on standard error by now.
+        Err(_) => ExitCode::Internal,
     };
     process::exit(code as i32);
 }

@@ -13,11 +13,26 @@ pub(crate) struct Status {
     /// Seconds since the beginning of 1970 in UTC.
     pub(crate) since: u64,
     pub(crate) nics: Vec<NicDescription>,
+    /// The temporary disks that the guest writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) disks: Vec<DiskStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) migration: Option<MigrationStatus>,
     /// The guest is this target's; no launcher starts it here again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) handed_over_to: Option<String>,
+}
+
+/// How much room a disk takes in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DiskStatus {
+    pub(crate) name: String,
+    /// Bytes, as the guest sees it.
+    pub(crate) size: u64,
+    /// Bytes of its file; none where that cannot be seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) taken: Option<u64>,
 }
 
 /// Where the guest's life is; the second half are ends.

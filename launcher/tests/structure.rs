@@ -226,6 +226,24 @@ fn no_file_grows_without_end() {
     assert!(long.is_empty(), "longer than {MAX_LINES} lines: {long:#?}");
 }
 
+/// A node's clock is set while guests run: no wait and no lease may depend on it. The status alone says when something was.
+#[test]
+fn the_clock_of_the_node_is_asked_for_the_status_alone() {
+    let mut found = Vec::new();
+    for dir in crates().into_iter().filter(|dir| !dir.ends_with("e2e")) {
+        let mut modules_found = BTreeMap::new();
+        modules(&dir.join("src"), &Vec::new(), &mut modules_found);
+        for path in modules_found.into_values() {
+            let text = fs::read_to_string(&path).unwrap();
+            let clocks = ["SystemTime::now", "CLOCK_REALTIME", "OffsetDateTime::now"];
+            if clocks.iter().any(|clock| text.contains(clock)) {
+                found.push(path.strip_prefix(top()).unwrap().display().to_string());
+            }
+        }
+    }
+    assert_eq!(found, ["launcher/src/control/board.rs"]);
+}
+
 /// The test can fail: these import one another.
 #[test]
 fn a_circle_is_found() {

@@ -28,15 +28,17 @@ pub async fn apply<K: Kernel>(kernel: &mut K, plan: &Plan, journal: &JournalFile
     for step in &plan.steps {
         tracing::debug!("{step}");
         if let Err(source) = kernel.perform(step).await {
-            for failure in undo(kernel, &whole, journal).await {
+            let failures = undo(kernel, &whole, journal).await;
+            for failure in &failures {
                 tracing::error!(
                     event = "wiring-undo-failed",
                     "cannot undo the wiring: {}",
-                    chain(&failure)
+                    chain(failure)
                 );
             }
             return Err(Error::Apply {
                 step: Box::new(step.clone()),
+                left: failures.len(),
                 source,
             });
         }

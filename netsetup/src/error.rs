@@ -21,6 +21,8 @@ pub enum Error {
     #[error("cannot {step}")]
     Apply {
         step: Box<Step>,
+        /// How many changes could not be undone.
+        left: usize,
         #[source]
         source: StepFailure,
     },
@@ -57,6 +59,8 @@ pub enum StepFailure {
     NotOurs(String),
     #[error("nft could not load the rule set: {0}")]
     Nft(String),
+    #[error("nft has not loaded the rule set within {0} s, and was killed")]
+    NftHung(u64),
 }
 
 impl StepFailure {

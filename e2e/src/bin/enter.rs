@@ -16,6 +16,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, fork, setgroups, setresgid, setresuid};
@@ -87,6 +88,9 @@ fn run() -> Result<()> {
     }
     if entry.no_landlock {
         forget_landlock()?;
+    }
+    if let Some(most) = entry.max_files {
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).context("limit open files")?;
     }
     if entry.uid.is_some() || entry.capabilities.is_some() {
         privileges(&entry)?;

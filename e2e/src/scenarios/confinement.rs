@@ -153,8 +153,14 @@ fn without_landlock(context: &Context) -> Result<()> {
     running.stop_cleanly()
 }
 
-/// One binding in a pod, with what runs there.
-fn each_binding(context: &Context, privileges: Privileges) -> Result<Vec<(&'static str, Process, Pod)>> {
+/// Starts hawser in a pod of a binding.
+pub(super) type Start = fn(&Pod) -> Result<Process>;
+
+/// A pod for each binding, and what starts its guest.
+pub(super) fn pods_of_each_binding(
+    context: &Context,
+    privileges: Privileges,
+) -> Result<Vec<(&'static str, Start, Pod)>> {
     let pod = || -> Result<Pod> {
         let spec = PodSpec {
             privileges,
@@ -167,12 +173,6 @@ fn each_binding(context: &Context, privileges: Privileges) -> Result<Vec<(&'stat
         pod.script(&script)?;
         Ok(pod)
     };
-    let mut all = Vec::new();
-    for (name, manifest) in [("masquerade", vmi(Value::Null)), ("bridge", bridge::manifest())] {
-        let pod = pod()?;
-        let hawser = pod.hawser("run", &manifest)?;
-        all.push((name, hawser, pod));
-    }
     let wire = pod()?;
     wire.node.ip(&format!(
         "link add up0 type veth peer name {} netns {}",
@@ -180,13 +180,27 @@ fn each_binding(context: &Context, privileges: Privileges) -> Result<Vec<(&'stat
         wire.netns.name()
     ))?;
     wire.netns.ip(&format!("link set {} up", plugins::INTERFACE))?;
-    let hawser = plugins::hawser(&wire, "run", &plugins::manifest("wire"), &[])?;
-    all.push(("managedTap", hawser, wire));
     let passt = pod()?;
     put_passt(&passt)?;
-    let hawser = migration_passt::run(&passt, &[])?;
-    all.push(("passt", hawser, passt));
-    Ok(all)
+    Ok(vec![
+        ("masquerade", |pod| pod.hawser("run", &vmi(Value::Null)), pod()?),
+        ("bridge", |pod| pod.hawser("run", &bridge::manifest()), pod()?),
+        (
+            "managedTap",
+            |pod| plugins::hawser(pod, "run", &plugins::manifest("wire"), &[]),
+            wire,
+        ),
+        ("passt", |pod| migration_passt::run(pod, &[]), passt),
+    ])
+}
+
+/// One binding in a pod, with what runs there.
+fn each_binding(context: &Context, privileges: Privileges) -> Result<Vec<(&'static str, Process, Pod)>> {
+    let start = |(name, start, pod): (&'static str, Start, Pod)| Ok((name, start(&pod)?, pod));
+    pods_of_each_binding(context, privileges)?
+        .into_iter()
+        .map(start)
+        .collect()
 }
 
 /// The hard limit of core files, in bytes.
@@ -248,7 +262,7 @@ fn every_process(context: &Context) -> Result<()> {
 }
 
 /// The privileged process: hawser whose parent is none.
-fn hawser_itself(pod: &Pod) -> Result<Pid> {
+pub(super) fn hawser_itself(pod: &Pod) -> Result<Pid> {
     let all = processes(pod)?;
     let hawsers: Vec<_> = all.iter().filter(|(_, name)| name == "hawser").collect();
     let is_child = |pid: &Pid| -> Result<bool> {

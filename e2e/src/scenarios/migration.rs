@@ -467,6 +467,17 @@ fn pod_bridge_by_annotation(context: &Context) -> Result<()> {
         .map(drop)
 }
 
+fn only_file(directory: &Path) -> Result<std::path::PathBuf> {
+    let mut files = std::fs::read_dir(directory)?;
+    let first = files.next().context("no file")??.path();
+    ensure!(
+        files.next().is_none(),
+        "more than one file in {}",
+        directory.display()
+    );
+    Ok(first)
+}
+
 fn disks(context: &Context) -> Result<()> {
     let with = |user_data: &str| {
         let mut guest = vmi(Value::Null);
@@ -494,6 +505,18 @@ fn disks(context: &Context) -> Result<()> {
     );
     expect_runs(&pair.source)?;
     let mut pair = Pair::with(context, (&quick(), &one), (&quick(), &one))?;
+    // The target compares what its VMM would get now, not what was there when it began to wait.
+    let seed = only_file(&pair.to.path("state/vmm/disks"))?;
+    let made = std::fs::read(&seed)?;
+    let mut changed = made.clone();
+    if let Some(last) = changed.last_mut() {
+        *last ^= 1;
+    }
+    std::fs::write(&seed, changed)?;
+    let mut moving = pair.migrate()?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "a seed that was changed", expect_exit(code, 9, &moving))?;
+    std::fs::write(&seed, made)?;
     let mut moving = pair.migrate()?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     explain(&pair, "the same seed", expect_exit(code, 0, &moving))?;

@@ -10,6 +10,7 @@ mod confinement;
 mod console;
 mod convergence;
 mod cpus;
+mod crashes;
 mod datapath;
 mod disks;
 mod double;
@@ -32,7 +33,9 @@ mod plugins_refused;
 mod pod_networks;
 mod privileges;
 mod running;
+mod scarcity;
 mod sidecars;
+mod soak;
 mod traffic;
 mod unfit;
 
@@ -44,6 +47,7 @@ use crate::programs::Programs;
 use crate::report::{Outcome, Report, Scenario};
 
 pub(crate) use running::resident;
+pub(crate) use soak::Length;
 
 /// What every scenario is given.
 #[derive(Debug)]
@@ -70,6 +74,14 @@ pub(crate) fn run(report: &mut Report, filter: Option<&str>, hawser: Result<Path
     }
 }
 
+/// Lives of guests and churn, for so long.
+pub(crate) fn soak(report: &mut Report, hawser: Result<PathBuf>, length: &Length) {
+    match hawser.and_then(Programs::with) {
+        Ok(programs) => soak::run(report, &Context { programs }, length),
+        Err(error) => report.record("soak", "programs", Outcome::Failed(format!("{error:#}")), None),
+    }
+}
+
 const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("stand-in", double::SCENARIOS),
     ("input", input::SCENARIOS),
@@ -93,8 +105,11 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("confinement", confinement::SCENARIOS),
     ("lifecycle", lifecycle::SCENARIOS),
     ("faults", faults::SCENARIOS),
+    ("scarcity", scarcity::SCENARIOS),
     ("convergence", convergence::SCENARIOS),
     ("console", console::SCENARIOS),
+    ("convergence", crashes::SCENARIOS),
+    ("soak", soak::SCENARIOS),
     ("migration", migration::SCENARIOS),
     ("migration", migration_convergence::SCENARIOS),
     ("migration", migration_disks::SCENARIOS),

@@ -59,7 +59,11 @@ pub fn version_of(program: &Path) -> io::Result<String> {
             Ok(read) => text.extend_from_slice(chunk.get(..read).unwrap_or_default()),
         }
     }
-    child.wait()?;
+    let end = std::time::Instant::now() + std::time::Duration::from_millis(TIMEOUT_MS.into());
+    if crate::converse::end(&mut child, end).is_err() {
+        let _ = child.kill();
+        child.wait()?;
+    }
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 

@@ -14,14 +14,15 @@ mod version;
 mod wiring;
 
 use crate::cli::{Cli, Command};
+use crate::descriptors;
 use crate::error::{ExitCode, Failure};
 use crate::spec;
 
 /// Does what the command line says.
 pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Setup(args) => setup::setup(&args),
+        Command::Run(args) => descriptors::require().and_then(|()| run::run(&args)),
+        Command::Setup(args) => descriptors::require().and_then(|()| setup::setup(&args)),
         Command::Pod(args) => pod::pod(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Explain(args) => explain::explain(&args),

@@ -46,6 +46,7 @@ impl Board {
                 state: Phase::Starting,
                 since: now(),
                 nics,
+                disks: Vec::new(),
                 migration: None,
                 handed_over_to: None,
             },
@@ -141,8 +142,11 @@ pub(crate) enum Whereabouts {
 pub(crate) fn whereabouts(directory: &Path) -> Whereabouts {
     match read_json::<GivenAway>(directory, GIVEN_AWAY) {
         Ok(note) => Whereabouts::GivenAway(note.to),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Whereabouts::Here,
-        Err(error) => Whereabouts::Unknown(error.to_string()),
+        // A process without a free descriptor cannot open the note, and sees without one that there is none.
+        Err(error) => match fs::symlink_metadata(directory.join(GIVEN_AWAY)) {
+            Err(absent) if absent.kind() == io::ErrorKind::NotFound => Whereabouts::Here,
+            _ => Whereabouts::Unknown(error.to_string()),
+        },
     }
 }
 

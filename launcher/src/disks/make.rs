@@ -1,6 +1,6 @@
 //! Making what a guest's disks need, as the unprivileged user, and taking it away.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -42,6 +42,9 @@ pub(crate) fn clear(directory: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, make: &Make) -> io::Result<()> {
+    if let Make::Lasting(size) = make {
+        return lasting(path, *size);
+    }
     // Never through a link, and never onto a file that has come since we looked.
     let mut file = OpenOptions::new()
         .write(true)
@@ -54,6 +57,34 @@ fn write(path: &Path, make: &Make) -> io::Result<()> {
         // Without its blocks: a disk takes the room that its guest uses.
         Make::Empty(size) | Make::Lasting(size) => file.set_len(*size),
     }
+}
+
+/// What stays is there as a whole or not at all, also after a power cut: a later start takes what it finds for the disk.
+fn lasting(path: &Path, size: u64) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let fresh = directory.join(format!(".{}.new", name.to_string_lossy()));
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.set_len(size)?;
+    file.sync_all()?;
+    // Never onto a file that has come since we looked; a file system without hard links can only be asked before.
+    match fs::hard_link(&fresh, path) {
+        Ok(()) => fs::remove_file(&fresh)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || path.try_exists()? => {
+            let _ = fs::remove_file(&fresh);
+            return Err(error);
+        }
+        Err(_) => fs::rename(&fresh, path)?,
+    }
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -94,6 +125,11 @@ mod tests {
         assert!(!ours.exists());
         clear(state.path()).unwrap();
         assert_eq!(fs::metadata(&lasting.path).unwrap().len(), 512);
+        let names: Vec<_> = fs::read_dir(elsewhere.path())
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["c"], "nothing of how it was made is left");
         let failure = make(state.path(), &[lasting]).unwrap_err();
         assert_eq!(
             failure.code(),

@@ -14,9 +14,10 @@ mod fat;
 mod files;
 mod find;
 mod firmware_boot;
+mod growth;
 mod iso;
 mod make;
-mod qcow2;
+pub(crate) mod qcow2;
 mod seed;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use serde::Serialize;
 
 pub(crate) use find::{Users, find};
 pub(crate) use firmware_boot::no_boot_loader;
+pub(crate) use growth::{Growth, INTERVAL as GROWTH_INTERVAL};
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
 

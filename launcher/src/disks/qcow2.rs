@@ -140,6 +140,12 @@ pub(crate) fn place(at: u64, word: impl Fn(u64) -> Option<u64>) -> Option<Place>
     }
 }
 
+/// The size of the disk that an overlay of ours is for.
+pub(super) fn overlays_size(overlay: &[u8]) -> Option<u64> {
+    let bytes = overlay.get(24..32)?;
+    Some(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
 /// The bytes of an empty image of `size` bytes over `base`, whose format is `format` (`raw` or `qcow2`).
 pub(crate) fn overlay(size: u64, base: &Path, format: &str) -> Result<Vec<u8>, Problem> {
     let base = base

@@ -16,6 +16,7 @@ use super::replug::Replug;
 use super::{Input, Job};
 use crate::control::{Answer, Board, Call, Order, Request};
 use crate::daemons::passt;
+use crate::disks::Growth;
 use crate::migration::source::{self, Ending};
 use crate::migration::{
     self, Arrival, Description, Hands, Incoming, Outgoing, Report, TokenFile, VfHotplug, VfRequest, target,
@@ -49,6 +50,7 @@ pub(super) struct Supervisor {
     pub(super) queue: mpsc::Sender<Input>,
     pub(super) migrating: Migrating,
     pub(super) replug: Replug,
+    pub(super) growth: Growth,
 }
 
 /// What there is of a migration away from here.
@@ -256,6 +258,7 @@ impl Supervisor {
         let id = CallId(self.migrating.last_call);
         let (event, order) = match request {
             Request::Status => {
+                self.board.status.disks = self.growth.status();
                 let _ = answers.send(Answer::Status(Box::new(self.board.status.clone())));
                 return None;
             }

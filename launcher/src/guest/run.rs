@@ -20,6 +20,7 @@ use crate::control::{self, Board};
 use crate::daemons::passt::{self, Passt};
 use crate::daemons::virtiofsd::{self, Exports};
 use crate::devices::vsock;
+use crate::disks::{GROWTH_INTERVAL, Growth};
 use crate::error::{ExitCode, Failure};
 use crate::keeper::{GO, Orders};
 use crate::migration::{self, Incoming, VfHotplug};
@@ -36,6 +37,8 @@ fn internal(what: &'static str) -> impl Fn(io::Error) -> Failure {
 }
 
 pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
+    let growth = Growth::of(&job.drives);
+    growth.compare_with_room(&job.directory);
     // What was to be made is made: its bytes need not stay in memory while the guest runs.
     job.drives = Vec::new();
     let faults = faults::watch();
@@ -54,7 +57,7 @@ pub(super) fn run(mut job: Job, orders: Orders) -> Result<End, Failure> {
                 "put cloud-hypervisor on PATH, or name it with --cloud-hypervisor; the state directory must be writable",
             )
         })?;
-        supervise(vmm, job, orders, faults).await
+        supervise(vmm, job, orders, faults, growth).await
     })
 }
 
@@ -117,6 +120,7 @@ async fn listen(
         return Ok(None);
     };
     let address = listener.address;
+    // The disks are read when a source asks.
     let own = (job.description(String::new()), job.migrating_disks.clone());
     let directory = job.directory.clone();
     let sink = Sink::new(queue.clone());
@@ -134,6 +138,7 @@ async fn supervise(
     mut job: Job,
     mut orders: pipe::Receiver,
     mut faults: mpsc::UnboundedReceiver<()>,
+    growth: Growth,
 ) -> Result<End, Failure> {
     let Vmm {
         child,
@@ -191,10 +196,12 @@ async fn supervise(
         passt: handle,
         migrating: Migrating::default(),
         replug: Replug::default(),
+        growth,
         job,
         queue,
     };
     this.vfs.show(&mut this.board);
+    let mut looks = tokio::time::interval(GROWTH_INTERVAL);
     let mut events_open = true;
     let mut keeper_there = true;
     let mut unfit = None;
@@ -245,6 +252,7 @@ async fn supervise(
                     happened.push(Event::Stop);
                 }
             }
+            _ = looks.tick() => this.growth.look(),
             Some(()) = faults.recv() => {
                 faulty = true;
                 happened.push(Event::Stop);

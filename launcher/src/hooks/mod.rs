@@ -9,7 +9,7 @@
 //! but start a VM.
 
 mod error;
-mod rules;
+pub(crate) mod rules;
 mod session;
 mod socket;
 #[cfg(test)]

@@ -13,16 +13,16 @@ use crate::spec::{FieldPath, Mac, NotAMac, Refusals, Report, quoted};
 
 /// The configuration with the NIC as the sidecar wants it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Merged {
-    pub(super) config: Value,
+pub(crate) struct Merged {
+    pub(crate) config: Value,
     /// Where the NIC is, for what is refused of it later.
-    pub(super) nic: FieldPath,
+    pub(crate) nic: FieldPath,
     /// As the sidecar names it.
-    pub(super) socket: Option<String>,
+    pub(crate) socket: Option<String>,
 }
 
 /// Lays `theirs` over `ours`, for one interface.
-pub(super) fn merge(ours: &Value, theirs: &Value, hooked: &Hooked) -> Result<Merged, Refusals> {
+pub(crate) fn merge(ours: &Value, theirs: &Value, hooked: &Hooked) -> Result<Merged, Refusals> {
     let mut report = Report::default();
     let net = FieldPath::of("net");
     let place = nics(ours)

@@ -29,6 +29,17 @@ pub(crate) struct MigratingDisk {
     shared: bool,
 }
 
+#[cfg(test)]
+impl MigratingDisk {
+    pub(super) fn unwritten(name: &str, path: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            path,
+            shared: false,
+        }
+    }
+}
+
 /// For whom the disks are described.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum For<'a> {
@@ -191,18 +202,10 @@ fn difference(source: &DiskDescription, target: &DiskDescription) -> Option<Stri
 mod tests {
     use super::*;
 
-    fn disk(name: &str, path: PathBuf) -> MigratingDisk {
-        MigratingDisk {
-            name: name.to_owned(),
-            path,
-            shared: false,
-        }
-    }
-
     fn described(dir: &Path, name: &str, content: &[u8]) -> DiskDescription {
         let path = dir.join(name);
         std::fs::write(&path, content).unwrap();
-        let mut found = describe(&[disk("seed", path)], For::Target);
+        let mut found = describe(&[MigratingDisk::unwritten("seed", path)], For::Target);
         assert_eq!(found.problems, Vec::<String>::new());
         found.disks.remove(0)
     }
@@ -230,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_reason_and_so_is_each_difference() {
-        let found = describe(&[disk("gone", "/no/such/disk".into())], For::Target);
+        let found = describe(&[MigratingDisk::unwritten("gone", "/no/such/disk".into())], For::Target);
         assert!(found.disks.is_empty());
         assert!(
             found.problems[0].starts_with("disk gone: /no/such/disk: "),
@@ -258,6 +261,12 @@ mod tests {
         let mut reasons = Vec::new();
         differences(&source, &target, &mut reasons);
         assert_eq!(reasons.len(), 4, "{reasons:?}");
+        assert!(
+            reasons
+                .iter()
+                .any(|reason| reason == "disk d: the target has no disk of this name"),
+            "{reasons:?}"
+        );
         for (reason, name) in reasons.iter().zip(["b", "c", "d", "e"]) {
             assert!(reason.starts_with(&format!("disk {name}: ")), "{reasons:?}");
         }

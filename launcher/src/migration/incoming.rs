@@ -10,7 +10,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::arrival::{Arrival, Compared};
 use super::channels::Channels;
+use super::comparison::Comparison;
 use super::describe::{Description, notes, reasons, same_pod_addresses};
 use super::disks::MigratingDisk;
 use super::link::Received;
@@ -46,37 +48,13 @@ pub(crate) struct Listener {
     pub(crate) peer_name: String,
 }
 
-/// What the tasks of a target report.
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    Connection(port::Incoming),
-    Received(u32, Received),
-    Event(Event),
-    /// The disks of this pod were read to answer the source of this channel.
-    Compared(u32, Box<Prepare>, Box<Description>),
-    /// The guest has been here for so long that its source has nothing left to ask.
-    Settled,
-}
-
-impl From<port::Incoming> for Arrival {
-    fn from(incoming: port::Incoming) -> Self {
-        Self::Connection(incoming)
-    }
-}
-
-impl From<(u32, Received)> for Arrival {
-    fn from((channel, received): (u32, Received)) -> Self {
-        Self::Received(channel, received)
-    }
-}
-
 /// A target, from before a source connects until well after the guest is here.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     listener: Listener,
     /// Without the disks, which are read when a source asks.
     own: Description,
-    disks: Vec<MigratingDisk>,
+    comparison: Comparison,
     vmm_dir: PathBuf,
     port: Port,
     accepting: Option<AbortHandle>,
@@ -120,7 +98,7 @@ impl Incoming {
         let this = Self {
             listener,
             own,
-            disks,
+            comparison: Comparison::of(disks),
             vmm_dir,
             port,
             accepting: None,
@@ -215,15 +193,20 @@ impl Incoming {
             Arrival::Received(channel, Received::Lost(why)) => {
                 self.channels.lose(channel).then_some(Event::ChannelLost(why))
             }
-            Arrival::Received(channel, Received::Message(message)) => self.message(channel, message, waits),
+            Arrival::Received(channel, Received::Message(message)) => self.message(channel, message),
+            Arrival::Compared(compared) => self.compared(compared, waits),
         }
     }
 
-    fn message(&mut self, channel: u32, message: Message, waits: bool) -> Option<Event> {
+    fn message(&mut self, channel: u32, message: Message) -> Option<Event> {
         match message {
             // It was heard the first time.
             Message::Prepare(_) if self.channels.is_source(channel) => None,
-            Message::Prepare(prepare) => self.compare(channel, prepare, waits),
+            Message::Prepare(prepare) => {
+                self.comparison
+                    .begin(channel, prepare, &mut self.tasks, &self.sink);
+                None
+            }
             // Whoever knows the name is the source, over whatever channel.
             Message::Commit { id } if self.id.as_ref() == Some(&id) => {
                 self.channels.choose(channel);
@@ -236,42 +219,20 @@ impl Incoming {
         }
     }
 
-    /// Reads the disks of this pod as they are now. One source at a time: others are told that the target is busy.
-    fn compare(&mut self, channel: u32, prepare: Box<Prepare>, waits: bool) -> Option<Event> {
-        if self.comparing == Some(channel) {
+    fn compared(&mut self, compared: Compared, waits: bool) -> Option<Event> {
+        let Compared {
+            channel,
+            prepare,
+            disks,
+            problems,
+        } = compared;
+        self.comparison.end(channel);
+        // It has ended meanwhile, or asked twice.
+        if !self.channels.has(channel) || self.channels.is_source(channel) {
             return None;
         }
-        if !waits || self.comparing.is_some() {
-            self.asking = Some(channel);
-            return Some(Event::Prepare {
-                reasons: vec![BUSY.to_owned()],
-            });
-        }
-        self.comparing = Some(channel);
-        let (own, disks, sink) = (self.own.clone(), self.disks.clone(), self.sink.clone());
-        self.tasks.spawn(async move {
-            let read = tokio::task::spawn_blocking(move || {
-                let own = own.with_disks_as_of(&disks, &prepare.description.disks);
-                (prepare, own)
-            });
-            let arrival = match read.await {
-                Ok((prepare, own)) => Arrival::Compared(channel, prepare, Box::new(own)),
-                Err(error) => Arrival::Event(Event::VmmFailed(format!(
-                    "the guest's disks cannot be read: {error}"
-                ))),
-            };
-            sink.send(arrival).await;
-        });
-        None
-    }
-
-    /// The disks of this pod are read: whether it takes the source's guest.
-    fn compared(&mut self, channel: u32, prepare: &Prepare, own: &Description, waits: bool) -> Option<Event> {
-        self.comparing = None;
-        if !self.channels.has(channel) {
-            return None;
-        }
-        let reasons = self.judge(prepare, own, waits);
+        self.own.disks = disks;
+        let reasons = self.judge(&prepare, problems, waits);
         if reasons.is_empty() && waits {
             let from = self.channels.choose(channel);
             self.port.expect(&prepare.id, from);
@@ -279,7 +240,7 @@ impl Incoming {
             self.nics.clone_from(&prepare.description.nics);
             self.connected = self.take_connections(&self.nics);
             self.credentials = prepare.credentials.is_some();
-            for note in notes(&prepare.description, own) {
+            for note in notes(&prepare.description, &self.own) {
                 tracing::warn!(event = "migration-note", "migration: {}", said::text(&note));
             }
         }
@@ -287,8 +248,9 @@ impl Incoming {
         Some(Event::Prepare { reasons })
     }
 
-    fn judge(&self, prepare: &Prepare, own: &Description, waits: bool) -> Vec<String> {
-        let mut all = reasons(prepare.version, &prepare.description, own);
+    fn judge(&self, prepare: &Prepare, problems: Vec<String>, waits: bool) -> Vec<String> {
+        let mut all = problems;
+        all.extend(reasons(prepare.version, &prepare.description, &self.own));
         match (&self.listener.security, &prepare.credentials) {
             (Security::Tls(_), Some(credentials)) if all.is_empty() && waits => {
                 if let Err(error) = session_certs::accept(&self.vmm_dir, credentials) {

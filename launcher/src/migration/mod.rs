@@ -8,22 +8,24 @@
 //!
 //! Anybody may come to the target's [`port`]; [`tls`] knows whom to let in, and [`said`] makes what they say fit for a log.
 
+mod arrival;
 mod channel;
 mod channels;
-mod describe;
+mod comparison;
+pub(crate) mod describe;
 mod descriptors;
 mod disks;
 mod fence;
 mod incoming;
 mod link;
-mod message;
+pub(crate) mod message;
 mod outgoing;
 mod pipe;
 mod port;
 mod rejections;
 mod relay;
 mod report;
-mod said;
+pub(crate) mod said;
 mod session_certs;
 mod shared;
 pub(crate) mod source;
@@ -35,10 +37,11 @@ mod vmm_socket;
 mod vmm_watchdog;
 
 pub(crate) use crate::status::{Identity, NicDescription, VfDescription};
+pub(crate) use arrival::Arrival;
 pub(crate) use channel::{Address, listen_address};
 pub(crate) use describe::Description;
 pub(crate) use disks::{MigratingDisk, migrating as migrating_disks};
-pub(crate) use incoming::{Arrival, Incoming, Listener};
+pub(crate) use incoming::{Incoming, Listener};
 pub(crate) use outgoing::{Hands, Outgoing, REBOOTED, in_doubt, lost_there};
 pub(crate) use report::Report;
 pub(crate) use session_certs::{directory as tls_directory, make_directory as make_tls_directory};

@@ -10,7 +10,7 @@ const MAX_REASONS: usize = 64;
 
 /// One line of bounded length, in which every character is printed as itself or as its escape. Quotation marks and
 /// backslashes stay as they are, for legibility.
-pub(super) fn text(said: &str) -> String {
+pub(crate) fn text(said: &str) -> String {
     let mut text = String::new();
     for (count, character) in said.chars().enumerate() {
         if count == MAX_TEXT {
@@ -26,7 +26,7 @@ pub(super) fn text(said: &str) -> String {
 }
 
 /// As many as a log and a message take, each as [`text`].
-pub(super) fn reasons(mut all: Vec<String>) -> Vec<String> {
+pub(crate) fn reasons(mut all: Vec<String>) -> Vec<String> {
     let more = all.len().saturating_sub(MAX_REASONS);
     all.truncate(MAX_REASONS);
     let mut all: Vec<_> = all.iter().map(|reason| text(reason)).collect();

@@ -9,6 +9,8 @@
 //! over. passt then ends at once, while the VMM still asks for the last of the log.
 
 mod channel;
+#[doc(hidden)]
+pub mod fuzzing;
 mod message;
 mod state;
 

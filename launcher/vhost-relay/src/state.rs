@@ -288,8 +288,7 @@ impl<F: Clone> Relay<F> {
         Some(answer)
     }
 
-    /// Bytes and descriptors of whole messages that are held.
-    #[cfg(test)]
+    /// Bytes and descriptors of whole messages that are held: for tests.
     pub(super) fn weight(&self) -> usize {
         let messages = [&self.memory, &self.log_base, &self.log_descriptor, &self.awaited];
         let kept = messages.into_iter().flatten();

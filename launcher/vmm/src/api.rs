@@ -11,6 +11,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use crate::assumptions::MIGRATING;
@@ -186,40 +187,49 @@ impl Api {
         body: Option<Vec<u8>>,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Bytes, ApiError> {
-        let http = |source| ApiError::Http { request, source };
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ApiError::Connect { request, source })?;
-        let stream = FdStream::new(stream, descriptors);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-        tokio::spawn(connection);
-        let message = Request::builder()
-            .method(method)
-            .uri(format!("/api/v1/{request}"))
-            .header("Host", "localhost")
-            .header("Accept", "*/*")
-            .header("Content-Type", "application/json")
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
-            .map_err(|error| malformed(request, &error))?;
-        let response = sender.send_request(message).await.map_err(http)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_BODY)
-            .collect()
-            .await
-            .map_err(|error| ApiError::Malformed {
-                request,
-                why: error.to_string(),
-            })?
-            .to_bytes();
-        if status.is_success() {
-            return Ok(body);
-        }
-        Err(ApiError::Refused {
-            request,
-            status: status.as_u16(),
-            body: String::from_utf8_lossy(&body).escape_debug().take(2000).collect(),
-        })
+        converse(FdStream::new(stream, descriptors), method, request, body).await
     }
+}
+
+/// One request and its answer over a connection of its own.
+pub(crate) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    method: Method,
+    request: &'static str,
+    body: Option<Vec<u8>>,
+) -> Result<Bytes, ApiError> {
+    let http = |source| ApiError::Http { request, source };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
+    tokio::spawn(connection);
+    let message = Request::builder()
+        .method(method)
+        .uri(format!("/api/v1/{request}"))
+        .header("Host", "localhost")
+        .header("Accept", "*/*")
+        .header("Content-Type", "application/json")
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))
+        .map_err(|error| malformed(request, &error))?;
+    let response = sender.send_request(message).await.map_err(http)?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_BODY)
+        .collect()
+        .await
+        .map_err(|error| ApiError::Malformed {
+            request,
+            why: error.to_string(),
+        })?
+        .to_bytes();
+    if status.is_success() {
+        return Ok(body);
+    }
+    Err(ApiError::Refused {
+        request,
+        status: status.as_u16(),
+        body: String::from_utf8_lossy(&body).escape_debug().take(2000).collect(),
+    })
 }
 
 async fn within<T>(

@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 /// Far more than an event takes.
-const MAX_EVENT: usize = 64 << 10;
+pub(crate) const MAX_EVENT: usize = 64 << 10;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -68,18 +68,23 @@ impl Events {
 
 /// Cuts the stream at its blank lines.
 #[derive(Debug, Default)]
-struct Splitter {
+pub(crate) struct Splitter {
     buffer: Vec<u8>,
     /// Too long to be an event: thrown away up to the next blank line.
     skipping: bool,
 }
 
 impl Splitter {
-    fn feed(&mut self, bytes: &[u8]) {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    fn take(&mut self) -> Option<VmmEvent> {
+    /// Bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(crate) fn take(&mut self) -> Option<VmmEvent> {
         loop {
             let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") else {
                 if self.buffer.len() > MAX_EVENT {
@@ -155,7 +160,7 @@ mod tests {
         for _ in 0..100 {
             splitter.feed(&[b'x'; 4096]);
             assert!(splitter.take().is_none());
-            assert!(splitter.buffer.len() <= MAX_EVENT + 4096);
+            assert!(splitter.held() <= MAX_EVENT + 4096);
         }
         splitter.feed(b"\n\n{\"source\":\"vm\",\"event\":\"shutdown\"}\n\n");
         assert_eq!(all(&mut splitter), ["shutdown"]);

@@ -5,6 +5,8 @@ pub mod api;
 pub mod assumptions;
 pub mod events;
 mod fd_stream;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod log;
 pub mod process;
 pub mod threads;

@@ -69,6 +69,7 @@ pub async fn observe() -> Result<Observed, Error> {
         .read_permanent_neighbours(&mut links)
         .await
         .map_err(at("neighbours"))?;
+    netlink.heard().map_err(at("answers about it"))?;
     for link in &mut links {
         link.accept_ra = sysctl::read(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name));
     }
@@ -108,8 +109,17 @@ pub async fn find_routers(spec: &NetSpec, observed: &mut Observed) -> Result<(),
     Ok(())
 }
 
-impl Kernel for Linux {
-    async fn perform(&mut self, step: &Step) -> Result<(), StepFailure> {
+impl Linux {
+    /// What came of a request; what follows does not depend on a socket that may have failed with it.
+    fn after(&mut self, result: Result<(), StepFailure>) -> Result<(), StepFailure> {
+        let result = result.and_then(|()| self.netlink.heard());
+        if result.is_err() {
+            self.netlink = netlink::Netlink::open()?;
+        }
+        result
+    }
+
+    async fn take_step(&mut self, step: &Step) -> Result<(), StepFailure> {
         match step {
             Step::Tap(tap) => {
                 if tap.replace {
@@ -119,6 +129,8 @@ impl Kernel for Linux {
                 // never a persistent one without our alias.
                 let device = tap::create(tap)?;
                 self.netlink.configure(tap).await?;
+                // Only one that has its alias may outlive this process: the next start would not know it for ours.
+                self.netlink.heard()?;
                 tap::persist(&device)
             }
             Step::AddAddress { link, ip, prefix_len } => {
@@ -135,7 +147,7 @@ impl Kernel for Linux {
         }
     }
 
-    async fn take_back(&mut self, undo: &Undo) -> Result<(), StepFailure> {
+    async fn take_step_back(&mut self, undo: &Undo) -> Result<(), StepFailure> {
         let gone_is_fine = |result| match result {
             Err(StepFailure::NoLink(_)) => Ok(()),
             other => other,
@@ -150,5 +162,17 @@ impl Kernel for Linux {
             Undo::Sysctl { path, .. } if !Path::new(path).exists() => Ok(()),
             Undo::Sysctl { path, value } => sysctl::write(path, value),
         }
+    }
+}
+
+impl Kernel for Linux {
+    async fn perform(&mut self, step: &Step) -> Result<(), StepFailure> {
+        let result = self.take_step(step).await;
+        self.after(result)
+    }
+
+    async fn take_back(&mut self, undo: &Undo) -> Result<(), StepFailure> {
+        let result = self.take_step_back(undo).await;
+        self.after(result)
     }
 }

@@ -1,6 +1,7 @@
 //! Requests over one rtnetlink socket.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use tokio::task::JoinHandle;
 
 use super::link;
 use crate::error::StepFailure;
@@ -30,14 +32,30 @@ const BEHIND_THE_KERNELS: u32 = 1024;
 #[derive(Debug)]
 pub(super) struct Netlink {
     pub(super) handle: Handle,
+    /// Serves the socket; it ends with the first error of sending or receiving.
+    connection: JoinHandle<()>,
 }
 
 impl Netlink {
     pub(super) fn open() -> Result<Self, StepFailure> {
         let (connection, handle, _) = rtnetlink::new_connection()
             .map_err(|source| StepFailure::system("open an rtnetlink socket", source))?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    /// Whether the kernel's answers were heard to their end. A request whose socket has failed has no answer, which the
+    /// crate does not tell from success, or from the end of a list.
+    pub(super) fn heard(&self) -> Result<(), StepFailure> {
+        match self.connection.is_finished() {
+            false => Ok(()),
+            true => Err(StepFailure::system(
+                "hear the kernel's answer",
+                ErrorKind::BrokenPipe,
+            )),
+        }
     }
 
     pub(super) async fn links(&self) -> Result<Vec<Link>, StepFailure> {
@@ -143,8 +161,19 @@ impl Netlink {
         if !settings.exists() {
             return Ok(());
         }
-        // Nor to learn routers from what comes by it. Often /proc/sys is read-only; the rules let no advertisement in either.
-        let _ = fs::write(settings.join("accept_ra"), "0");
+        // Nor to learn routers from what comes by it. Often /proc/sys is read-only, or another user's; the rules let no
+        // advertisement in either.
+        match fs::write(settings.join("accept_ra"), "0") {
+            Err(error)
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied
+                ) =>
+            {
+                return Err(StepFailure::system("switch off accept_ra", error));
+            }
+            _ => {}
+        }
         let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let message = LinkUnspec::new_with_index(index(name)?)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]))

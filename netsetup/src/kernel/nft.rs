@@ -1,12 +1,18 @@
 //! The `nft` tool: one call, one transaction.
 
-use std::io::Write;
+use std::io;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use hawser_linux::converse::converse;
 use nix::unistd::{Pid, getpid};
 
 use crate::error::StepFailure;
 use crate::ruleset;
+
+/// A rule set takes nft some 30 ms. A pod whose nft hangs is to end with an error before its grace period does, and taking
+/// the wiring down may meet the same nft.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A started `nft` that waits for its rules. To start it takes as long as to load them, so it is started beside other
 /// work; one that is not needed after all is ended.
@@ -44,21 +50,22 @@ impl Nft {
         let Some(mut nft) = self.child.take() else {
             return Ok(());
         };
-        let mut stdin = nft.stdin.take();
-        let written = stdin
-            .as_mut()
-            .map_or(Ok(()), |stdin| stdin.write_all(document.to_string().as_bytes()));
-        drop(stdin);
-        let output = nft.wait_with_output().map_err(failed)?;
-        // The error of an nft that failed tells more than that its pipe broke.
-        if !output.status.success() {
-            let error = String::from_utf8_lossy(&output.stderr);
-            return Err(StepFailure::Nft(match error.trim() {
-                "" => output.status.to_string(),
-                error => error.to_owned(),
-            }));
+        let text = document.to_string();
+        let (status, said) =
+            converse(&mut nft, text.as_bytes(), Instant::now() + TIMEOUT).map_err(|error| {
+                match error.kind() {
+                    io::ErrorKind::TimedOut => StepFailure::NftHung(TIMEOUT.as_secs()),
+                    _ => failed(error),
+                }
+            })?;
+        if status.success() {
+            return Ok(());
         }
-        written.map_err(failed)
+        let said = String::from_utf8_lossy(&said);
+        Err(StepFailure::Nft(match said.trim() {
+            "" => status.to_string(),
+            said => said.to_owned(),
+        }))
     }
 }
 

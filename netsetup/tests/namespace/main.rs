@@ -12,9 +12,11 @@
 
 mod bridge;
 mod cni;
+mod crashes;
 mod faults;
 mod frames;
 mod hostile_guest;
 mod passt;
 mod pod;
+mod tracer;
 mod wiring;

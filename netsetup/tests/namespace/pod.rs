@@ -90,6 +90,11 @@ impl Pod {
         self.dir.path().join("journal.json")
     }
 
+    /// Where a process of its own writes what its error was.
+    pub(crate) fn error_path(&self) -> PathBuf {
+        self.dir.path().join("error")
+    }
+
     /// Plans and applies, and is sure that there is nothing left to do.
     pub(crate) async fn wire(&self, spec: &NetSpec) -> (Plan, Journal) {
         let plan = plan(spec).await;

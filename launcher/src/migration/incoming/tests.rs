@@ -1,5 +1,6 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use tokio::net::TcpSocket;
 use super::*;
 use crate::migration::channel::Stream;
 use crate::migration::describe::VERSION;
+use crate::migration::disks::{For, describe};
 use crate::migration::message;
 use crate::status::Identity;
 
@@ -33,6 +35,12 @@ fn description() -> Description {
 
 /// Over plain TCP, and not open yet.
 async fn target() -> (Incoming, TcpListener, mpsc::Receiver<Arrival>, tempfile::TempDir) {
+    target_with(Vec::new()).await
+}
+
+async fn target_with(
+    disks: Vec<MigratingDisk>,
+) -> (Incoming, TcpListener, mpsc::Receiver<Arrival>, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let listener = Listener {
         address: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -41,14 +49,7 @@ async fn target() -> (Incoming, TcpListener, mpsc::Receiver<Arrival>, tempfile::
     };
     let (queue, arrivals) = mpsc::channel(64);
     let vmm_dir = directory.path().to_owned();
-    let bound = Incoming::bind(
-        listener,
-        (description(), Vec::new()),
-        None,
-        vmm_dir,
-        Sink::new(queue),
-    )
-    .await;
+    let bound = Incoming::bind(listener, (description(), disks), None, vmm_dir, Sink::new(queue)).await;
     let (incoming, socket) = bound.unwrap();
     (incoming, socket, arrivals, directory)
 }
@@ -154,6 +155,63 @@ async fn the_port_closes_once_the_guest_is_here_for_good() {
     tokio::task::yield_now().await;
     let refused = tokio::net::TcpStream::connect(there).await.unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+/// What a source that has this disk is told.
+async fn asked(incoming: &mut Incoming, arrivals: &mut mpsc::Receiver<Arrival>, disk: &Path) -> Vec<String> {
+    let (ours, _theirs) = tokio::io::duplex(1 << 16);
+    let stream: Box<dyn Stream> = Box::new(ours);
+    let from = Ipv4Addr::new(10, 0, 0, 1).into();
+    incoming.arrived(
+        Arrival::Connection(port::Incoming::Control { stream, from }),
+        true,
+    );
+    let channel = (0..100)
+        .rev()
+        .find(|channel| incoming.channels.has(*channel))
+        .unwrap();
+    let disk = MigratingDisk::unwritten("seed", disk.to_owned());
+    let disks = describe(&[disk], For::Target).disks;
+    let prepare = Prepare {
+        version: VERSION,
+        id: "id".into(),
+        description: Description {
+            disks,
+            ..description()
+        },
+        credentials: None,
+    };
+    let message = Received::Message(Message::Prepare(Box::new(prepare)));
+    assert!(
+        incoming
+            .arrived(Arrival::Received(channel, message), true)
+            .is_none()
+    );
+    loop {
+        // Not a source that is chosen: it could not be asked again.
+        if let Some(Event::Prepare { reasons }) = incoming.arrived(next(arrivals).await, false) {
+            return reasons;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_is_compared_as_it_is_when_the_source_asks() {
+    let files = tempfile::tempdir().unwrap();
+    let (theirs, ours) = (files.path().join("theirs"), files.path().join("ours"));
+    std::fs::write(&theirs, "what the guest reads").unwrap();
+    std::fs::write(&ours, "what the guest reads").unwrap();
+    let disks = vec![MigratingDisk::unwritten("seed", ours.clone())];
+    let (mut incoming, _socket, mut arrivals, _directory) = target_with(disks).await;
+    assert_eq!(asked(&mut incoming, &mut arrivals, &theirs).await, [""; 0]);
+    std::fs::write(&ours, "what someone wrote").unwrap();
+    let reasons = asked(&mut incoming, &mut arrivals, &theirs).await;
+    assert!(reasons[0].starts_with("disk seed: "), "{reasons:?}");
+    std::fs::remove_file(&ours).unwrap();
+    let reasons = asked(&mut incoming, &mut arrivals, &theirs).await;
+    assert!(reasons[0].contains("No such file"), "{reasons:?}");
+    std::fs::write(&ours, "what the guest reads").unwrap();
+    assert_eq!(asked(&mut incoming, &mut arrivals, &theirs).await, [""; 0]);
 }
 
 /// What may happen to a target.
@@ -288,7 +346,24 @@ async fn happens(
         Happening::Sends(channel, bytes) => received(channel, bytes).await,
         Happening::Closes(channel) => Arrival::Received(channel, Received::Lost("closed".into())),
     };
-    let Some(event) = incoming.arrived(arrival, waits) else {
+    // The disks are read by a task; here the answer comes at once.
+    let asked = match &arrival {
+        Arrival::Received(channel, Received::Message(Message::Prepare(prepare))) => {
+            Some((*channel, prepare.clone()))
+        }
+        _ => None,
+    };
+    let mut event = incoming.arrived(arrival, waits);
+    if let (None, Some((channel, prepare))) = (&event, asked) {
+        let compared = Compared {
+            channel,
+            prepare,
+            disks: Vec::new(),
+            problems: Vec::new(),
+        };
+        event = incoming.arrived(Arrival::Compared(compared), waits);
+    }
+    let Some(event) = event else {
         return state;
     };
     let texts = match &event {

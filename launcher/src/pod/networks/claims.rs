@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Error, text};
-use crate::spec::{Claim, PciAddress};
+use crate::spec::{Claim, PciAddress, quoted};
 
 /// Where the kubelet has them appear.
 pub(crate) const CLAIMS: &str = "/var/run/kubernetes.io/dra-device-attributes";
@@ -54,7 +54,7 @@ fn only_file(directory: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-fn address(text: &str, request: &str) -> Result<PciAddress, String> {
+pub(crate) fn address(text: &str, request: &str) -> Result<PciAddress, String> {
     let mut versions = Vec::new();
     for object in serde_json::Deserializer::from_str(text).into_iter::<serde_json::Value>() {
         let object = object.map_err(|error| error.to_string())?;
@@ -95,11 +95,14 @@ fn of_request(metadata: Metadata, request: &str) -> Result<PciAddress, String> {
         .get(ADDRESS)
         .and_then(|attribute| attribute.string.as_deref());
     let Some(value) = value else {
-        return Err(format!("device {:?} has no attribute {ADDRESS}", device.name));
+        return Err(format!(
+            "device {} has no attribute {ADDRESS}",
+            quoted(&device.name)
+        ));
     };
     value
         .parse()
-        .map_err(|form| format!("{ADDRESS}: {form}, found {value:?}"))
+        .map_err(|form| format!("{ADDRESS}: {form}, found {}", quoted(value)))
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@
 //!
 //! Which of the two a file holds is seen by its shape.
 
-mod claims;
+pub(crate) mod claims;
 mod names;
 mod resources;
 mod wait_for_file;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress};
+use crate::spec::{GuestSpec, Mac, Network, NetworkSource, PciAddress, quoted};
 
 pub(crate) use claims::{CLAIMS, claimed};
 pub(crate) use names::{PodInterface, named, pod_interface, possible_names, primary_interface};
@@ -50,7 +50,7 @@ pub(crate) enum Error {
         #[source]
         source: serde_json::Error,
     },
-    #[error("{path}: network {name}: {what}")]
+    #[error("{path}: network {}: {what}", shown(.name))]
     Entry {
         path: PathBuf,
         name: String,
@@ -84,10 +84,16 @@ pub(crate) enum Error {
         interface: String,
         other: String,
     },
-    #[error("{variable}: {what}")]
+    #[error("{}: {what}", shown(.variable))]
     Variable { variable: String, what: String },
     #[error("{path}: {what}")]
     Claim { path: PathBuf, what: String },
+}
+
+/// A name as somebody else wrote it, fit for a log: it is bounded, and a character that changes a terminal is an escape.
+fn shown(name: &str) -> String {
+    const LONGEST: usize = 253;
+    name.chars().flat_map(char::escape_debug).take(LONGEST).collect()
 }
 
 /// One network of the pod.
@@ -274,7 +280,7 @@ impl Written {
             Some(text) if text.len() > 17 => None,
             Some(text) => Some(
                 text.parse()
-                    .map_err(|form| fail(format!("mac {text:?}: {form}")))?,
+                    .map_err(|form| fail(format!("mac {}: {form}", quoted(text))))?,
             ),
         };
         let address = self.device.and_then(|device| device.pci?.pci_address);
@@ -282,7 +288,7 @@ impl Written {
             None => None,
             Some(text) => Some(
                 text.parse()
-                    .map_err(|form| fail(format!("pci-address {text:?}: {form}")))?,
+                    .map_err(|form| fail(format!("pci-address {}: {form}", quoted(&text))))?,
             ),
         };
         let interface = self.interface.clone().filter(|name| !name.is_empty());
@@ -290,7 +296,10 @@ impl Written {
             .as_deref()
             .filter(|name| !names::is_interface_name(name))
         {
-            return Err(fail(format!("interface {name:?}: not a valid interface name")));
+            return Err(fail(format!(
+                "interface {}: not a valid interface name",
+                quoted(name)
+            )));
         }
         Ok(PodNetwork {
             name: self.name,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use hawser_netsetup::Interface as PodsInterface;
 
-use super::{Error, Form, PodNetworks};
+use super::{Error, Form, PodNetworks, shown};
 use crate::spec::{GuestSpec, Interface, Network};
 
 /// linux/if.h: IFNAMSIZ, without the end of the string.
@@ -172,8 +172,8 @@ fn by_default_route(there: &[PodsInterface]) -> Option<&str> {
 
 fn list(status: &PodNetworks) -> String {
     let entries = status.list.iter().map(|entry| match &entry.interface {
-        Some(interface) => format!("{} ({interface})", entry.name),
-        None => format!("{} (without an interface)", entry.name),
+        Some(interface) => format!("{} ({interface})", shown(&entry.name)),
+        None => format!("{} (without an interface)", shown(&entry.name)),
     });
     let all: Vec<String> = entries.collect();
     if all.is_empty() {

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use super::Error;
-use crate::spec::PciAddress;
+use crate::spec::{PciAddress, quoted};
 
 const DEVICES: &str = "PCIDEVICE_";
 const INFO: &str = "_INFO";
@@ -167,7 +167,7 @@ fn info(variable: &str, value: &str) -> Result<Vec<PciAddress>, Error> {
 fn address(variable: &str, text: &str) -> Result<PciAddress, Error> {
     text.parse().map_err(|form| Error::Variable {
         variable: variable.to_owned(),
-        what: format!("{form}, found {text:?}"),
+        what: format!("{form}, found {}", quoted(text)),
     })
 }
 
@@ -206,6 +206,15 @@ mod tests {
             ["0000:03:02.1", "0000:03:00.3"]
         );
         assert_eq!(resources.names().collect::<Vec<_>>(), ["INTEL_COM_SRIOV"]);
+    }
+
+    #[test]
+    fn what_a_variable_is_called_cannot_forge_a_line_of_the_log() {
+        let error = parse(&[("PCIDEVICE_X\u{1b}[2J\n2026 ERROR", "here\n")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "PCIDEVICE_X\\u{1b}[2J\\n2026 ERROR: expected a PCI address of the form dddd:bb:ss.f, found \"here\""
+        );
     }
 
     #[test]
