@@ -40,14 +40,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run every test, and count: unit tests, then scenarios in namespaces, then real guests in the lab
+    /// Run every test, and count: unit tests, then scenarios in namespaces, then real guests in the lab, then a Kubernetes
     Test {
-        /// Only one of the three
+        /// Only one of the four
         #[arg(long)]
         only: Option<Group>,
         /// Only what has this in its name
         filter: Option<String>,
-        /// Skip the lab's scenarios that have not begun so many seconds from now
+        /// Skip the scenarios of the lab and the cluster that have not begun so many seconds from now
         #[arg(long, value_name = "SECONDS")]
         within: Option<u64>,
         #[command(flatten)]
@@ -72,6 +72,9 @@ enum Command {
         /// The longer set too
         #[arg(long)]
         all: bool,
+        /// No more nodes than this: what needs more is skipped. By default two where they are needed and there is memory
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: Option<u8>,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -123,6 +126,7 @@ enum Group {
     Unit,
     Namespace,
     Lab,
+    Cluster,
 }
 
 fn main() -> ExitCode {
@@ -156,11 +160,17 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(report.finish())
         }
         Command::Cluster {
-            scenarios, launcher, ..
-        } if scenarios == ["shell"] => cluster::shell(&launcher.binary()).map(|()| ExitCode::SUCCESS),
+            scenarios,
+            nodes,
+            launcher,
+            ..
+        } if scenarios == ["shell"] => {
+            cluster::shell(&launcher.binary(), nodes.map(usize::from)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Cluster {
             scenarios,
             all,
+            nodes,
             launcher,
         } => {
             let mut report = Report::default();
@@ -169,7 +179,12 @@ fn run(command: Command) -> Result<ExitCode> {
             } else {
                 cluster::Set::Usual
             };
-            cluster::run(&mut report, set, &scenarios, &launcher.binary());
+            let order = cluster::Order {
+                set,
+                filters: &scenarios,
+                nodes: nodes.map(usize::from),
+            };
+            cluster::run(&mut report, &order, &launcher.binary(), None);
             Ok(report.finish())
         }
         Command::Bench {
@@ -255,6 +270,14 @@ fn test(
     }
     if wanted(Group::Lab) {
         lab::run(&mut report, lab::Set::Usual, &filters, binary, until);
+    }
+    if wanted(Group::Cluster) {
+        let order = cluster::Order {
+            set: cluster::Set::Main,
+            filters: &filters,
+            nodes: None,
+        };
+        cluster::run(&mut report, &order, binary, until);
     }
     report.finish()
 }

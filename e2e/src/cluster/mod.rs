@@ -24,8 +24,10 @@ mod pace;
 mod pki;
 mod run;
 mod scenarios;
+mod selection;
 
-pub(crate) use run::{Set, run, shell};
+pub(crate) use run::{run, shell};
+pub(crate) use selection::{Order, Set};
 
 /// The name of the cluster's scenarios as a group, in reports.
 const GROUP: &str = "cluster";
