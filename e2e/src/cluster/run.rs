@@ -176,6 +176,7 @@ fn with_cluster(
         images: Images::default(),
         device_plugin: DEVICE_PLUGIN,
         hawser,
+        own: true,
     };
     let data = cache.scratch("cluster-etcd")?;
     let _control_plane = ControlPlane::start(&netns, &go, &pki, &cluster.kubectl, &data, &results)?;
@@ -196,6 +197,19 @@ fn with_cluster(
     }
     shell.env("KUBECONFIG", &config).env("PATH", path);
     then(&cluster, &mut shell)
+}
+
+/// Writes the images of the scenarios to a directory, as archives that container runtimes load.
+pub(crate) fn images(binary: &LauncherBinary, to: &Path) -> Result<()> {
+    packages::install()?;
+    let cache = Cache::open()?;
+    let hawser = launcher(binary)?;
+    let node = NodeImage::get(&cache)?;
+    let payload = cache.scratch("cluster-payload")?;
+    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    fill(&payload, &cache, &node, &hawser, to)?;
+    let busybox = node.root().join("usr/bin/busybox");
+    image::client(&busybox, &payload, &to.join("client.tar"))
 }
 
 /// Fills the payload with what images are made of, and makes those of hawser and of the guest.
