@@ -3,6 +3,7 @@
 mod bindings;
 mod examples;
 mod forms;
+mod lives;
 mod masquerade;
 mod migration;
 mod restarts;
@@ -58,6 +59,10 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
         run: forms::two_containers,
     },
     Scenario {
+        name: "one_container_over_a_restart_of_the_kubelet",
+        run: forms::one_container,
+    },
+    Scenario {
         name: "volumes_of_every_kind",
         run: volumes::of_every_kind,
     },
@@ -72,6 +77,22 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     Scenario {
         name: "kubelet_restarted_without_the_device_plugin",
         run: restarts::kubelet_without_device_plugin,
+    },
+    Scenario {
+        name: "containerd_killed_and_back",
+        run: lives::containerd_restarted,
+    },
+    Scenario {
+        name: "launcher_out_of_memory",
+        run: lives::out_of_memory,
+    },
+    Scenario {
+        name: "deleted_without_grace",
+        run: lives::deleted_without_grace,
+    },
+    Scenario {
+        name: "node_rebooted",
+        run: lives::node_rebooted,
     },
 ];
 
