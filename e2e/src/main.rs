@@ -24,11 +24,11 @@ mod standin_record;
 #[path = "standin/script.rs"]
 mod standin_script;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use lab::LauncherBinary;
@@ -43,14 +43,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run every test, and count: unit tests, then scenarios in namespaces, then real guests in the lab
+    /// Run every test, and count: unit tests, then scenarios in namespaces, then real guests in the lab, then a Kubernetes
     Test {
-        /// Only one of the three
+        /// Only one of the four
         #[arg(long)]
         only: Option<Group>,
         /// Only what has this in its name
         filter: Option<String>,
-        /// Skip the lab's scenarios that have not begun so many seconds from now
+        /// Skip the scenarios of the lab and the cluster that have not begun so many seconds from now
         #[arg(long, value_name = "SECONDS")]
         within: Option<u64>,
         #[command(flatten)]
@@ -69,12 +69,22 @@ enum Command {
         launcher: LauncherArguments,
     },
     /// Run a real Kubernetes on the lab's nodes, and the scenarios of the cluster, or those with any of these words in
-    /// their names. `cluster shell` is a shell with kubectl
+    /// their names. `cluster shell` is a shell with kubectl; `cluster images DIRECTORY` writes the images of the scenarios
+    /// there
     Cluster {
         scenarios: Vec<String>,
         /// The longer set too
         #[arg(long)]
         all: bool,
+        /// No more nodes than this: what needs more is skipped. By default two where they are needed and there is memory
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
+        nodes: Option<u8>,
+        /// The cluster of this file instead of one of its own (docs/cluster-tests.md)
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+        /// An image as the nodes of that cluster know it: launcher, guest or client, and its reference
+        #[arg(long = "image", value_name = "WHICH=REFERENCE", requires = "kubeconfig", value_parser = image)]
+        images: Vec<(String, String)>,
         #[command(flatten)]
         launcher: LauncherArguments,
     },
@@ -144,6 +154,7 @@ enum Group {
     Unit,
     Namespace,
     Lab,
+    Cluster,
 }
 
 fn main() -> ExitCode {
@@ -177,11 +188,28 @@ fn run(command: Command) -> Result<ExitCode> {
             Ok(report.finish())
         }
         Command::Cluster {
+            scenarios,
+            nodes,
+            kubeconfig: None,
+            launcher,
+            ..
+        } if scenarios == ["shell"] => {
+            cluster::shell(&launcher.binary(), nodes.map(usize::from)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Cluster {
             scenarios, launcher, ..
-        } if scenarios == ["shell"] => cluster::shell(&launcher.binary()).map(|()| ExitCode::SUCCESS),
+        } if scenarios.first().is_some_and(|first| first == "images") => match scenarios.as_slice() {
+            [_, directory] => {
+                cluster::images(&launcher.binary(), Path::new(directory)).map(|()| ExitCode::SUCCESS)
+            }
+            _ => bail!("cluster images: expected one directory to write the images to"),
+        },
         Command::Cluster {
             scenarios,
             all,
+            nodes,
+            kubeconfig,
+            images,
             launcher,
         } => {
             let mut report = Report::default();
@@ -190,7 +218,18 @@ fn run(command: Command) -> Result<ExitCode> {
             } else {
                 cluster::Set::Usual
             };
-            cluster::run(&mut report, set, &scenarios, &launcher.binary());
+            let order = cluster::Order {
+                set,
+                filters: &scenarios,
+                nodes: nodes.map(usize::from),
+            };
+            match kubeconfig {
+                Some(kubeconfig) => {
+                    let elsewhere = cluster::Elsewhere { kubeconfig, images };
+                    elsewhere.run(&mut report, &order, &launcher.binary());
+                }
+                None => cluster::run(&mut report, &order, &launcher.binary(), None),
+            }
             Ok(report.finish())
         }
         Command::Bench {
@@ -295,5 +334,21 @@ fn test(
     if wanted(Group::Lab) {
         lab::run(&mut report, lab::Set::Usual, &filters, binary, until);
     }
+    if wanted(Group::Cluster) {
+        let order = cluster::Order {
+            set: cluster::Set::Main,
+            filters: &filters,
+            nodes: None,
+        };
+        cluster::run(&mut report, &order, binary, until);
+    }
     report.finish()
+}
+
+/// `guest=REFERENCE`; which there are is known where they are used.
+fn image(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((which, reference)) if !reference.is_empty() => Ok((which.to_owned(), reference.to_owned())),
+        _ => Err("expected WHICH=REFERENCE".to_owned()),
+    }
 }

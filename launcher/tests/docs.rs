@@ -19,7 +19,7 @@ use page::{Page, repository};
 use serde_json::{Value, json};
 
 /// Options of other programs that the pages name.
-const OTHERS_OPTIONS: [&str; 26] = [
+const OTHERS_OPTIONS: [&str; 30] = [
     // passt
     "--address",
     "--fd",
@@ -46,11 +46,15 @@ const OTHERS_OPTIONS: [&str; 26] = [
     "--passt-profile",
     "--root-dir",
     // cargo e2e
+    "--all",
     "--datapath",
     "--ipv6",
+    "--kubeconfig",
     "--migration",
+    "--nodes",
     "--only",
     "--rounds",
+    "--within",
 ];
 
 fn pages() -> Vec<Page> {

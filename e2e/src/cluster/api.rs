@@ -103,6 +103,8 @@ pub(crate) struct Cluster {
     pub(crate) device_plugin: &'static str,
     /// The launcher's program on this machine, for what it prints.
     pub(crate) hawser: PathBuf,
+    /// Whether it is there for the scenarios alone, which may then reboot its nodes.
+    pub(crate) own: bool,
 }
 
 impl Cluster {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::api::{LABEL, Namespace, until};
 use super::guest::PORT;
+use crate::process::Process;
 
 /// What the guest's web server answers with (images/guest/init).
 const GREETING: &str = "hello from the guest";
@@ -30,6 +31,12 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub(super) fn start(namespace: &'a Namespace<'a>, name: &str) -> Result<Self> {
+        Self::start_on(namespace, name, None)
+    }
+
+    /// On this node, where one is named.
+    pub(super) fn start_on(namespace: &'a Namespace<'a>, name: &str, node: Option<&str>) -> Result<Self> {
+        let selector = node.map(|node| json!({"kubernetes.io/hostname": node}));
         namespace.apply(&[json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -37,6 +44,7 @@ impl<'a> Client<'a> {
             "spec": {
                 "terminationGracePeriodSeconds": 0,
                 "automountServiceAccountToken": false,
+                "nodeSelector": selector,
                 // As every namespace allows it.
                 "securityContext": {
                     "runAsNonRoot": true,
@@ -124,6 +132,28 @@ impl<'a> Client<'a> {
         let text = self.execute(address, "cat /proc/uptime")?;
         let seconds = text.split_whitespace().next().context("no uptime")?;
         Ok(seconds.parse()?)
+    }
+
+    /// A request to the guest at `address` that takes so long to be answered, on a connection that stays open for it.
+    pub(super) fn long_request(&self, address: IpAddr, seconds: u32) -> Result<Process> {
+        let url = format!("http://{}/cgi-bin/run", host(address, PORT));
+        let script = format!("sleep {seconds}; echo answered");
+        let timeout = (2 * seconds).to_string();
+        let words = [
+            "exec",
+            &self.name,
+            "--",
+            "wget",
+            "-q",
+            "-T",
+            &timeout,
+            "-O",
+            "-",
+            "--post-data",
+            &script,
+            &url,
+        ];
+        self.namespace.follow(&words)
     }
 
     fn fetch(&self, arguments: &[&str]) -> Result<String> {

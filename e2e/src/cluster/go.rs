@@ -61,6 +61,9 @@ const MODULES: &[Module] = &[
     },
 ];
 
+/// Modules whose programs run on nodes alone.
+const ON_NODES: &[&str] = &["containerd"];
+
 /// Where the programs are.
 #[derive(Debug)]
 pub(super) struct Programs {
@@ -69,9 +72,11 @@ pub(super) struct Programs {
 
 impl Programs {
     /// From the cache, or built: some minutes, once for each version. Where there is no Go that can, the error is a [`Skip`].
-    pub(super) fn get(cache: &Cache) -> Result<Self> {
+    /// Those that only nodes run are left out where there are none.
+    pub(super) fn get(cache: &Cache, nodes: bool) -> Result<Self> {
         let directories = MODULES
             .iter()
+            .filter(|module| nodes || !ON_NODES.contains(&module.name))
             .map(|module| module.get(cache))
             .collect::<Result<_>>()?;
         Ok(Self { directories })

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::api::{Cluster, LABEL, Namespace, fed};
+use super::api::{Cluster, LABEL, Namespace, fed, until};
 use super::pace::allowed;
 use crate::process::Process;
 
 /// What the guest's web server listens at (images/guest/init).
 pub(super) const PORT: u16 = 8080;
 
+/// For a controller to make a pod.
+const MADE: Duration = Duration::from_secs(60);
 /// For a guest to go down by its power button, which takes 10 s to 30 s with everything emulated.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -31,10 +33,18 @@ pub(super) struct Wanted<'a> {
     pub(super) probed: bool,
     /// Whether it is started again after it has failed.
     pub(super) again: bool,
+    /// `runStrategy` where it is started again.
+    pub(super) strategy: &'a str,
     /// Volumes of the manifest, each with a disk whose serial number is its name.
     pub(super) volumes: &'a [Value],
     /// Options of `hawser pod`.
     pub(super) options: &'a [&'a str],
+    /// The pod's name, where it is not the guest's.
+    pub(super) pod: Option<&'a str>,
+    /// Of its NIC.
+    pub(super) mac: Option<&'a str>,
+    /// The node that it has to run on.
+    pub(super) node: Option<&'a str>,
 }
 
 impl<'a> Wanted<'a> {
@@ -45,8 +55,12 @@ impl<'a> Wanted<'a> {
             binding,
             probed: false,
             again: false,
+            strategy: "RerunOnFailure",
             volumes: &[],
             options: &[],
+            pod: None,
+            mac: None,
+            node: None,
         }
     }
 
@@ -57,7 +71,9 @@ impl<'a> Wanted<'a> {
             (self.binding.to_owned(), json!({})),
         ]
         .into_iter()
+        .chain(self.mac.map(|mac| ("macAddress".to_owned(), json!(mac))))
         .collect();
+        let selector = self.node.map(|node| json!({"kubernetes.io/hostname": node}));
         let disk = |volume: &Value| {
             let name = volume.get("name");
             json!({"name": name, "serial": name, "disk": {"bus": "virtio"}})
@@ -76,6 +92,7 @@ impl<'a> Wanted<'a> {
             },
             "networks": [{"name": "default", "pod": {}}],
             "volumes": self.volumes,
+            "nodeSelector": selector,
         });
         if self.probed
             && let Some(spec) = spec.as_object_mut()
@@ -90,7 +107,7 @@ impl<'a> Wanted<'a> {
                 "kind": "VirtualMachine",
                 "metadata": {"name": self.name},
                 "spec": {
-                    "runStrategy": "RerunOnFailure",
+                    "runStrategy": self.strategy,
                     "template": {"metadata": {"labels": labels}, "spec": spec},
                 },
             })
@@ -131,8 +148,16 @@ pub(super) struct Guest<'a> {
 impl<'a> Guest<'a> {
     /// Makes the guest's pod and waits until its container runs.
     pub(super) fn start(namespace: &'a Namespace<'a>, wanted: Wanted<'_>) -> Result<Self> {
-        let name = wanted.name;
         namespace.apply(&wanted.objects(namespace.cluster)?)?;
+        Self::found(namespace, wanted.pod.unwrap_or(wanted.name))
+    }
+
+    /// Waits until there is this pod, and its container runs.
+    pub(super) fn found(namespace: &'a Namespace<'a>, name: &str) -> Result<Self> {
+        let pod = format!("pod/{name}");
+        until(&format!("there is the {pod}"), MADE, || {
+            Ok(namespace.get(&pod).ok())
+        })?;
         namespace.wait_until_running(name)?;
         Ok(Self {
             namespace,
@@ -227,10 +252,15 @@ impl<'a> Guest<'a> {
         Ok((id.to_owned(), restarts.unwrap_or_default()))
     }
 
-    /// `hawser status`, executed in the pod, has to say that the guest runs.
-    pub(super) fn expect_running(&self) -> Result<()> {
+    /// What `hawser status` says, executed in the pod.
+    pub(super) fn status(&self) -> Result<Value> {
         let text = self.namespace.exec(&self.name, &["hawser", "status"])?;
-        let status: Value = serde_json::from_str(&text).context("hawser status prints no JSON")?;
+        serde_json::from_str(&text).context("hawser status prints no JSON")
+    }
+
+    /// It has to say that the guest runs.
+    pub(super) fn expect_running(&self) -> Result<()> {
+        let status = self.status()?;
         ensure!(
             status.get("state").and_then(Value::as_str) == Some("running"),
             "hawser status: {status}"

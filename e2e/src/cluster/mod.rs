@@ -13,6 +13,7 @@ mod client;
 mod control_plane;
 mod daemon;
 mod disk;
+mod elsewhere;
 mod go;
 mod guest;
 mod image;
@@ -24,8 +25,11 @@ mod pace;
 mod pki;
 mod run;
 mod scenarios;
+mod selection;
 
-pub(crate) use run::{Set, run, shell};
+pub(crate) use elsewhere::Elsewhere;
+pub(crate) use run::{images, run, shell};
+pub(crate) use selection::{Order, Set};
 
 /// The name of the cluster's scenarios as a group, in reports.
 const GROUP: &str = "cluster";

@@ -48,6 +48,8 @@ impl ClusterNode {
         let tap = tap(number);
         let mut command = node.command(&format!("cluster.node={number}"));
         command
+            // As a machine does, whatever the lab's node would do instead: one scenario reboots it.
+            .args(["-action", "reboot=reset"])
             .args(["-chardev", "null,id=events"])
             .args(["-serial", &format!("file:{}", node.console().display())])
             .args(["-drive", &format!("file={},if=virtio,format=raw", disk.display())])

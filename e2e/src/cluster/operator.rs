@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::api::{LABEL, Namespace, until};
+use crate::report::Skip;
 
 /// For a service manager to have started again what was killed.
 const BACK: Duration = Duration::from_secs(90);
@@ -17,27 +18,38 @@ pub(super) struct Operator<'a> {
 }
 
 const NAME: &str = "operator";
+/// Where it sees the node's control groups.
+const CGROUPS: &str = "/cgroup";
 
 impl<'a> Operator<'a> {
     pub(super) fn start(namespace: &'a Namespace<'a>, node: &str) -> Result<Self> {
-        namespace.apply(&[json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": NAME, "labels": {LABEL: NAME}},
-            "spec": {
-                "nodeName": node,
-                "hostPID": true,
-                "terminationGracePeriodSeconds": 0,
-                "automountServiceAccountToken": false,
-                "containers": [{
-                    "name": NAME,
-                    "image": namespace.cluster.images.client,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["sleep", "infinity"],
-                    "securityContext": {"privileged": true},
-                }],
-            },
-        })])?;
+        namespace
+            .apply(&[json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": NAME, "labels": {LABEL: NAME}},
+                "spec": {
+                    "nodeName": node,
+                    "hostPID": true,
+                    "terminationGracePeriodSeconds": 0,
+                    "automountServiceAccountToken": false,
+                    "volumes": [{"name": "cgroups", "hostPath": {"path": "/sys/fs/cgroup"}}],
+                    "containers": [{
+                        "name": NAME,
+                        "image": namespace.cluster.images.client,
+                        "imagePullPolicy": "IfNotPresent",
+                        "command": ["sleep", "infinity"],
+                        "securityContext": {"privileged": true},
+                        "volumeMounts": [{"name": "cgroups", "mountPath": CGROUPS}],
+                    }],
+                },
+            })])
+            .map_err(|error| match format!("{error:#}") {
+                said if said.contains("violates PodSecurity") => {
+                    Skip::because(format!("the cluster has no privileged pods: {said}")).into()
+                }
+                _ => error,
+            })?;
         namespace.wait_until_running(NAME)?;
         Ok(Self { namespace })
     }
@@ -77,6 +89,34 @@ impl<'a> Operator<'a> {
         ensure!(!processes.is_empty(), "the node has no process {name}");
         let script = format!("kill -{signal} {processes}");
         self.namespace.exec(NAME, &["sh", "-c", &script]).map(drop)
+    }
+
+    /// Takes memory in the container that has this process until the kernel kills what is in it.
+    pub(super) fn exhaust_memory(&self, program: &str) -> Result<()> {
+        let processes = self.processes(program)?;
+        let process = processes
+            .split_whitespace()
+            .next()
+            .with_context(|| format!("the node has no process {program}"))?;
+        // A shell that has joined the container's group, and a string that doubles.
+        let script = format!(
+            "group=$(find {CGROUPS} -name cgroup.procs -exec grep -lx {process} {{}} + | head -n 1) && [ -n \"$group\" ] && \
+             (echo 0 > \"$group\" && exec awk 'BEGIN {{ s = \"0123456789abcdef\"; while (1) s = s s }}') > /dev/null 2>&1 || true"
+        );
+        self.namespace.exec(NAME, &["sh", "-c", &script]).map(drop)
+    }
+
+    /// Waits until the node has no process of this name.
+    pub(super) fn wait_until_gone(&self, name: &str) -> Result<()> {
+        until(&format!("no process {name} is left"), BACK, || {
+            Ok(self.processes(name)?.is_empty().then_some(()))
+        })
+    }
+
+    /// Has the node start anew, at once and without a word to anybody.
+    pub(super) fn reboot(&self) -> Result<()> {
+        let script = "(sleep 1; reboot -f) > /dev/null 2>&1 &";
+        self.namespace.exec(NAME, &["sh", "-c", script]).map(drop)
     }
 
     /// The identities of the node's processes of this name.

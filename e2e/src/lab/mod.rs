@@ -19,6 +19,7 @@ mod disk_image;
 mod events;
 mod firmware;
 mod guest_image;
+pub(crate) mod memory;
 pub(crate) mod node;
 pub(crate) mod node_image;
 mod nodes;

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::GROUP;
 use super::events::{Event, Turn};
+use super::memory;
 use super::owed::Owed;
 use super::process::progress;
 use super::qemu::Node;
@@ -38,20 +39,8 @@ const WORTH: usize = 4;
 /// How many nodes the machine has room for.
 pub(super) fn room(scenarios: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let memory = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| available(&text));
-    let fit = usize::try_from(memory.unwrap_or(0) / MEMORY).unwrap_or(MOST);
+    let fit = usize::try_from(memory::available().unwrap_or(0) / MEMORY).unwrap_or(MOST);
     (scenarios / WORTH).min(MOST).min(cores).min(fit).max(1)
-}
-
-/// Bytes, of /proc/meminfo.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes << 10)
 }
 
 pub(super) fn locked<'a, 'r>(owed: &'a Mutex<Owed<'r>>) -> MutexGuard<'a, Owed<'r>> {
@@ -196,16 +185,4 @@ fn last_lines(path: &Path, count: usize) -> String {
         .copied()
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn available_memory_is_read() {
-        let meminfo = "MemTotal:       24683520 kB\nMemAvailable:   23622320 kB\nBuffers: 1 kB\n";
-        assert_eq!(available(meminfo), Some(23_622_320 << 10));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
-    }
 }

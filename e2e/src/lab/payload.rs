@@ -19,7 +19,7 @@ const COLLECT: &str = include_str!("../../../images/launcher/collect");
 const NODE_INIT: &str = include_str!("../../../images/node/init");
 const CONTAINERFILE: &str = include_str!("../../../Containerfile");
 
-/// Fills `payload`. `hawser` is the launcher's binary; `debian` adds the large guests, for those who need them.
+/// Fills `payload` for the lab. `hawser` is the launcher's binary; `debian` adds the large guests, for those who need them.
 pub(crate) fn fill(
     payload: &Path,
     cache: &Cache,
@@ -29,17 +29,6 @@ pub(crate) fn fill(
 ) -> Result<()> {
     fs::write(payload.join("init"), NODE_INIT)?;
     copy(Path::new(crate::process::THIS_PROGRAM), &payload.join("e2e"))?;
-
-    let mut recipe = guest_image::recipe();
-    recipe.push(node.key());
-    let guest = cache.entry("guest", &recipe, |dir| {
-        super::process::progress("making the guest's image");
-        guest_image::make(dir, node).context("cannot make the guest's image")
-    })?;
-    for file in ["vmlinux", "initrd.img"] {
-        copy(&guest.join(file), &payload.join("guest").join(file))?;
-    }
-
     if debian {
         add_debian(payload, &debian_guest::get(cache)?)?;
     }
@@ -52,13 +41,26 @@ pub(crate) fn fill(
         &programs::build("hawser-e2e", "--bin", "standin-sidecar")?,
         &sidecars.join("standin-sidecar"),
     )?;
-
     copy(
         &programs::build("hawser-e2e", "--bin", "vsock")?,
         &sidecars.join("vsock"),
     )?;
-    // One directory for each stage of the Containerfile that is replaced, with that stage's /out.
     fs::write(payload.join("Containerfile"), CONTAINERFILE)?;
+    stages(payload, cache, node, hawser)
+}
+
+/// What images are made of: the guest's kernel and initramfs, and one directory for each stage of the Containerfile that is
+/// replaced, with that stage's /out.
+pub(crate) fn stages(payload: &Path, cache: &Cache, node: &NodeImage, hawser: &Path) -> Result<()> {
+    let mut recipe = guest_image::recipe();
+    recipe.push(node.key());
+    let guest = cache.entry("guest", &recipe, |dir| {
+        super::process::progress("making the guest's image");
+        guest_image::make(dir, node).context("cannot make the guest's image")
+    })?;
+    for file in ["vmlinux", "initrd.img"] {
+        copy(&guest.join(file), &payload.join("guest").join(file))?;
+    }
     copy(hawser, &payload.join("build/out/usr/bin/hawser"))?;
     copy(
         &vmm::find(cache)?,

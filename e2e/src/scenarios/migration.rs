@@ -330,7 +330,12 @@ fn moves(context: &Context) -> Result<()> {
     ensure!(processes(&pair.from)?.is_empty(), "left at the source");
     silent(&pair.from).context("after the migration")?;
     expect_runs(&pair.target)?;
-    expect_state(&status(&pair.to)?, "running")?;
+    let received = status(&pair.to)?;
+    expect_state(&received, "running")?;
+    ensure!(
+        received.pointer("/migration/step") == Some(&json!("migrated")),
+        "at the target: {received}"
+    );
     for pod in [&pair.from, &pair.to] {
         let left = std::fs::read_dir(pod.path("state/vmm/migration-tls"))?.count();
         ensure!(left == 0, "{left} certificates of the migration are left");

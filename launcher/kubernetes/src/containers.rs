@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::config::{self, MOUNT};
 use crate::form::Form;
+use crate::migration;
 use crate::names::{GUEST, GUEST_USER};
 use crate::networks;
 use crate::probes::{self, Probes};
@@ -29,12 +30,13 @@ pub(crate) fn guest(source: &Source<'_>, form: Form, volumes: &Volumes, report: 
     if crate::sidecars::any(source) {
         mounts.push(crate::sidecars::mount());
     }
+    mounts.extend(migration::mount(source));
     mounts.extend(volumes.mounts.iter().cloned());
     let probes = Probes::of(source, report);
     json!({
         "name": GUEST,
         "image": source.options.image,
-        "args": arguments("run", source),
+        "args": run(source),
         "ports": ports(source),
         "resources": resources::guest(source, volumes, report),
         "securityContext": security_context(source, form),
@@ -76,6 +78,12 @@ pub(crate) fn setup(source: &Source<'_>) -> Value {
     })
 }
 
+fn run(source: &Source<'_>) -> Vec<Value> {
+    let mut arguments = arguments("run", source);
+    arguments.extend(migration::arguments(source));
+    arguments
+}
+
 fn arguments(verb: &str, source: &Source<'_>) -> Vec<Value> {
     let mut arguments = vec![verb.into(), "--vmi".into(), format!("{MOUNT}/vmi.yaml").into()];
     if source.options.bindings.is_some() {
@@ -111,6 +119,7 @@ pub(crate) fn own_volumes(source: &Source<'_>, form: Form, config: &Value) -> Ve
         volumes.push(crate::sidecars::volume());
     }
     volumes.push(config.clone());
+    volumes.extend(migration::volume(source));
     if networks::by_multus(source) {
         let status = format!("metadata.annotations['{}']", networks::NETWORK_STATUS);
         volumes.push(json!({

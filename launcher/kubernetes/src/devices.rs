@@ -54,7 +54,7 @@ pub(crate) fn of_the_guest(source: &Source<'_>, report: &mut Report) -> Counts {
             .iter()
             .any(|interface| interface.network.name == *name)
         {
-            report.refuse(
+            report.refuse_owner(
                 FieldPath::of("--network-resource"),
                 format!(
                     "no interface of the manifest is on a network named {}",

@@ -11,7 +11,7 @@
 //!
 //! 1. `volumes` decides what the pod mounts for each volume, `devices` which resources and claims it asks for.
 //! 2. `form` chooses the containers, and their privileges, from what the guest and its volumes allow.
-//! 3. `metadata`, `networks`, `probes`, `resources` and `scheduling` make the parts of the pod; `pod` puts it together.
+//! 3. `metadata`, `networks`, `probes`, `resources`, `scheduling` and `migration` make the parts of the pod; `pod` puts it together.
 //! 4. `config`, `service`, `disruption` and `workload` make what stands around it.
 //!
 //! What cannot be rendered is refused by its field; what is rendered on an assumption has a note with its field.
@@ -23,6 +23,7 @@ mod disruption;
 mod form;
 mod memory;
 mod metadata;
+mod migration;
 mod names;
 mod networks;
 mod options;
@@ -77,6 +78,7 @@ pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rende
     let volumes = Volumes::of(&source, &mut report);
     let form = Form::choose(&source, &volumes, &mut report);
     networks::note(&source, &mut report);
+    migration::check(&source, &mut report);
     let config = config::object(&source, &mut report);
     let pod = pod::template(&source, form, &volumes, &config.volume, &mut report);
     let mut objects = vec![config.object];

@@ -21,6 +21,10 @@ pub struct Options {
     pub devices: DeviceResources,
     /// Volumes whose claim is a block device (`volumeMode: Block`).
     pub block_volumes: BTreeSet<String>,
+    /// Secret of the type `kubernetes.io/tls` with the certificates of live migration.
+    pub tls_secret: Option<String>,
+    /// Name of the pod where it is to be the target of a live migration.
+    pub target: Option<String>,
     /// The device plugin's resource of a network, by the network's name.
     pub network_resources: BTreeMap<String, String>,
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::containers;
 use crate::form::Form;
 use crate::metadata;
+use crate::migration;
 use crate::names::GUEST_USER;
 use crate::resources;
 use crate::run_strategy;
@@ -46,6 +47,7 @@ pub(crate) fn template(
     report: &mut Report,
 ) -> Template {
     let restart_policy = run_strategy::restart_policy(source, report);
+    let restart_policy = migration::restart_policy(source, restart_policy, report);
     let mut init = Vec::new();
     if form == Form::TwoContainers {
         init.push(containers::setup(source));

@@ -9,6 +9,8 @@ use crate::source::{Source, written};
 const HANDLERS: [&str; 2] = ["tcpSocket", "httpGet"];
 /// How long a guest may take to boot before its liveness probe counts, in tries and seconds between them.
 const BOOT_TRIES: u32 = 120;
+/// The same where the guest comes from another pod: an hour more, after which `hawser migrate` gives up by default.
+const RECEIVE_TRIES: u32 = 840;
 const BOOT_PERIOD: u32 = 5;
 /// Seconds between two questions whether hawser's guest runs, where the manifest has no readiness probe.
 const READY_PERIOD: u32 = 5;
@@ -38,7 +40,7 @@ impl Probes {
         };
         let liveness = probe(source, "livenessProbe", report);
         Self {
-            startup: liveness.as_ref().map(startup).into(),
+            startup: liveness.as_ref().map(|liveness| startup(source, liveness)).into(),
             readiness,
             liveness: liveness.into(),
         }
@@ -46,7 +48,7 @@ impl Probes {
 }
 
 /// A guest that boots is not a guest that hangs: the liveness probe counts from the first answer.
-fn startup(liveness: &Map<String, Value>) -> Value {
+fn startup(source: &Source<'_>, liveness: &Map<String, Value>) -> Value {
     let mut startup: Map<String, Value> = liveness
         .iter()
         .filter(|(field, _)| HANDLERS.contains(&field.as_str()))
@@ -56,7 +58,11 @@ fn startup(liveness: &Map<String, Value>) -> Value {
         startup.extend(liveness.get(field).map(|value| (field.to_owned(), value.clone())));
     }
     startup.insert("periodSeconds".to_owned(), BOOT_PERIOD.into());
-    startup.insert("failureThreshold".to_owned(), json!(BOOT_TRIES));
+    let tries = match source.options.target {
+        Some(_) => RECEIVE_TRIES,
+        None => BOOT_TRIES,
+    };
+    startup.insert("failureThreshold".to_owned(), json!(tries));
     startup.into()
 }
 

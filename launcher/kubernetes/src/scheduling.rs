@@ -3,6 +3,7 @@
 use hawser_manifest::Report;
 use serde_json::{Map, Value, json};
 
+use crate::migration;
 use crate::source::{Shape, Source};
 
 /// Fields that the pod has under the same name, as they are written.
@@ -27,6 +28,7 @@ pub(crate) fn fields(source: &Source<'_>, report: &mut Report) -> Map<String, Va
             fields.insert((*field).to_owned(), value.clone());
         }
     }
+    migration::keep_apart(source, &mut fields, report);
     fields
 }
 

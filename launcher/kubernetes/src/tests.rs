@@ -1,5 +1,6 @@
 //! Whole guests, rendered; each field of the output is one that Kubernetes has.
 
+mod migration;
 mod refused;
 mod reports;
 mod snapshots;
@@ -96,6 +97,8 @@ fn options() -> Options {
         devices: DeviceResources::default(),
         block_volumes: Default::default(),
         network_resources: Default::default(),
+        tls_secret: None,
+        target: None,
     }
 }
 

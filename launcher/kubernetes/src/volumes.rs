@@ -64,7 +64,7 @@ impl Volumes {
         for name in &source.options.block_volumes {
             if !names.contains(&name.as_str()) {
                 let there = names.join(", ");
-                report.refuse(
+                report.refuse_owner(
                     FieldPath::of("--block"),
                     format!("no volume is named {}; the manifest has: {there}", quoted(name)),
                 );

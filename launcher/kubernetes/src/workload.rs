@@ -4,6 +4,7 @@ use hawser_manifest::{FieldPath, Kind, Report};
 use serde_json::{Value, json};
 
 use crate::metadata::{self, NAME_LABEL, name_label};
+use crate::migration;
 use crate::options::Workload;
 use crate::pod::Template;
 use crate::source::Source;
@@ -14,7 +15,11 @@ const STATEFUL_SET_NAME_MAX: usize = 52;
 
 /// The object for a pod with this `metadata` and `spec`.
 pub(crate) fn wrap(source: &Source<'_>, pod: Template, volumes: &Volumes, report: &mut Report) -> Value {
-    let name = source.guest.name.as_str();
+    migration::check_workload(source, report);
+    let name = match source.options.workload {
+        Workload::Pod => migration::pod_name(source),
+        _ => source.guest.name.as_str(),
+    };
     let (api_version, kind) = match source.options.workload {
         Workload::Pod => ("v1", "Pod"),
         Workload::StatefulSet => ("apps/v1", "StatefulSet"),

@@ -19,7 +19,7 @@ pub struct PodArgs {
     #[arg(long, value_name = "REFERENCE", default_value = "hawser")]
     pub launcher_image: String,
     /// Namespace of all objects, in place of the manifest's. Without either, the one that kubectl uses.
-    #[arg(short, long, value_name = "NAME", value_parser = namespace)]
+    #[arg(short, long, value_name = "NAME", value_parser = label)]
     pub namespace: Option<String>,
     /// What stands over the pod.
     #[arg(long, value_enum, default_value_t = Kind::Pod)]
@@ -38,6 +38,14 @@ pub struct PodArgs {
     /// Name of a volume of the manifest whose claim is a block device (volumeMode: Block).
     #[arg(long = "block", value_name = "VOLUME")]
     pub block_volumes: Vec<String>,
+    /// Secret with the certificates of live migration: ca.crt, tls.crt and tls.key, as cert-manager makes it. The pod has them in
+    /// /etc/hawser-tls.
+    #[arg(long, value_name = "NAME", value_parser = object_name)]
+    pub tls_secret: Option<String>,
+    /// Make the pod with this name, as the target of a live migration: it boots nothing, waits for the guest, and is on another
+    /// node than the guest's other pods.
+    #[arg(long, value_name = "POD", requires = "tls_secret", value_parser = label)]
+    pub target: Option<String>,
     /// Resource by which a device plugin offers the VFs of a network of the manifest.
     #[arg(long = "network-resource", value_name = "NETWORK=RESOURCE", value_parser = named)]
     pub network_resources: Vec<(String, String)>,
@@ -141,6 +149,8 @@ impl PodArgs {
             ipv6_sysctl: self.ipv6_sysctl,
             devices,
             block_volumes: self.block_volumes.iter().cloned().collect(),
+            tls_secret: self.tls_secret.clone(),
+            target: self.target.clone(),
             network_resources: self.network_resources.iter().cloned().collect(),
         })
     }
@@ -163,14 +173,25 @@ fn device(text: &str) -> Result<(Device, String), String> {
     }
 }
 
-/// A label of RFC 1123.
-fn namespace(text: &str) -> Result<String, String> {
+/// A subdomain of RFC 1123.
+fn object_name(text: &str) -> Result<String, String> {
+    match text.len() <= 253 && text.split('.').all(is_label) {
+        true => Ok(text.to_owned()),
+        false => Err("expected at most 253 of a-z, 0-9, '-' and '.', as names of objects have".to_owned()),
+    }
+}
+
+fn is_label(text: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let is_label = (1..=63).contains(&text.len())
+    (1..=63).contains(&text.len())
         && text.bytes().all(allowed)
         && !text.starts_with('-')
-        && !text.ends_with('-');
-    match is_label {
+        && !text.ends_with('-')
+}
+
+/// A label of RFC 1123.
+fn label(text: &str) -> Result<String, String> {
+    match is_label(text) {
         true => Ok(text.to_owned()),
         false => Err(
             "expected at most 63 of a-z, 0-9 and '-', beginning and ending with a letter or digit".to_owned(),

@@ -163,6 +163,28 @@ pub(crate) fn read(directory: &Path) -> io::Result<Status> {
     Ok(status)
 }
 
+/// Says so where the launcher before this one in the same pod did not end by itself: nothing else in the pod's log would.
+pub(crate) fn note_predecessor(directory: &Path) {
+    if let Some(state) = unfinished(directory) {
+        tracing::warn!(
+            event = "previous-launcher-killed",
+            "the launcher before this one in this pod was killed, and its guest was {state} then: by the kernel where the \
+             container needed more memory than its limit, or by whoever ended the container or the node; the container's \
+             last state (kubectl describe pod) has the reason"
+        );
+    }
+}
+
+/// What the guest was doing when its launcher ended without a word.
+fn unfinished(directory: &Path) -> Option<&'static str> {
+    let last = read(directory).ok()?;
+    matches!(
+        last.state,
+        Phase::Starting | Phase::Receiving | Phase::Running | Phase::Stopping
+    )
+    .then(|| last.state.name())
+}
+
 fn read_json<T: serde::de::DeserializeOwned>(directory: &Path, name: &str) -> io::Result<T> {
     let mut text = String::new();
     OpenOptions::new()
@@ -233,6 +255,28 @@ mod tests {
         let status = read(dir.path()).unwrap();
         assert_eq!(status.state, Phase::Migrated);
         assert_eq!(status.handed_over_to.as_deref(), Some("tcp:b:1"));
+    }
+
+    #[test]
+    fn a_launcher_that_did_not_end_by_itself_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(unfinished(dir.path()), None, "the first one");
+        let mut board = board(dir.path());
+        for (phase, expected) in [
+            (Phase::Running, Some("running")),
+            (Phase::Stopping, Some("stopping")),
+            (Phase::Failed, None),
+            (Phase::Receiving, Some("receiving")),
+            (Phase::Migrated, None),
+            (Phase::ShutDown, None),
+        ] {
+            board.phase(phase);
+            assert_eq!(unfinished(dir.path()), expected, "{phase:?}");
+        }
+        board.phase(Phase::Running);
+        board.prepare_hand_over("tcp:b:1").unwrap();
+        board.hand_over("tcp:b:1").unwrap();
+        assert_eq!(unfinished(dir.path()), None, "its guest is elsewhere");
     }
 
     #[test]

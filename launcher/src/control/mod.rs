@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, whereabouts};
+pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, whereabouts};
 pub(crate) use client::{connect, live, migrate, status};
 
 use crate::accept::Accepting;

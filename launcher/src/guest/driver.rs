@@ -361,8 +361,14 @@ impl Supervisor {
     }
 
     fn publish(&mut self, guest: &Guest) {
-        if let (Guest::Receiving(receiving), Some(incoming)) = (guest, &mut self.incoming) {
-            incoming.show(&receiving.target, &mut self.board);
+        match (guest, &mut self.incoming) {
+            (Guest::Receiving(receiving), Some(incoming)) => {
+                incoming.show(&receiving.target, &mut self.board)
+            }
+            (Guest::Running { .. } | Guest::Stopping { .. }, Some(incoming)) => {
+                incoming.show_received(&mut self.board);
+            }
+            _ => {}
         }
         match guest {
             Guest::Running { .. } => self.board.phase(Phase::Running),

@@ -182,6 +182,7 @@ async fn supervise(
         Some(_) => Guest::receiving(),
         None => Guest::Booting,
     };
+    control::note_predecessor(&job.directory);
     let mut this = Supervisor {
         child: Some(child),
         api,

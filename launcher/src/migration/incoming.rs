@@ -163,6 +163,11 @@ impl Incoming {
         );
     }
 
+    /// Publishes that the guest runs here: it is received no more, and the state of that is gone.
+    pub(crate) fn show_received(&mut self, board: &mut Board) {
+        self.show(&State::Ended(Ending::Runs { stop: false }), board);
+    }
+
     /// What a report of a task means for the machine, which `waits` for a first source.
     pub(crate) fn arrived(&mut self, arrival: Arrival, waits: bool) -> Option<Event> {
         match arrival {

@@ -11,10 +11,22 @@ use crate::cluster::operator::Operator;
 /// Without a user namespace: a container that wires the pod and stays, beside the guest's, which has no capability. Both live
 /// through a restart of the kubelet, and the second ends with the first.
 pub(super) fn two_containers(cluster: &Cluster) -> Result<()> {
-    cluster.within("two-containers", &[], |namespace| {
+    let lists = ["initContainerStatuses", "containerStatuses"];
+    without_user_namespace(cluster, "two-containers", &["--no-user-namespaces"], &lists)
+}
+
+/// The same with one container that does both.
+pub(super) fn one_container(cluster: &Cluster) -> Result<()> {
+    let options = ["--no-user-namespaces", "--single"];
+    without_user_namespace(cluster, "one-container", &options, &["containerStatuses"])
+}
+
+/// `lists` are those of the pod's status that have a container each.
+fn without_user_namespace(cluster: &Cluster, name: &str, options: &[&str], lists: &[&str]) -> Result<()> {
+    cluster.within(name, &[], |namespace| {
         let client = Client::start(namespace, "client")?;
         let wanted = Wanted {
-            options: &["--no-user-namespaces"],
+            options,
             ..Wanted::by("masquerade")
         };
         let mut guest = Guest::start(namespace, wanted)?;
@@ -27,15 +39,16 @@ pub(super) fn two_containers(cluster: &Cluster) -> Result<()> {
                 pod.pointer("/spec/hostUsers").is_none_or(Value::is_null),
                 "the pod has a user namespace"
             );
-            let ids = ["initContainerStatuses", "containerStatuses"]
-                .map(|list| pod.pointer(&format!("/status/{list}/0/containerID")).cloned());
-            ids.into_iter()
+            lists
+                .iter()
+                .map(|list| pod.pointer(&format!("/status/{list}/0/containerID")).cloned())
                 .map(|id| id.context("a container has no identity"))
                 .collect()
         };
         let before = containers()?;
-        Operator::start(namespace, &guest.node()?)?.restart("kubelet")?;
-        Client::start(namespace, "later").context("after the kubelet's restart")?;
+        let node = guest.node()?;
+        Operator::start(namespace, &node)?.restart("kubelet")?;
+        Client::start_on(namespace, "later", Some(&node)).context("after the kubelet's restart")?;
         let after = containers()?;
         ensure!(
             after == before,

@@ -25,10 +25,11 @@ pub(super) fn over_a_restart_of_the_kubelet(cluster: &Cluster) -> Result<()> {
         let [ipv4, _] = addresses;
         let container = guest.container()?;
         let uptime = client.uptime(ipv4)?;
-        let operator = Operator::start(namespace, &guest.node()?)?;
-        operator.restart("kubelet")?;
+        let node = guest.node()?;
+        Operator::start(namespace, &node)?.restart("kubelet")?;
         // The kubelet admits the pods of its node anew, in the order of their creation.
-        let later = Client::start(namespace, "later").context("after the kubelet's restart")?;
+        let later =
+            Client::start_on(namespace, "later", Some(&node)).context("after the kubelet's restart")?;
         let after = guest.container().context("after the kubelet's restart")?;
         ensure!(
             after == container,

@@ -3,7 +3,9 @@
 mod bindings;
 mod examples;
 mod forms;
+mod lives;
 mod masquerade;
+mod migration;
 mod restarts;
 mod security;
 mod service;
@@ -12,7 +14,19 @@ mod volumes;
 use super::api::Cluster;
 use crate::report::Scenario;
 
-/// What `cargo e2e cluster` runs, in this order.
+/// What the API server answers by itself: no node is needed.
+pub(super) const API: &[Scenario<Cluster>] = &[
+    Scenario {
+        name: "pod_security_baseline_refuses_net_admin_alone",
+        run: security::baseline,
+    },
+    Scenario {
+        name: "kubevirts_examples_are_taken_by_the_api_server",
+        run: examples::are_taken,
+    },
+];
+
+/// What `cargo e2e cluster` runs on one node, in this order.
 pub(super) const USUAL: &[Scenario<Cluster>] = &[
     Scenario {
         name: "masquerade_over_a_restart_of_the_kubelet",
@@ -30,21 +44,23 @@ pub(super) const USUAL: &[Scenario<Cluster>] = &[
         name: "service_follows_the_guests_readiness",
         run: service::follows_readiness,
     },
-    Scenario {
-        name: "pod_security_baseline_refuses_net_admin_alone",
-        run: security::baseline,
-    },
 ];
 
-/// What `--all` runs too.
+/// Between two nodes.
+pub(super) const BETWEEN_NODES: &[Scenario<Cluster>] = &[Scenario {
+    name: "migration_between_nodes",
+    run: migration::between_nodes,
+}];
+
+/// What `--all` runs too, on one node.
 pub(super) const LONGER: &[Scenario<Cluster>] = &[
-    Scenario {
-        name: "kubevirts_examples_are_taken_by_the_api_server",
-        run: examples::are_taken,
-    },
     Scenario {
         name: "two_containers_over_a_restart_of_the_kubelet",
         run: forms::two_containers,
+    },
+    Scenario {
+        name: "one_container_over_a_restart_of_the_kubelet",
+        run: forms::one_container,
     },
     Scenario {
         name: "volumes_of_every_kind",
@@ -62,4 +78,29 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
         name: "kubelet_restarted_without_the_device_plugin",
         run: restarts::kubelet_without_device_plugin,
     },
+    Scenario {
+        name: "containerd_killed_and_back",
+        run: lives::containerd_restarted,
+    },
+    Scenario {
+        name: "launcher_out_of_memory",
+        run: lives::out_of_memory,
+    },
+    Scenario {
+        name: "deleted_without_grace",
+        run: lives::deleted_without_grace,
+    },
+    Scenario {
+        name: "node_rebooted",
+        run: lives::node_rebooted,
+    },
+];
+
+/// Names of those that show the main claims, of the usual ones: `cargo e2e test` runs them.
+pub(super) const MAIN: &[&str] = &[
+    "pod_security_baseline_refuses_net_admin_alone",
+    "kubevirts_examples_are_taken_by_the_api_server",
+    "masquerade_over_a_restart_of_the_kubelet",
+    "passt_dual_stack_in_a_restricted_namespace",
+    "migration_between_nodes",
 ];

@@ -49,13 +49,14 @@ pub(super) fn device_plugin_killed(cluster: &Cluster) -> Result<()> {
         let [address, _] = guest.addresses()?;
         client.greet_within(address, PORT, SERVE)?;
         let container = guest.container()?;
-        let operator = Operator::start(namespace, &guest.node()?)?;
-        operator.restart(cluster.device_plugin)?;
+        let node = guest.node()?;
+        Operator::start(namespace, &node)?.restart(cluster.device_plugin)?;
 
         let second = Guest::start(
             namespace,
             Wanted {
                 name: "second",
+                node: Some(&node),
                 ..Wanted::by("masquerade")
             },
         )
@@ -84,10 +85,11 @@ pub(super) fn kubelet_without_device_plugin(cluster: &Cluster) -> Result<()> {
         client.greet_within(address, PORT, SERVE)?;
         let container = guest.container()?;
         let uptime = client.uptime(address)?;
-        let operator = Operator::start(namespace, &guest.node()?)?;
+        let node = guest.node()?;
+        let operator = Operator::start(namespace, &node)?;
         operator.while_stopped(cluster.device_plugin, || {
             operator.restart("kubelet")?;
-            Client::start(namespace, "later").context("after the kubelet's restart")
+            Client::start_on(namespace, "later", Some(&node)).context("after the kubelet's restart")
         })?;
         let after = guest.container().context("after the kubelet's restart")?;
         ensure!(

@@ -89,6 +89,12 @@ fn options_that_name_nothing() {
         ..options()
     };
     refuses(&vmi(&[]), &resource, "--network-resource: no interface");
+    // An option is in no template, whatever the manifest's fields are in.
+    let machine = machine(&vmi(&[]), json!({"runStrategy": "Always"}));
+    for options in [block, resource] {
+        let refusals = try_render(&machine, &options).unwrap_err();
+        assert!(!refusals.contains("spec.template"), "{refusals}");
+    }
 }
 
 #[test]
