@@ -7,12 +7,12 @@ use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Context;
 use super::migration::{Pair, SOON, by_entry, expect_runs, hawser, quick, run};
 use super::running::expect_exit;
-use crate::pods::{Pod, PodSpec, vmi};
+use crate::pods::{Pod, PodSpec, set, vmi};
 use crate::process::{Process, until};
 use crate::report::Scenario;
 
@@ -24,6 +24,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     Scenario {
         name: "at a terminal: every key but the one that detaches",
         run: at_a_terminal,
+    },
+    Scenario {
+        name: "a console that is not logged is shown to whoever attaches",
+        run: not_logged,
     },
     Scenario {
         name: "a guest that has migrated can be typed at",
@@ -145,6 +149,26 @@ fn at_a_terminal(context: &Context) -> Result<()> {
         ensure!(shown.contains(part), "no {part:?} on the screen: {shown:?}");
     }
     expect_runs(&launcher)
+}
+
+fn not_logged(context: &Context) -> Result<()> {
+    let pod = Pod::new(&context.programs, PodSpec::default())?;
+    pod.script(&quick())?;
+    let mut guest = vmi(Value::Null);
+    set(&mut guest, "/spec/domain/devices/logSerialConsole", json!(false));
+    let launcher = run(&pod, &guest, &[])?;
+    launcher.wait_for(r#"event="guest-running""#, 1, SOON)?;
+    let mut viewer = console(&pod, &[])?;
+    viewer.wait_for("standin-vmm: the guest runs", 1, SOON)?;
+    viewer.tell("a secret")?;
+    viewer.wait_for("standin-vmm: typed: a secret", 1, SOON)?;
+    let logged = launcher.stdout();
+    ensure!(!logged.contains("standin-vmm"), "on standard output: {logged}");
+    ensure!(
+        !pod.path("state/vmm/console.log").exists(),
+        "there is a console.log"
+    );
+    Ok(())
 }
 
 fn after_a_migration(context: &Context) -> Result<()> {

@@ -20,15 +20,24 @@ const READER_TIMEOUT: Duration = Duration::from_secs(1);
 /// At this size the log moves to `console.log.1`: a guest that prints without end fills no disk.
 const MAX_LOG: u64 = 8 << 20;
 
-/// Copies until the VMM closes its end.
-pub(crate) fn pump(console: PipeReader, directory: &Path, viewers: Console) -> Option<JoinHandle<()>> {
-    let path = directory.join("console.log");
+/// Copies until the VMM closes its end. Without a directory, nothing is logged: only whoever has attached sees it.
+pub(crate) fn pump(
+    console: PipeReader,
+    directory: Option<&Path>,
+    viewers: Console,
+) -> Option<JoinHandle<()>> {
+    let path = directory.map(|directory| directory.join("console.log"));
     let spawned = std::thread::Builder::new()
         .name("console".into())
         .stack_size(128 << 10)
         .spawn(move || {
-            let out = Lossy::new(io::stdout(), READER_TIMEOUT);
-            copy(console, &viewers, out, Log::open(path));
+            match path {
+                Some(path) => {
+                    let out = Lossy::new(io::stdout(), READER_TIMEOUT);
+                    copy(console, &viewers, out, Log::open(path));
+                }
+                None => copy(console, &viewers, io::sink(), Log::none()),
+            }
             viewers.close();
         });
     match spawned {
@@ -75,6 +84,14 @@ struct Log {
 }
 
 impl Log {
+    fn none() -> Self {
+        Self {
+            path: PathBuf::new(),
+            file: None,
+            written: 0,
+        }
+    }
+
     fn open(path: PathBuf) -> Self {
         let file = open(&path);
         Self {

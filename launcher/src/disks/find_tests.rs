@@ -353,7 +353,7 @@ fn public_keys_are_read_where_the_pod_has_them() {
     else {
         panic!()
     };
-    let found = || find(&args.pod.places(), &guest, &pod.0.path().join("vmm")).remove(0);
+    let found = || find(&args.pod.places(), &guest, &pod.0.path().join("vmm"), Users::None).remove(0);
     let Some(Make::Image(image)) = found().unwrap().make else {
         panic!()
     };
@@ -384,7 +384,13 @@ fn a_disk_that_is_there_and_cannot_be_read() {
         let Command::Run(args) = Cli::try_parse_from(line).unwrap().command else {
             panic!()
         };
-        let found = find(&args.pod.places(), &guest.unwrap().spec, Path::new("/nowhere")).remove(0);
+        let found = find(
+            &args.pod.places(),
+            &guest.unwrap().spec,
+            Path::new("/nowhere"),
+            Users::None,
+        )
+        .remove(0);
         println!("{}", found.unwrap_err());
         return;
     }

@@ -258,6 +258,7 @@ mod tests {
             base: None,
             readonly: false,
             direct: false,
+            shared: false,
             serial: None,
             boot_order: None,
             boots,

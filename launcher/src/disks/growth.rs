@@ -122,8 +122,10 @@ mod tests {
             base: Some("/base".into()),
             readonly: false,
             direct: false,
+            shared: false,
             serial: None,
             boot_order: None,
+            boots: None,
             make: Some(Make::Image(image)),
         };
         let readonly = Drive {

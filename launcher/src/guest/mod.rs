@@ -54,6 +54,8 @@ pub(crate) struct Job {
     pub(crate) exports: Exports,
     /// Whether the guest has a virtio socket.
     pub(crate) vsock: bool,
+    /// Whether what the guest prints goes to standard output and to a file.
+    pub(crate) console_logged: bool,
     pub(crate) program: PathBuf,
     /// What the VMM may reach of the pod.
     pub(crate) vmm_may: Allowed,

@@ -155,7 +155,8 @@ async fn supervise(
         shares,
     } = Beside::listen(&mut job)?;
     let viewers = Console::new(keyboard);
-    let console = console::pump(console, &job.directory, viewers.clone());
+    let logged = job.console_logged.then_some(job.directory.as_path());
+    let console = console::pump(console, logged, viewers.clone());
     let log = Log::pass_on(log);
     let (queue, mut inputs) = mpsc::channel(QUEUE);
     control::serve(&job.directory, Sink::new(queue.clone()), viewers).map_err(|error| {

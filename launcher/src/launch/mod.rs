@@ -26,7 +26,7 @@ use crate::pod::cpus::Pinning;
 use crate::pod::landlock::Landlock;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
-use crate::spec::GuestSpec;
+use crate::spec::{GuestSpec, SerialConsole};
 use crate::survey::FitPod;
 
 /// What this launcher is there for.
@@ -192,6 +192,7 @@ impl Launch {
             drives,
             exports,
             vsock: guest.vsock.is_some(),
+            console_logged: guest.serial_console == SerialConsole::Logged,
             passt: attachments
                 .iter()
                 .find_map(|attachment| attachment.passt.clone())

@@ -67,8 +67,7 @@ impl Parts<'_> {
             // Without a log it goes nowhere, and without a port the guest has none.
             serial: ConsoleConfig {
                 mode: match guest.serial_console {
-                    SerialConsole::Logged => "Tty",
-                    SerialConsole::NotLogged => "Null",
+                    SerialConsole::Logged | SerialConsole::NotLogged => "Tty",
                     SerialConsole::Absent => "Off",
                 },
             },

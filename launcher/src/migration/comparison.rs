@@ -5,28 +5,28 @@
 //! runtime, one request after the other, and at most one of each channel, so that who asks without end waits for himself.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::arrival::{Arrival, Compared};
-use super::disks;
+use super::disks::{self, For, MigratingDisk};
 use super::message::Prepare;
+use super::target::Event;
 use crate::queue::Sink;
 
-/// The disks to compare, by name and path.
+/// The disks to compare.
 #[derive(Debug)]
 pub(super) struct Comparison {
-    disks: Vec<(String, PathBuf)>,
+    disks: Vec<MigratingDisk>,
     /// The channels whose request is being compared.
     asked: BTreeSet<u32>,
     turn: Arc<Semaphore>,
 }
 
 impl Comparison {
-    pub(super) fn of(disks: Vec<(String, PathBuf)>) -> Self {
+    pub(super) fn of(disks: Vec<MigratingDisk>) -> Self {
         Self {
             disks,
             asked: BTreeSet::new(),
@@ -48,16 +48,21 @@ impl Comparison {
         let (disks, turn, sink) = (self.disks.clone(), self.turn.clone(), sink.clone());
         tasks.spawn(async move {
             let _turn = turn.acquire().await;
-            let seen = tokio::task::spawn_blocking(move || disks::describe(&disks)).await;
-            let (disks, problems) =
-                seen.unwrap_or_else(|error| (Vec::new(), vec![format!("the target's disks: {error}")]));
-            sink.send(Arrival::Compared(Compared {
-                channel,
-                prepare,
-                disks,
-                problems,
-            }))
-            .await;
+            let read = tokio::task::spawn_blocking(move || {
+                let found = disks::describe(&disks, For::Source(&prepare.description.disks));
+                Arrival::Compared(Compared {
+                    channel,
+                    prepare,
+                    disks: found.disks,
+                    problems: found.problems,
+                })
+            });
+            let arrival = read.await.unwrap_or_else(|error| {
+                Arrival::Event(Event::VmmFailed(format!(
+                    "the target's disks cannot be read: {error}"
+                )))
+            });
+            sink.send(arrival).await;
         });
     }
 

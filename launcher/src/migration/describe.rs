@@ -41,14 +41,6 @@ impl Description {
         self.obstacles.extend(described.problems);
         (self, described.tokens)
     }
-
-    /// The same, to be compared with the source's.
-    pub(super) fn with_disks_as_of(mut self, disks: &[MigratingDisk], source: &[DiskDescription]) -> Self {
-        let described = disks::describe(disks, For::Source(source));
-        self.disks = described.disks;
-        self.obstacles.extend(described.problems);
-        self
-    }
 }
 
 /// Everything that speaks against giving the source's guest to this target.

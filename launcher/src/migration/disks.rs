@@ -233,7 +233,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_reason_and_so_is_each_difference() {
-        let found = describe(&[MigratingDisk::unwritten("gone", "/no/such/disk".into())], For::Target);
+        let found = describe(
+            &[MigratingDisk::unwritten("gone", "/no/such/disk".into())],
+            For::Target,
+        );
         assert!(found.disks.is_empty());
         assert!(
             found.problems[0].starts_with("disk gone: /no/such/disk: "),

