@@ -59,6 +59,12 @@ impl<'a> Operator<'a> {
         .map(drop)
     }
 
+    /// What a shell script prints that is run by the node's own programs.
+    pub(super) fn on_the_node(&self, script: &str) -> Result<String> {
+        let enter = ["nsenter", "-t", "1", "-m", "-n", "--", "sh", "-c", script];
+        self.namespace.exec(NAME, &enter)
+    }
+
     /// Kills all processes of this name.
     pub(super) fn kill(&self, name: &str) -> Result<()> {
         self.signal("KILL", name)

@@ -1,12 +1,15 @@
 //! The scenarios of the cluster. Each has a namespace of its own and leaves nothing behind.
 
 mod bindings;
+mod dns;
 mod examples;
 mod forms;
 mod masquerade;
+mod policy;
 mod restarts;
 mod security;
 mod service;
+mod sriov;
 mod volumes;
 
 use super::api::Cluster;
@@ -61,5 +64,17 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     Scenario {
         name: "kubelet_restarted_without_the_device_plugin",
         run: restarts::kubelet_without_device_plugin,
+    },
+    Scenario {
+        name: "dns_of_the_cluster",
+        run: dns::asked_by_guests,
+    },
+    Scenario {
+        name: "network_policy_lets_one_port_in",
+        run: policy::lets_one_port_in,
+    },
+    Scenario {
+        name: "sriov_two_functions_and_masquerade",
+        run: sriov::masquerade_and_two_functions,
     },
 ];
