@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::addons::Addons;
 use super::image;
 use super::pace::allowed;
 use crate::process::{Process, until_every};
@@ -51,7 +52,7 @@ impl Kubectl {
         self.feed(arguments, "")
     }
 
-    fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
+    pub(super) fn feed(&self, arguments: &[&str], text: &str) -> Result<String> {
         fed(self.command().args(arguments), text).with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 }
@@ -103,6 +104,7 @@ pub(crate) struct Cluster {
     pub(crate) device_plugin: &'static str,
     /// The launcher's program on this machine, for what it prints.
     pub(crate) hawser: PathBuf,
+    pub(super) addons: Addons,
     /// Whether it is there for the scenarios alone, which may then reboot its nodes.
     pub(crate) own: bool,
 }

@@ -74,6 +74,7 @@ impl Elsewhere {
             device_plugin: DEVICE_PLUGIN,
             hawser: launcher(binary)?,
             own: false,
+            addons: super::addons::Addons::default(),
         })
     }
 

@@ -61,6 +61,42 @@ const MODULES: &[Module] = &[
     },
 ];
 
+/// What only some scenarios need: built when the first of them begins.
+const ADDONS: &[Module] = &[
+    Module {
+        name: "coredns",
+        files: &[
+            ("go.mod", include_str!("../../cluster/go/coredns/go.mod")),
+            ("go.sum", include_str!("../../cluster/go/coredns/go.sum")),
+            // Of its own, with the plugins that a cluster needs: the usual program has 50, and takes minutes to build.
+            ("main.go", include_str!("../../cluster/go/coredns/main.go")),
+        ],
+        of: "github.com/coredns/coredns",
+        variables: "",
+        tags: "",
+        program: Some("coredns"),
+    },
+    Module {
+        name: "network-policies",
+        files: &[
+            ("go.mod", include_str!("../../cluster/go/network-policies/go.mod")),
+            ("go.sum", include_str!("../../cluster/go/network-policies/go.sum")),
+        ],
+        of: "sigs.k8s.io/kube-network-policies",
+        variables: "",
+        tags: "",
+        program: Some("kube-network-policies"),
+    },
+];
+
+/// The program of an addon, from the cache or built.
+pub(super) fn addon(cache: &Cache, program: &str) -> Result<PathBuf> {
+    let module = ADDONS
+        .iter()
+        .find(|module| module.program == Some(program))
+        .with_context(|| format!("no Go module has {program}"))?;
+    Ok(module.get(cache)?.join(program))
+}
 /// Modules whose programs run on nodes alone.
 const ON_NODES: &[&str] = &["containerd"];
 
@@ -159,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_module_names_the_version_of_its_programs() {
-        for module in MODULES {
+        for module in MODULES.iter().chain(ADDONS) {
             let version = module.version().unwrap_or_default();
             assert!(version.starts_with('v'), "{}: {version:?}", module.name);
         }

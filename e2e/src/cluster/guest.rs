@@ -39,6 +39,8 @@ pub(super) struct Wanted<'a> {
     pub(super) volumes: &'a [Value],
     /// Options of `hawser pod`.
     pub(super) options: &'a [&'a str],
+    /// What its spec has besides, or in place of what is usual: a merge patch (RFC 7396).
+    pub(super) changes: Option<&'a Value>,
     /// The pod's name, where it is not the guest's.
     pub(super) pod: Option<&'a str>,
     /// Of its NIC.
@@ -58,6 +60,7 @@ impl<'a> Wanted<'a> {
             strategy: "RerunOnFailure",
             volumes: &[],
             options: &[],
+            changes: None,
             pod: None,
             mac: None,
             node: None,
@@ -100,6 +103,9 @@ impl<'a> Wanted<'a> {
             let probe = json!({"httpGet": {"port": PORT}, "periodSeconds": 1, "failureThreshold": 2});
             spec.insert("readinessProbe".to_owned(), probe);
         }
+        if let Some(changes) = self.changes {
+            merge(&mut spec, changes);
+        }
         let labels = json!({LABEL: self.name});
         if self.again {
             json!({
@@ -132,6 +138,27 @@ impl<'a> Wanted<'a> {
         match list.get_mut("items").map(Value::take) {
             Some(Value::Array(objects)) => Ok(objects),
             _ => bail!("hawser pod prints no list: {text}"),
+        }
+    }
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        patch.clone_into(target);
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let Some(target) = target.as_object_mut() else {
+        return;
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.shift_remove(key);
+        } else {
+            merge(target.entry(key.as_str()).or_insert(Value::Null), value);
         }
     }
 }
@@ -266,5 +293,24 @@ impl<'a> Guest<'a> {
             "hawser status: {status}"
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_a_manifest_are_merged_into_it() {
+        let mut spec =
+            json!({"domain": {"memory": {"guest": "1Gi"}, "devices": {}}, "networks": [1], "gone": 1});
+        let patch = json!({"domain": {"memory": {"guest": "2Gi"}}, "networks": [2, 3], "gone": null, "probe": {"port": 1}});
+        merge(&mut spec, &patch);
+        let wanted = json!({
+            "domain": {"memory": {"guest": "2Gi"}, "devices": {}},
+            "networks": [2, 3],
+            "probe": {"port": 1},
+        });
+        assert_eq!(spec, wanted);
     }
 }

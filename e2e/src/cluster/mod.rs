@@ -8,6 +8,8 @@
 //! The scenarios (`scenarios`) know `kubectl` and nothing else (`api`): they are the same for any cluster that has the
 //! images and the devices.
 
+mod addons;
+mod addons_sriov;
 mod api;
 mod client;
 mod control_plane;

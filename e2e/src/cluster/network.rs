@@ -10,6 +10,8 @@ pub(super) const CONTROL_PLANE: [&str; 2] = ["10.123.0.1", "fd00:10:123::1"];
 pub(super) const SERVICES: &str = "10.96.0.0/16,fd00:10:96::/112";
 /// The first address of each family of [`SERVICES`], which the API server's own Service has.
 pub(super) const API_SERVICE: [&str; 2] = ["10.96.0.1", "fd00:10:96::1"];
+/// Of the name server's Service; `e2e/cluster/node/kubelet.yaml` has them too.
+pub(super) const DNS_SERVICE: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 pub(super) const PODS: &str = "10.244.0.0/16,fd00:10:244::/48";
 
 /// Of a node; `e2e/cluster/node/init` has them too.

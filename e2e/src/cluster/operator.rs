@@ -1,5 +1,6 @@
 //! Whoever runs the node: ends its services, for what becomes of guests then.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,29 @@ const BACK: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(super) struct Operator<'a> {
     namespace: &'a Namespace<'a>,
+}
+
+/// Bytes, and how often the kernel has killed.
+#[derive(Debug)]
+pub(super) struct Memory {
+    peak: u64,
+    current: u64,
+    file: u64,
+    shared: u64,
+    kernel: u64,
+    pub(super) kills: u64,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [peak, current, file, shared, kernel] =
+            [self.peak, self.current, self.file, self.shared, self.kernel].map(|bytes| bytes >> 20);
+        write!(
+            f,
+            "at most {peak} MiB, now {current} MiB (of that {file} MiB files, {shared} MiB shared, {kernel} MiB the kernel's), {} killed",
+            self.kills
+        )
+    }
 }
 
 const NAME: &str = "operator";
@@ -69,6 +93,37 @@ impl<'a> Operator<'a> {
                 .filter(|after| !after.is_empty() && *after != before))
         })
         .map(drop)
+    }
+
+    /// What a shell script prints that is run by the node's own programs.
+    pub(super) fn on_the_node(&self, script: &str) -> Result<String> {
+        let enter = ["nsenter", "-t", "1", "-m", "-n", "--", "sh", "-c", script];
+        self.namespace.exec(NAME, &enter)
+    }
+
+    /// What the kernel has counted for a container.
+    pub(super) fn memory(&self, container: &str) -> Result<Memory> {
+        let id = container.rsplit('/').next().unwrap_or(container);
+        let script = format!(
+            "cd $(find /sys/fs/cgroup -type d -name '{id}' | head -n 1) && echo peak $(cat memory.peak) && \
+             echo current $(cat memory.current) && cat memory.events memory.stat"
+        );
+        let text = self.on_the_node(&script)?;
+        let of = |name: &str| {
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|count| count.parse().ok())
+                .with_context(|| format!("the container's group has no {name}: {text}"))
+        };
+        Ok(Memory {
+            peak: of("peak")?,
+            current: of("current")?,
+            file: of("file")?,
+            shared: of("shmem")?,
+            kernel: of("kernel")?,
+            kills: of("oom_kill")?,
+        })
     }
 
     /// Kills all processes of this name.

@@ -49,6 +49,8 @@ impl Pki {
             ("controller-manager", "system:kube-controller-manager", None),
             ("scheduler", "system:kube-scheduler", None),
             ("kube-proxy", "system:kube-proxy", None),
+            ("coredns", "coredns", None),
+            ("multus", "multus", None),
         ] {
             let identity = authority.identity(user, group, &[])?;
             pki.configure(name, &authority, &identity)?;

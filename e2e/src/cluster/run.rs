@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::addons::{Addons, Place};
 use super::api::{Cluster, Images, Kubectl, until};
 use super::control_plane::ControlPlane;
 use super::daemon::inside;
@@ -139,7 +141,7 @@ fn with_cluster(
         )
         .into());
     }
-    let cache = Cache::open()?;
+    let cache = Arc::new(Cache::open()?);
     // First what may be missing: nothing else is worth the time then.
     if nodes > 0 {
         let vmm = vmm::find(&cache)?;
@@ -162,7 +164,7 @@ fn with_cluster(
     let results = cache.scratch("cluster-results")?;
 
     progress("starting the control plane");
-    let netns = network::make(nodes)?;
+    let netns = Arc::new(network::make(nodes)?);
     let kubectl = go.path("kubectl")?;
     let config = pki.file("admin.conf");
     let reach = |program: &Path, arguments: &[&str]| inside(&netns, program.as_os_str(), arguments);
@@ -176,6 +178,12 @@ fn with_cluster(
         images: Images::default(),
         device_plugin: DEVICE_PLUGIN,
         hawser,
+        addons: Addons::of_our_own(Place {
+            cache: Arc::clone(&cache),
+            netns: Arc::clone(&netns),
+            payload: payload.clone(),
+            results: results.clone(),
+        }),
         own: true,
     };
     let data = cache.scratch("cluster-etcd")?;

@@ -72,6 +72,8 @@ pub(crate) fn setup(source: &Source<'_>) -> Value {
         "startupProbe": {
             "exec": probes::ask("--wired"),
             "periodSeconds": 1,
+            // The default of one second is too short where the container's CPU limit holds the question up.
+            "timeoutSeconds": probes::TIMEOUT,
             "failureThreshold": SETUP_SECONDS,
         },
         "volumeMounts": mounts,

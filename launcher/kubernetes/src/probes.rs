@@ -14,7 +14,8 @@ const RECEIVE_TRIES: u32 = 840;
 const BOOT_PERIOD: u32 = 5;
 /// Seconds between two questions whether hawser's guest runs, where the manifest has no readiness probe.
 const READY_PERIOD: u32 = 5;
-const READY_TIMEOUT: u32 = 5;
+/// Seconds for hawser to answer. The question is a process of its own, which starts late on a node that is busy.
+pub(crate) const TIMEOUT: u32 = 5;
 
 #[derive(Debug)]
 pub(crate) struct Probes {
@@ -35,7 +36,7 @@ impl Probes {
             None => json!({
                 "exec": ask("--ready"),
                 "periodSeconds": READY_PERIOD,
-                "timeoutSeconds": READY_TIMEOUT,
+                "timeoutSeconds": TIMEOUT,
             }),
         };
         let liveness = probe(source, "livenessProbe", report);

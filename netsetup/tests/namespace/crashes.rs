@@ -36,6 +36,7 @@ fn specs() -> Vec<(&'static str, NetSpec)> {
         server_tap: "srv1".into(),
         queue_pairs: 1,
         guest_mac: None,
+        made_mac: hawser_mac::Mac([0x02, 0x5e, 0, 0, 0, 2]),
         wiring: Wiring::Bridge,
     });
     let all = vec![

@@ -1,14 +1,21 @@
 //! The scenarios of the cluster. Each has a namespace of its own and leaves nothing behind.
 
 mod bindings;
+mod block;
+mod crowd;
+mod dns;
 mod examples;
 mod forms;
 mod lives;
 mod masquerade;
 mod migration;
+mod policy;
+mod probes;
+mod quota;
 mod restarts;
 mod security;
 mod service;
+mod sriov;
 mod volumes;
 
 use super::api::Cluster;
@@ -77,6 +84,42 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     Scenario {
         name: "kubelet_restarted_without_the_device_plugin",
         run: restarts::kubelet_without_device_plugin,
+    },
+    Scenario {
+        name: "dns_of_the_cluster",
+        run: dns::asked_by_guests,
+    },
+    Scenario {
+        name: "network_policy_lets_one_port_in",
+        run: policy::lets_one_port_in,
+    },
+    Scenario {
+        name: "probes_by_run_strategy",
+        run: probes::of_the_guest,
+    },
+    Scenario {
+        name: "quota_refuses_in_the_apis_words",
+        run: quota::refused_by_quota,
+    },
+    Scenario {
+        name: "limit_range_does_not_evict",
+        run: quota::default_storage,
+    },
+    Scenario {
+        name: "memory_all_touched",
+        run: quota::all_memory_touched,
+    },
+    Scenario {
+        name: "block_claim",
+        run: block::written,
+    },
+    Scenario {
+        name: "sriov_two_functions_and_masquerade",
+        run: sriov::masquerade_and_two_functions,
+    },
+    Scenario {
+        name: "ten_guests_on_a_node",
+        run: crowd::ten_guests,
     },
     Scenario {
         name: "containerd_killed_and_back",

@@ -65,7 +65,8 @@ pub(super) fn follows_readiness(cluster: &Cluster) -> Result<()> {
     })
 }
 
-fn service(name: &str) -> Value {
+/// One of both families, at [`SERVICE_PORT`], for the pod of this name.
+pub(super) fn service(name: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -78,7 +79,7 @@ fn service(name: &str) -> Value {
     })
 }
 
-fn cluster_addresses(namespace: &Namespace<'_>, service: &str) -> Result<Vec<IpAddr>> {
+pub(super) fn cluster_addresses(namespace: &Namespace<'_>, service: &str) -> Result<Vec<IpAddr>> {
     let service = namespace.get(&format!("service/{service}"))?;
     let addresses = service.pointer("/spec/clusterIPs").and_then(Value::as_array);
     let addresses: Vec<IpAddr> = addresses

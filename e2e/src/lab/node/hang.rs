@@ -12,8 +12,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-const TRACING: &str = "/sys/kernel/tracing";
-const SAMPLE: Duration = Duration::from_secs(2);
+pub(crate) const TRACING: &str = "/sys/kernel/tracing";
+pub(crate) const SAMPLE: Duration = Duration::from_secs(2);
 /// Exits of one vCPU in a sample: the node's timer alone makes hundreds.
 const MIN_EXITS: usize = 40;
 /// Bytes of code that a loop may be long.
@@ -35,7 +35,7 @@ pub(super) fn look() -> Option<String> {
     judge(&fs::read_to_string(Path::new(TRACING).join("trace")).ok()?)
 }
 
-fn judge(trace: &str) -> Option<String> {
+pub(crate) fn judge(trace: &str) -> Option<String> {
     let mut vcpus: BTreeMap<&str, Vec<(&str, u64)>> = BTreeMap::new();
     for line in trace.lines().filter(|line| line.contains("kvm_exit:")) {
         let after = |word: &str| line.split_once(word)?.1.split_whitespace().next();

@@ -4,7 +4,7 @@ mod agent;
 pub(crate) mod console;
 mod context;
 pub(crate) mod guest;
-mod hang;
+pub(crate) mod hang;
 pub(crate) mod pace;
 pub(crate) mod pod;
 pub(crate) mod prepare;

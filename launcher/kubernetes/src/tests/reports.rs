@@ -6,6 +6,28 @@ use super::*;
 
 /// kubernetes/kubernetes#138446: a device of an init container that has ended is allocated anew when the kubelet restarts.
 #[test]
+fn a_question_to_hawser_has_more_time_than_a_second() {
+    let two = Options {
+        user_namespaces: false,
+        ..options()
+    };
+    for options in [options(), two] {
+        let pod = pod(&vmi(&[]), &options);
+        let containers = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array());
+        let mut asked = 0;
+        for container in containers.into_iter().flatten().flatten() {
+            for probe in ["startupProbe", "readinessProbe", "livenessProbe"].map(|name| &container[name]) {
+                if probe["exec"].is_object() {
+                    assert!(probe["timeoutSeconds"].as_u64() >= Some(5), "{probe}");
+                    asked += 1;
+                }
+            }
+        }
+        assert_eq!(asked, if options.user_namespaces { 1 } else { 2 });
+    }
+}
+
+#[test]
 fn no_device_is_in_a_container_that_ends_before_the_guest() {
     for user_namespaces in [true, false] {
         for one_container in [true, false] {
