@@ -29,7 +29,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
     },
 ];
 
-const BINDINGS: [(&str, fn() -> Value); 2] = [("masquerade", || vmi(Value::Null)), ("bridge", bridged)];
+/// A binding's name, and a guest of it.
+type Binding = (&'static str, fn() -> Value);
+
+const BINDINGS: [Binding; 2] = [("masquerade", || vmi(Value::Null)), ("bridge", bridged)];
 
 struct Layout {
     /// The row's name in the page.
@@ -168,13 +171,10 @@ fn layouts() -> Vec<Layout> {
         usual(
             "a macvlan",
             &[
-                UPLINK[0],
-                UPLINK[1],
-                UPLINK[2],
-                UPLINK[3],
-                UPLINK[4],
-                "link add eth0 link uplink netns POD type macvlan mode bridge",
-            ],
+                UPLINK,
+                &["link add eth0 link uplink netns POD type macvlan mode bridge"],
+            ]
+            .concat(),
             SUBNET,
         ),
         Layout {
@@ -221,17 +221,16 @@ fn layouts() -> Vec<Layout> {
             "a subnet, and a VPN's interface with routes in a table of its own",
             VETH,
             &[
-                SUBNET[0],
-                SUBNET[1],
-                SUBNET[2],
-                SUBNET[3],
-                SUBNET[4],
-                "tuntap add tailscale0 mode tun",
-                "link set tailscale0 up",
-                "address add 100.64.0.7/32 dev tailscale0",
-                "route add 100.64.0.0/10 dev tailscale0 table 52",
-                "rule add priority 5270 lookup 52",
-            ],
+                SUBNET,
+                &[
+                    "tuntap add tailscale0 mode tun",
+                    "link set tailscale0 up",
+                    "address add 100.64.0.7/32 dev tailscale0",
+                    "route add 100.64.0.0/10 dev tailscale0 table 52",
+                    "rule add priority 5270 lookup 52",
+                ],
+            ]
+            .concat(),
         ),
     ]
 }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use hawser_netsetup::{Linux, NetSpec, Nic, Passt, Plan, Wiring, apply, observe, undo};
+use hawser_netsetup::{Linux, Mac, NetSpec, Nic, Passt, Plan, Wiring, apply, observe, undo};
 use nix::errno::Errno;
 
 use crate::pod::{Pod, chain, difference, everything, in_pod, outcome, run, spec};
@@ -36,7 +36,7 @@ fn specs() -> Vec<(&'static str, NetSpec)> {
         server_tap: "srv1".into(),
         queue_pairs: 1,
         guest_mac: None,
-        made_mac: hawser_mac::Mac([0x02, 0x5e, 0, 0, 0, 2]),
+        made_mac: Mac([0x02, 0x5e, 0, 0, 0, 2]),
         wiring: Wiring::Bridge,
     });
     let all = vec![
