@@ -23,6 +23,8 @@ pub(super) const MAX_MESSAGE: u8 = 57;
 pub(super) const VENDOR_CLASS: u8 = 60;
 pub(super) const CLIENT_ID: u8 = 61;
 pub(super) const END: u8 = 255;
+/// Domain search (RFC 3397).
+pub(super) const SEARCH: u8 = 119;
 
 /// The options that are looked at; all others are only walked over, so a message cannot make us store much.
 const WANTED: [u8; 9] = [

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::message::{self, CLIENT_ID, MAGIC, MESSAGE_TYPE, Message, PARAMETER_LIST, SERVER_ID};
+use super::message::{self, CLIENT_ID, MAGIC, MESSAGE_TYPE, Message, PARAMETER_LIST, SEARCH, SERVER_ID};
 use super::pack::{self, Item};
 use crate::frame::IPV4_UDP;
 use crate::lease::{LEASE_SECONDS, Lease, LeaseV4, Route4};
@@ -27,7 +27,6 @@ const REBINDING: u8 = 59;
 const TFTP_SERVER: u8 = 66;
 const BOOT_FILE: u8 = 67;
 const IPV6_ONLY: u8 = 108;
-pub(super) const SEARCH: u8 = 119;
 const ROUTES: u8 = 121;
 const ROUTES_MICROSOFT: u8 = 249;
 

@@ -4,8 +4,7 @@
 //! that is too little, the least important options are left out, one by one, in the order of [`LEAST_FIRST`],
 //! until the rest fits; what a reply cannot do without is not in that list. A search list goes name by name.
 
-use super::message::{END, MESSAGE_TYPE, OVERLOAD};
-use super::offer::SEARCH;
+use super::message::{END, MESSAGE_TYPE, OVERLOAD, SEARCH};
 use crate::names;
 
 /// The order in which options are given up: first what can be derived from others, then what the manifest adds

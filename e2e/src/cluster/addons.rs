@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::api::{Kubectl, until};
 use super::daemon::Daemon;
 use super::go;
 use super::image;
+use super::kubectl::{Kubectl, until};
 use super::network::{CONTROL_PLANE, DNS_SERVICE};
 use crate::lab::cache::Cache;
 use crate::netns::Netns;

@@ -20,6 +20,7 @@ mod go;
 mod guest;
 mod image;
 mod install;
+mod kubectl;
 mod network;
 mod node;
 mod operator;

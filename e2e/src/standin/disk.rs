@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,6 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::record::{RECORD, Record};
-use super::vm::lock;
 
 /// What a direct write has to be aligned to, at most.
 const ALIGNMENT: usize = 4096;
@@ -111,7 +110,7 @@ impl Drop for Writer {
 }
 
 fn write_next(file: &File, memory: &Mutex<Record>) -> Result<()> {
-    let mut memory = lock(memory);
+    let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
     let mut buffer = vec![0; ALIGNMENT + RECORD];
     let at = buffer.as_ptr().align_offset(ALIGNMENT);
     let sector = buffer.get_mut(at..at + RECORD).context("alignment")?;

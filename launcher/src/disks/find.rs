@@ -6,10 +6,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use hawser_linux::safe_path::{self, Links, RegularFile};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 
 use super::fat::{self, Files};
-use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, firmware_boot, qcow2, seed};
+use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, firmware_boot, locks, qcow2, seed};
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
 use crate::spec::{
@@ -60,27 +60,19 @@ enum Problem {
     At { place: PathBuf, problem: files::Problem },
 }
 
-/// Who may have the guest's disks open while they are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Users {
-    None,
-    /// The guest, in the pod that it is to migrate from: those that are shared.
-    Source,
-}
-
 /// Finds every volume of `guest`. `directory` is the unprivileged half's own, where the disks that are made will be. `users`:
 /// whether somebody else may be using a disk.
 pub(crate) fn find(
     places: &Places,
     guest: &GuestSpec,
     directory: &Path,
-    users: Users,
+    users: locks::Users,
 ) -> Vec<Result<Drive, Failure>> {
     let made = directory.join(DIRECTORY);
     let drive = |disk: &Disk| {
         let place = place(places, disk);
         // Its own, until it is given away: cloud-hypervisor releases the lock then.
-        let lock = users == Users::None || !disk.shared;
+        let lock = users == locks::Users::None || !disk.shared;
         let found = one(places, guest, disk, &place, &made, lock);
         found.map_err(|problem| fail(disk, &place, &problem))
     };
@@ -363,7 +355,7 @@ fn seed_files(
 /// A raw disk that is nobody else's, where that is to be so.
 fn raw(file: &mut File, disk: &Disk, lock: bool) -> Result<(), Problem> {
     raw_size(file)?;
-    if lock && is_locked(file, !disk.readonly)? {
+    if lock && locks::is_locked(file, !disk.readonly)? {
         return Err(Problem::Locked);
     }
     Ok(())
@@ -428,24 +420,6 @@ fn other_type(head: &[u8], file: &File, size: u64) -> Result<Option<&'static str
         return Ok(Some("VHD"));
     }
     Ok(None)
-}
-
-/// Whether another process holds a lock like the one that the VMM will ask for.
-fn is_locked(file: &File, writable: bool) -> Result<bool, Problem> {
-    let wanted = if writable {
-        nix::libc::F_WRLCK
-    } else {
-        nix::libc::F_RDLCK
-    };
-    let mut lock = nix::libc::flock {
-        l_type: wanted as nix::libc::c_short,
-        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)).map_err(io::Error::from)?;
-    Ok(i32::from(lock.l_type) != nix::libc::F_UNLCK)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use std::os::unix::net::UnixListener;
 use clap::Parser;
 use nix::sys::stat::Mode;
 
+use nix::fcntl::{FcntlArg, fcntl};
+
 use super::*;
 use crate::cli::{Cli, Command};
 
@@ -40,7 +42,7 @@ impl Pod {
             &args.pod.places(),
             &guest,
             &self.0.path().join("vmm"),
-            Users::None,
+            locks::Users::None,
         );
         assert_eq!(drives.len(), 1);
         drives.remove(0)
@@ -353,7 +355,15 @@ fn public_keys_are_read_where_the_pod_has_them() {
     else {
         panic!()
     };
-    let found = || find(&args.pod.places(), &guest, &pod.0.path().join("vmm"), Users::None).remove(0);
+    let found = || {
+        find(
+            &args.pod.places(),
+            &guest,
+            &pod.0.path().join("vmm"),
+            locks::Users::None,
+        )
+        .remove(0)
+    };
     let Some(Make::Image(image)) = found().unwrap().make else {
         panic!()
     };
@@ -388,7 +398,7 @@ fn a_disk_that_is_there_and_cannot_be_read() {
             &args.pod.places(),
             &guest.unwrap().spec,
             Path::new("/nowhere"),
-            Users::None,
+            locks::Users::None,
         )
         .remove(0);
         println!("{}", found.unwrap_err());

@@ -16,6 +16,7 @@ mod find;
 mod firmware_boot;
 mod growth;
 mod iso;
+mod locks;
 mod make;
 pub(crate) mod qcow2;
 mod seed;
@@ -25,9 +26,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(crate) use find::{Users, find};
+pub(crate) use find::find;
 pub(crate) use firmware_boot::no_boot_loader;
 pub(crate) use growth::{Growth, INTERVAL as GROWTH_INTERVAL};
+pub(crate) use locks::Users;
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
 

@@ -16,6 +16,7 @@ pub(crate) mod describe;
 mod descriptors;
 mod disks;
 mod fence;
+mod fresh_id;
 mod incoming;
 mod link;
 pub(crate) mod message;

@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-use tokio_rustls::rustls::crypto::ring;
-
 use super::message::ServerCredentials;
 
 const FILES: [&str; 5] = [
@@ -107,19 +105,10 @@ fn write(vmm_dir: &Path, name: &str, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// An unguessable name for a migration.
-pub(crate) fn fresh_id() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    ring::default_provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| io::Error::other("the system has no randomness"))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::migration::fresh_id::fresh_id;
     use crate::migration::tls::{Security, check};
 
     #[test]

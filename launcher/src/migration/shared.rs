@@ -21,7 +21,7 @@ use nix::sys::statfs::statfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::session_certs::fresh_id;
+use super::fresh_id::fresh_id;
 
 /// A token's file: this, and a part of the token that no other has.
 const TOKEN_FILE: &str = ".hawser-migration-";

@@ -17,13 +17,13 @@
 //!   has KubeVirt's annotation for that. On a secondary network it is possible where both pods have the same of it: no
 //!   address, or, with persistent address management, the same one.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use hawser_dhcp::{Lease, LeaseV4, LeaseV6, Route4};
-use hawser_netsetup::{Bridged, BridgedV4, GuestNic, Router6, Wiring, bridge_name};
+use hawser_netsetup::{GuestNic, Router6, Wiring, bridge_name};
 
 use super::explain::{Explanation, Hop};
-use super::lease::{dns_v4, dns_v6, search_list};
+use super::lease::{dns_v4, dns_v6, reaches, search_list};
 use super::{Attachment, Context, Kind, Source, own_mac, tap};
 use crate::may_migrate::MayMigrate;
 use crate::pod::networks::{PodInterface, pod_interface};
@@ -108,25 +108,6 @@ fn lease(guest: &GuestSpec, interface: &Interface, nic: &GuestNic, resolv: &Reso
     })
 }
 
-/// Whether the guest's packets for a link-local name server have a way: a network's gateway may answer for it.
-fn reaches(v4: &BridgedV4, server: Ipv4Addr) -> bool {
-    let on_a_route = |(destination, _): &(ipnet::Ipv4Net, Ipv4Addr)| destination.contains(&server);
-    !server.is_link_local() || v4.router.is_some() || v4.routes.iter().any(on_a_route)
-}
-
-/// Why the guest is not told of some of the pod's name servers.
-pub(super) fn dns_obstacle(bridged: &Bridged, server: IpAddr) -> Option<&'static str> {
-    match (server, &bridged.v4) {
-        _ if server.is_loopback() => {
-            Some("is on the pod's loopback, and a bridged guest cannot reach the pod")
-        }
-        (IpAddr::V4(server), Some(v4)) if !reaches(v4, server) => {
-            Some("is a link-local address, and the pod has no route to it that the guest could have")
-        }
-        _ => None,
-    }
-}
-
 fn may_migrate(guest: &GuestSpec, interface: &Interface) -> MayMigrate {
     if !interface.network.is_primary() {
         MayMigrate::yes("the guest's address is of a network that does not end with the pod")
@@ -175,7 +156,7 @@ fn explain(guest: &GuestSpec, interface: &Interface) -> Explanation {
 mod tests {
     use std::net::Ipv6Addr;
 
-    use hawser_netsetup::{BridgedV6, GATEWAY_MAC, Joined, Mac};
+    use hawser_netsetup::{Bridged, BridgedV4, BridgedV6, GATEWAY_MAC, Joined, Mac};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hawser_netsetup::{GuestNic, Joined, Masqueraded};
+use hawser_netsetup::{Bridged, BridgedV4, GuestNic, Joined, Masqueraded};
 
 use crate::pod::resolv::Resolv;
 use crate::spec::GuestSpec;
@@ -52,10 +52,29 @@ pub(super) fn dns_v6(resolv: &Resolv, for_loopback: Option<Ipv6Addr>) -> Vec<Ipv
     list
 }
 
+/// Whether the guest's packets for a link-local name server have a way: a network's gateway may answer for it.
+pub(super) fn reaches(v4: &BridgedV4, server: Ipv4Addr) -> bool {
+    let on_a_route = |(destination, _): &(ipnet::Ipv4Net, Ipv4Addr)| destination.contains(&server);
+    !server.is_link_local() || v4.router.is_some() || v4.routes.iter().any(on_a_route)
+}
+
+/// Why the guest is not told of some of the pod's name servers.
+fn bridged_obstacle(bridged: &Bridged, server: IpAddr) -> Option<&'static str> {
+    match (server, &bridged.v4) {
+        _ if server.is_loopback() => {
+            Some("is on the pod's loopback, and a bridged guest cannot reach the pod")
+        }
+        (IpAddr::V4(server), Some(v4)) if !reaches(v4, server) => {
+            Some("is a link-local address, and the pod has no route to it that the guest could have")
+        }
+        _ => None,
+    }
+}
+
 /// One line for each of the pod's name servers that a guest cannot ask by its NIC, which hawser serves.
 pub(super) fn dns_notes(nic: &GuestNic, resolv: &Resolv) -> Vec<String> {
     let obstacle = |server: IpAddr| match &nic.joined {
-        Joined::Bridge(bridged) if bridged.is_served() => super::bridge::dns_obstacle(bridged, server),
+        Joined::Bridge(bridged) if bridged.is_served() => bridged_obstacle(bridged, server),
         Joined::Masquerade(Masqueraded { v4, v6, .. }) => led(server, v4.is_some(), v6.is_some(), resolv),
         Joined::Passt(handed) => led(server, handed.v4.is_some(), handed.v6.is_some(), resolv),
         Joined::Bridge(_) | Joined::Down { .. } => None,

@@ -215,10 +215,7 @@ impl Survey<'_> {
     }
 
     fn disks(&self, guest: &GuestSpec, owner: &Part<Owner>) -> Part<Vec<Drive>> {
-        let users = match self.certificates {
-            Some(_) => disks::Users::Source,
-            None => disks::Users::None,
-        };
+        let users = disks::Users::of_a_target(self.certificates.is_some());
         let find = || disks::find(self.places, guest, &self.places.vmm_dir(), users);
         match self.as_owner(owner, find) {
             Ok(found) => {
@@ -233,9 +230,8 @@ impl Survey<'_> {
         if guest.filesystems.is_empty() {
             return Part::silent(Exports::default());
         }
-        let virtiofsd = Part::of(virtiofsd::program(), |path| {
-            format!("virtiofsd: {}", path.display())
-        });
+        let shown = |path: &PathBuf| format!("virtiofsd: {}", path.display());
+        let virtiofsd = Part::of(virtiofsd::program(), shown);
         let directories = match self.as_owner(owner, || virtiofsd::find(self.places, guest)) {
             Ok(found) => Part::all(found, |export| {
                 format!("file system {}: {}", export.name, export.directory.display())

@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::channel::{self, Address};
 use super::describe::{Description, VERSION};
 use super::fence::{signal, stop};
+use super::fresh_id::fresh_id;
 use super::link::Link;
 use super::message::{Message, Prepare};
 use super::relay::{MEETING, SourceRelay};
@@ -145,7 +146,7 @@ impl Outgoing {
             security,
             prepare: Prepare {
                 version: VERSION,
-                id: session_certs::fresh_id().map_err(made)?,
+                id: fresh_id().map_err(made)?,
                 description,
                 credentials,
             },
