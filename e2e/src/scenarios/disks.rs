@@ -65,7 +65,7 @@ fn not_theirs(context: &Context) -> Result<()> {
     let said = hawser.stderr();
     for part in [
         "spec.volumes[0].persistentVolumeClaim: ",
-        "Permission denied",
+        "disk.img is there and cannot be opened to be written: it belongs to 0:0 with mode 0600",
         "remedy: ",
     ] {
         ensure!(said.contains(part), "no {part:?} in {said}");
