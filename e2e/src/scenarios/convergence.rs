@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::migration::SOON;
 use super::running::{Running, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::Guest;
@@ -40,7 +41,7 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: again_and_again,
     },
     Scenario {
-        name: "a TAP of someone else is left alone: exit code 5",
+        name: "a link of someone else that is called tap0 is left alone",
         run: foreign_tap,
     },
     Scenario {
@@ -217,13 +218,16 @@ fn foreign_tap(context: &Context) -> Result<()> {
             pod.netns.ip(command)?;
         }
         let before = pod.netns.snapshot()?;
+        let theirs = || pod.netns.ip("-details -oneline address show dev tap0");
+        let untouched = theirs()?;
         let mut hawser = pod.hawser("run", &manifest())?;
-        expect_exit(exit_code(&mut hawser)?, 5, &hawser).with_context(|| format!("{arrange:?}"))?;
+        hawser.wait_for(r#"event="guest-running""#, 1, SOON)?;
         ensure!(
-            hawser.stderr().contains("tap0"),
-            "tap0 is not named:\n{}",
-            hawser.transcript()
+            theirs()? == untouched,
+            "{arrange:?}: touched while the guest runs"
         );
+        hawser.signal(Signal::SIGTERM)?;
+        expect_exit(exit_code(&mut hawser)?, 0, &hawser).with_context(|| format!("{arrange:?}"))?;
         let changes = before.changes(&pod.netns.snapshot()?);
         ensure!(changes.is_empty(), "{arrange:?}: touched: {changes:#?}");
     }
