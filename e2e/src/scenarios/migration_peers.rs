@@ -260,8 +260,8 @@ fn no_descriptors(context: &Context) -> Result<()> {
     let mut pair = Pair::new(context, &quick(), &quick())?;
     pair.target.signal(Signal::SIGTERM)?;
     pair.target.wait_exit(SOON)?;
-    // As many as a migration needs, and some.
-    let few = 32;
+    // The fewest that hawser starts with.
+    let few = 64;
     let limit = format!("--nofile={few}:{few}");
     let hawser = pair.to.path("hawser").display().to_string();
     let args = run_args(&["--incoming", "--tls-dir", "/srv/certificates"]);
@@ -270,7 +270,7 @@ fn no_descriptors(context: &Context) -> Result<()> {
     pair.target.feed(&vmi(Value::Null).to_string())?;
     pair.target.wait_for(r#"event="waiting-for-guest""#, 1, SOON)?;
     let supervisor = supervisor(&pair.to)?;
-    let crowd = (0..60).map(|_| dial(&pair.from)).collect::<Result<Vec<_>>>()?;
+    let crowd = (0..100).map(|_| dial(&pair.from)).collect::<Result<Vec<_>>>()?;
     until("the launcher has no descriptors left", SOON, || {
         Ok((files(supervisor)? >= few).then_some(()))
     })?;
