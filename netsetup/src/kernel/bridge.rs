@@ -18,7 +18,21 @@ use crate::step::{BridgeStep, PortStep};
 
 impl Netlink {
     pub(super) async fn make_bridge(&self, bridge: &BridgeStep) -> Result<(), StepFailure> {
-        if index(&bridge.name).is_err() {
+        let made = index(&bridge.name).is_err();
+        let mut result = self.make_and_configure(bridge, made).await;
+        if result.is_ok() {
+            result = self.heard();
+        }
+        if made && result.is_err() && index(&bridge.name).is_ok() {
+            // It may have no alias yet, by which it would be known as hawser's when the journal is undone. The socket may be what
+            // has failed, so by another.
+            Self::open()?.delete(&bridge.name).await?;
+        }
+        result
+    }
+
+    async fn make_and_configure(&self, bridge: &BridgeStep, make: bool) -> Result<(), StepFailure> {
+        if make {
             let settings = vec![
                 InfoBridge::StpState(BridgeStpState::Disabled),
                 InfoBridge::ForwardDelay(0),
