@@ -231,14 +231,19 @@ fn wait_for_lock(mut file: File) -> Result<Flock<File>, Errno> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{chown, symlink};
+    use std::sync::{Mutex, PoisonError};
 
     use super::*;
 
     const OWNER: Owner = Owner { uid: 107, gid: 107 };
 
+    /// The group that a directory is made with is the process's, and so changed for all of its threads.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
     /// Only where the two halves are two users is there something to tell apart.
     fn as_root(test: impl FnOnce(&Path)) {
         if geteuid().is_root() {
+            let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
             let dir = tempfile::tempdir().unwrap();
             fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
             test(dir.path());

@@ -187,7 +187,7 @@ impl Server {
         }
         let options = "rw,no_root_squash,insecure,no_subtree_check,fsid=0";
         output(Command::new("exportfs").args(["-o", options, &export]))?;
-        output(&mut Command::new("nfsv4.exportd"))?;
+        output(Command::new("rpc.mountd").args(["--no-nfs-version", "3"]))?;
         output(Command::new("rpc.nfsd").args(["--no-nfs-version", "3", "--host", "127.0.0.1", "2"]))?;
         Ok(this)
     }
@@ -209,7 +209,7 @@ impl Drop for Server {
         for command in [
             &["rpc.nfsd", "0"][..],
             &["exportfs", "-ua"],
-            &["pkill", "nfsv4.exportd"],
+            &["pkill", "rpc.mountd"],
             &["umount", "/proc/fs/nfsd"],
         ] {
             if let [program, arguments @ ..] = command {
