@@ -139,7 +139,7 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     },
 ];
 
-/// Names of those that `cargo e2e test` runs: what the API server answers by itself. Those with nodes take longer than a machine
+/// Names of those that `cargo e2e test --only cluster` runs: what the API server answers by itself. Those with nodes take longer than a machine
 /// that is half as fast has left beside the lab.
 pub(super) const MAIN: &[&str] = &[
     "pod_security_baseline_refuses_net_admin_alone",
