@@ -103,7 +103,6 @@ fn resolves(
         .execute(guest, "wget -q -T 10 -O - http://client/cgi-bin/who")
         .context("from the guest to a Service, by its name alone")?;
     ensure!(!seen.trim().is_empty(), "the Service said nothing");
-    // A masqueraded guest does not reach its own pod's address.
     if named.contains(&guest) {
         return Ok(());
     }
