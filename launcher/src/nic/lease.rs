@@ -25,28 +25,30 @@ pub(super) fn search_list(guest: &GuestSpec, resolv: &Resolv) -> Vec<String> {
 
 /// The pod's name servers of this family. Whoever asks `for_loopback` asks the one on the pod's loopback.
 pub(super) fn dns_v4(resolv: &Resolv, for_loopback: Option<Ipv4Addr>) -> Vec<Ipv4Addr> {
-    let mut list = Vec::new();
-    for server in &resolv.nameservers {
-        let IpAddr::V4(server) = server else { continue };
-        let asked = if server.is_loopback() {
-            for_loopback
-        } else {
-            Some(*server)
-        };
-        list.extend(asked.filter(|asked| !list.contains(asked)));
-    }
-    list
+    let of_family = |server| match server {
+        IpAddr::V4(server) => Some((server, server.is_loopback())),
+        IpAddr::V6(_) => None,
+    };
+    asked(resolv, of_family, for_loopback)
 }
 
 pub(super) fn dns_v6(resolv: &Resolv, for_loopback: Option<Ipv6Addr>) -> Vec<Ipv6Addr> {
+    let of_family = |server| match server {
+        IpAddr::V6(server) => Some((server, server.is_loopback())),
+        IpAddr::V4(_) => None,
+    };
+    asked(resolv, of_family, for_loopback)
+}
+
+/// Each server once, with another in the place of those on the loopback.
+fn asked<T: Copy + PartialEq>(
+    resolv: &Resolv,
+    of_family: impl Fn(IpAddr) -> Option<(T, bool)>,
+    for_loopback: Option<T>,
+) -> Vec<T> {
     let mut list = Vec::new();
-    for server in &resolv.nameservers {
-        let IpAddr::V6(server) = server else { continue };
-        let asked = if server.is_loopback() {
-            for_loopback
-        } else {
-            Some(*server)
-        };
+    for (server, is_loopback) in resolv.nameservers.iter().copied().filter_map(of_family) {
+        let asked = if is_loopback { for_loopback } else { Some(server) };
         list.extend(asked.filter(|asked| !list.contains(asked)));
     }
     list

@@ -116,18 +116,16 @@ impl Netlink {
         }
     }
 
+    pub(super) async fn ipv4_neighbours(&self) -> Result<Vec<NeighbourMessage>, StepFailure> {
+        let request = self.handle.neighbours().get();
+        let answers = request.set_address_family(AddressFamily::Inet).execute();
+        answers.try_collect().await.map_err(failure("list neighbours"))
+    }
+
     /// IPv4 neighbours that the pod's kernel has spoken to lately: it would ask for them again, in the guest's name and
     /// perhaps with another MAC. Rules for IP do not see ARP.
     async fn forget_neighbours(&self, index: u32) -> Result<(), StepFailure> {
-        let all: Vec<NeighbourMessage> = self
-            .handle
-            .neighbours()
-            .get()
-            .set_address_family(AddressFamily::Inet)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failure("list neighbours"))?;
+        let all = self.ipv4_neighbours().await?;
         let kept = [NeighbourState::Permanent, NeighbourState::Noarp];
         for neighbour in all {
             if neighbour.header.ifindex == index && !kept.contains(&neighbour.header.state) {

@@ -47,15 +47,7 @@ impl Netlink {
 
     /// IPv4 neighbours that were set, not found by asking.
     pub(super) async fn read_permanent_neighbours(&self, links: &mut [Link]) -> Result<(), StepFailure> {
-        let neighbours: Vec<NeighbourMessage> = self
-            .handle
-            .neighbours()
-            .get()
-            .set_address_family(AddressFamily::Inet)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failure("list neighbours"))?;
+        let neighbours = self.ipv4_neighbours().await?;
         let permanent = neighbours
             .iter()
             .filter(|neighbour| neighbour.header.state == NeighbourState::Permanent);
