@@ -122,12 +122,15 @@ fn route_mtu(context: &Context, client: Client, vmi: &Value, address: &str) -> R
     })?;
     let tap = running.pod.netns.ip("link show dev tap0")?;
     ensure!(tap.contains("mtu 1400"), "{tap}");
-    // By router advertisement too.
-    let of_ra = running
-        .guest
-        .netns
-        .run(|| Ok(std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu")?))?;
-    ensure!(of_ra.trim() == "1400", "by router advertisement {of_ra}");
+    // By router advertisement too, which need not come before the DHCP client is through.
+    eventually(&running, &clients, || {
+        let of_ra = running
+            .guest
+            .netns
+            .run(|| Ok(std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu")?))?;
+        ensure!(of_ra.trim() == "1400", "by router advertisement {of_ra}");
+        Ok(())
+    })?;
     Ok(())
 }
 
@@ -205,6 +208,8 @@ fn link_local_resolver(context: &Context, vmi: &Value, address: &str) -> Result<
         ensure!(running.guest.has_address(address)?, "no {address}");
         let resolv = running.guest.resolv_conf()?;
         ensure!(resolv.contains(&format!("nameserver {SERVER}")), "{resolv}");
+        // The clients' scripts set routes after the address and the name servers.
+        running.guest.netns.ip(&format!("route get {SERVER}"))?;
         Ok(())
     })?;
     let server = udp(&running.pod.node, (SERVER, 53))?;
