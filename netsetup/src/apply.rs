@@ -113,6 +113,7 @@ mod tests {
         let forward = |link: &str| Step::Ipv4Forwarding { link: link.into() };
         Plan {
             steps: vec![forward("a"), forward("b"), forward("c")],
+            offloading: None,
             nics: Vec::new(),
             notes: Vec::new(),
             journal: Journal {

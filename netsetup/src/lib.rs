@@ -32,7 +32,7 @@ pub use guest_nic::{
 pub use journal::{Journal, JournalFile};
 pub use kernel::{
     Interface, Linux, MacvtapError, Nft, allow_resets, drop_resets, find_routers, interfaces,
-    missing_expressions, observe, open_macvtap, open_tap,
+    missing_expressions, observe, offload, open_macvtap, open_tap,
 };
 pub use observed::{Address, Connection, Devconf, Link, Listener, Observed, Sysctl, TapFacts};
 pub use plan::Plan;

@@ -37,6 +37,9 @@ const IPV6_MIN_MTU: u32 = 1280;
 pub struct Plan {
     /// Empty when the namespace is already as wanted.
     pub steps: Vec<Step>,
+    /// After the steps, an addition to their rule set that not every kernel takes and that nothing depends on ([`crate::offload`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offloading: Option<serde_json::Value>,
     pub nics: Vec<GuestNic>,
     /// What the user should know although nothing is wrong, one line each.
     pub notes: Vec<String>,
@@ -55,6 +58,7 @@ impl Plan {
     pub fn new(spec: &NetSpec, observed: &Observed) -> Result<Self, Error> {
         let mut plan = Self {
             steps: Vec::new(),
+            offloading: None,
             nics: Vec::new(),
             notes: Vec::new(),
             journal: Journal::default(),
@@ -81,6 +85,7 @@ impl Plan {
             .collect();
         if !is_done(&wanted, observed) {
             plan.steps = wanted;
+            plan.offloading = ruleset::offloading(&plan.nics);
         }
         Ok(plan)
     }

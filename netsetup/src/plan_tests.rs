@@ -186,6 +186,15 @@ fn rules_for_all_ports() {
 }
 
 #[test]
+fn established_connections_past_the_rules() {
+    let plan = Plan::new(&spec(), &pod()).unwrap();
+    let offloading = plan.offloading.unwrap();
+    let commands = offloading["nftables"].as_array().unwrap();
+    let text: String = commands.iter().map(|command| format!("{command}\n")).collect();
+    insta::assert_snapshot!(text);
+}
+
+#[test]
 fn rules_for_listed_ports_and_istio() {
     let mut spec = spec();
     masquerade(&mut spec).istio = true;

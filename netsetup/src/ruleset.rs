@@ -6,6 +6,7 @@
 //! their number does not change the number of rules.
 
 mod bridge;
+mod flowtable;
 mod forward;
 mod guest;
 mod nat;
@@ -20,6 +21,7 @@ use self::nft_expr::*;
 use crate::guest_nic::{GuestNic, Joined, Masqueraded};
 use crate::spec::{NetSpec, Wiring};
 
+pub(crate) use flowtable::document as offloading;
 pub(crate) use own_connections::with_own_connections;
 
 /// Name of both tables.
@@ -92,15 +94,6 @@ fn masquerade(objects: &mut Objects, spec: &NetSpec, nic: &GuestNic, masqueraded
         nat::not_for_the_pod(objects, &nic.pod_interface);
     }
     guest::second_line(objects, masqueraded);
-}
-
-/// Whether connections of the guest's are carried past the rules where the kernel has flowtables.
-pub(crate) fn offloads(document: &serde_json::Value) -> bool {
-    let commands = document.get("nftables").and_then(serde_json::Value::as_array);
-    commands
-        .into_iter()
-        .flatten()
-        .any(|command| command.pointer("/add/flowtable").is_some())
 }
 
 /// Deletes both tables, whether or not they exist.

@@ -1,6 +1,14 @@
 //! The kernel's lists of sockets, /proc/net/tcp and its like (proc_pid_net(5)), line by line.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+/// The least that the kernel fills of a buffer before it stops in the middle of a list: a page.
+const PAGE: usize = 4096;
+/// More than the longest line has (tcp6: 180).
+const LINE: usize = 512;
 
 /// One socket of a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +21,25 @@ pub struct Socket {
     pub uid: u32,
     /// 0 where no process has it any more.
     pub inode: u64,
+}
+
+/// The whole list. For each read, whatever its size, the kernel looks through its table of connections, which is one for all
+/// namespaces and takes it about a millisecond. So there are as few as can be: what leaves room for another line was the
+/// last (fs/seq_file.c, seq_read_iter).
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut list = Vec::new();
+    let mut buffer = vec![0; 16 * PAGE];
+    loop {
+        let length = file.read(&mut buffer)?;
+        list.extend(buffer.iter().take(length));
+        if length < PAGE - LINE {
+            return Ok(String::from_utf8_lossy(&list).into_owned());
+        }
+    }
 }
 
 /// The socket of a line; none of the headline, and of what is not understood.
@@ -52,6 +79,28 @@ fn address(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// More sockets than one read has room for.
+    #[test]
+    fn a_list_is_read_to_its_end() {
+        let sockets: Vec<_> = (0..600)
+            .map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let list = read("/proc/thread-self/net/udp").unwrap();
+        let known: std::collections::HashSet<_> = list
+            .lines()
+            .filter_map(parse)
+            .map(|socket| socket.local)
+            .collect();
+        for socket in sockets {
+            let local = socket.local_addr().unwrap();
+            assert!(
+                known.contains(&local),
+                "{local} is not in {} lines",
+                list.lines().count()
+            );
+        }
+    }
 
     #[test]
     fn lines_as_the_kernel_writes_them() {

@@ -34,6 +34,22 @@ pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &JournalFile) -> Resu
     })
 }
 
+/// Has the kernel carry established connections past the rules, if it can. Not before the guest may run: that need not wait for it.
+pub(super) fn offload(plan: &Plan) {
+    let Some(document) = &plan.offloading else {
+        return;
+    };
+    match hawser_netsetup::offload(document) {
+        Ok(true) => tracing::debug!("established connections skip the rules"),
+        Ok(false) => tracing::debug!("the kernel or nft has no flowtables: every packet passes the rules"),
+        Err(error) => tracing::warn!(
+            event = "flowtable-failed",
+            "established connections do not skip the rules, so each packet costs more: {}",
+            chain(&error)
+        ),
+    }
+}
+
 /// Takes back what was done, last first, and reports every error. False if something is left.
 pub(super) fn take_down(done: &Journal, journal: &JournalFile) -> bool {
     if done.undo.is_empty() {

@@ -4,8 +4,8 @@
 //! kernel is asked for the socket at the other end, and whose it is: by its number, which is among the VMM's open files, and by
 //! its user. A connection that no process of the pod has, such as one that was forwarded, has no such socket.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::fs;
+use std::io::{self, BufRead, ErrorKind};
 use std::net::SocketAddr;
 
 use hawser_linux::proc_net::{self, Socket};
@@ -27,7 +27,7 @@ pub(super) fn owner(vmm: Pid, ours: SocketAddr, theirs: SocketAddr) -> io::Resul
     if !ours.is_ipv4() {
         return Ok(Owner::Other);
     }
-    let look = || find(BufReader::new(File::open("/proc/self/net/tcp")?), theirs, ours);
+    let look = || find(proc_net::read("/proc/self/net/tcp")?.as_bytes(), theirs, ours);
     let Some(socket) = look()? else {
         return Ok(Owner::Other);
     };

@@ -1,7 +1,5 @@
 //! Connections of the namespace's processes, and what they listen at on its loopback, from /proc/net (proc_pid_net(5)).
 
-use std::fs;
-
 use hawser_linux::proc_net::{self, Socket};
 
 use crate::observed::{Connection, Listener};
@@ -25,7 +23,7 @@ pub(super) fn read() -> (Vec<Connection>, Vec<Listener>) {
     let mut listeners = Vec::new();
     for (name, protocol) in files {
         // The namespace is the thread's.
-        let text = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        let text = proc_net::read(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
         let sockets = text.lines().filter_map(proc_net::parse);
         for socket in sockets {
             // Sockets may share a tuple (SO_REUSEPORT).

@@ -2,7 +2,6 @@
 
 mod bridge;
 mod connections;
-mod flowtable;
 mod interfaces;
 mod link;
 mod macvtap;
@@ -25,7 +24,7 @@ use crate::undo::Undo;
 
 pub use interfaces::{Interface, interfaces};
 pub use macvtap::{MacvtapError, open_macvtap};
-pub use nft::{Nft, allow_resets, drop_resets};
+pub use nft::{Nft, allow_resets, drop_resets, offload};
 pub use nft_trial::missing_expressions;
 pub use tap::open_tap;
 

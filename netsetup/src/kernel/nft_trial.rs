@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::{flowtable, nft};
+use super::nft;
 use crate::error::StepFailure;
 
 const TABLE: &str = "hawser-trial";
@@ -21,8 +21,7 @@ const DEVICE: &str = "lo";
 /// # Errors
 /// When there is no `nft` to be run.
 pub fn missing_expressions(document: &Value) -> Result<Vec<String>, StepFailure> {
-    // A flowtable is left out where there is none.
-    let trial = trial(&flowtable::without(document));
+    let trial = trial(document);
     missing(
         &trial,
         &|commands| match nft::check(&json!({ "nftables": commands })) {

@@ -345,6 +345,19 @@ impl Objects {
         }));
     }
 
+    /// Before the rules that are there.
+    pub(super) fn rule_at_the_top(&mut self, family: NfFamily, chain: &str, expr: Vec<Stmt>) {
+        let rule = Rule {
+            family,
+            table: self.table.into(),
+            chain: Cow::Owned(chain.to_owned()),
+            expr: Cow::Owned(expr),
+            ..Rule::default()
+        };
+        self.list
+            .push(NfObject::CmdObject(NfCmd::Insert(NfListObject::Rule(rule))));
+    }
+
     pub(super) fn document(self) -> serde_json::Value {
         let document = Nftables {
             objects: Cow::Owned(self.list),

@@ -165,6 +165,7 @@ mod tests {
         let guest = crate::spec::load(manifest).unwrap().spec;
         let plan = Plan {
             steps: Vec::new(),
+            offloading: None,
             nics: Vec::new(),
             notes: Vec::new(),
             journal: hawser_netsetup::Journal::default(),

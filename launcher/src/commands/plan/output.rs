@@ -121,6 +121,12 @@ impl Output<'_> {
             for (index, step) in self.plan.steps.iter().enumerate() {
                 let _ = writeln!(out, "  {}. {step}", index.saturating_add(1));
             }
+            if self.plan.offloading.is_some() {
+                let _ = writeln!(
+                    out,
+                    "\nthen, if the kernel has flowtables: established connections skip the rules of inet hawser"
+                );
+            }
         }
         out
     }
