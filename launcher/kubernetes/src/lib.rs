@@ -13,6 +13,7 @@
 //! 2. `form` chooses the containers, and their privileges, from what the guest and its volumes allow.
 //! 3. `metadata`, `networks`, `probes`, `resources`, `scheduling` and `migration` make the parts of the pod; `pod` puts it together.
 //! 4. `config`, `service`, `disruption` and `workload` make what stands around it.
+//! 5. `podman` takes out what podman does not know, where the pod is for podman.
 //!
 //! What cannot be rendered is refused by its field; what is rendered on an assumption has a note with its field.
 
@@ -28,6 +29,7 @@ mod names;
 mod networks;
 mod options;
 mod pod;
+mod podman;
 mod probes;
 mod resources;
 mod run_strategy;
@@ -80,10 +82,15 @@ pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rende
     networks::note(&source, &mut report);
     migration::check(&source, &mut report);
     let config = config::object(&source, &mut report);
-    let pod = pod::template(&source, form, &volumes, &config.volume, &mut report);
+    let mut pod = pod::template(&source, form, &volumes, &config.volume, &mut report);
     let mut objects = vec![config.object];
-    objects.extend(service::objects(&source, &mut report));
-    objects.extend(disruption::budget(&source, &mut report));
+    if options.podman {
+        podman::check(&source, &volumes, &mut report);
+        podman::adapt(&source, &mut pod);
+    } else {
+        objects.extend(service::objects(&source, &mut report));
+        objects.extend(disruption::budget(&source, &mut report));
+    }
     objects.push(workload::wrap(&source, pod, &volumes, &mut report));
     let notes = report.finish(&loaded.manifest)?;
     Ok(Rendered { objects, notes })

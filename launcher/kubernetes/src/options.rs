@@ -12,6 +12,8 @@ pub struct Options {
     /// In place of the manifest's.
     pub namespace: Option<String>,
     pub workload: Workload,
+    /// For `podman kube play` in place of a cluster.
+    pub podman: bool,
     /// Whether the cluster's nodes have user namespaces (Kubernetes 1.33 and newer, on by default).
     pub user_namespaces: bool,
     /// One container that holds NET_ADMIN, where the pod has no user namespace.

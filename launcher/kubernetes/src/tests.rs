@@ -1,6 +1,7 @@
 //! Whole guests, rendered; each field of the output is one that Kubernetes has.
 
 mod migration;
+mod podman;
 mod refused;
 mod reports;
 mod snapshots;
@@ -91,6 +92,7 @@ fn options() -> Options {
         bindings: None,
         namespace: None,
         workload: Workload::Pod,
+        podman: false,
         user_namespaces: true,
         one_container: false,
         ipv6_sysctl: false,

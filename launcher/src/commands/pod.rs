@@ -18,6 +18,9 @@ pub struct PodArgs {
     /// Reference of the image that has hawser.
     #[arg(long, value_name = "REFERENCE", default_value = "hawser")]
     pub launcher_image: String,
+    /// What runs the pod.
+    #[arg(long = "for", value_enum, default_value_t = Runtime::Kubernetes)]
+    pub runtime: Runtime,
     /// Namespace of all objects, in place of the manifest's. Without either, the one that kubectl uses.
     #[arg(short, long, value_name = "NAME", value_parser = label)]
     pub namespace: Option<String>,
@@ -62,6 +65,14 @@ pub struct PodArgs {
 pub enum PodFormat {
     Yaml,
     Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Runtime {
+    /// A cluster, by `kubectl apply -f -`.
+    Kubernetes,
+    /// `podman kube play -`, as root; as any user where every NIC is behind passt. podman 5.4 or newer.
+    Podman,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -128,6 +139,7 @@ impl PodArgs {
             })?),
             None => None,
         };
+        let podman = self.runtime == Runtime::Podman;
         let mut devices = DeviceResources::default();
         for (device, resource) in &self.device_resources {
             match device {
@@ -144,9 +156,13 @@ impl PodArgs {
                 Kind::StatefulSet => Workload::StatefulSet,
                 Kind::Deployment => Workload::Deployment,
             },
-            user_namespaces: !self.no_user_namespaces,
-            one_container: self.single,
-            ipv6_sysctl: self.ipv6_sysctl,
+            podman,
+            // Those of podman's pods need user ids that an administrator has set aside.
+            user_namespaces: !self.no_user_namespaces && !podman,
+            // A container that stays is no init container for podman.
+            one_container: self.single || podman,
+            // podman lets a pod have any sysctl of its own network.
+            ipv6_sysctl: self.ipv6_sysctl || podman,
             devices,
             block_volumes: self.block_volumes.iter().cloned().collect(),
             tls_secret: self.tls_secret.clone(),

@@ -24,6 +24,7 @@ mod migration_plugins;
 mod migration_sriov;
 mod passt;
 mod plugins;
+mod podman_pods;
 mod privileges;
 mod secondary;
 mod sidecar;
@@ -206,6 +207,10 @@ pub(crate) const DEBIAN: &str = "debian_";
 /// The longer set: run by `cargo e2e lab`, and not by `cargo e2e test`, where time is short and these prove little that
 /// the others do not.
 pub(crate) const LONGER: &[Scenario<Lab>] = &[
+    Scenario {
+        name: "podman_kube_play_of_each_binding",
+        run: podman_pods::of_each_binding,
+    },
     Scenario {
         name: "masquerade_connections_past_the_rules",
         run: flowtable::carries_what_the_filter_has_seen,

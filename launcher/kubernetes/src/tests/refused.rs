@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 #[track_caller]
-fn refuses(manifest: &Value, options: &Options, expected: &str) {
+pub(super) fn refuses(manifest: &Value, options: &Options, expected: &str) {
     match try_render(manifest, options) {
         Ok(_) => panic!("rendered, and not refused for {expected}"),
         Err(refusals) => assert!(refusals.contains(expected), "{refusals}"),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn snapshot(name: &str, manifest: &Value, options: &Options) {
+pub(super) fn snapshot(name: &str, manifest: &Value, options: &Options) {
     let rendered = rendered(manifest, options);
     let text = format!(
         "{}# Notes:\n{}",
