@@ -74,6 +74,14 @@ pub(crate) struct Drive {
     pub(crate) make: Option<Make>,
 }
 
+impl Drive {
+    /// Whether its content can go along with a guest that migrates: a raw file that each pod makes for itself.
+    pub(crate) fn goes_along(&self) -> bool {
+        let made = matches!(self.make, Some(Make::Empty(_)));
+        made && !self.readonly && !self.shared && self.image_type == ImageType::Raw
+    }
+}
+
 impl fmt::Display for Drive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "disk {}: ", self.name)?;

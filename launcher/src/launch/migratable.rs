@@ -13,8 +13,10 @@ pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
         "dedicatedCpuPlacement: the VM's configuration names CPUs of this pod, and a migration takes it along as it is".to_owned()
     });
     let written = guest.disks.iter().filter(|disk| !disk.readonly && !disk.shared);
-    let written = written.map(|disk| {
+    let written = written.filter_map(|disk| {
         let why = match &disk.volume.source {
+            // Its content goes along.
+            VolumeSource::EmptyDisk { .. } => return None,
             VolumeSource::Claim { .. } => format!(
                 "the guest writes it, and nothing says that the target's pod has the same one; if it is ReadWriteMany, start both \
                  launchers with --shared {}",
@@ -22,7 +24,7 @@ pub(crate) fn obstacles(guest: &GuestSpec, cni: &[CniNic]) -> Vec<String> {
             ),
             _ => "what the guest has written is in this pod only, and hawser does not copy disks".to_owned(),
         };
-        format!("disk {}: {why}", disk.name)
+        Some(format!("disk {}: {why}", disk.name))
     });
     nic::obstacles(guest, cni)
         .into_iter()
