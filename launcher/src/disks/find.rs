@@ -162,6 +162,16 @@ fn one(
             if disk.readonly {
                 return Ok(with(boots, drive(file.path, image_type, None)));
             }
+            let copied = guest.live_migrate
+                && (image_type == ImageType::Raw || qcow2::not_expanded(&head(&mut opened)?.0).is_none());
+            if copied {
+                let make = Make::Copy {
+                    from: file.path,
+                    image_type,
+                    size,
+                };
+                return Ok(with(boots, drive(image, ImageType::Raw, Some(make))));
+            }
             over(&file.path, image_type, size, disk, made).map(|drive| with(boots, drive))
         }
         VolumeSource::HostDisk { file, create } => {

@@ -10,6 +10,8 @@
 //! guest cannot turn its disk into an image that refers to other files. No image's own backing file is ever followed; the
 //! only one is that of an overlay made here.
 
+mod expand;
+mod extents;
 mod fat;
 mod files;
 mod find;
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub(crate) use extents::next_data;
 pub(crate) use find::find;
 pub(crate) use firmware_boot::no_boot_loader;
 pub(crate) use growth::{Growth, INTERVAL as GROWTH_INTERVAL};
@@ -77,7 +80,7 @@ pub(crate) struct Drive {
 impl Drive {
     /// Whether its content can go along with a guest that migrates: a raw file that each pod makes for itself.
     pub(crate) fn goes_along(&self) -> bool {
-        let made = matches!(self.make, Some(Make::Empty(_)));
+        let made = matches!(self.make, Some(Make::Empty(_) | Make::Copy { .. }));
         made && !self.readonly && !self.shared && self.image_type == ImageType::Raw
     }
 }
@@ -90,6 +93,9 @@ impl fmt::Display for Drive {
             (None, Some(Make::Lasting(size))) => {
                 write!(f, "{}, to be made, {size} bytes", self.path.display())?;
             }
+            (None, Some(Make::Copy { from, .. })) => {
+                write!(f, "a copy of {}, deleted at the end", from.display())?;
+            }
             (None, Some(Make::Empty(size))) => write!(f, "empty, {size} bytes, deleted at the end")?,
             (None, Some(Make::Image(_) | Make::Seed(_))) => {
                 f.write_str("made from the manifest or the volume's files")?;
@@ -98,6 +104,16 @@ impl fmt::Display for Drive {
         }
         f.write_str(if self.readonly { ", read-only" } else { "" })
     }
+}
+
+/// The disks of a guest that is to come from another launcher: those whose content comes along are empty here.
+pub(crate) fn of_a_target(mut drives: Vec<Drive>) -> Vec<Drive> {
+    for drive in &mut drives {
+        if let Some(Make::Copy { size, .. }) = drive.make {
+            drive.make = Some(Make::Empty(size));
+        }
+    }
+    drives
 }
 
 /// The disks with the NICs that the manifest tags in cloud-init's metadata, where that has a place for them.
@@ -119,6 +135,12 @@ pub(crate) enum Make {
     Seed(Seed),
     /// This many bytes, all zero, deleted at the end.
     Empty(u64),
+    /// The disk of this many bytes that is in an image, deleted at the end.
+    Copy {
+        from: PathBuf,
+        image_type: ImageType,
+        size: u64,
+    },
     /// The same, but the file stays.
     Lasting(u64),
 }
@@ -130,6 +152,7 @@ impl std::fmt::Debug for Make {
             Self::Image(bytes) => write!(f, "Image({} bytes)", bytes.len()),
             Self::Seed(_) => f.write_str("Seed"),
             Self::Empty(size) => write!(f, "Empty({size})"),
+            Self::Copy { from, size, .. } => write!(f, "Copy({}, {size})", from.display()),
             Self::Lasting(size) => write!(f, "Lasting({size})"),
         }
     }

@@ -10,13 +10,12 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{Whence, lseek};
 use tokio::sync::mpsc;
 
 use super::CopiedDisk;
 use super::wire::{BLOCK, Frame};
+use crate::disks::next_data;
 
 /// What memory and offsets are aligned to for O_DIRECT, at most.
 const ALIGNMENT: usize = 4096;
@@ -143,19 +142,9 @@ impl Disk {
 
     /// The next bytes from `at` on that are no hole, as whole blocks.
     fn data(&self, at: u64) -> io::Result<Option<(u64, u64)>> {
-        let seek = |at: u64, whence| {
-            let at = i64::try_from(at).map_err(io::Error::other)?;
-            match lseek(&self.file, at, whence) {
-                Ok(found) => Ok(u64::try_from(found).ok()),
-                // Nothing but a hole is left.
-                Err(Errno::ENXIO) => Ok(None),
-                Err(errno) => Err(io::Error::from(errno)),
-            }
-        };
-        let Some(from) = seek(at, Whence::SeekData)? else {
+        let Some((from, to)) = next_data(&self.file, at, self.size)? else {
             return Ok(None);
         };
-        let to = seek(from, Whence::SeekHole)?.unwrap_or(self.size);
         let block = BLOCK as u64;
         Ok(Some((
             from / block * block,
