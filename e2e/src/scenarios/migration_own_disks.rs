@@ -39,25 +39,58 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 
 const SIZE: u64 = 64 << 20;
 
-fn guest(cache: &str) -> Value {
+/// What the disk is.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Empty { cache: &'static str },
+    Image,
+}
+
+const EMPTY: Source = Source::Empty { cache: "writeback" };
+/// The image's own content, beyond all that the guest writes.
+const OF_THE_IMAGE: u64 = SIZE - 512;
+
+fn guest(source: Source) -> Value {
     let mut guest = vmi(Value::Null);
+    let (cache, volume) = match source {
+        Source::Empty { cache } => (
+            cache,
+            json!([{"name": "data", "emptyDisk": {"capacity": SIZE.to_string()}}]),
+        ),
+        Source::Image => (
+            "writeback",
+            json!([{"name": "data", "containerDisk": {"image": "example/data"}}]),
+        ),
+    };
     set(
         &mut guest,
         "/spec/domain/devices/disks",
         json!([{"name": "data", "disk": {"bus": "virtio"}, "cache": cache}]),
     );
-    set(
-        &mut guest,
-        "/spec/volumes",
-        json!([{"name": "data", "emptyDisk": {"capacity": SIZE.to_string()}}]),
-    );
+    set(&mut guest, "/spec/volumes", volume);
+    set(&mut guest, "/spec/evictionStrategy", json!("LiveMigrate"));
     guest
 }
 
-fn pair(context: &Context, cache: &str, here: &Script, there: &Script) -> Result<Pair> {
-    let guest = guest(cache);
+fn pair(context: &Context, source: Source, here: &Script, there: &Script) -> Result<Pair> {
+    let guest = guest(source);
     let (here, there) = (writes(here.clone()), writes(there.clone()));
-    Pair::prepared(context, (&here, &guest), (&there, &guest), &[], |_, _| Ok(()))
+    let options = ["--image", "data=/srv/data-image"];
+    let options = match source {
+        Source::Empty { .. } => &[][..],
+        Source::Image => &options,
+    };
+    // The target's image is another one: the content comes from the source.
+    Pair::prepared(context, (&here, &guest), (&there, &guest), options, |from, to| {
+        for (pod, content) in [(from, "the source's"), (to, "the target's")] {
+            let directory = pod.path("data-image/disk");
+            std::fs::create_dir_all(&directory)?;
+            let image = File::create(directory.join("disk.raw"))?;
+            image.set_len(SIZE)?;
+            image.write_all_at(content.as_bytes(), OF_THE_IMAGE)?;
+        }
+        Ok(())
+    })
 }
 
 /// The disk in a pod. It stays readable when it is deleted.
@@ -112,11 +145,11 @@ impl Disk {
 
 fn moves(context: &Context) -> Result<()> {
     each(
-        ["writeback", "none"]
-            .map(|cache| (cache.to_owned(), cache))
+        [EMPTY, Source::Empty { cache: "none" }, Source::Image]
+            .map(|source| (format!("{source:?}"), source))
             .to_vec(),
-        |cache| {
-            let mut pair = pair(context, cache, &quick(), &quick())?;
+        |what| {
+            let mut pair = pair(context, what, &quick(), &quick())?;
             let source = Disk::of(&pair.from)?;
             source.fill(512)?;
             let before = source.grows(RECORDS)?;
@@ -139,6 +172,11 @@ fn moves(context: &Context) -> Result<()> {
                 let after = target.grows(20)?;
                 ensure!(after > last, "record {after} after {last}");
                 target.is_filled(512)?;
+                if let Source::Image = what {
+                    let mut content = [0; 12];
+                    target.0.read_exact_at(&mut content, OF_THE_IMAGE)?;
+                    ensure!(&content == b"the source's", "the image's content: {content:?}");
+                }
                 pair.target.signal(Signal::SIGTERM)?;
                 let code = pair.target.wait_exit(SOON)?.code().unwrap_or(-1);
                 expect_exit(code, 0, &pair.target)?;
@@ -203,7 +241,7 @@ fn faults(context: &Context) -> Result<()> {
         }
     }
     each(cases, |(here, there, when, then, disturbance)| {
-        let mut pair = pair(context, "writeback", &here, &there)?;
+        let mut pair = pair(context, EMPTY, &here, &there)?;
         let source = Disk::of(&pair.from)?;
         // So that its first round takes its time.
         let bytes = if matches!(when, When::Copying) {
@@ -255,7 +293,7 @@ fn refused(context: &Context) -> Result<()> {
     ];
     let cases = cases.map(|(name, why)| (name.to_owned(), (name, why))).to_vec();
     each(cases, |(name, why)| {
-        let guest = guest("writeback");
+        let guest = guest(EMPTY);
         let script = writes(quick());
         let mut small = None;
         let mut pair = Pair::prepared(context, (&script, &guest), (&script, &guest), &[], |_, to| {

@@ -80,14 +80,38 @@ pub(super) fn on_a_block_device(lab: &Lab) -> Result<()> {
 pub(super) fn on_an_empty_disk(lab: &Lab) -> Result<()> {
     let (from, to) = two_pods(lab, "empty")?;
     let volume = json!({"name": "data", "emptyDisk": {"capacity": SIZE.to_string()}});
+    own_disk(lab, &from, &to, &volume)
+}
+
+/// What most of KubeVirt's manifests have: a container disk that the guest writes, and cloud-init.
+pub(super) fn on_a_container_disk(lab: &Lab) -> Result<()> {
+    let (from, to) = two_pods(lab, "image")?;
+    for pod in [&from, &to] {
+        let image = pod.state().join("images/data/disk");
+        fs::create_dir_all(&image)?;
+        let file = File::create(image.join("disk.raw"))?;
+        file.set_len(SIZE)?;
+        file.write_all_at(b"of the image", SIZE - 512)?;
+    }
+    let volume = json!({"name": "data", "containerDisk": {"image": "example/data"}});
+    own_disk(lab, &from, &to, &volume)
+}
+
+fn own_disk(lab: &Lab, from: &Pod<'_>, to: &Pod<'_>, volume: &Value) -> Result<()> {
     let own = |pod: &Pod<'_>| File::open(pod.state().join("vmm/disks/data.img"));
     // It is there once the target waits, and readable when it is deleted.
     let mut disk = None;
-    let moved = moves_with(lab, &from, &to, &volume, &Extra::default, &mut || {
-        disk = Some(own(&to)?);
+    let moved = moves_with(lab, from, to, volume, &Extra::default, &mut || {
+        disk = Some(own(to)?);
         Ok(())
     })?;
-    is_as_written(&disk.context("the target has no disk")?, moved)
+    let disk = disk.context("the target has no disk")?;
+    if volume.get("containerDisk").is_some() {
+        let mut content = [0; 12];
+        disk.read_exact_at(&mut content, SIZE - 512)?;
+        ensure!(&content == b"of the image", "the image's content: {content:?}");
+    }
+    is_as_written(&disk, moved)
 }
 
 fn claim() -> Value {
@@ -140,7 +164,9 @@ fn moves_with(
         "/spec/domain/devices/disks",
         json!([{"name": "data", "serial": "data", "disk": {"bus": "virtio"}}]),
     );
-    vmi::set(&mut guest, "/spec/volumes", json!([volume]));
+    let seed = json!({"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config"}});
+    vmi::set(&mut guest, "/spec/volumes", json!([volume, seed]));
+    vmi::set(&mut guest, "/spec/evictionStrategy", json!("LiveMigrate"));
     for pod in [from, to] {
         pod.set_manifest(&guest)?;
     }
