@@ -13,15 +13,14 @@ use std::os::unix::fs::FileExt;
 
 use miniz_oxide::inflate::decompress_to_vec_with_limit;
 
-use super::ImageType;
 use super::extents::next_data;
+use super::{ImageType, SECTOR};
 
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
 const ALL_ZERO: u64 = 1;
 /// Bytes that are copied at once.
 const PIECE: u64 = 1 << 20;
-const SECTOR: u64 = 512;
 
 /// Fills `to` with the disk of `size` bytes in the image `from`.
 pub(super) fn expand(from: &File, image_type: ImageType, size: u64, to: &File) -> io::Result<()> {

@@ -4,6 +4,8 @@ use std::path::Path;
 use super::*;
 
 const CLUSTER: usize = 1 << 16;
+/// Of an entry whose cluster nothing else uses.
+const USED: u64 = 1 << 63;
 const SIZE: u64 = 5 * CLUSTER as u64 + 1024;
 
 /// The disk: a cluster, one of zeros by its flag, a compressed one, none, zeros that are stored, and the beginning of one.
@@ -27,18 +29,18 @@ fn image() -> Vec<u8> {
     put(24, SIZE);
     put(32, 1);
     put(40, CLUSTER as u64);
-    put(CLUSTER, 1 << 63 | 2 * CLUSTER as u64);
+    put(CLUSTER, USED | (2 * CLUSTER as u64));
     let data = 3 * CLUSTER as u64;
     let packed = miniz_oxide::deflate::compress_to_vec(&disk[2 * CLUSTER..3 * CLUSTER], 6);
     let place = data + 2 * CLUSTER as u64 + 100;
     let sectors = (place % 512 + packed.len() as u64).div_ceil(512) - 1;
     let entries = [
-        1 << 63 | data,
-        1 << 63 | data | ALL_ZERO,
-        COMPRESSED | sectors << 54 | place,
+        USED | data,
+        USED | data | ALL_ZERO,
+        COMPRESSED | (sectors << 54) | place,
         0,
-        1 << 63 | (data + CLUSTER as u64),
-        1 << 63 | (data + 3 * CLUSTER as u64),
+        USED | (data + CLUSTER as u64),
+        USED | (data + 3 * CLUSTER as u64),
     ];
     for (index, entry) in entries.into_iter().enumerate() {
         put(2 * CLUSTER + 8 * index, entry);

@@ -17,6 +17,7 @@ mod files;
 mod find;
 mod firmware_boot;
 mod growth;
+mod head;
 mod iso;
 mod locks;
 mod make;
@@ -35,6 +36,9 @@ pub(crate) use growth::{Growth, INTERVAL as GROWTH_INTERVAL};
 pub(crate) use locks::Users;
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
+
+/// Bytes, of every disk.
+const SECTOR: u64 = 512;
 
 /// Below the unprivileged half's directory.
 pub(crate) const DIRECTORY: &str = "disks";
