@@ -101,6 +101,7 @@ pub(crate) enum Direction {
 pub(crate) enum Step {
     Describing,
     Preparing,
+    Copying,
     Detaching,
     Sending,
     Fencing,
@@ -127,6 +128,7 @@ impl Step {
         match self {
             Self::Describing => "describing",
             Self::Preparing => "preparing",
+            Self::Copying => "copying",
             Self::Detaching => "detaching",
             Self::Sending => "sending",
             Self::Fencing => "fencing",

@@ -38,7 +38,7 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 /// What the guest says of a disk that is not as it left it, and of one that it cannot use.
 const WRONG: &str = "standin-vmm: the guest's disk:";
 
-fn writes(script: Script) -> Script {
+pub(super) fn writes(script: Script) -> Script {
     Script {
         writes_disk: true,
         ..script
@@ -125,7 +125,7 @@ fn pair(context: &Context, claim: &Claim, here: &Script, there: &Script) -> Resu
     )
 }
 
-fn nothing_wrong(pair: &Pair) -> Result<()> {
+pub(super) fn nothing_wrong(pair: &Pair) -> Result<()> {
     for (side, launcher) in [("source", &pair.source), ("target", &pair.target)] {
         let said = launcher.transcript();
         ensure!(!said.contains(WRONG), "the {side}'s guest:\n{said}");

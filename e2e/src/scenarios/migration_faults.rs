@@ -296,10 +296,10 @@ fn no_note(context: &Context) -> Result<()> {
 }
 
 /// A small file system over a pod's state directory; gone when dropped.
-struct Small(PathBuf);
+pub(super) struct Small(PathBuf);
 
 impl Small {
-    fn mount(pod: &Pod) -> Result<Self> {
+    pub(super) fn mount(pod: &Pod) -> Result<Self> {
         let directory = pod.path("state");
         let options = Some("size=256k,mode=0777");
         mount(

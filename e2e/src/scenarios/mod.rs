@@ -25,6 +25,7 @@ mod migration;
 mod migration_convergence;
 mod migration_disks;
 mod migration_faults;
+mod migration_own_disks;
 mod migration_passt;
 mod migration_peers;
 mod migration_plugins;
@@ -113,6 +114,7 @@ const GROUPS: &[(&str, &[Scenario<Context>])] = &[
     ("migration", migration::SCENARIOS),
     ("migration", migration_convergence::SCENARIOS),
     ("migration", migration_disks::SCENARIOS),
+    ("migration", migration_own_disks::SCENARIOS),
     ("migration", migration_faults::SCENARIOS),
     ("migration", migration_passt::SCENARIOS),
     ("migration", migration_peers::SCENARIOS),

@@ -1,7 +1,7 @@
 //! What each of the guest's volumes is in this pod. Reads only.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use hawser_linux::safe_path::{self, Links, RegularFile};
 use nix::fcntl::OFlag;
 
 use super::fat::{self, Files};
-use super::{DIRECTORY, Drive, ImageType, Make, Seed, files, firmware_boot, locks, qcow2, seed};
+use super::head::{head, other_type};
+use super::{DIRECTORY, Drive, ImageType, Make, SECTOR, Seed, files, firmware_boot, locks, qcow2, seed};
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
 use crate::spec::{
     CloudInit, CloudInitSource, Disk, GuestSpec, SeedData, VolumeLabel, VolumeSource, network_data_volume,
 };
 
-const SECTOR: u64 = 512;
 /// A claim's file, by KubeVirt's convention.
 const DISK_IMG: &str = "disk.img";
 
@@ -161,6 +161,16 @@ fn one(
             let boots = firmware_boot::of(&mut opened, image_type);
             if disk.readonly {
                 return Ok(with(boots, drive(file.path, image_type, None)));
+            }
+            let copied = guest.live_migrate
+                && (image_type == ImageType::Raw || qcow2::not_expanded(&head(&mut opened)?.0).is_none());
+            if copied {
+                let make = Make::Copy {
+                    from: file.path,
+                    image_type,
+                    size,
+                };
+                return Ok(with(boots, drive(image, ImageType::Raw, Some(make))));
             }
             over(&file.path, image_type, size, disk, made).map(|drive| with(boots, drive))
         }
@@ -392,34 +402,6 @@ fn whole_sectors(size: u64) -> Result<u64, Problem> {
         size if size % SECTOR == 0 => Ok(size),
         size => Err(Problem::Sectors(size)),
     }
-}
-
-/// The first sector, and the size. An aligned read of whole pages, which O_DIRECT asks for too.
-fn head(file: &mut File) -> Result<(Vec<u8>, u64), Problem> {
-    let size = file.seek(SeekFrom::End(0))?;
-    Ok((sector(file, 0)?, size))
-}
-
-fn sector(file: &File, at: u64) -> Result<Vec<u8>, Problem> {
-    // O_DIRECT wants aligned memory; a second, plain descriptor of the same file does not.
-    use std::os::fd::AsRawFd;
-    let mut plain = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    plain.seek(SeekFrom::Start(at))?;
-    let mut head = Vec::new();
-    plain.take(SECTOR).read_to_end(&mut head)?;
-    Ok(head)
-}
-
-/// Types that the VMM would recognise, and then refuse for not being what it was told.
-fn other_type(head: &[u8], file: &File, size: u64) -> Result<Option<&'static str>, Problem> {
-    if head.starts_with(b"vhdxfile") {
-        return Ok(Some("VHDX"));
-    }
-    let last = size.saturating_sub(SECTOR);
-    if size > SECTOR && sector(file, last)?.starts_with(b"conectix") {
-        return Ok(Some("VHD"));
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

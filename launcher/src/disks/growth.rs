@@ -37,7 +37,7 @@ impl Growth {
         let growing = |drive: &Drive| {
             let size = match drive.make.as_ref()? {
                 Make::Image(image) if drive.base.is_some() => qcow2::overlays_size(image)?,
-                Make::Empty(size) => *size,
+                Make::Empty(size) | Make::Copy { size, .. } => *size,
                 _ => return None,
             };
             Some(Growing {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::{DIRECTORY, Drive, Make};
+use super::{DIRECTORY, Drive, Make, expand::expand};
 use crate::error::{ExitCode, Failure};
 
 /// Makes every file that is not there yet. `directory` is the unprivileged half's own; what an earlier start left in it
@@ -54,6 +54,11 @@ fn write(path: &Path, make: &Make) -> io::Result<()> {
     match make {
         Make::Image(bytes) => file.write_all(bytes),
         Make::Seed(seed) => file.write_all(&seed.image().map_err(io::Error::other)?),
+        Make::Copy {
+            from,
+            image_type,
+            size,
+        } => expand(&File::open(from)?, *image_type, *size, &file),
         // Without its blocks: a disk takes the room that its guest uses.
         Make::Empty(size) | Make::Lasting(size) => file.set_len(*size),
     }

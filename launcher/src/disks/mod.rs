@@ -10,11 +10,14 @@
 //! guest cannot turn its disk into an image that refers to other files. No image's own backing file is ever followed; the
 //! only one is that of an overlay made here.
 
+mod expand;
+mod extents;
 mod fat;
 mod files;
 mod find;
 mod firmware_boot;
 mod growth;
+mod head;
 mod iso;
 mod locks;
 mod make;
@@ -26,12 +29,16 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub(crate) use extents::next_data;
 pub(crate) use find::find;
 pub(crate) use firmware_boot::no_boot_loader;
 pub(crate) use growth::{Growth, INTERVAL as GROWTH_INTERVAL};
 pub(crate) use locks::Users;
 pub(crate) use make::{clear, make};
 pub(crate) use seed::{Seed, TaggedDevice};
+
+/// Bytes, of every disk.
+const SECTOR: u64 = 512;
 
 /// Below the unprivileged half's directory.
 pub(crate) const DIRECTORY: &str = "disks";
@@ -74,6 +81,14 @@ pub(crate) struct Drive {
     pub(crate) make: Option<Make>,
 }
 
+impl Drive {
+    /// Whether its content can go along with a guest that migrates: a raw file that each pod makes for itself.
+    pub(crate) fn goes_along(&self) -> bool {
+        let made = matches!(self.make, Some(Make::Empty(_) | Make::Copy { .. }));
+        made && !self.readonly && !self.shared && self.image_type == ImageType::Raw
+    }
+}
+
 impl fmt::Display for Drive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "disk {}: ", self.name)?;
@@ -81,6 +96,9 @@ impl fmt::Display for Drive {
             (Some(base), _) => write!(f, "an overlay on {}, deleted at the end", base.display())?,
             (None, Some(Make::Lasting(size))) => {
                 write!(f, "{}, to be made, {size} bytes", self.path.display())?;
+            }
+            (None, Some(Make::Copy { from, .. })) => {
+                write!(f, "a copy of {}, deleted at the end", from.display())?;
             }
             (None, Some(Make::Empty(size))) => write!(f, "empty, {size} bytes, deleted at the end")?,
             (None, Some(Make::Image(_) | Make::Seed(_))) => {
@@ -90,6 +108,16 @@ impl fmt::Display for Drive {
         }
         f.write_str(if self.readonly { ", read-only" } else { "" })
     }
+}
+
+/// The disks of a guest that is to come from another launcher: those whose content comes along are empty here.
+pub(crate) fn of_a_target(mut drives: Vec<Drive>) -> Vec<Drive> {
+    for drive in &mut drives {
+        if let Some(Make::Copy { size, .. }) = drive.make {
+            drive.make = Some(Make::Empty(size));
+        }
+    }
+    drives
 }
 
 /// The disks with the NICs that the manifest tags in cloud-init's metadata, where that has a place for them.
@@ -111,6 +139,12 @@ pub(crate) enum Make {
     Seed(Seed),
     /// This many bytes, all zero, deleted at the end.
     Empty(u64),
+    /// The disk of this many bytes that is in an image, deleted at the end.
+    Copy {
+        from: PathBuf,
+        image_type: ImageType,
+        size: u64,
+    },
     /// The same, but the file stays.
     Lasting(u64),
 }
@@ -122,6 +156,7 @@ impl std::fmt::Debug for Make {
             Self::Image(bytes) => write!(f, "Image({} bytes)", bytes.len()),
             Self::Seed(_) => f.write_str("Seed"),
             Self::Empty(size) => write!(f, "Empty({size})"),
+            Self::Copy { from, size, .. } => write!(f, "Copy({}, {size})", from.display()),
             Self::Lasting(size) => write!(f, "Lasting({size})"),
         }
     }

@@ -95,6 +95,23 @@ pub(crate) fn virtual_size(header: &[u8], length: u64) -> Result<u64, Problem> {
     }
 }
 
+/// Why the disk of a sound image with this header cannot be copied out of it ([`super::expand`]).
+pub(super) fn not_expanded(header: &[u8]) -> Option<&'static str> {
+    const COMPRESSION: u8 = 1 << 3;
+    const EXTENDED: u8 = 1 << 4;
+    let version = header.get(7).copied().unwrap_or_default();
+    let features = header
+        .get(79)
+        .copied()
+        .filter(|_| version >= 3)
+        .unwrap_or_default();
+    if features & EXTENDED != 0 {
+        return Some("its qcow2 image has extended tables");
+    }
+    let kind = header.get(104).copied().unwrap_or_default();
+    (features & COMPRESSION != 0 && kind != 0).then_some("its qcow2 image is compressed with zstd")
+}
+
 /// Where a byte of the disk is in an image.
 pub(crate) enum Place {
     /// Nowhere: it is zero.

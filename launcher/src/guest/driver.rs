@@ -219,7 +219,9 @@ impl Supervisor {
             let sink = Sink::with(self.queue.clone(), move |report| {
                 Input::Source(Some(call), report)
             });
-            Outgoing::new(order, description, self.job.directory.clone(), answers, sink)
+            let copied = migration::copied_disks(&self.job.migrating_disks);
+            let directory = self.job.directory.clone();
+            Outgoing::new(order, description, copied, directory, answers, sink)
         });
         Event::Source(match begun {
             Ok(outgoing) => {
@@ -336,8 +338,8 @@ impl Supervisor {
             ),
             _ => {}
         }
-        if self.incoming.is_some() {
-            events.extend(Incoming::vmm_event(event).map(Event::Target));
+        if let Some(incoming) = &self.incoming {
+            events.extend(incoming.vmm_event(event).map(Event::Target));
         }
         if let Some((_, outgoing, mut hands)) = self.outgoing() {
             events.extend(outgoing.vmm_event(event, &mut hands).map(Event::Source));

@@ -235,6 +235,7 @@ impl World {
         match action {
             Out::Connect => self.channel = self.target_answers(),
             Out::SendPrepare => Self::send(&mut self.to_target, self.channel, Word::Prepare),
+            Out::CopyDisks => {}
             Out::Detach => {
                 self.vf = Vf::Asked;
                 self.wanted = false;
@@ -347,6 +348,7 @@ fn without_faults_the_guest_ends_up_there() {
     let (_, steps) = explore(0);
     for step in [
         "described",
+        "disks copied",
         "listens",
         "releases its VF",
         "paused",

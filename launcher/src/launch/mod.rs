@@ -142,6 +142,7 @@ impl Launch {
             resolv,
         } = pod;
         let mut obstacles = obstacles(&guest, &cni);
+        obstacles.extend(migratable::overlays(&guest, &disks));
         role.allows(&obstacles)?;
         if let Some(why) = passt.as_ref().and_then(|passt| passt.not_migratable.clone()) {
             if matches!(role, Role::Receive(_)) {
@@ -155,6 +156,10 @@ impl Launch {
             explanations: _,
         } = Layout::new(&guest, &plan, &cni, &pci, &resolv, directory);
         let notes = plan.notes.iter().cloned().chain(others).collect();
+        let disks = match role {
+            Role::Boot => disks,
+            Role::Receive(_) => disks::of_a_target(disks),
+        };
         let drives = disks::tagged(disks, &nic::tagged(&guest, &attachments));
         let found = Found { cni: &cni, pci: &pci };
         let parts = Parts {

@@ -1,7 +1,8 @@
 //! How the launchers reach each other: one TCP port, TLS with certificates on both sides.
 //!
-//! A connection says first what it is for, in one line: the control channel, which then speaks TLS, or one of the
-//! memory's, which is cloud-hypervisor's own from there on ([`super::relay`]) and names the hand-off it belongs to.
+//! A connection says first what it is for, in one line: the control channel, which then speaks TLS; the disks', which does too
+//! ([`super::disk_copy`]); or one of the memory's, which is cloud-hypervisor's own from there on ([`super::relay`]). The last
+//! two name the hand-off that they belong to.
 //!
 //! [`super::tls`] has the certificates, and [`super::port`] what the target does with those who come.
 
@@ -17,6 +18,7 @@ use super::tls::{Client, Security, TlsError};
 /// For a connection and its handshake.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 const CONTROL: &str = "HAWSER CONTROL";
+const DISKS: &str = "HAWSER DISKS ";
 const MEMORY: &str = "HAWSER MEMORY ";
 /// Of a first line, with its end.
 const MAX_PREFACE: usize = 80;
@@ -42,6 +44,8 @@ pub(crate) enum ChannelError {
     Tls(#[from] TlsError),
     #[error("guest memory of no migration that is under way")]
     Memory,
+    #[error("disks of no migration that is under way")]
+    Disks,
     #[error("the first line")]
     Preface(#[source] io::Error),
 }
@@ -128,11 +132,30 @@ pub(crate) async fn connect(
     name: &str,
     security: &Security,
 ) -> Result<Box<dyn Stream>, ChannelError> {
+    connect_for(CONTROL, address, name, security).await
+}
+
+/// The source's end of the disks' connection.
+pub(super) async fn connect_disks(
+    address: &Address,
+    name: &str,
+    security: &Security,
+    id: &str,
+) -> Result<Box<dyn Stream>, ChannelError> {
+    connect_for(&format!("{DISKS}{id}"), address, name, security).await
+}
+
+async fn connect_for(
+    preface: &str,
+    address: &Address,
+    name: &str,
+    security: &Security,
+) -> Result<Box<dyn Stream>, ChannelError> {
     let Security::Tls(directory) = security else {
-        return Ok(Box::new(dial(address, CONTROL).await?));
+        return Ok(Box::new(dial(address, preface).await?));
     };
     let client = Client::new(directory, name)?;
-    let stream = dial(address, CONTROL).await?;
+    let stream = dial(address, preface).await?;
     in_time("TLS", async {
         let stream = client.connect(stream).await?;
         Ok(Box::new(stream) as Box<dyn Stream>)
@@ -145,6 +168,7 @@ pub(crate) async fn connect(
 pub(super) enum Purpose {
     Control,
     /// Of the hand-off of this name.
+    Disks(String),
     Memory(String),
 }
 
@@ -154,6 +178,9 @@ pub(super) async fn purpose(stream: &mut TcpStream) -> Result<Purpose, ChannelEr
     let line = first_line(stream).await.map_err(ChannelError::Preface)?;
     if let Some(id) = line.strip_prefix(MEMORY) {
         return Ok(Purpose::Memory(id.to_owned()));
+    }
+    if let Some(id) = line.strip_prefix(DISKS) {
+        return Ok(Purpose::Disks(id.to_owned()));
     }
     if line != CONTROL {
         let why = io::Error::new(io::ErrorKind::InvalidData, "not a launcher's");

@@ -34,6 +34,10 @@ impl Comparison {
         }
     }
 
+    pub(super) fn disks(&self) -> &[MigratingDisk] {
+        &self.disks
+    }
+
     /// Reads the disks; what comes of it is an arrival.
     pub(super) fn begin(
         &mut self,

@@ -1,8 +1,8 @@
 //! The guest's disks, as two launchers compare them before anything moves.
 //!
-//! Nobody copies a disk. What the guest cannot write, the target's launcher finds or makes in its own pod; that it is the same is
-//! seen by its size and by samples of its content, all over it. What the guest writes has to be the very same disk in both
-//! pods ([`super::shared`]).
+//! What the guest cannot write, the target's launcher finds or makes in its own pod; that it is the same is seen by its size and
+//! by samples of its content, all over it. What the guest writes is the very same disk in both pods ([`super::shared`]), or one
+//! of the pod's own, whose content goes along ([`super::disk_copy`]).
 
 use std::fs::File;
 use std::io;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::disk_copy::CopiedDisk;
 use super::shared::{self, SharedDisk, TokenFile};
 use crate::disks::Drive;
 
@@ -25,8 +26,31 @@ const SAMPLES: u64 = 128;
 pub(crate) struct MigratingDisk {
     name: String,
     path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The guest does not write it.
+    Unwritten,
     /// The guest writes it, and both pods have it.
-    shared: bool,
+    Shared,
+    /// The guest writes it, and each pod has its own.
+    Copied { direct: bool },
+}
+
+impl MigratingDisk {
+    /// Where its content goes along.
+    pub(super) fn copied(&self) -> Option<CopiedDisk> {
+        let Kind::Copied { direct } = self.kind else {
+            return None;
+        };
+        Some(CopiedDisk {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            direct,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -35,7 +59,7 @@ impl MigratingDisk {
         Self {
             name: name.to_owned(),
             path,
-            shared: false,
+            kind: Kind::Unwritten,
         }
     }
 }
@@ -65,8 +89,11 @@ pub(crate) struct DiskDescription {
     pub(crate) name: String,
     /// Bytes.
     pub(crate) size: u64,
-    /// SHA-256 over its samples; empty for one that is shared, whose content changes.
+    /// SHA-256 over its samples; empty for one that the guest writes.
     pub(crate) digest: String,
+    /// Its content goes along.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) copied: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared: Option<SharedDisk>,
 }
@@ -75,13 +102,25 @@ pub(crate) struct DiskDescription {
 pub(crate) fn migrating(drives: &[Drive]) -> Vec<MigratingDisk> {
     drives
         .iter()
-        .filter(|drive| drive.readonly || drive.shared)
-        .map(|drive| MigratingDisk {
-            name: drive.name.clone(),
-            path: drive.path.clone(),
-            shared: drive.shared,
+        .filter_map(|drive| {
+            let kind = match drive {
+                drive if drive.readonly => Kind::Unwritten,
+                drive if drive.shared => Kind::Shared,
+                drive if drive.goes_along() => Kind::Copied { direct: drive.direct },
+                _ => return None,
+            };
+            Some(MigratingDisk {
+                name: drive.name.clone(),
+                path: drive.path.clone(),
+                kind,
+            })
         })
         .collect()
+}
+
+/// Those of them whose content goes along.
+pub(crate) fn copied(disks: &[MigratingDisk]) -> Vec<CopiedDisk> {
+    disks.iter().filter_map(MigratingDisk::copied).collect()
 }
 
 /// Reads the disks, and writes beside those that are shared.
@@ -107,13 +146,17 @@ fn one(disk: &MigratingDisk, whom: For<'_>) -> io::Result<(DiskDescription, Opti
         name: disk.name.clone(),
         size,
         digest,
+        copied: disk.copied().is_some(),
         shared,
     };
-    if !disk.shared {
+    if disk.kind == Kind::Unwritten {
         let (size, digest) = sample(&disk.path)?;
         return Ok((described(size, digest, None), None));
     }
     let size = size(&mut File::open(&disk.path)?)?;
+    if disk.kind != Kind::Shared {
+        return Ok((described(size, String::new(), None), None));
+    }
     let (shared, token) = match whom {
         For::Target => shared::at_source(&disk.path)?,
         For::Source(source) => {
@@ -182,6 +225,12 @@ fn difference(source: &DiskDescription, target: &DiskDescription) -> Option<Stri
             source.size, target.size
         ));
     }
+    if source.copied != target.copied {
+        return Some(
+            "it is a disk of the pod's own, whose content goes along, in one pod and not in the other"
+                .to_owned(),
+        );
+    }
     match (&source.shared, &target.shared) {
         (Some(theirs), Some(ours)) => {
             let why = shared::difference(theirs, ours)?;
@@ -247,6 +296,7 @@ mod tests {
             name: name.to_owned(),
             size,
             digest: digest.to_owned(),
+            copied: false,
             shared: None,
         };
         let source = [

@@ -1,6 +1,8 @@
 //! The target at work: performs what [`super::target`] decides, and turns what its tasks and cloud-hypervisor report into that
 //! machine's events.
 
+mod judge;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,10 +15,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::arrival::{Arrival, Compared};
 use super::channels::Channels;
 use super::comparison::Comparison;
-use super::describe::{Description, notes, reasons, same_pod_addresses};
+use super::describe::{Description, notes};
+use super::disk_copy::Receiver;
 use super::disks::MigratingDisk;
 use super::link::Received;
-use super::message::{Message, Prepare};
+use super::message::Message;
 use super::port::{self, Port};
 use super::relay::{MEETING, TargetRelay};
 use super::target::{Action, Ending, Event, State};
@@ -66,6 +69,7 @@ pub(crate) struct Incoming {
     settling: Duration,
     credentials: bool,
     relay: Option<TargetRelay>,
+    disks: Receiver,
     passt: Option<passt::Handle>,
     /// The NICs as the guest has them, which are to be the same here.
     nics: Vec<NicDescription>,
@@ -105,6 +109,7 @@ impl Incoming {
             settling: HOLD_TIMEOUT,
             credentials: false,
             relay: None,
+            disks: Receiver::default(),
             passt,
             nics: Vec::new(),
             connected: Vec::new(),
@@ -166,7 +171,7 @@ impl Incoming {
     /// What a report of a task means for the machine, which `waits` for a first source.
     pub(crate) fn arrived(&mut self, arrival: Arrival, waits: bool) -> Option<Event> {
         match arrival {
-            Arrival::Event(event) => Some(event),
+            Arrival::Event(event) => Some(self.with_its_disks(event)),
             Arrival::Settled => {
                 self.close();
                 None
@@ -176,6 +181,10 @@ impl Incoming {
                     let why = "its control channel was the oldest, and there were too many";
                     self.port.rejections.log(from, why);
                 }
+                None
+            }
+            Arrival::Connection(port::Incoming::Disks(stream)) => {
+                self.tasks.spawn(self.disks.clone().serve(stream));
                 None
             }
             Arrival::Connection(port::Incoming::Memory(stream)) => {
@@ -236,6 +245,7 @@ impl Incoming {
             let from = self.channels.choose(channel);
             self.port.expect(&prepare.id, from);
             self.id = Some(prepare.id.clone());
+            self.disks = self.receiver(&prepare);
             self.nics.clone_from(&prepare.description.nics);
             self.connected = self.take_connections(&self.nics);
             self.credentials = prepare.credentials.is_some();
@@ -247,44 +257,11 @@ impl Incoming {
         Some(Event::Prepare { reasons })
     }
 
-    fn judge(&self, prepare: &Prepare, problems: Vec<String>, waits: bool) -> Vec<String> {
-        let mut all = problems;
-        all.extend(reasons(prepare.version, &prepare.description, &self.own));
-        match (&self.listener.security, &prepare.credentials) {
-            (Security::Tls(_), Some(credentials)) if all.is_empty() && waits => {
-                if let Err(error) = session_certs::accept(&self.vmm_dir, credentials) {
-                    all.push(format!(
-                        "the target cannot keep this migration's certificates: {error}"
-                    ));
-                }
-            }
-            (Security::Tls(_), None) => all.push("the source wants plain TCP, the target TLS".into()),
-            (Security::Plain, Some(_)) => all.push("the source wants TLS, the target plain TCP".into()),
-            _ => {}
-        }
-        said::reasons(all)
-    }
-
-    /// What serves this NIC here, where passt does.
-    fn passt_of(&self, nic: &NicDescription) -> Option<&passt::Handle> {
-        self.passt.as_ref().filter(|passt| passt.nic() == nic.name)
-    }
-
-    /// Of these NICs at the source, those whose connections can go on here.
-    fn take_connections(&self, theirs: &[NicDescription]) -> Vec<String> {
-        let here = |nic: &&NicDescription| {
-            let takes = self.passt_of(nic).is_some_and(passt::Handle::keeps_connections);
-            let ours = self.own.nics.iter().find(|ours| ours.name == nic.name);
-            takes && ours.is_some_and(|ours| same_pod_addresses(nic, ours))
-        };
-        theirs.iter().filter(here).map(|nic| nic.name.clone()).collect()
-    }
-
     /// What an event of cloud-hypervisor means for the machine.
-    pub(crate) fn vmm_event(event: &VmmEvent) -> Option<Event> {
+    pub(crate) fn vmm_event(&self, event: &VmmEvent) -> Option<Event> {
         match event.event.as_str() {
             "migration-receive-ready" => Some(Event::Listening),
-            "migration-receive-finished" => Some(Event::Resumed),
+            "migration-receive-finished" => Some(self.with_its_disks(Event::Resumed)),
             "migration-receive-failed" => Some(Event::VmmFailed("cloud-hypervisor's transfer failed".into())),
             _ => None,
         }

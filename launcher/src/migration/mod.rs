@@ -2,7 +2,7 @@
 //!
 //! The source's [`source`] and the target's [`target`] are pure machines; [`outgoing`] and [`incoming`] perform what
 //! they decide. Prepare: the target compares everything ([`describe`]) and refuses with every reason, or has its VMM
-//! listen. Detach: the guest lets go of its VFs ([`vf_hotplug`]), which it gets at the target again. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
+//! listen. Copy: the content of the disks that are the pod's own goes along ([`disk_copy`]). Detach: the guest lets go of its VFs ([`vf_hotplug`]), which it gets at the target again. Transfer: the VMMs talk, through a [`relay`] on each side. Hold: the target's VMM has all of the guest, and
 //! its last instruction is held back. Fence: the source stops its VMM and notes that the guest is given away. Commit:
 //! the source says so, and only then may the target run it. docs/migration.md draws it.
 //!
@@ -14,6 +14,7 @@ mod channels;
 mod comparison;
 pub(crate) mod describe;
 mod descriptors;
+mod disk_copy;
 mod disks;
 mod fence;
 mod fresh_id;
@@ -41,7 +42,7 @@ pub(crate) use crate::status::{Identity, NicDescription, VfDescription};
 pub(crate) use arrival::Arrival;
 pub(crate) use channel::{Address, listen_address};
 pub(crate) use describe::Description;
-pub(crate) use disks::{MigratingDisk, migrating as migrating_disks};
+pub(crate) use disks::{MigratingDisk, copied as copied_disks, migrating as migrating_disks};
 pub(crate) use incoming::{Incoming, Listener};
 pub(crate) use outgoing::{Hands, Outgoing, REBOOTED, in_doubt, lost_there};
 pub(crate) use report::Report;

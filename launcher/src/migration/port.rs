@@ -31,6 +31,7 @@ const MAX_HANDSHAKES_PER_ADDRESS: usize = 4;
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Control { stream: Box<dyn Stream>, from: IpAddr },
+    Disks(Box<dyn Stream>),
     Memory(TcpStream),
 }
 
@@ -150,7 +151,10 @@ impl Port {
                 sink.send(Incoming::Memory(stream)).await;
             }
             Purpose::Memory(_) => return Err(ChannelError::Memory),
-            Purpose::Control => {
+            Purpose::Disks(id) if lock(&self.expected).id.as_ref() != Some(&id) => {
+                return Err(ChannelError::Disks);
+            }
+            purpose @ (Purpose::Control | Purpose::Disks(_)) => {
                 if let Some(waiting) = waiting {
                     let source = lock(&self.expected).source;
                     let crowded_out = lock(&self.handshakes).admit(key, from.ip(), waiting, source);
@@ -164,7 +168,11 @@ impl Port {
                     }
                 };
                 let from = from.ip();
-                sink.send(Incoming::Control { stream, from }).await;
+                let incoming = match purpose {
+                    Purpose::Disks(_) => Incoming::Disks(stream),
+                    _ => Incoming::Control { stream, from },
+                };
+                sink.send(incoming).await;
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What the tasks of a migration away from here report to the supervisor.
 
 use super::channel::Stream;
+use super::disk_copy::Told;
 use super::link::Received;
 use super::source::Event;
 use super::vf_hotplug::Done;
@@ -17,6 +18,14 @@ pub(crate) enum Report {
     Answered,
     /// A VF was plugged, or the guest was asked to release it.
     Hotplug(Done),
+    /// From the copy of the disks.
+    Disks(Told),
+}
+
+impl From<Told> for Report {
+    fn from(told: Told) -> Self {
+        Self::Disks(told)
+    }
 }
 
 impl From<Done> for Report {

@@ -16,6 +16,8 @@ pub(crate) enum State {
     Describing,
     /// The target is asked; nothing has moved.
     Preparing,
+    /// The content of the disks that are the pod's own is being copied, while the guest runs.
+    Copying,
     /// The guest is asked to let go of what cannot go with it: its VFs.
     Detaching,
     /// The VMM sends. Towards the end it pauses the guest.
@@ -63,12 +65,15 @@ pub(crate) enum Event {
     /// The target takes too long to be ready.
     PrepareOver,
     Refused(String),
+    /// So little of the disks is left to be copied that it is for the pause.
+    Copied,
     /// The guest has nothing left that cannot go with it.
     Detached,
     /// It keeps what cannot.
     NotDetached(String),
     /// It has again what it can have.
     Attached,
+    /// The target has all of the guest: what its VMM was sent, and its disks.
     Holding,
     /// The VMM stands still. `failed`: before that it had said that its transfer failed.
     Fenced {
@@ -97,6 +102,8 @@ pub(crate) enum Action {
     /// Connect to the target, and send `PrepareOver` if that and its answer take too long.
     Connect,
     SendPrepare,
+    /// Copy the disks that are the pod's own, for as long as the guest is not committed.
+    CopyDisks,
     /// Ask the guest for what cannot go with it.
     Detach,
     /// Give it back what it let go of, and whatever it lets go of later.
@@ -119,8 +126,8 @@ pub(crate) enum Action {
 impl State {
     pub(crate) fn on(self, event: Event) -> (Self, Vec<Action>) {
         use Action::{
-            ArmDoubt, AskAgain, Attach, Connect, CutTransfer, Detach, Fence, Note, SendAbort, SendCommit,
-            SendPrepare, Transfer, Unfence,
+            ArmDoubt, AskAgain, Attach, Connect, CopyDisks, CutTransfer, Detach, Fence, Note, SendAbort,
+            SendCommit, SendPrepare, Transfer, Unfence,
         };
         let stays = |why: String| State::Ended(Ending::StaysHere { why });
         let attaching = |why: String| State::Attaching { why };
@@ -132,13 +139,14 @@ impl State {
             (State::Describing, Event::Cancel(why)) => (stays(why), vec![]),
 
             (State::Preparing, Event::Connected) => (State::Preparing, vec![SendPrepare]),
-            (State::Preparing, Event::Prepared) => (State::Detaching, vec![Detach]),
+            (State::Preparing, Event::Prepared) => (State::Copying, vec![CopyDisks]),
+            (State::Copying, Event::Copied) => (State::Detaching, vec![Detach]),
             (State::Preparing, Event::PrepareOver) => {
                 let why = "the target was not ready in time".to_owned();
                 (stays(why.clone()), vec![SendAbort(why)])
             }
             (
-                State::Preparing,
+                State::Preparing | State::Copying,
                 Event::Refused(why)
                 | Event::Gone(why)
                 | Event::ChannelLost(why)
@@ -224,6 +232,7 @@ impl State {
             (
                 State::Describing
                 | State::Preparing
+                | State::Copying
                 | State::Detaching
                 | State::Sending
                 | State::Fencing
@@ -262,6 +271,7 @@ impl State {
         match self {
             State::Describing => Step::Describing,
             State::Preparing => Step::Preparing,
+            State::Copying => Step::Copying,
             State::Detaching => Step::Detaching,
             State::Sending => Step::Sending,
             State::Fencing => Step::Fencing,

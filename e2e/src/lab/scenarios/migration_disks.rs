@@ -1,5 +1,5 @@
 //! A guest that moves while it writes: its disk is a claim that both pods have, on NFS from the node's own kernel or a block
-//! device. The guest numbers its records and reads each back before it writes the next.
+//! device, or one of the pod's own whose content goes along. The guest numbers its records and reads each back before it writes the next.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, chown};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::lifecycle::END;
 use super::masquerade::wait_for_both_families;
@@ -58,10 +58,10 @@ pub(super) fn on_nfs(lab: &Lab) -> Result<()> {
     for pod in [&from, &to] {
         mounts.push(server.mount(&pod.state().join("volumes/data"))?);
     }
-    let moved = moves(lab, &from, &to, None)?;
+    let moved = moves(lab, &from, &to, &claim(), &shared(None))?;
     drop(mounts);
     drop(server);
-    is_as_written(&disk, moved)
+    is_as_written(&File::open(disk)?, moved)
 }
 
 /// A loop device of the node, which both pods have.
@@ -71,9 +71,66 @@ pub(super) fn on_a_block_device(lab: &Lab) -> Result<()> {
     let device = Loop::attach(disk)?;
     chown(&device.0, Some(OWNER), Some(OWNER))?;
     let (from, to) = two_pods(lab, "block")?;
-    let moved = moves(lab, &from, &to, Some(&device.0))?;
+    let moved = moves(lab, &from, &to, &claim(), &shared(Some(&device.0)))?;
     drop(device);
-    is_as_written(disk, moved)
+    is_as_written(&File::open(disk)?, moved)
+}
+
+/// Each pod has a disk of its own, which is deleted with the guest.
+pub(super) fn on_an_empty_disk(lab: &Lab) -> Result<()> {
+    let (from, to) = two_pods(lab, "empty")?;
+    let volume = json!({"name": "data", "emptyDisk": {"capacity": SIZE.to_string()}});
+    own_disk(lab, &from, &to, &volume)
+}
+
+/// What most of KubeVirt's manifests have: a container disk that the guest writes, and cloud-init.
+pub(super) fn on_a_container_disk(lab: &Lab) -> Result<()> {
+    let (from, to) = two_pods(lab, "image")?;
+    for pod in [&from, &to] {
+        let image = pod.state().join("images/data/disk");
+        fs::create_dir_all(&image)?;
+        let file = File::create(image.join("disk.raw"))?;
+        file.set_len(SIZE)?;
+        file.write_all_at(b"of the image", SIZE - 512)?;
+    }
+    let volume = json!({"name": "data", "containerDisk": {"image": "example/data"}});
+    own_disk(lab, &from, &to, &volume)
+}
+
+fn own_disk(lab: &Lab, from: &Pod<'_>, to: &Pod<'_>, volume: &Value) -> Result<()> {
+    let own = |pod: &Pod<'_>| File::open(pod.state().join("vmm/disks/data.img"));
+    // It is there once the target waits, and readable when it is deleted.
+    let mut disk = None;
+    let moved = moves_with(lab, from, to, volume, &Extra::default, &mut || {
+        disk = Some(own(to)?);
+        Ok(())
+    })?;
+    let disk = disk.context("the target has no disk")?;
+    if volume.get("containerDisk").is_some() {
+        let mut content = [0; 12];
+        disk.read_exact_at(&mut content, SIZE - 512)?;
+        ensure!(&content == b"of the image", "the image's content: {content:?}");
+    }
+    is_as_written(&disk, moved)
+}
+
+fn claim() -> Value {
+    json!({"name": "data", "persistentVolumeClaim": {"claimName": "data"}})
+}
+
+/// What both launchers and containers have for a claim of both.
+fn shared(device: Option<&Path>) -> impl Fn() -> Extra {
+    move || {
+        let mut extra = Extra {
+            hawser: vec!["--shared".to_owned(), "data".to_owned()],
+            ..Extra::default()
+        };
+        if let Some(device) = device {
+            let at = "/dev/hawser-volumes/data";
+            extra.podman.push(format!("--device={}:{at}", device.display()));
+        }
+        extra
+    }
 }
 
 fn make(disk: &Path) -> Result<()> {
@@ -88,32 +145,31 @@ fn make(disk: &Path) -> Result<()> {
 }
 
 /// The number of the last record.
-fn moves(lab: &Lab, from: &Pod<'_>, to: &Pod<'_>, device: Option<&Path>) -> Result<u64> {
+fn moves(lab: &Lab, from: &Pod<'_>, to: &Pod<'_>, volume: &Value, extra: &dyn Fn() -> Extra) -> Result<u64> {
+    moves_with(lab, from, to, volume, extra, &mut || Ok(()))
+}
+
+/// `moved` is called when the guest is at the target, before it ends there.
+fn moves_with(
+    lab: &Lab,
+    from: &Pod<'_>,
+    to: &Pod<'_>,
+    volume: &Value,
+    extra: &dyn Fn() -> Extra,
+    moved: &mut dyn FnMut() -> Result<()>,
+) -> Result<u64> {
     let mut guest = manifest();
     vmi::set(
         &mut guest,
         "/spec/domain/devices/disks",
         json!([{"name": "data", "serial": "data", "disk": {"bus": "virtio"}}]),
     );
-    vmi::set(
-        &mut guest,
-        "/spec/volumes",
-        json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]),
-    );
+    let seed = json!({"name": "seed", "cloudInitNoCloud": {"userData": "#cloud-config"}});
+    vmi::set(&mut guest, "/spec/volumes", json!([volume, seed]));
+    vmi::set(&mut guest, "/spec/evictionStrategy", json!("LiveMigrate"));
     for pod in [from, to] {
         pod.set_manifest(&guest)?;
     }
-    let extra = || {
-        let mut extra = Extra {
-            hawser: vec!["--shared".to_owned(), "data".to_owned()],
-            ..Extra::default()
-        };
-        if let Some(device) = device {
-            let at = "/dev/hawser-volumes/data";
-            extra.podman.push(format!("--device={}:{at}", device.display()));
-        }
-        extra
-    };
     let mut source = from.launch_with("run", ROOT, &extra())?;
     wait_for_both_families(&source)?;
     guest::execute(from.ipv4.into(), WRITER)?;
@@ -135,6 +191,7 @@ fn moves(lab: &Lab, from: &Pod<'_>, to: &Pod<'_>, device: Option<&Path>) -> Resu
         .trim()
         .parse()
         .with_context(|| format!("what the guest found: {stopped}"))?;
+    moved()?;
     target.signal("TERM")?;
     target.expect_exit(0, END)?;
     Ok(last)
@@ -155,8 +212,7 @@ fn grows(pod: &Pod<'_>, before: u64) -> Result<u64> {
 }
 
 /// Each of the last records is where it belongs.
-fn is_as_written(disk: &Path, last: u64) -> Result<()> {
-    let disk = File::open(disk)?;
+fn is_as_written(disk: &File, last: u64) -> Result<()> {
     ensure!(last > RECORDS, "{last} records are too few to tell");
     for number in last + 1 - RECORDS..=last {
         let mut record = vec![0; 32];

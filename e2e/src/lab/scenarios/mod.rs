@@ -75,6 +75,14 @@ const CORE: &[Scenario<Lab>] = &[
         run: migration_disks::on_nfs,
     },
     Scenario {
+        name: "migration_while_writing_to_an_empty_disk",
+        run: migration_disks::on_an_empty_disk,
+    },
+    Scenario {
+        name: "migration_while_writing_to_a_container_disk",
+        run: migration_disks::on_a_container_disk,
+    },
+    Scenario {
         name: "migration_bridge_on_a_shared_network",
         run: migration_network::bridge_on_a_shared_network,
     },

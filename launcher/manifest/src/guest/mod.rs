@@ -36,6 +36,9 @@ pub struct GuestSpec {
     /// Whether a guest on a bridge to the pod network may migrate although its address changes (annotation
     /// `kubevirt.io/allow-pod-bridge-network-live-migration`, whatever its value, as in KubeVirt).
     pub pod_bridge_may_migrate: bool,
+    /// `spec.evictionStrategy`: LiveMigrate or LiveMigrateIfPossible. The guest's container disks are copies, which can go along.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub live_migrate: bool,
     /// The host part of the guest's name: `spec.hostname`, else the VMI's name up to its first dot.
     pub hostname: String,
     /// `spec.subdomain`. With it the FQDN is `<hostname>.<subdomain>.<namespace>.svc.<cluster domain>`.

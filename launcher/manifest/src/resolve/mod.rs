@@ -90,6 +90,10 @@ pub(crate) fn resolve(
         istio,
         keep_ports,
         pod_bridge_may_migrate,
+        live_migrate: matches!(
+            spec.eviction_strategy.as_deref(),
+            Some("LiveMigrate" | "LiveMigrateIfPossible")
+        ),
         subdomain,
         vcpus: vcpus(topology)?,
         topology,

@@ -16,9 +16,10 @@ pub(super) const RULES: &[Rule] = &[
     of_the_pod("spec.serviceAccountName", ""),
     of_the_pod("spec.dnsPolicy", ""),
     of_the_pod("spec.dnsConfig", ""),
-    of_the_pod(
+    reduced(
         "spec.evictionStrategy",
-        "a drain ends the pod unless a PodDisruptionBudget stands in its way",
+        "with LiveMigrate and LiveMigrateIfPossible the guest's container disks can migrate; a drain ends the pod unless a \
+         PodDisruptionBudget stands in its way, as the one that hawser pod prints does",
     ),
     of_the_pod("spec.readinessProbe", "the kubelet asks the pod's probes alone"),
     of_the_pod("spec.livenessProbe", "the kubelet asks the pod's probes alone"),

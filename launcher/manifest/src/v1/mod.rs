@@ -79,13 +79,12 @@ fields! {
         readiness_probe: Option<Probe>,
         liveness_probe: Option<Probe>,
         #[serde(default)] access_credentials: List<AccessCredential>,
+        eviction_strategy: Option<String>,
     } accepted {
         // Where the pod runs, and as whom: decided before this program starts. DNS settings reach it as the
         // pod's resolv.conf.
         node_selector, affinity, tolerations, topology_spread_constraints, scheduler_name, priority_class_name,
         service_account_name, dns_policy, dns_config,
-        // What the cluster does with the pod on a drain.
-        eviction_strategy,
     }
 }
 

@@ -174,6 +174,7 @@ fn a_migration_is_not_cancelled_after_the_commit() {
             Event::Source(source::Event::Described),
             Event::Source(source::Event::Connected),
             Event::Source(source::Event::Prepared),
+            Event::Source(source::Event::Copied),
             Event::Source(source::Event::Detached),
         ],
     );
@@ -201,6 +202,7 @@ fn event() -> impl Strategy<Value = Event> {
         source::Event::NotDescribed(why()),
         source::Event::Connected,
         source::Event::Prepared,
+        source::Event::Copied,
         source::Event::Detached,
         source::Event::NotDetached(why()),
         source::Event::Attached,

@@ -44,6 +44,13 @@ impl World {
                 here.clone().source_on(Event::Source(Src::PrepareOver)),
             );
         }
+        if self.leaving() == Some(&source::State::Copying) && self.source_alive && self.here == Vmm::Runs {
+            let copied = here.clone().source_on(Event::Source(Src::Copied));
+            add("disks copied", copied);
+            // As when the target's disk is full.
+            let full = Event::Source(Src::Cancel(Self::why()));
+            add("disks not copied: over", here.clone().source_on(full));
+        }
         if self.leaving() == Some(&source::State::Detaching) && self.source_alive {
             let refused = Src::NotDetached(Self::why());
             add(

@@ -13,6 +13,7 @@ use crate::migration::channel::Stream;
 use crate::migration::describe::VERSION;
 use crate::migration::disks::{For, describe};
 use crate::migration::message;
+use crate::migration::message::Prepare;
 use crate::status::Identity;
 
 const LIMIT: Duration = Duration::from_secs(10);

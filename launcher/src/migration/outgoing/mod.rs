@@ -3,9 +3,13 @@
 
 mod end;
 mod observe;
+mod own_disks;
+mod times;
 
 pub(crate) use end::{in_doubt, lost_there};
 pub(crate) use observe::REBOOTED;
+use own_disks::OwnDisks;
+use times::Times;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::channel::{self, Address};
 use super::describe::{Description, VERSION};
+use super::disk_copy::CopiedDisk;
 use super::fence::{signal, stop};
 use super::fresh_id::fresh_id;
 use super::link::Link;
@@ -74,6 +79,7 @@ pub(crate) struct Outgoing {
     link: Option<Link>,
     channels: u32,
     relay: Option<SourceRelay>,
+    own_disks: OwnDisks,
     times: Times,
     /// The step that was last reported.
     shown: Option<Step>,
@@ -91,34 +97,12 @@ pub(crate) struct Outgoing {
     sink: Sink<Report>,
 }
 
-/// What cloud-hypervisor would say of a migration itself, had it not been stopped before its end.
-#[derive(Debug, Default)]
-struct Times {
-    began: Option<Instant>,
-    paused: Option<Instant>,
-    running: Option<Instant>,
-    /// When the last round over the memory ended, and how much had been sent by then.
-    round: Option<(Instant, u64)>,
-}
-
-impl Times {
-    fn text(&self) -> String {
-        let (Some(began), Some(paused), Some(running)) = (self.began, self.paused, self.running) else {
-            return String::new();
-        };
-        format!(
-            "; the transfer took {} ms, with a downtime of {} ms",
-            running.duration_since(began).as_millis(),
-            running.duration_since(paused).as_millis()
-        )
-    }
-}
-
 impl Outgoing {
     /// Everything for a migration, before anything is done. The error is for the caller.
     pub(crate) fn new(
         order: Order,
         (description, tokens): (Description, Vec<TokenFile>),
+        copied: Vec<CopiedDisk>,
         vmm_dir: PathBuf,
         progress: mpsc::UnboundedSender<Answer>,
         sink: Sink<Report>,
@@ -156,6 +140,7 @@ impl Outgoing {
             link: None,
             channels: 0,
             relay: None,
+            own_disks: OwnDisks::new(copied),
             times: Times::default(),
             shown: None,
             lent: false,
@@ -172,8 +157,12 @@ impl Outgoing {
     /// Reports a new state, on the board and to the caller.
     pub(crate) fn show(&mut self, state: &State, vfs: &VfHotplug, board: &mut Board) {
         let step = state.step();
-        // A step in which there is nothing to do for a guest without VFs.
-        let passed_by = matches!(state, State::Detaching | State::Attaching { .. }) && vfs.is_empty();
+        // A step in which there is nothing to do for a guest without VFs, or without disks of the pod's own.
+        let passed_by = match state {
+            State::Detaching | State::Attaching { .. } => vfs.is_empty(),
+            State::Copying => self.own_disks.disks.is_empty(),
+            _ => false,
+        };
         if passed_by || self.shown == Some(step) {
             return;
         }
@@ -187,6 +176,7 @@ impl Outgoing {
         let text = match state {
             State::Describing | State::Ended(_) => return,
             State::Preparing => format!("asking {}", self.address),
+            State::Copying => "the target is ready; the guest's disks are being copied".into(),
             State::Detaching => "the target is ready; the guest is asked to release its VFs".into(),
             State::Sending => "the target is ready; the guest's memory is being copied".into(),
             State::Fencing => "the target holds the guest; stopping it here".into(),
@@ -214,9 +204,12 @@ impl Outgoing {
                 self.later(PREPARE_TIMEOUT, Event::PrepareOver);
             }
             Action::SendPrepare => self.send(Message::Prepare(Box::new(self.prepare.clone()))),
-            Action::Detach => {
+            Action::CopyDisks => {
                 // The target has answered.
                 self.tokens.clear();
+                return self.copy_disks();
+            }
+            Action::Detach => {
                 let requests = hands.vfs.release();
                 if hands.vfs.are_out() {
                     return Some(Event::Detached);
@@ -261,7 +254,10 @@ impl Outgoing {
                 Some(_) => self.send(self.commit()),
                 None => self.connect(Duration::ZERO),
             },
-            Action::SendAbort(why) => self.send(Message::Abort { why }),
+            Action::SendAbort(why) => {
+                self.own_disks.end();
+                self.send(Message::Abort { why });
+            }
             Action::AskAgain => self.connect(RECONNECT_INTERVAL),
             Action::ArmDoubt => self.later(DOUBT_TIMEOUT, Event::DoubtOver),
         }

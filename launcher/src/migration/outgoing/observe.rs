@@ -24,6 +24,7 @@ impl Outgoing {
     pub(crate) fn report(&mut self, report: Report, hands: &mut Hands<'_>) -> Option<Event> {
         match report {
             Report::Event(event) => Some(event),
+            Report::Disks(told) => self.told(told),
             Report::Hotplug(done) => match hands.vfs.done(done)? {
                 Event::Attached => self.attached(hands.vfs),
                 event => Some(event),
@@ -63,7 +64,7 @@ impl Outgoing {
                 let reasons = said::reasons(reasons).join("; ");
                 Event::Refused(format!("the target refuses: {reasons}"))
             }
-            Message::Holding => Event::Holding,
+            Message::Holding => return self.own_disks.restored(),
             Message::Running => {
                 self.times.running = Some(Instant::now());
                 Event::Running
@@ -108,6 +109,7 @@ impl Outgoing {
             }
             "paused" => {
                 self.times.paused = Some(Instant::now());
+                self.own_disks.guest_is_paused();
                 // A guest that is paused does not end.
                 self.stop_watchdog();
                 let limit = self.max_downtime();
