@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::args::StateDirArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::console::ConsoleArgs;
 use crate::commands::explain::ExplainArgs;
@@ -45,6 +46,16 @@ pub enum Command {
     Status(StatusArgs),
     /// Show the guest's serial console here, and type at it. Ctrl-] detaches.
     Console(ConsoleArgs),
+    /// Stop the guest's vCPUs. Its memory and its devices stay, and hawser resume runs it again.
+    Pause(StateDirArgs),
+    /// Run a guest again that was paused.
+    Resume(StateDirArgs),
+    /// Reset the guest at once, as by the reset button of a computer: it boots again, and loses what it had not written.
+    Reset(StateDirArgs),
+    /// Press the guest's power button until it has powered off; after its grace period, kill it. As on SIGTERM.
+    Stop(StateDirArgs),
+    /// Send the guest a non-maskable interrupt. What it does upon that is the guest's own setting: a crash dump, in most cases.
+    Nmi(StateDirArgs),
     /// Have this pod's guest go on in another pod, where hawser run --incoming waits. Ends when it runs there or stays.
     Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.

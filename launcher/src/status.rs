@@ -43,6 +43,8 @@ pub(crate) enum Phase {
     /// Waiting for another launcher.
     Receiving,
     Running,
+    /// By an operator: its vCPUs are stopped.
+    Paused,
     Stopping,
     ShutDown,
     NeverStarted,
@@ -60,6 +62,7 @@ impl Phase {
             Self::Starting => "starting",
             Self::Receiving => "receiving",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::ShutDown => "shut-down",
             Self::NeverStarted => "never-started",

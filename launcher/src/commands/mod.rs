@@ -5,6 +5,7 @@ pub mod check;
 pub mod console;
 pub mod explain;
 pub mod migrate;
+mod operate;
 pub mod plan;
 pub mod pod;
 pub mod run;
@@ -14,6 +15,7 @@ mod version;
 mod wiring;
 
 use crate::cli::{Cli, Command};
+use crate::control::Verb;
 use crate::descriptors;
 use crate::error::{ExitCode, Failure};
 use crate::spec;
@@ -29,6 +31,11 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
         Command::Console(args) => console::console(&args),
+        Command::Pause(args) => operate::operate(&args, Verb::Pause),
+        Command::Resume(args) => operate::operate(&args, Verb::Resume),
+        Command::Reset(args) => operate::operate(&args, Verb::Reset),
+        Command::Stop(args) => operate::operate(&args, Verb::Stop),
+        Command::Nmi(args) => operate::operate(&args, Verb::Nmi),
         Command::Migrate(args) => migrate::migrate(args),
         Command::Schema => {
             println!("{:#}", spec::schema());

@@ -45,5 +45,9 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
             )),
         };
     }
-    control::status(&vmm_dir)
+    let status = control::status(&vmm_dir)?;
+    let text = serde_json::to_string_pretty(&status)
+        .map_err(|error| Failure::new(ExitCode::Internal, "the status").because(error))?;
+    println!("{text}");
+    Ok(ExitCode::Success)
 }

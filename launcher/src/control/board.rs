@@ -180,7 +180,7 @@ fn unfinished(directory: &Path) -> Option<&'static str> {
     let last = read(directory).ok()?;
     matches!(
         last.state,
-        Phase::Starting | Phase::Receiving | Phase::Running | Phase::Stopping
+        Phase::Starting | Phase::Receiving | Phase::Running | Phase::Paused | Phase::Stopping
     )
     .then(|| last.state.name())
 }

@@ -10,11 +10,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::dhcp::serve_guest;
-use super::machine::{Action, CallId, Event, Guest, Outcome, Refusal, VmmExit};
+use super::machine::{Action, CallId, Event, Guest, Outcome, Vcpus, VmmExit};
 use super::power;
 use super::replug::Replug;
+use super::verbs::{self, Verbs, refused};
 use super::{Input, Job};
-use crate::control::{Answer, Board, Call, Order, Request};
+use crate::control::{Answer, Board, Call, Order, Request, Verb};
 use crate::daemons::passt;
 use crate::disks::Growth;
 use crate::migration::source::{self, Ending};
@@ -51,6 +52,7 @@ pub(super) struct Supervisor {
     pub(super) migrating: Migrating,
     pub(super) replug: Replug,
     pub(super) growth: Growth,
+    pub(super) verbs: Verbs,
 }
 
 /// What there is of a migration away from here.
@@ -128,21 +130,13 @@ impl Supervisor {
             Action::TakeOver => self.take_over(),
             Action::Resume => self.replug.resume(self.passt.as_ref(), &self.api),
             Action::Finish(call, ending) => self.finish(call, &ending),
-            Action::Refuse(call, refusal) => self.answer(
-                call,
-                match refusal {
-                    Refusal::NotRunning => "the guest is not running",
-                    Refusal::Migrating => "a migration is under way already",
-                    Refusal::NotMigrating => "no migration is under way",
-                    Refusal::Committed => {
-                        "the guest is committed to the target already; the migration cannot be cancelled any more"
-                    }
-                },
-            ),
-            Action::Cancelling(call) => self.answer(
+            Action::Refuse(call, refusal) => self.answer(call, refused(refusal)),
+            Action::Cancelling(call) => self.done(
                 call,
                 "the migration is being cancelled; hawser status shows when the guest is as before",
             ),
+            Action::Ask(call, verb) => self.verbs.ask(call, verb),
+            Action::Reply(call, verb, result) => self.reply(call, verb, result),
         }
         None
     }
@@ -244,7 +238,14 @@ impl Supervisor {
         }
     }
 
-    fn answer(&mut self, call: CallId, text: &str) {
+    pub(super) fn done(&mut self, call: CallId, text: &str) {
+        if let Some(waiting) = self.migrating.calls.remove(&call) {
+            let text = text.to_owned();
+            let _ = waiting.answers.send(Answer::Done { text });
+        }
+    }
+
+    pub(super) fn answer(&mut self, call: CallId, text: &str) {
         if let Some(waiting) = self.migrating.calls.remove(&call) {
             let _ = waiting.answers.send(Answer::Ended {
                 migrated: false,
@@ -264,6 +265,14 @@ impl Supervisor {
             }
             Request::Migrate(order) => (Event::Migrate(id), Some(order)),
             Request::Cancel => (Event::Cancel(id), None),
+            Request::Verb(Verb::Pause) if self.job.liveness_probe => {
+                let _ = answers.send(Answer::Ended {
+                    migrated: false,
+                    text: verbs::PROBED.to_owned(),
+                });
+                return None;
+            }
+            Request::Verb(verb) => (Event::Operate(id, verb), None),
             // Answered where it came in.
             Request::Console { .. } => return None,
         };
@@ -365,17 +374,21 @@ impl Supervisor {
             (Guest::Receiving(receiving), Some(incoming)) => {
                 incoming.show(&receiving.target, &mut self.board)
             }
-            (Guest::Running { .. } | Guest::Stopping { .. }, Some(incoming)) => {
+            (Guest::Running { .. } | Guest::Paused { .. } | Guest::Stopping { .. }, Some(incoming)) => {
                 incoming.show_received(&mut self.board);
             }
             _ => {}
         }
         match guest {
             Guest::Running { .. } => self.board.phase(Phase::Running),
+            Guest::Paused {
+                vcpus: Vcpus::Paused, ..
+            } => self.board.phase(Phase::Paused),
             Guest::Stopping { .. } => self.board.phase(Phase::Stopping),
             Guest::Leaving(leaving) if leaving.is_stopping() => self.board.phase(Phase::Stopping),
             Guest::Booting
             | Guest::Receiving(_)
+            | Guest::Paused { .. }
             | Guest::Leaving(_)
             | Guest::Killing(_)
             | Guest::Ended(_) => {}

@@ -13,6 +13,7 @@ mod model;
 mod power;
 mod replug;
 mod run;
+mod verbs;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -64,6 +65,8 @@ pub(crate) struct Job {
     pub(crate) grace: Duration,
     /// A guest that reboots has ended.
     pub(crate) ends_at_reboot: bool,
+    /// The kubelet asks the guest whether it lives, and a paused one does not answer.
+    pub(crate) liveness_probe: bool,
     /// Devices that the VMM opens besides those that every guest needs.
     pub(crate) nodes: Vec<PathBuf>,
     pub(crate) start: Start,

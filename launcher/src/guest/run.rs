@@ -14,6 +14,7 @@ use super::driver::{Migrating, Supervisor};
 use super::faults;
 use super::machine::{Event, Guest, VmmExit};
 use super::replug::{Replug, unplug};
+use super::verbs::Verbs;
 use super::{End, Input, Job, Start};
 use crate::console::{self, Console};
 use crate::control::{self, Board};
@@ -184,6 +185,7 @@ async fn supervise(
         None => Guest::Booting,
     };
     control::note_predecessor(&job.directory);
+    let api_of_verbs = api.clone();
     let mut this = Supervisor {
         child: Some(child),
         api,
@@ -199,6 +201,7 @@ async fn supervise(
         migrating: Migrating::default(),
         replug: Replug::default(),
         growth,
+        verbs: Verbs::new(api_of_verbs, queue.clone()),
         job,
         queue,
     };

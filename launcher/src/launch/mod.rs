@@ -187,6 +187,10 @@ impl Launch {
             obstacles,
             passt_version: passt.as_ref().and_then(|passt| passt.date),
             repairs: None,
+            liveness_probe: options
+                .vmi
+                .pointer("/spec/livenessProbe")
+                .is_some_and(|probe| !probe.is_null()),
             hooks: sidecars(&guest, hooks, options),
             descriptors,
             drives,
