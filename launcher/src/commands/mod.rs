@@ -11,6 +11,7 @@ pub mod pod;
 pub mod run;
 pub mod setup;
 pub mod status;
+mod status_table;
 mod version;
 mod wiring;
 

@@ -52,7 +52,11 @@ impl Drop for Raw {
 
 /// Shows the console on standard output, and types what comes on standard input, until the guest ends or the user detaches.
 pub(crate) fn attach(vmm_dir: &Path, mode: Mode) -> Result<ExitCode, Failure> {
-    let control::Talk { stream, reading, keyboard } = control::console(vmm_dir, mode == Mode::Type)?;
+    let control::Talk {
+        stream,
+        reading,
+        keyboard,
+    } = control::console(vmm_dir, mode == Mode::Type)?;
     let output = reading;
     let lost = |error: io::Error| Failure::new(ExitCode::Internal, "the launcher's answer").because(error);
     let at_terminal = io::stdin().is_terminal();

@@ -41,15 +41,7 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new(directory: &Path, guest: Identity, nics: Vec<NicDescription>) -> Self {
         Self {
-            status: Status {
-                guest,
-                state: Phase::Starting,
-                since: now(),
-                nics,
-                disks: Vec::new(),
-                migration: None,
-                handed_over_to: None,
-            },
+            status: Status::new(guest, Phase::Starting, now(), nics),
             directory: directory.to_owned(),
         }
     }
@@ -67,11 +59,15 @@ impl Board {
         if last.is_some_and(|last| last.step == step) {
             return;
         }
+        let now = now();
         self.status.migration = Some(MigrationStatus {
             direction,
             address: address.to_owned(),
             step,
-            since: now(),
+            since: now,
+            started: last
+                .filter(|last| !last.step.is_end() && last.step != Step::Waiting)
+                .map_or(now, |last| last.started),
             rounds: last.and_then(|last| last.rounds),
             why: why.map(str::to_owned),
         });
@@ -92,7 +88,8 @@ impl Board {
     }
 
     /// For whoever asks later; who asks now is answered anyway. A power cut may leave an older one or none.
-    pub(crate) fn save(&self) {
+    pub(crate) fn save(&mut self) {
+        self.status.refresh();
         if let Err(error) = write(&self.directory, STATUS, &self.status, false) {
             tracing::warn!(
                 event = "status-write-failed",

@@ -132,7 +132,8 @@ pub(crate) fn console(vmm_dir: &Path, types: bool) -> Result<Talk, Failure> {
                 Ok(_) => lost("it does not say who types"),
                 Err(failure) => failure,
             };
-            Err(failure.remedy("attach with the hawser that runs the guest: another version knows other requests"))
+            Err(failure
+                .remedy("attach with the hawser that runs the guest: another version knows other requests"))
         }
     }
 }

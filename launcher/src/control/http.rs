@@ -220,7 +220,10 @@ mod tests {
     #[test]
     fn a_request_with_and_without_a_body() {
         let message = read(b"GET /v1/status?x=1 HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-        assert_eq!((message.path.as_str(), message.query.as_str()), ("/v1/status", "x=1"));
+        assert_eq!(
+            (message.path.as_str(), message.query.as_str()),
+            ("/v1/status", "x=1")
+        );
         let message = read(b"POST /v1/migration HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}rest").unwrap();
         assert_eq!(message.body, b"{}");
         let message = read(b"POST /c HTTP/1.1\r\nUpgrade: Hawser-Console\r\n\r\n").unwrap();

@@ -244,7 +244,10 @@ mod tests {
     fn what_is_asked_is_answered_and_junk_is_told_so() {
         let get = |target: &str| ask(&format!("GET {target} HTTP/1.1\r\nHost: hawser\r\n\r\n"));
         let answer = get("/v1/status");
-        assert!(answer.starts_with("HTTP/1.1 409 ") && answer.contains("Status"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 409 ") && answer.contains("Status"),
+            "{answer}"
+        );
         assert!(get("/v1/pause").starts_with("HTTP/1.1 405 "));
         assert!(get("/v1/fetch").starts_with("HTTP/1.1 404 "));
         assert!(get("/v1/console").starts_with("HTTP/1.1 426 "));

@@ -39,7 +39,10 @@ impl Route {
     }
 
     fn of(message: &Message) -> Result<Self, (Code, String)> {
-        let here: Vec<_> = ROUTES.iter().filter(|(_, path, _)| *path == message.path).collect();
+        let here: Vec<_> = ROUTES
+            .iter()
+            .filter(|(_, path, _)| *path == message.path)
+            .collect();
         let found = here.iter().find(|(method, _, _)| *method == message.method);
         match (found, here.as_slice()) {
             (Some((_, _, route)), _) => Ok(*route),

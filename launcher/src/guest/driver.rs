@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::dhcp::serve_guest;
+use super::heard::Heard;
 use super::machine::{Action, CallId, Event, Guest, Outcome, Vcpus, VmmExit};
 use super::power;
 use super::replug::Replug;
@@ -53,6 +54,7 @@ pub(super) struct Supervisor {
     pub(super) replug: Replug,
     pub(super) growth: Growth,
     pub(super) verbs: Verbs,
+    pub(super) heard: Heard,
 }
 
 /// What there is of a migration away from here.
@@ -152,7 +154,8 @@ impl Supervisor {
     /// Serves the guest its addresses. `arrived`: it was migrated here.
     pub(super) fn serve(&mut self, arrived: bool) {
         for server in self.servers.drain(..) {
-            tokio::spawn(serve_guest(server, arrived, self.end_servers.subscribe()));
+            let heard = self.heard.clone();
+            tokio::spawn(serve_guest(server, arrived, heard, self.end_servers.subscribe()));
         }
     }
 
@@ -171,6 +174,7 @@ impl Supervisor {
             }
         }
         self.board.status.nics.clone_from(&self.job.nics);
+        self.board.status.facts.arrived = true;
         self.serve(true);
         let requests = self.vfs.attach();
         self.hotplug(requests);
@@ -259,8 +263,7 @@ impl Supervisor {
         let id = CallId(self.migrating.last_call);
         let (event, order) = match request {
             Request::Status => {
-                self.board.status.disks = self.growth.status();
-                let _ = answers.send(Answer::Status(Box::new(self.board.status.clone())));
+                let _ = answers.send(Answer::Status(Box::new(self.status())));
                 return None;
             }
             Request::Migrate(order) => (Event::Migrate(id), Some(order)),
@@ -338,7 +341,11 @@ impl Supervisor {
                 );
                 events.push(Event::EndsAtReboot);
             }
-            "rebooted" => events.push(Event::Rebooted),
+            "rebooted" => {
+                self.heard.rebooted();
+                self.board.status.facts.arrived = false;
+                events.push(Event::Rebooted);
+            }
             "panic" if event.source == "guest" => tracing::error!(
                 event = "guest-panicked",
                 "the guest's kernel says that it has panicked"

@@ -219,14 +219,12 @@ impl Guest {
             (state @ Self::Stopping { .. }, Event::PressDue) => (state, press()),
             (Self::Stopping { .. }, Event::GraceOver) => kill(Outcome::Killed),
 
-            (
-                Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. },
-                Event::VmmExited(exit),
-            ) => (Self::Ended(exit.outcome()), vec![]),
-            (
-                Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. },
-                Event::EndsAtReboot,
-            ) => kill(Outcome::ShutDown),
+            (Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }, Event::VmmExited(exit)) => {
+                (Self::Ended(exit.outcome()), vec![])
+            }
+            (Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }, Event::EndsAtReboot) => {
+                kill(Outcome::ShutDown)
+            }
             (Self::Paused { vcpus, .. }, Event::Rebooted) => (
                 Self::Paused {
                     arrived: false,
@@ -244,10 +242,7 @@ impl Guest {
             // A running guest is not ended because a request failed: the next press may succeed, and if the VMM is gone
             // its exit says so. The rest are events that came too late or twice.
             (
-                state @ (Self::Booting
-                | Self::Running { .. }
-                | Self::Paused { .. }
-                | Self::Stopping { .. }),
+                state @ (Self::Booting | Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }),
                 _,
             ) => (state, vec![]),
         }

@@ -7,6 +7,7 @@ mod boot;
 mod dhcp;
 mod driver;
 mod faults;
+mod heard;
 mod machine;
 #[cfg(test)]
 mod model;
@@ -37,7 +38,7 @@ use crate::log;
 use crate::migration::{self, Arrival, Description, MigratingDisk, Report, TokenFile};
 use crate::nic::Server;
 use crate::privileges;
-use crate::status::{Identity, NicDescription};
+use crate::status::{Facts, Identity, NicDescription};
 use crate::vmm::config::{DeviceConfig, VmConfig};
 
 /// Everything the supervisor needs, decided beforehand.
@@ -72,6 +73,8 @@ pub(crate) struct Job {
     pub(crate) start: Start,
     pub(crate) identity: Identity,
     pub(crate) nics: Vec<NicDescription>,
+    /// What the status says of it beside that.
+    pub(crate) facts: Facts,
     /// Those that a target has to have too.
     pub(crate) migrating_disks: Vec<MigratingDisk>,
     /// The guest's VFs.

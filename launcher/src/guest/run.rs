@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::boot::{ask_sidecars, begin, boot};
 use super::driver::{Migrating, Supervisor};
 use super::faults;
+use super::heard::Heard;
 use super::machine::{Event, Guest, VmmExit};
 use super::replug::{Replug, unplug};
 use super::verbs::Verbs;
@@ -201,10 +202,12 @@ async fn supervise(
         migrating: Migrating::default(),
         replug: Replug::default(),
         growth,
+        heard: Heard::default(),
         verbs: Verbs::new(api_of_verbs, queue.clone()),
         job,
         queue,
     };
+    this.board.status.facts = std::mem::take(&mut this.job.facts);
     this.vfs.show(&mut this.board);
     let mut looks = tokio::time::interval(GROWTH_INTERVAL);
     let mut events_open = true;

@@ -7,6 +7,7 @@ use super::driver::Supervisor;
 use super::machine::{CallId, Event, Refusal};
 use crate::control::Verb;
 use crate::error::chain;
+use crate::status::Status;
 use crate::vmm::api::Api;
 
 /// Why a guest with a liveness probe is not paused.
@@ -78,6 +79,15 @@ pub(super) fn refused(refusal: Refusal) -> &'static str {
 }
 
 impl Supervisor {
+    /// As of now.
+    pub(super) fn status(&mut self) -> Status {
+        let status = &mut self.board.status;
+        status.disks = self.growth.status();
+        status.facts.leased = self.heard.leased();
+        status.refresh();
+        status.clone()
+    }
+
     /// What became of a verb.
     pub(super) fn reply(&mut self, call: CallId, verb: Verb, result: Result<(), String>) {
         match result {

@@ -27,6 +27,7 @@ use crate::pod::landlock::Landlock;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, SerialConsole};
+use crate::status::Facts;
 use crate::survey::FitPod;
 
 /// What this launcher is there for.
@@ -180,6 +181,11 @@ impl Launch {
                 namespace: guest.namespace.clone(),
                 name: guest.name.clone(),
                 uid: guest.uid.clone(),
+            },
+            facts: Facts {
+                obstacles: obstacles.clone(),
+                pod_interfaces: nic::pod_interfaces(&plan.nics, &found),
+                ..Facts::default()
             },
             nics: nic::describe(&guest, &plan.nics, &found, &attachments),
             functions: nic::devices(&attachments),

@@ -21,6 +21,7 @@ mod migration_network;
 mod migration_passt;
 mod migration_plugins;
 mod migration_sriov;
+mod operate;
 mod passt;
 mod plugins;
 mod privileges;
@@ -51,6 +52,10 @@ const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "console_of_a_real_guest",
         run: console::typed_at,
+    },
+    Scenario {
+        name: "operate_pause_nmi_reset_and_stop",
+        run: operate::verbs,
     },
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",

@@ -133,10 +133,7 @@ mod tests {
     const VERBS: [Verb; 5] = [Verb::Pause, Verb::Resume, Verb::Reset, Verb::Stop, Verb::Nmi];
 
     fn paused(vcpus: Vcpus) -> Guest {
-        Guest::Paused {
-            arrived: true,
-            vcpus,
-        }
+        Guest::Paused { arrived: true, vcpus }
     }
 
     fn leaving() -> Guest {
@@ -169,9 +166,7 @@ mod tests {
                 let asked = actions.contains(&Action::Ask(Some(CALL), verb));
                 let answers = actions
                     .iter()
-                    .filter(|action| {
-                        matches!(action, Action::Refuse(CALL, _) | Action::Reply(CALL, _, _))
-                    })
+                    .filter(|action| matches!(action, Action::Refuse(CALL, _) | Action::Reply(CALL, _, _)))
                     .count();
                 assert_eq!(answers + usize::from(asked), 1, "{state:?} {verb:?}: {actions:?}");
                 let refused = actions.iter().any(|action| matches!(action, Action::Refuse(..)));
@@ -186,7 +181,12 @@ mod tests {
         let no = || Err("no".to_owned());
         for (from, verb, result, to) in [
             (Vcpus::Pausing, Verb::Pause, Ok(()), paused(Vcpus::Paused)),
-            (Vcpus::Pausing, Verb::Pause, no(), Guest::Running { arrived: true }),
+            (
+                Vcpus::Pausing,
+                Verb::Pause,
+                no(),
+                Guest::Running { arrived: true },
+            ),
             (
                 Vcpus::Resuming,
                 Verb::Resume,
