@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::args::StateDirArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::console::ConsoleArgs;
+use crate::commands::events::EventsArgs;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::plan::PlanArgs;
@@ -24,6 +25,15 @@ use crate::commands::status::StatusArgs;
                   info (default), debug."
 )]
 pub struct Cli {
+    /// The form of the log on standard error.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "HAWSER_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: crate::log::Format,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -44,6 +54,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Print the state of this pod's launcher as JSON; of one that has ended, its last.
     Status(StatusArgs),
+    /// Print the events that the launcher of this pod has logged, as JSON, a line each.
+    Events(EventsArgs),
     /// Show the guest's serial console here, and type at it. Ctrl-] detaches.
     Console(ConsoleArgs),
     /// Stop the guest's vCPUs. Its memory and its devices stay, and hawser resume runs it again.

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod check;
 pub mod console;
+pub mod events;
 pub mod explain;
 pub mod migrate;
 mod operate;
@@ -31,6 +32,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Explain(args) => explain::explain(&args),
         Command::Check(args) => check::check(&args),
         Command::Status(args) => status::status(&args),
+        Command::Events(args) => events::events(&args),
         Command::Console(args) => console::console(&args),
         Command::Pause(args) => operate::operate(&args, Verb::Pause),
         Command::Resume(args) => operate::operate(&args, Verb::Resume),

@@ -138,6 +138,30 @@ pub(crate) fn console(vmm_dir: &Path, types: bool) -> Result<Talk, Failure> {
     }
 }
 
+/// Prints what the launcher has logged; with `follows` until it ends.
+pub(crate) fn events(vmm_dir: &Path, follows: bool) -> Result<ExitCode, Failure> {
+    let (method, path) = Route::Events.target();
+    let target = match follows {
+        true => format!("{path}?follow"),
+        false => path.to_owned(),
+    };
+    let (_, reply) = ask(vmm_dir, (method, &target), None, b"", "")?;
+    if reply.code != 200 {
+        return reply
+            .json::<serde_json::Value>(ExitCode::Internal)
+            .and(Err(lost("no events")));
+    }
+    let mut out = io::stdout();
+    for line in reply.body.lines() {
+        let line = line.map_err(lost)?;
+        // Whoever reads this may have read enough.
+        if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+            break;
+        }
+    }
+    Ok(ExitCode::Success)
+}
+
 /// Has the guest moved, and prints how it goes, a line each step.
 pub(crate) fn migrate(vmm_dir: &Path, order: Option<Order>) -> Result<ExitCode, Failure> {
     let (route, body) = match order {

@@ -20,18 +20,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, whereabouts};
-pub(crate) use client::{Talk, console, live, migrate, operate, status};
+pub(crate) use client::{Talk, console, events, live, migrate, operate, status};
 pub(crate) use verb::Verb;
 
 use self::http::{Code, Message, MessageError};
 use crate::accept::Accepting;
 use crate::console::{self, Console, Keyboard};
+use crate::log;
 use crate::queue::Sink;
 use crate::status::Status;
 
@@ -46,6 +47,10 @@ pub(crate) enum Request {
     Verb(Verb),
     Migrate(Order),
     Cancel,
+    Events {
+        /// Those to come too.
+        follows: bool,
+    },
     /// The connection is the console's from here on.
     Console {
         /// Whoever asks wants to type.
@@ -158,6 +163,7 @@ async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io:
     };
     let request = match routes::request(&message) {
         Ok(Request::Console { types }) => return console::serve(console, types, reading, writing).await,
+        Ok(Request::Events { follows }) => return stream_events(follows, reading, writing).await,
         Ok(request) => request,
         Err((code, why)) => return writing.write_all(&refusal(code, &why)?).await,
     };
@@ -195,6 +201,35 @@ async fn stream_answers(
     writing.shutdown().await
 }
 
+/// What this process has logged, and logs, until whoever asked has enough.
+async fn stream_events(
+    follows: bool,
+    mut reading: OwnedReadHalf,
+    mut writing: OwnedWriteHalf,
+) -> io::Result<()> {
+    let (lines, coming) = log::attach(follows);
+    let mut text = Code::Ok.stream(LINES);
+    for line in lines {
+        text.extend_from_slice(line.as_bytes());
+        text.push(b'\n');
+    }
+    writing.write_all(&text).await?;
+    if let Some(mut coming) = coming {
+        let write = async {
+            while let Some(line) = coming.recv().await {
+                writing.write_all(format!("{line}\n").as_bytes()).await?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        let mut byte = [0];
+        tokio::select! {
+            ended = write => ended?,
+            _ = reading.read(&mut byte) => {}
+        }
+    }
+    writing.shutdown().await
+}
+
 /// The reply to what is not done.
 fn refusal(code: Code, why: &dyn std::fmt::Display) -> io::Result<Vec<u8>> {
     code.json(&Refused {
@@ -209,8 +244,6 @@ pub(crate) fn console_head(keyboard: Keyboard) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
-
     use super::*;
 
     fn ask(text: &str) -> String {

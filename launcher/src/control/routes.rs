@@ -16,10 +16,11 @@ pub(super) enum Route {
     Migrate,
     Cancel,
     Console,
+    Events,
 }
 
 /// Method, path, and what is done.
-pub(super) const ROUTES: [(&str, &str, Route); 9] = [
+pub(super) const ROUTES: [(&str, &str, Route); 10] = [
     ("GET", "/v1/status", Route::Status),
     ("PUT", "/v1/pause", Route::Verb(Verb::Pause)),
     ("PUT", "/v1/resume", Route::Verb(Verb::Resume)),
@@ -29,6 +30,7 @@ pub(super) const ROUTES: [(&str, &str, Route); 9] = [
     ("POST", "/v1/migration", Route::Migrate),
     ("DELETE", "/v1/migration", Route::Cancel),
     ("GET", "/v1/console", Route::Console),
+    ("GET", "/v1/events", Route::Events),
 ];
 
 impl Route {
@@ -72,6 +74,9 @@ pub(super) fn request(message: &Message) -> Result<Request, (Code, String)> {
                 .map_err(|error| (Code::BadRequest, format!("the body: {error}")))?;
             Request::Migrate(order)
         }
+        Route::Events => Request::Events {
+            follows: message.query == "follow",
+        },
         Route::Console => {
             if message.upgrade.as_deref() != Some(CONSOLE) {
                 let why = format!("a console needs the header Upgrade: {CONSOLE}");

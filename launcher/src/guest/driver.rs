@@ -277,7 +277,7 @@ impl Supervisor {
             }
             Request::Verb(verb) => (Event::Operate(id, verb), None),
             // Answered where it came in.
-            Request::Console { .. } => return None,
+            Request::Console { .. } | Request::Events { .. } => return None,
         };
         self.migrating.calls.insert(id, Waiting { answers, order });
         Some(event)
