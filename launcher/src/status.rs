@@ -86,6 +86,21 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Starting,
+        Self::Receiving,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::ShutDown,
+        Self::NeverStarted,
+        Self::Killed,
+        Self::Failed,
+        Self::Migrated,
+        Self::NotReceived,
+        Self::HandedOver,
+    ];
+
     /// As it is printed.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -117,6 +132,9 @@ pub(crate) struct MigrationStatus {
     /// When the migration began.
     #[serde(default)]
     pub(crate) started: u64,
+    /// Bytes that were sent, as of the end of the last round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sent: Option<u64>,
     /// Rounds over the guest's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rounds: Option<u64>,

@@ -170,6 +170,7 @@ mod tests {
             since: 1_700_000_009,
             started: 1_700_000_000,
             rounds: Some(2),
+            sent: None,
             why: None,
         });
         status.refresh();

@@ -69,6 +69,7 @@ impl Board {
                 .filter(|last| !last.step.is_end() && last.step != Step::Waiting)
                 .map_or(now, |last| last.started),
             rounds: last.and_then(|last| last.rounds),
+            sent: last.and_then(|last| last.sent),
             why: why.map(str::to_owned),
         });
     }
@@ -81,9 +82,11 @@ impl Board {
         }
     }
 
-    pub(crate) fn round(&mut self, round: u64) {
+    /// So many rounds have ended, with so many bytes sent in all.
+    pub(crate) fn round(&mut self, round: u64, sent: u64) {
         if let Some(migration) = &mut self.status.migration {
             migration.rounds = Some(round);
+            migration.sent = Some(sent);
         }
     }
 

@@ -188,7 +188,7 @@ pub(crate) fn migrate(vmm_dir: &Path, order: Option<Order>) -> Result<ExitCode, 
                 println!("{text}");
                 return Ok(ExitCode::Success);
             }
-            Ok(Answer::Status(_)) => {}
+            Ok(Answer::Status(_) | Answer::Metrics { .. }) => {}
             Err(error) => {
                 return Err(Failure::new(ExitCode::HandOff, "the launcher's answer").because(error));
             }

@@ -9,6 +9,7 @@
 mod board;
 mod client;
 mod http;
+mod metrics_port;
 #[cfg(test)]
 mod openapi;
 mod routes;
@@ -27,12 +28,14 @@ use tokio::sync::mpsc;
 
 pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, whereabouts};
 pub(crate) use client::{Talk, console, events, live, migrate, operate, status};
+pub(crate) use metrics_port::serve_metrics;
 pub(crate) use verb::Verb;
 
 use self::http::{Code, Message, MessageError};
 use crate::accept::Accepting;
 use crate::console::{self, Console, Keyboard};
 use crate::log;
+use crate::metrics;
 use crate::queue::Sink;
 use crate::status::Status;
 
@@ -47,6 +50,7 @@ pub(crate) enum Request {
     Verb(Verb),
     Migrate(Order),
     Cancel,
+    Metrics,
     Events {
         /// Those to come too.
         follows: bool,
@@ -90,6 +94,9 @@ pub enum OnTimeout {
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub(crate) enum Answer {
     Status(Box<Status>),
+    Metrics {
+        text: String,
+    },
     /// A verb was carried out.
     Done {
         text: String,
@@ -175,6 +182,7 @@ async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io:
     }
     let reply = match come.recv().await {
         Some(Answer::Status(status)) => Code::Ok.json(&status)?,
+        Some(Answer::Metrics { text }) => Code::Ok.reply(metrics::CONTENT, text.as_bytes()),
         Some(answer @ Answer::Done { .. }) => Code::Ok.json(&answer)?,
         Some(Answer::Ended { text, .. } | Answer::Progress { text, .. }) => refusal(Code::Conflict, &text)?,
         None => refusal(Code::Unavailable, &"the launcher ended before it answered")?,

@@ -94,23 +94,10 @@ fn every_status_is_as_the_file_says() {
     let mut board = board::Board::new(dir.path(), guest, vec![nic]);
     board.status.facts.obstacles = vec!["why not".into()];
     board.status.facts.leased = [("default".to_owned(), vec!["10.0.2.2".parse().unwrap()])].into();
-    for phase in [
-        Phase::Starting,
-        Phase::Receiving,
-        Phase::Running,
-        Phase::Paused,
-        Phase::Stopping,
-        Phase::ShutDown,
-        Phase::NeverStarted,
-        Phase::Killed,
-        Phase::Failed,
-        Phase::Migrated,
-        Phase::NotReceived,
-        Phase::HandedOver,
-    ] {
+    for phase in Phase::ALL {
         board.phase(phase);
         board.migration(Direction::Out, "tcp:b:1", Step::Sending, None);
-        board.round(2);
+        board.round(2, 4096);
         board.status.refresh();
         hold("Status", &serde_json::to_value(&board.status).unwrap());
         board.migration(Direction::Out, "tcp:b:1", Step::Failed, Some("broken"));

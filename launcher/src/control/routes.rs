@@ -17,10 +17,11 @@ pub(super) enum Route {
     Cancel,
     Console,
     Events,
+    Metrics,
 }
 
 /// Method, path, and what is done.
-pub(super) const ROUTES: [(&str, &str, Route); 10] = [
+pub(super) const ROUTES: [(&str, &str, Route); 11] = [
     ("GET", "/v1/status", Route::Status),
     ("PUT", "/v1/pause", Route::Verb(Verb::Pause)),
     ("PUT", "/v1/resume", Route::Verb(Verb::Resume)),
@@ -31,6 +32,7 @@ pub(super) const ROUTES: [(&str, &str, Route); 10] = [
     ("DELETE", "/v1/migration", Route::Cancel),
     ("GET", "/v1/console", Route::Console),
     ("GET", "/v1/events", Route::Events),
+    ("GET", "/v1/metrics", Route::Metrics),
 ];
 
 impl Route {
@@ -74,6 +76,7 @@ pub(super) fn request(message: &Message) -> Result<Request, (Code, String)> {
                 .map_err(|error| (Code::BadRequest, format!("the body: {error}")))?;
             Request::Migrate(order)
         }
+        Route::Metrics => Request::Metrics,
         Route::Events => Request::Events {
             follows: message.query == "follow",
         },

@@ -266,6 +266,10 @@ impl Supervisor {
                 let _ = answers.send(Answer::Status(Box::new(self.status())));
                 return None;
             }
+            Request::Metrics => {
+                self.measure(answers);
+                return None;
+            }
             Request::Migrate(order) => (Event::Migrate(id), Some(order)),
             Request::Cancel => (Event::Cancel(id), None),
             Request::Verb(Verb::Pause) if self.job.liveness_probe => {
@@ -400,6 +404,11 @@ impl Supervisor {
             | Guest::Killing(_)
             | Guest::Ended(_) => {}
         }
+    }
+
+    /// Away from here.
+    pub(super) fn migrates(&self) -> bool {
+        self.migrating.outgoing.is_some()
     }
 
     /// Where the guest was last to be migrated to.

@@ -60,6 +60,19 @@ impl Heard {
         }
     }
 
+    /// How often each event was, by interface.
+    pub(super) fn counts(&self) -> Vec<(String, &'static str, u64)> {
+        let all = self.lock();
+        let counts = |(name, nic): (&String, &Nic)| {
+            let name = name.clone();
+            let counts: Vec<_> = nic.events.iter().map(|(event, count)| (*event, *count)).collect();
+            counts
+                .into_iter()
+                .map(move |(event, count)| (name.clone(), event, count))
+        };
+        all.iter().flat_map(counts).collect()
+    }
+
     pub(super) fn leased(&self) -> BTreeMap<String, Vec<IpAddr>> {
         let leased = |(name, nic): (&String, &Nic)| (name.clone(), nic.leased.clone());
         self.lock().iter().map(leased).collect()

@@ -17,6 +17,7 @@ mod run;
 mod verbs;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub(crate) struct Job {
     pub(crate) facts: Facts,
     /// Those that a target has to have too.
     pub(crate) migrating_disks: Vec<MigratingDisk>,
+    /// Where whoever comes is told the metrics.
+    pub(crate) metrics: Option<SocketAddr>,
     /// The guest's VFs.
     pub(crate) functions: Vec<DeviceConfig>,
     /// Why the guest cannot migrate.

@@ -166,6 +166,14 @@ async fn supervise(
             .because(error)
             .remedy("the state directory must be writable, and its path short enough for a socket")
     })?;
+    if let Some(address) = job.metrics {
+        let served = control::serve_metrics(address, Sink::new(queue.clone())).await;
+        served.map_err(|error| {
+            Failure::new(ExitCode::PodUnfit, format!("listen for metrics at {address}"))
+                .because(error)
+                .remedy("give --metrics an address of this pod and a port that is free")
+        })?;
+    }
     let (incoming, mut socket) = listen(&job, handle.clone(), &queue).await?.unzip();
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();

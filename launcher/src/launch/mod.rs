@@ -193,6 +193,7 @@ impl Launch {
             obstacles,
             passt_version: passt.as_ref().and_then(|passt| passt.date),
             repairs: None,
+            metrics: None,
             liveness_probe: options
                 .vmi
                 .pointer("/spec/livenessProbe")

@@ -26,10 +26,10 @@ where
     }
 }
 
-/// A line, and whether the event has a name.
+/// A line, and the event's name if it has one.
 pub(super) struct Line {
     pub(super) line: String,
-    pub(super) named: bool,
+    pub(super) name: Option<String>,
 }
 
 pub(super) fn line(event: &Event<'_>) -> Line {
@@ -40,7 +40,7 @@ pub(super) fn line(event: &Event<'_>) -> Line {
     all.insert("time".to_owned(), now.into());
     let level = event.metadata().level().as_str().to_ascii_lowercase();
     all.insert("level".to_owned(), level.into());
-    let named = fields.0.contains_key("event");
+    let name = fields.0.get("event").and_then(Value::as_str).map(str::to_owned);
     for first in ["event", "message"] {
         if let Some(value) = fields.0.shift_remove(first) {
             all.insert(first.to_owned(), value);
@@ -49,7 +49,7 @@ pub(super) fn line(event: &Event<'_>) -> Line {
     all.extend(fields.0);
     Line {
         line: Value::Object(all).to_string(),
-        named,
+        name,
     }
 }
 

@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub(crate) use recent::attach;
+pub(crate) use recent::{attach, counts};
 
 /// For a runtime that reads slowly, once.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(100);

@@ -1,7 +1,7 @@
 //! The last events of this process, and those to come, for `hawser events`. The supervisor has those from before the split too:
 //! it begins as a copy of the process that logged them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
@@ -20,6 +20,7 @@ static RECENT: Mutex<Recent> = Mutex::new(Recent {
     lines: VecDeque::new(),
     bytes: 0,
     followers: Vec::new(),
+    counts: BTreeMap::new(),
 });
 
 #[derive(Debug)]
@@ -27,6 +28,7 @@ struct Recent {
     lines: VecDeque<String>,
     bytes: usize,
     followers: Vec<mpsc::Sender<String>>,
+    counts: BTreeMap<String, u64>,
 }
 
 fn lock() -> MutexGuard<'static, Recent> {
@@ -34,7 +36,9 @@ fn lock() -> MutexGuard<'static, Recent> {
 }
 
 impl Recent {
-    fn note(&mut self, line: String) {
+    fn note(&mut self, name: String, line: String) {
+        let count = self.counts.entry(name).or_default();
+        *count = count.saturating_add(1);
         self.followers
             .retain(|follower| follower.try_send(line.clone()).is_ok());
         self.bytes = self.bytes.saturating_add(line.len());
@@ -59,9 +63,9 @@ pub(super) struct Keep;
 
 impl<S: Subscriber> Layer<S> for Keep {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let json::Line { line, named } = json::line(event);
-        if named {
-            lock().note(line);
+        let json::Line { line, name } = json::line(event);
+        if let Some(name) = name {
+            lock().note(name, line);
         }
     }
 }
@@ -74,6 +78,11 @@ pub(crate) fn attach(follows: bool) -> (Vec<String>, Option<mpsc::Receiver<Strin
     (lines, coming)
 }
 
+/// How often each event was logged, by its name.
+pub(crate) fn counts() -> BTreeMap<String, u64> {
+    lock().counts.clone()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +92,7 @@ mod tests {
             lines: VecDeque::new(),
             bytes: 0,
             followers: Vec::new(),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -90,13 +100,14 @@ mod tests {
     fn the_last_lines_are_kept_and_no_more_than_fit() {
         let mut recent = recent();
         for number in 0..10_000 {
-            recent.note(format!("{{\"number\":{number}}}"));
+            recent.note("a".to_owned(), format!("{{\"number\":{number}}}"));
         }
         let kept: usize = recent.lines.iter().map(String::len).sum();
         assert!(kept == recent.bytes && kept <= MAX_KEPT, "{kept}");
         assert_eq!(recent.lines.back().unwrap(), "{\"number\":9999}");
-        recent.note("x".repeat(2 * MAX_KEPT));
+        recent.note("b".to_owned(), "x".repeat(2 * MAX_KEPT));
         assert!(recent.lines.is_empty() && recent.bytes == 0);
+        assert_eq!((recent.counts["a"], recent.counts["b"]), (10_000, 1));
     }
 
     #[test]
@@ -105,7 +116,7 @@ mod tests {
         let mut reader = recent.follow();
         let idle = recent.follow();
         for _ in 0..=MAX_WAITING {
-            recent.note("{}".to_owned());
+            recent.note("a".to_owned(), "{}".to_owned());
             assert_eq!(reader.try_recv().unwrap(), "{}");
         }
         assert_eq!(recent.followers.len(), 1);

@@ -277,6 +277,7 @@ mod tests {
             since: 1_700_000_060,
             started: 1_700_000_000,
             rounds: Some(3),
+            sent: None,
             why: Some("the network broke".into()),
         });
         insta::assert_json_snapshot!(Vmi::of(&status).migration_state);

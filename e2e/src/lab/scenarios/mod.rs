@@ -58,6 +58,10 @@ const CORE: &[Scenario<Lab>] = &[
         run: operate::verbs,
     },
     Scenario {
+        name: "operate_metrics_and_events",
+        run: operate::measured,
+    },
+    Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
     },

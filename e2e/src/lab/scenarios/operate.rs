@@ -1,6 +1,9 @@
 //! What an operator has done to a real guest, and what it does then.
 
-use anyhow::{Result, ensure};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::lifecycle::END;
@@ -9,7 +12,7 @@ use super::migration::{expect_state, status, wait_for_it};
 use super::vmi;
 use crate::lab::node::Lab;
 use crate::lab::node::guest::{self, PORT};
-use crate::lab::node::pod::{FORWARD_IPV6, Launcher, Pod, ROOT};
+use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, ROOT};
 
 /// One verb, its exit code, and what it prints.
 fn verb(launcher: &Launcher<'_>, words: &[&str], code: i32, printed: &str) -> Result<()> {
@@ -103,4 +106,79 @@ fn target(lab: &Lab) -> Result<()> {
     }
     verb(&launcher, &["stop"], 0, "")?;
     launcher.expect_exit(0, END)
+}
+
+/// Metrics of a guest that has sent and received, at the pod's port and nowhere else; and the events that led there.
+pub(super) fn measured(lab: &Lab) -> Result<()> {
+    let pod = Pod::create(lab, "measured", &[FORWARD_IPV6])?;
+    pod.set_manifest(&vmi::masquerade("measured", &[]))?;
+    let extra = Extra {
+        hawser: vec!["--metrics".to_owned(), "--log-format=json".to_owned()],
+        ..Extra::default()
+    };
+    let mut launcher = pod.launch_with("run", ROOT, &extra)?;
+    launcher.console.wait_for("guest: ready", BOOT)?;
+    guest::greet_within(pod.ipv4.into(), PORT, SERVE)?;
+    // The log, as it is told to be.
+    launcher
+        .console
+        .wait_for(r#""level":"info","event":"guest-running""#, SERVE)?;
+
+    let received = r#"kubevirt_vmi_network_receive_bytes_total{namespace="default",name="measured",interface="default"}"#;
+    let before = metric(&pod, received)?;
+    guest::greet(pod.ipv4.into(), PORT)?;
+    let after = metric(&pod, received)?;
+    ensure!(before > 0.0 && after > before, "received: {before}, then {after}");
+    for (name, least) in [
+        (
+            r#"hawser_guest_state{namespace="default",name="measured",state="running"}"#,
+            1.0,
+        ),
+        (
+            r#"hawser_dhcp_events_total{namespace="default",name="measured",interface="default",event="dhcpv4-acknowledged"}"#,
+            1.0,
+        ),
+        (
+            r#"hawser_events_total{namespace="default",name="measured",event="guest-running"}"#,
+            1.0,
+        ),
+        (
+            r#"kubevirt_vmi_memory_resident_bytes{namespace="default",name="measured"}"#,
+            1e7,
+        ),
+        (
+            r#"kubevirt_vmi_vcpu_seconds_total{namespace="default",name="measured",id="0",state="running"}"#,
+            0.1,
+        ),
+        (
+            r#"process_resident_memory_bytes{namespace="default",name="measured"}"#,
+            1e6,
+        ),
+    ] {
+        let value = metric(&pod, name)?;
+        ensure!(value >= least, "{name} is {value}");
+    }
+    verb(&launcher, &["events"], 0, r#""event":"guest-running""#)?;
+    let mut following = launcher.exec(&["hawser", "events", "--follow"])?;
+    following.console.wait_for("guest-running", SERVE)?;
+    verb(&launcher, &["stop"], 0, "power button")?;
+    following
+        .console
+        .wait_for(r#""event":"power-button-pressed""#, SERVE)?;
+    launcher.expect_exit(0, END)?;
+    following.expect_exit(0, END)
+}
+
+/// One value of those at the pod's port.
+fn metric(pod: &Pod<'_>, sample: &str) -> Result<f64> {
+    let mut stream = TcpStream::connect((pod.ipv4, 49154))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: pod\r\n\r\n")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(sample))
+        .with_context(|| format!("no {sample} in {text}"))?;
+    Ok(line.trim().parse()?)
 }
