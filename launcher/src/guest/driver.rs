@@ -3,6 +3,8 @@
 //! Everything that happens comes as an [`Input`] from one queue, but for the VMM's events and its exit, which are read where
 //! they arise: at the fence of a migration it matters what the VMM had reported up to that moment.
 
+mod calls;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::process::Child;
@@ -14,9 +16,9 @@ use super::heard::Heard;
 use super::machine::{Action, CallId, Event, Guest, Outcome, Vcpus, VmmExit};
 use super::power;
 use super::replug::Replug;
-use super::verbs::{self, Verbs, refused};
+use super::verbs::{Verbs, refused};
 use super::{Input, Job};
-use crate::control::{Answer, Board, Call, Order, Request, Verb};
+use crate::control::{Answer, Board, Order};
 use crate::daemons::passt;
 use crate::disks::Growth;
 use crate::migration::source::{self, Ending};
@@ -242,51 +244,6 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn done(&mut self, call: CallId, text: &str) {
-        if let Some(waiting) = self.migrating.calls.remove(&call) {
-            let text = text.to_owned();
-            let _ = waiting.answers.send(Answer::Done { text });
-        }
-    }
-
-    pub(super) fn answer(&mut self, call: CallId, text: &str) {
-        if let Some(waiting) = self.migrating.calls.remove(&call) {
-            let _ = waiting.answers.send(Answer::Ended {
-                migrated: false,
-                text: text.to_owned(),
-            });
-        }
-    }
-
-    pub(super) fn called(&mut self, Call { request, answers }: Call) -> Option<Event> {
-        self.migrating.last_call = self.migrating.last_call.wrapping_add(1);
-        let id = CallId(self.migrating.last_call);
-        let (event, order) = match request {
-            Request::Status => {
-                let _ = answers.send(Answer::Status(Box::new(self.status())));
-                return None;
-            }
-            Request::Metrics => {
-                self.measure(answers);
-                return None;
-            }
-            Request::Migrate(order) => (Event::Migrate(id), Some(order)),
-            Request::Cancel => (Event::Cancel(id), None),
-            Request::Verb(Verb::Pause) if self.job.liveness_probe => {
-                let _ = answers.send(Answer::Ended {
-                    migrated: false,
-                    text: verbs::PROBED.to_owned(),
-                });
-                return None;
-            }
-            Request::Verb(verb) => (Event::Operate(id, verb), None),
-            // Answered where it came in.
-            Request::Console { .. } | Request::Events { .. } => return None,
-        };
-        self.migrating.calls.insert(id, Waiting { answers, order });
-        Some(event)
-    }
-
     /// The migration away from here that is under way, and what it is lent.
     fn outgoing(&mut self) -> Option<(CallId, &mut Outgoing, Hands<'_>)> {
         let (call, outgoing) = self.migrating.outgoing.as_mut()?;
@@ -404,11 +361,6 @@ impl Supervisor {
             | Guest::Killing(_)
             | Guest::Ended(_) => {}
         }
-    }
-
-    /// Away from here.
-    pub(super) fn migrates(&self) -> bool {
-        self.migrating.outgoing.is_some()
     }
 
     /// Where the guest was last to be migrated to.

@@ -1,26 +1,16 @@
 //! An operator's verbs, asked of the VMM one after another: a guest that is paused and resumed at once must not end up paused.
 
-use std::time::Duration;
-
-use tokio::process::Child;
 use tokio::sync::mpsc;
 
 use super::Input;
-use super::driver::Supervisor;
 use super::machine::{CallId, Event, Refusal};
-use crate::control::{Answer, Verb};
+use crate::control::Verb;
 use crate::error::chain;
-use crate::log;
-use crate::metrics::Snapshot;
-use crate::status::{Phase, Status};
 use crate::vmm::api::Api;
 
 /// Why a guest with a liveness probe is not paused.
 pub(super) const PROBED: &str = "the manifest has a livenessProbe, which a paused guest does not answer: the kubelet would end the pod; \
                                  take the probe out of the manifest to pause the guest";
-
-/// For the VMM to say what its devices carried; whoever collects metrics waits ten seconds.
-const COUNTERS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The queue of the task that asks the VMM. It ends when this is dropped.
 pub(super) struct Verbs(mpsc::UnboundedSender<(Option<CallId>, Verb)>);
@@ -83,48 +73,5 @@ pub(super) fn refused(refusal: Refusal) -> &'static str {
         Refusal::NotPaused => "the guest is not paused",
         Refusal::Busy => "the guest is being paused or resumed; ask again",
         Refusal::Stopping => "the guest is shutting down",
-    }
-}
-
-impl Supervisor {
-    /// As of now.
-    pub(super) fn status(&mut self) -> Status {
-        let status = &mut self.board.status;
-        status.disks = self.growth.status();
-        status.facts.leased = self.heard.leased();
-        status.refresh();
-        status.clone()
-    }
-
-    /// Answers with the metrics, once the VMM has said what its devices carried. While it migrates it says nothing.
-    pub(super) fn measure(&mut self, answers: mpsc::UnboundedSender<Answer>) {
-        let status = self.status();
-        let asks =
-            matches!(status.state, Phase::Running | Phase::Paused | Phase::Stopping) && !self.migrates();
-        let mut snapshot = Snapshot {
-            dhcp: self.heard.counts(),
-            logged: log::counts(),
-            vmm: self.child.as_ref().and_then(Child::id),
-            counters: None,
-            status,
-        };
-        let api = self.api.clone();
-        tokio::spawn(async move {
-            if asks && let Ok(counters) = tokio::time::timeout(COUNTERS_TIMEOUT, api.counters()).await {
-                snapshot.counters = counters
-                    .inspect_err(|error| tracing::debug!("metrics: {}", chain(error)))
-                    .ok();
-            }
-            let text = snapshot.text();
-            let _ = answers.send(Answer::Metrics { text });
-        });
-    }
-
-    /// What became of a verb.
-    pub(super) fn reply(&mut self, call: CallId, verb: Verb, result: Result<(), String>) {
-        match result {
-            Ok(()) => self.done(call, verb.done()),
-            Err(why) => self.answer(call, &format!("cloud-hypervisor did not do it: {why}")),
-        }
     }
 }
