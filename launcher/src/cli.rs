@@ -12,6 +12,7 @@ use crate::commands::plan::PlanArgs;
 use crate::commands::pod::PodArgs;
 use crate::commands::run::RunArgs;
 use crate::commands::setup::SetupArgs;
+use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
 
 /// Runs a KubeVirt VirtualMachineInstance in this pod with cloud-hypervisor.
@@ -72,8 +73,12 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.
     Schema,
-    /// Print the versions of hawser and of the programs that it starts.
+    /// Print the versions of hawser and of the programs that it starts, and what each makes possible.
     Version,
+    /// Print what a shell needs to complete hawser's command line.
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    Man(ManArgs),
 }
 
 #[cfg(test)]

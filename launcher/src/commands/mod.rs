@@ -11,6 +11,7 @@ pub mod plan;
 pub mod pod;
 pub mod run;
 pub mod setup;
+pub mod shell;
 pub mod status;
 mod status_table;
 mod version;
@@ -44,6 +45,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
         }
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Version => version::version(),
     }
 }

@@ -18,7 +18,7 @@ use crate::lab::node::pod::{Extra, FORWARD_IPV6, Launcher, Pod, ROOT};
 fn verb(launcher: &Launcher<'_>, words: &[&str], code: i32, printed: &str) -> Result<()> {
     let mut asked = launcher.exec(&[&["hawser"], words].concat())?;
     asked.expect_exit(code, SERVE)?;
-    let said = asked.console.last(5);
+    let said = asked.console.last(1000);
     ensure!(said.contains(printed), "hawser {words:?} printed: {said}");
     Ok(())
 }
