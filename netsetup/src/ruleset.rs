@@ -94,6 +94,15 @@ fn masquerade(objects: &mut Objects, spec: &NetSpec, nic: &GuestNic, masqueraded
     guest::second_line(objects, masqueraded);
 }
 
+/// Whether connections of the guest's are carried past the rules where the kernel has flowtables.
+pub(crate) fn offloads(document: &serde_json::Value) -> bool {
+    let commands = document.get("nftables").and_then(serde_json::Value::as_array);
+    commands
+        .into_iter()
+        .flatten()
+        .any(|command| command.pointer("/add/flowtable").is_some())
+}
+
 /// Deletes both tables, whether or not they exist.
 pub(crate) fn removal() -> serde_json::Value {
     let mut objects = Objects::default();

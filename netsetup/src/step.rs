@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use hawser_mac::Mac;
 use serde::Serialize;
 
+use crate::ruleset;
 use crate::spec::{GATEWAY_MAC, Owner};
 
 /// One change of the namespace. Performing a step twice is the same as performing it once.
@@ -106,7 +107,13 @@ impl fmt::Display for Step {
                 write!(f, "add the permanent neighbour {ip} at {mac} on {link}")
             }
             Self::LoopbackRoute { link } => write!(f, "add the local route ::1 on {link}"),
-            Self::Ruleset { .. } => f.write_str("replace the nftables tables inet hawser and netdev hawser"),
+            Self::Ruleset { document } => {
+                f.write_str("replace the nftables tables inet hawser and netdev hawser")?;
+                match ruleset::offloads(document) {
+                    true => f.write_str(" (with a flowtable, if the kernel has them)"),
+                    false => Ok(()),
+                }
+            }
             Self::Ipv4Forwarding { link } => write!(f, "enable IPv4 forwarding on {link}"),
             Self::Sysctl { path, value } => write!(f, "write {value} to {path}"),
             Self::Bridge(bridge) => write!(f, "create the bridge {} (MTU {})", bridge.name, bridge.mtu),

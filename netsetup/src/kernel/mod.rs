@@ -2,6 +2,7 @@
 
 mod bridge;
 mod connections;
+mod flowtable;
 mod interfaces;
 mod link;
 mod macvtap;

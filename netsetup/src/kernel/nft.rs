@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hawser_linux::converse::converse;
 use nix::unistd::{Pid, getpid};
 
+use super::flowtable;
 use crate::error::StepFailure;
 use crate::ruleset;
 
@@ -83,10 +84,20 @@ impl Drop for Nft {
 ///
 /// First as if there were none, as in a fresh pod. To delete a table, even one that is not there, nft waits until the
 /// kernel has cleaned up after it, and that takes longer than the whole rest.
+///
+/// Without flowtables where the kernel has none: the rules do the same without them, and cost each packet more.
 pub(super) fn replace(nft: Option<Nft>, document: &serde_json::Value) -> Result<(), StepFailure> {
     let nft = nft.map_or_else(Nft::start, Ok)?;
-    match nft.run(document) {
+    let plain = flowtable::without(document);
+    // Asking the kernel costs less than an nft that fails. But it may have flowtables and not the expression that uses them.
+    let offloading = *document != plain && flowtable::is_known();
+    let document = if offloading { document } else { &plain };
+    let result = match nft.run(document) {
         Err(StepFailure::Nft(_)) => run(&ruleset::replacing(document)),
+        other => other,
+    };
+    match result {
+        Err(StepFailure::Nft(_)) if offloading => run(&ruleset::replacing(&plain)),
         other => other,
     }
 }

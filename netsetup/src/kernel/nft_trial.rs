@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::nft;
+use super::{flowtable, nft};
 use crate::error::StepFailure;
 
 const TABLE: &str = "hawser-trial";
@@ -21,7 +21,8 @@ const DEVICE: &str = "lo";
 /// # Errors
 /// When there is no `nft` to be run.
 pub fn missing_expressions(document: &Value) -> Result<Vec<String>, StepFailure> {
-    let trial = trial(document);
+    // A flowtable is left out where there is none.
+    let trial = trial(&flowtable::without(document));
     missing(
         &trial,
         &|commands| match nft::check(&json!({ "nftables": commands })) {

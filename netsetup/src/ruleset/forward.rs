@@ -11,6 +11,10 @@ use super::nat::destinations;
 use super::nft_expr::*;
 use crate::guest_nic::{GuestNic, Joined, Masqueraded};
 
+/// Of connections that are carried past the rules (Documentation/networking/nf_flowtable.rst). Not every kernel has flowtables;
+/// `kernel::nft` leaves it out there, so nothing may depend on it.
+const FLOWTABLE: &str = "guests";
+
 pub(super) fn rules(objects: &mut Objects, nics: &[GuestNic]) {
     let bridges = || {
         nics.iter().filter_map(|nic| match &nic.joined {
@@ -26,6 +30,9 @@ pub(super) fn rules(objects: &mut Objects, nics: &[GuestNic]) {
         None => return,
     };
     objects.filter_chain("forward", NfHook::Forward, policy);
+    if masqueraded().next().is_some() {
+        objects.flowtable(FLOWTABLE, offloading(nics));
+    }
     for nic in masqueraded() {
         guest(objects, nic);
     }
@@ -38,6 +45,22 @@ pub(super) fn rules(objects: &mut Objects, nics: &[GuestNic]) {
         rule(vec![from(), DROP]);
         rule(vec![to(), DROP]);
     }
+}
+
+/// The interfaces between which packets of known connections are carried.
+fn offloading(nics: &[GuestNic]) -> Vec<&str> {
+    let mut devices = Vec::new();
+    for nic in nics {
+        if let Some(masqueraded) = nic.masqueraded() {
+            // NICs may share the pod's interface.
+            for device in [nic.pod_interface.as_str(), &masqueraded.tap] {
+                if !devices.contains(&device) {
+                    devices.push(device);
+                }
+            }
+        }
+    }
+    devices
 }
 
 /// Only what was translated, and the guest's own connections, pass between the pod's interfaces and the guest.
@@ -66,6 +89,13 @@ fn guest(objects: &mut Objects, nic: &Masqueraded) {
         rule(vec![from(), own, Statement::Accept(None)]);
     }
     rule(vec![from(), DROP]);
+    // What comes in belongs to a connection that both sides know. Its next packets, in both directions, need none of this: the
+    // guest's own were looked at where they left the TAP, and whoever else sends them cannot be told from the peer here either.
+    rule(vec![
+        to(),
+        is_in(ct("state"), text("established")),
+        offload_to(FLOWTABLE),
+    ]);
     let states = Expression::List(vec![text("established"), text("related")]);
     rule(vec![to(), is_in(ct("state"), states), Statement::Accept(None)]);
     rule(vec![

@@ -10,9 +10,12 @@ use nftables::expr::{
     PayloadRaw, Prefix, Range,
 };
 use nftables::schema::{
-    Chain, Element, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table,
+    Chain, Element, FlowTable, NfCmd, NfListObject, NfObject, Nftables, Rule, Set, SetFlag, SetType,
+    SetTypeValue, Table,
 };
-use nftables::stmt::{Dup, FWD, JumpTarget, Mangle, Match, Operator, Reject, RejectType, SetOp, Statement};
+use nftables::stmt::{
+    Dup, FWD, Flow, JumpTarget, Mangle, Match, Operator, Reject, RejectType, SetOp, Statement,
+};
 pub(super) use nftables::types::NfChainPolicy as Policy;
 use nftables::types::{NfChainType, NfFamily, NfHook, RejectCode};
 
@@ -141,6 +144,15 @@ pub(super) fn remember(value: Expr, set: &str) -> Stmt {
     })
 }
 
+/// Has the kernel carry the rest of the packet's connection past the rules ([`Objects::flowtable`]). A rule ends here where the
+/// connection is none that can be.
+pub(super) fn offload_to(flowtable: &str) -> Stmt {
+    Statement::Flow(Flow {
+        op: SetOp::Add,
+        flowtable: Cow::Owned(format!("@{flowtable}")),
+    })
+}
+
 pub(super) fn masked(value: Expr, mask: u32) -> Expr {
     Expression::BinaryOperation(Box::new(BinaryOperation::AND(value, Expression::Number(mask))))
 }
@@ -248,6 +260,22 @@ impl Objects {
             dev: Some(Cow::Owned(device.to_owned())),
             policy: Some(policy),
             ..Chain::default()
+        }));
+    }
+
+    /// Where packets of known connections leave the way through the rules, as they enter by one of `devices`. After the chains of
+    /// [`Self::device_chain`], which see every frame.
+    pub(super) fn flowtable(&mut self, name: &str, devices: Vec<&str>) {
+        const AFTER_FILTERS: u32 = 10;
+        let devices = devices.into_iter().map(|name| Cow::Owned(name.to_owned()));
+        self.add(NfListObject::FlowTable(FlowTable {
+            family: NfFamily::INet,
+            table: self.table.into(),
+            name: Cow::Owned(name.to_owned()),
+            handle: None,
+            hook: Some(NfHook::Ingress),
+            prio: Some(AFTER_FILTERS),
+            dev: Some(devices.collect()),
         }));
     }
 

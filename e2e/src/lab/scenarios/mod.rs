@@ -9,6 +9,7 @@ mod debian;
 mod devices;
 mod disks;
 mod disks_load;
+mod flowtable;
 mod image;
 mod leases;
 mod lifecycle;
@@ -214,6 +215,10 @@ pub(crate) const DEBIAN: &str = "debian_";
 /// The longer set: run by `cargo e2e lab`, and not by `cargo e2e test`, where time is short and these prove little that
 /// the others do not.
 pub(crate) const LONGER: &[Scenario<Lab>] = &[
+    Scenario {
+        name: "masquerade_connections_past_the_rules",
+        run: flowtable::carries_what_the_filter_has_seen,
+    },
     Scenario {
         name: "masquerade_listed_ports_only",
         run: masquerade::listed_ports_only,
