@@ -63,6 +63,10 @@ const CORE: &[Scenario<Lab>] = &[
         run: operate::measured,
     },
     Scenario {
+        name: "operate_rate_of_a_nic_is_limited",
+        run: operate::limited,
+    },
+    Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",
         run: bridge::dual_stack,
     },

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
@@ -181,4 +182,30 @@ fn metric(pod: &Pod<'_>, sample: &str) -> Result<f64> {
         .find_map(|line| line.strip_prefix(sample))
         .with_context(|| format!("no {sample} in {text}"))?;
     Ok(line.trim().parse()?)
+}
+
+/// A guest whose NIC is limited takes as long as the limit says, in both directions.
+pub(super) fn limited(lab: &Lab) -> Result<()> {
+    let pod = Pod::create(lab, "limited", &[FORWARD_IPV6])?;
+    let mut manifest = vmi::masquerade("limited", &[]);
+    vmi::set(
+        &mut manifest,
+        "/metadata/annotations",
+        json!({"hawser.dev/interface-rates": "default: 64Ki"}),
+    );
+    pod.set_manifest(&manifest)?;
+    let mut launcher = pod.launch("run", ROOT)?;
+    launcher.console.wait_for("guest: ready", BOOT)?;
+    guest::greet_within(pod.ipv4.into(), PORT, SERVE)?;
+    let begun = Instant::now();
+    let sent = guest::execute(pod.ipv4.into(), "head -c 524288 /dev/zero | tr '\\0' x")?;
+    let took = begun.elapsed();
+    ensure!(sent.len() == 524_288, "{} bytes came", sent.len());
+    // Eight seconds, less what the buckets had at first. Without the limit it takes a fraction of one.
+    ensure!(
+        took > Duration::from_secs(5),
+        "512 KiB took {took:?} at 64 KiB a second"
+    );
+    launcher.signal("TERM")?;
+    launcher.expect_exit(0, END)
 }
