@@ -36,7 +36,7 @@ impl TokenBucketConfig {
     /// Small ones are filled once a second: a tenth of them would not be whole.
     fn a_second(tokens: u64) -> Self {
         let fills = SECOND / REFILL;
-        match tokens % fills == 0 || tokens >= 100 * fills {
+        match tokens.is_multiple_of(fills) || tokens >= 100 * fills {
             true => Self {
                 size: tokens / fills,
                 refill_time: REFILL,
