@@ -2,14 +2,17 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::args::StateDirArgs;
 use crate::commands::check::CheckArgs;
 use crate::commands::console::ConsoleArgs;
+use crate::commands::events::EventsArgs;
 use crate::commands::explain::ExplainArgs;
 use crate::commands::migrate::MigrateArgs;
 use crate::commands::plan::PlanArgs;
 use crate::commands::pod::PodArgs;
 use crate::commands::run::RunArgs;
 use crate::commands::setup::SetupArgs;
+use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
 
 /// Runs a KubeVirt VirtualMachineInstance in this pod with cloud-hypervisor.
@@ -23,6 +26,15 @@ use crate::commands::status::StatusArgs;
                   info (default), debug."
 )]
 pub struct Cli {
+    /// The form of the log on standard error.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "HAWSER_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub log_format: crate::log::Format,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -43,14 +55,30 @@ pub enum Command {
     Check(CheckArgs),
     /// Print the state of this pod's launcher as JSON; of one that has ended, its last.
     Status(StatusArgs),
+    /// Print the events that the launcher of this pod has logged, as JSON, a line each.
+    Events(EventsArgs),
     /// Show the guest's serial console here, and type at it. Ctrl-] detaches.
     Console(ConsoleArgs),
+    /// Stop the guest's vCPUs. Its memory and its devices stay, and hawser resume runs it again.
+    Pause(StateDirArgs),
+    /// Run a guest again that was paused.
+    Resume(StateDirArgs),
+    /// Reset the guest at once, as by the reset button of a computer: it boots again, and loses what it had not written.
+    Reset(StateDirArgs),
+    /// Press the guest's power button until it has powered off; after its grace period, kill it. As on SIGTERM.
+    Stop(StateDirArgs),
+    /// Send the guest a non-maskable interrupt. What it does upon that is the guest's own setting: a crash dump, in most cases.
+    Nmi(StateDirArgs),
     /// Have this pod's guest go on in another pod, where hawser run --incoming waits. Ends when it runs there or stays.
     Migrate(MigrateArgs),
     /// Print the JSON Schema of the manifests that are accepted.
     Schema,
-    /// Print the versions of hawser and of the programs that it starts.
+    /// Print the versions of hawser and of the programs that it starts, and what each makes possible.
     Version,
+    /// Print what a shell needs to complete hawser's command line.
+    Completions(CompletionsArgs),
+    /// Print the manual page.
+    Man(ManArgs),
 }
 
 #[cfg(test)]

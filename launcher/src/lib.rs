@@ -26,6 +26,7 @@ mod launch;
 mod load;
 pub mod log;
 mod may_migrate;
+mod metrics;
 mod migration;
 mod nic;
 mod pod;

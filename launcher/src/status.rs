@@ -1,8 +1,12 @@
 //! What is known of a guest from outside its launcher: what `hawser status` prints, and what two launchers compare of a guest's
 //! NICs. Data only. docs/migration.md names the steps.
 
+mod vmi;
+
 use hawser_netsetup::Handed;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use vmi::{Facts, Vmi, time};
 
 /// Answer to `hawser status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +25,32 @@ pub(crate) struct Status {
     /// The guest is this target's; no launcher starts it here again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) handed_over_to: Option<String>,
+    /// The same in KubeVirt's form, as of the last [`Self::refresh`].
+    #[serde(flatten)]
+    pub(crate) vmi: Vmi,
+    #[serde(skip)]
+    pub(crate) facts: Facts,
+}
+
+impl Status {
+    pub(crate) fn new(guest: Identity, state: Phase, since: u64, nics: Vec<NicDescription>) -> Self {
+        Self {
+            guest,
+            state,
+            since,
+            nics,
+            disks: Vec::new(),
+            migration: None,
+            handed_over_to: None,
+            vmi: Vmi::default(),
+            facts: Facts::default(),
+        }
+    }
+
+    /// Brings what is derived up to date.
+    pub(crate) fn refresh(&mut self) {
+        self.vmi = Vmi::of(self);
+    }
 }
 
 /// How much room a disk takes in the state directory.
@@ -43,6 +73,8 @@ pub(crate) enum Phase {
     /// Waiting for another launcher.
     Receiving,
     Running,
+    /// By an operator: its vCPUs are stopped.
+    Paused,
     Stopping,
     ShutDown,
     NeverStarted,
@@ -54,12 +86,28 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Starting,
+        Self::Receiving,
+        Self::Running,
+        Self::Paused,
+        Self::Stopping,
+        Self::ShutDown,
+        Self::NeverStarted,
+        Self::Killed,
+        Self::Failed,
+        Self::Migrated,
+        Self::NotReceived,
+        Self::HandedOver,
+    ];
+
     /// As it is printed.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Receiving => "receiving",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::ShutDown => "shut-down",
             Self::NeverStarted => "never-started",
@@ -79,7 +127,14 @@ pub(crate) struct MigrationStatus {
     /// Where to, or where this launcher listens.
     pub(crate) address: String,
     pub(crate) step: Step,
+    /// When that step began.
     pub(crate) since: u64,
+    /// When the migration began.
+    #[serde(default)]
+    pub(crate) started: u64,
+    /// Bytes that were sent, as of the end of the last round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sent: Option<u64>,
     /// Rounds over the guest's memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rounds: Option<u64>,
@@ -123,6 +178,13 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    pub(crate) fn is_end(self) -> bool {
+        matches!(
+            self,
+            Self::Migrated | Self::Failed | Self::GuestEnded | Self::Lost | Self::InDoubt
+        )
+    }
+
     /// As it is printed.
     pub(crate) fn name(self) -> &'static str {
         match self {

@@ -131,8 +131,9 @@ fn every_command_line_parses() {
 /// Each long option of any verb with its default.
 fn options() -> BTreeMap<String, Option<String>> {
     let command = Cli::command();
-    let arguments = command.get_subcommands().flat_map(|verb| verb.get_arguments());
-    arguments
+    let of_verbs = command.get_subcommands().flat_map(|verb| verb.get_arguments());
+    of_verbs
+        .chain(command.get_arguments())
         .filter_map(|argument| {
             let default = argument.get_default_values().first();
             Some((
@@ -164,6 +165,7 @@ fn defaults_and_ports_are_the_codes_own() {
     let mut wrong = Vec::new();
     let port = options["--migration-listen"].as_ref().unwrap();
     let port = port.rsplit_once(':').unwrap().1;
+    let metrics = hawser::spec::pod_ports::METRICS.to_string();
     let state_dir = options["--state-dir"].as_ref().unwrap();
     for page in pages() {
         // `--option`, by default `VALUE`
@@ -181,7 +183,9 @@ fn defaults_and_ports_are_the_codes_own() {
         }
         for word in page.text.split([' ', '`', '\n', '|', ',', '"']) {
             let address = word.strip_prefix("tcp:").and_then(|word| word.rsplit_once(':'));
-            if address.is_some_and(|(_, found)| found.bytes().all(|b| b.is_ascii_digit()) && found != port) {
+            if address.is_some_and(|(_, found)| {
+                found.bytes().all(|b| b.is_ascii_digit()) && found != port && found != metrics
+            }) {
                 wrong.push(format!("{page}: {word}: the port is {port}"));
             }
             if word.starts_with("/run/") && !word.starts_with(state_dir.as_str()) {

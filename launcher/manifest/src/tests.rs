@@ -6,6 +6,7 @@ mod disks;
 mod input;
 mod limits;
 mod plugins;
+mod rates;
 mod refused;
 mod refused_disks;
 mod refused_net;

@@ -46,6 +46,18 @@ pub struct RunArgs {
     pub peer_name: Option<String>,
     #[command(flatten)]
     pub security: SecurityArgs,
+    /// Serve metrics for Prometheus at this address, as /metrics. hawser keeps port 49154 from every guest. Without this option
+    /// nothing listens.
+    #[arg(
+        long,
+        value_name = "tcp:ADDRESS:PORT",
+        env = "HAWSER_METRICS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "tcp:0.0.0.0:49154",
+        value_parser = migration::listen_address
+    )]
+    pub metrics: Option<SocketAddr>,
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
@@ -80,6 +92,8 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let launch = Launch::new(pod, role, hooks, landlock, &places.vmm_dir())?;
     wiring::note(&launch.notes);
     let state = StateDir::open(&places.state_dir, launch.job.owner)?;
+    let mut launch = launch;
+    launch.job.metrics = args.metrics;
     keep(launch, &state, nft)
 }
 

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::{Console, Viewer};
-use crate::control::Answer;
+use crate::control;
 
 /// Says who types, then passes bytes both ways, until either side ends.
 pub(crate) async fn serve(
@@ -16,12 +16,7 @@ pub(crate) async fn serve(
     mut writing: OwnedWriteHalf,
 ) -> io::Result<()> {
     let mut viewer = console.attach(types);
-    let mut line = serde_json::to_vec(&Answer::Attached {
-        keyboard: viewer.state,
-    })
-    .map_err(io::Error::other)?;
-    line.push(b'\n');
-    writing.write_all(&line).await?;
+    writing.write_all(&control::console_head(viewer.state)).await?;
     let Viewer { output, keyboard, .. } = &mut viewer;
     let shows = async {
         while let Some(bytes) = output.recv().await {

@@ -1,6 +1,6 @@
 //! `hawser console`: the terminal's side.
 
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::Keyboard;
-use crate::control::{self, Answer, Request};
+use crate::control;
 use crate::error::{ExitCode, Failure};
 
 /// Ctrl-], as in telnet, virsh and virtctl.
@@ -52,23 +52,13 @@ impl Drop for Raw {
 
 /// Shows the console on standard output, and types what comes on standard input, until the guest ends or the user detaches.
 pub(crate) fn attach(vmm_dir: &Path, mode: Mode) -> Result<ExitCode, Failure> {
-    let types = mode == Mode::Type;
-    let stream = control::connect(vmm_dir, &Request::Console { types })?;
+    let control::Talk {
+        stream,
+        reading,
+        keyboard,
+    } = control::console(vmm_dir, mode == Mode::Type)?;
+    let output = reading;
     let lost = |error: io::Error| Failure::new(ExitCode::Internal, "the launcher's answer").because(error);
-    let mut output = BufReader::new(stream.try_clone().map_err(lost)?);
-    let mut line = String::new();
-    output.read_line(&mut line).map_err(lost)?;
-    let keyboard = match serde_json::from_str(&line) {
-        Ok(Answer::Attached { keyboard }) => keyboard,
-        Ok(Answer::Ended { text, .. }) => {
-            return Err(
-                Failure::new(ExitCode::Internal, format!("the launcher refuses: {text}")).remedy(
-                    "attach with the hawser that runs the guest: another version knows other requests",
-                ),
-            );
-        }
-        _ => return Err(Failure::new(ExitCode::Internal, "the launcher did not answer")),
-    };
     let at_terminal = io::stdin().is_terminal();
     greet(keyboard, at_terminal);
     let raw = at_terminal.then(Raw::set);

@@ -17,7 +17,6 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub(crate) use attached::serve;
@@ -32,8 +31,7 @@ const MAX_WAITING: usize = 256;
 const MAX_TYPED: usize = 16;
 
 /// Who may type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keyboard {
     /// Whoever has just attached.
     Yours,
@@ -43,6 +41,24 @@ pub(crate) enum Keyboard {
     NotWanted,
     /// Nobody: there is no pseudoterminal in this pod.
     Lacking,
+}
+
+impl Keyboard {
+    /// As the answer's header has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Yours => "yours",
+            Self::Taken => "taken",
+            Self::NotWanted => "not-wanted",
+            Self::Lacking => "lacking",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Yours, Self::Taken, Self::NotWanted, Self::Lacking]
+            .into_iter()
+            .find(|keyboard| keyboard.name() == name)
+    }
 }
 
 /// One console, for as many as want it.

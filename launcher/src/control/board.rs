@@ -41,15 +41,7 @@ pub(crate) struct Board {
 impl Board {
     pub(crate) fn new(directory: &Path, guest: Identity, nics: Vec<NicDescription>) -> Self {
         Self {
-            status: Status {
-                guest,
-                state: Phase::Starting,
-                since: now(),
-                nics,
-                disks: Vec::new(),
-                migration: None,
-                handed_over_to: None,
-            },
+            status: Status::new(guest, Phase::Starting, now(), nics),
             directory: directory.to_owned(),
         }
     }
@@ -67,12 +59,17 @@ impl Board {
         if last.is_some_and(|last| last.step == step) {
             return;
         }
+        let now = now();
         self.status.migration = Some(MigrationStatus {
             direction,
             address: address.to_owned(),
             step,
-            since: now(),
+            since: now,
+            started: last
+                .filter(|last| !last.step.is_end() && last.step != Step::Waiting)
+                .map_or(now, |last| last.started),
             rounds: last.and_then(|last| last.rounds),
+            sent: last.and_then(|last| last.sent),
             why: why.map(str::to_owned),
         });
     }
@@ -85,14 +82,17 @@ impl Board {
         }
     }
 
-    pub(crate) fn round(&mut self, round: u64) {
+    /// So many rounds have ended, with so many bytes sent in all.
+    pub(crate) fn round(&mut self, round: u64, sent: u64) {
         if let Some(migration) = &mut self.status.migration {
             migration.rounds = Some(round);
+            migration.sent = Some(sent);
         }
     }
 
     /// For whoever asks later; who asks now is answered anyway. A power cut may leave an older one or none.
-    pub(crate) fn save(&self) {
+    pub(crate) fn save(&mut self) {
+        self.status.refresh();
         if let Err(error) = write(&self.directory, STATUS, &self.status, false) {
             tracing::warn!(
                 event = "status-write-failed",
@@ -180,7 +180,7 @@ fn unfinished(directory: &Path) -> Option<&'static str> {
     let last = read(directory).ok()?;
     matches!(
         last.state,
-        Phase::Starting | Phase::Receiving | Phase::Running | Phase::Stopping
+        Phase::Starting | Phase::Receiving | Phase::Running | Phase::Paused | Phase::Stopping
     )
     .then(|| last.state.name())
 }

@@ -1,11 +1,19 @@
-//! The control socket: `control.sock` in the VMM's directory, for `hawser status` and `hawser migrate` in the same pod.
+//! The control socket: `control.sock` in the VMM's directory, for the verbs of the command line that ask a launcher, and for any
+//! client of HTTP in the same pod. docs/control.openapi.json describes it.
 //!
 //! Who asks is known from the kernel (SO_PEERCRED), not from what is said: root, or the user that the launcher runs as.
-//! One line of JSON asks; the answers are lines of JSON, the last of which ends the connection, or has it carry the guest's
-//! console from then on. The supervisor is only sent what was asked: nothing here decides anything.
+//! A connection is one request. The answer is JSON: one value, or for what takes long a line for each step, the last of which
+//! has the outcome. The connection of a console carries its bytes from the answer on. The supervisor is only sent what was
+//! asked: nothing here decides anything.
 
 mod board;
 mod client;
+mod http;
+mod metrics_port;
+#[cfg(test)]
+mod openapi;
+mod routes;
+mod verb;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -13,29 +21,40 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, whereabouts};
-pub(crate) use client::{connect, live, migrate, status};
+pub(crate) use client::{Talk, console, events, live, migrate, operate, status};
+pub(crate) use metrics_port::serve_metrics;
+pub(crate) use verb::Verb;
 
+use self::http::{Code, Message, MessageError};
 use crate::accept::Accepting;
 use crate::console::{self, Console, Keyboard};
+use crate::log;
+use crate::metrics;
 use crate::queue::Sink;
 use crate::status::Status;
 
-/// Bytes of a request's line.
-const MAX_REQUEST: u64 = 16 << 10;
-/// For that line to come.
+/// For a request to come whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The content type of one JSON value a line.
+const LINES: &str = "application/x-ndjson";
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     Status,
+    Verb(Verb),
     Migrate(Order),
     Cancel,
+    Metrics,
+    Events {
+        /// Those to come too.
+        follows: bool,
+    },
     /// The connection is the console's from here on.
     Console {
         /// Whoever asks wants to type.
@@ -75,20 +94,29 @@ pub enum OnTimeout {
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub(crate) enum Answer {
     Status(Box<Status>),
-    /// The last line: the console's bytes follow.
-    Attached {
-        keyboard: Keyboard,
+    Metrics {
+        text: String,
+    },
+    /// A verb was carried out.
+    Done {
+        text: String,
     },
     Progress {
         step: String,
         text: String,
     },
-    /// The last line.
+    /// The last line; of a verb, that it was refused.
     Ended {
         /// The guest runs at the target.
         migrated: bool,
         text: String,
     },
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Refused {
+    error: String,
 }
 
 /// A request, and where its answers go. The connection ends when `answers` is dropped, or after [`Answer::Ended`], upon which
@@ -134,27 +162,41 @@ async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io:
         );
         return Ok(());
     }
-    let (reading, mut writing) = stream.into_split();
-    let mut line = String::new();
-    let mut bounded = BufReader::new(reading.take(MAX_REQUEST));
-    tokio::time::timeout(REQUEST_TIMEOUT, bounded.read_line(&mut line)).await??;
+    let (mut reading, mut writing) = stream.into_split();
+    let message = match tokio::time::timeout(REQUEST_TIMEOUT, Message::read(&mut reading)).await? {
+        Ok(message) => message,
+        Err(MessageError::Io(error)) => return Err(error),
+        Err(error) => return writing.write_all(&refusal(Code::BadRequest, &error)?).await,
+    };
+    let request = match routes::request(&message) {
+        Ok(Request::Console { types }) => return console::serve(console, types, reading, writing).await,
+        Ok(Request::Events { follows }) => return stream_events(follows, reading, writing).await,
+        Ok(request) => request,
+        Err((code, why)) => return writing.write_all(&refusal(code, &why)?).await,
+    };
     let (answers, mut come) = mpsc::unbounded_channel();
-    match serde_json::from_str(&line) {
-        // Nothing is lost in the reader's buffer: who asks for it waits for the answer.
-        Ok(Request::Console { types }) => {
-            let reading = bounded.into_inner().into_inner();
-            return console::serve(console, types, reading, writing).await;
-        }
-        Ok(request) => calls.send(Call { request, answers }).await,
-        Err(error) => {
-            let text = format!("not understood: {error}");
-            let _ = answers.send(Answer::Ended {
-                migrated: false,
-                text,
-            });
-            drop(answers);
-        }
+    let many = matches!(request, Request::Migrate(_));
+    calls.send(Call { request, answers }).await;
+    if many {
+        return stream_answers(come, writing).await;
     }
+    let reply = match come.recv().await {
+        Some(Answer::Status(status)) => Code::Ok.json(&status)?,
+        Some(Answer::Metrics { text }) => Code::Ok.reply(metrics::CONTENT, text.as_bytes()),
+        Some(answer @ Answer::Done { .. }) => Code::Ok.json(&answer)?,
+        Some(Answer::Ended { text, .. } | Answer::Progress { text, .. }) => refusal(Code::Conflict, &text)?,
+        None => refusal(Code::Unavailable, &"the launcher ended before it answered")?,
+    };
+    writing.write_all(&reply).await?;
+    writing.shutdown().await
+}
+
+/// A line for each answer, up to the last.
+async fn stream_answers(
+    mut come: mpsc::UnboundedReceiver<Answer>,
+    mut writing: OwnedWriteHalf,
+) -> io::Result<()> {
+    writing.write_all(&Code::Ok.stream(LINES)).await?;
     while let Some(answer) = come.recv().await {
         let last = matches!(answer, Answer::Ended { .. });
         let mut line = serde_json::to_vec(&answer).map_err(io::Error::other)?;
@@ -165,6 +207,47 @@ async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io:
         }
     }
     writing.shutdown().await
+}
+
+/// What this process has logged, and logs, until whoever asked has enough.
+async fn stream_events(
+    follows: bool,
+    mut reading: OwnedReadHalf,
+    mut writing: OwnedWriteHalf,
+) -> io::Result<()> {
+    let (lines, coming) = log::attach(follows);
+    let mut text = Code::Ok.stream(LINES);
+    for line in lines {
+        text.extend_from_slice(line.as_bytes());
+        text.push(b'\n');
+    }
+    writing.write_all(&text).await?;
+    if let Some(mut coming) = coming {
+        let write = async {
+            while let Some(line) = coming.recv().await {
+                writing.write_all(format!("{line}\n").as_bytes()).await?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        let mut byte = [0];
+        tokio::select! {
+            ended = write => ended?,
+            _ = reading.read(&mut byte) => {}
+        }
+    }
+    writing.shutdown().await
+}
+
+/// The reply to what is not done.
+fn refusal(code: Code, why: &dyn std::fmt::Display) -> io::Result<Vec<u8>> {
+    code.json(&Refused {
+        error: why.to_string(),
+    })
+}
+
+/// The head of the answer after which a connection carries a console.
+pub(crate) fn console_head(keyboard: Keyboard) -> Vec<u8> {
+    Code::upgrade(routes::CONSOLE, (routes::KEYBOARD, keyboard.name()))
 }
 
 #[cfg(test)]
@@ -199,11 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_question_and_junk_is_told_so() {
-        assert!(ask("{\"ask\":\"status\"}\n").contains("Status"));
-        assert!(ask("{\"ask\":\"fetch\"}\n").contains("not understood"));
-        assert!(ask("{\"ask\":\"migrate\",\"to\":\"x\"}\n").contains("not understood"));
-        let endless = "x".repeat(MAX_REQUEST as usize + 10);
+    fn what_is_asked_is_answered_and_junk_is_told_so() {
+        let get = |target: &str| ask(&format!("GET {target} HTTP/1.1\r\nHost: hawser\r\n\r\n"));
+        let answer = get("/v1/status");
+        assert!(
+            answer.starts_with("HTTP/1.1 409 ") && answer.contains("Status"),
+            "{answer}"
+        );
+        assert!(get("/v1/pause").starts_with("HTTP/1.1 405 "));
+        assert!(get("/v1/fetch").starts_with("HTTP/1.1 404 "));
+        assert!(get("/v1/console").starts_with("HTTP/1.1 426 "));
+        let migrate = "POST /v1/migration HTTP/1.1\r\nContent-Length: 10\r\n\r\n{\"to\":\"x\"}";
+        assert!(ask(migrate).starts_with("HTTP/1.1 400 "));
+        assert!(ask("{\"ask\":\"status\"}\n").starts_with("HTTP/1.1 400 "));
+        let endless = "x".repeat(http::MAX_REQUEST + 10);
         // The answer to one that goes on after that may be lost with the connection.
         assert!(!ask(&endless).contains("Status"));
     }

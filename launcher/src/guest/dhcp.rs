@@ -7,6 +7,7 @@ use hawser_dhcp::{announcements, serve};
 use hawser_netsetup::open_tap;
 use tokio::sync::watch;
 
+use super::heard::Heard;
 use crate::error::chain;
 use crate::nic::Server;
 
@@ -20,11 +21,13 @@ const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(2);
 /// `arrived`: it has come from another pod.
 pub(super) async fn serve_guest(
     Server {
+        interface,
         tap,
         lease,
         announces,
     }: Server,
     arrived: bool,
+    heard: Heard,
     ended: watch::Receiver<()>,
 ) {
     let mut announcements = (announces && arrived).then(|| announcements(&lease));
@@ -34,11 +37,14 @@ pub(super) async fn serve_guest(
             // Only the sender's end completes this: nothing is ever sent.
             async move { while ended.changed().await.is_ok() {} }
         };
-        let observer = |event: hawser_dhcp::Event| match event {
-            hawser_dhcp::Event::Ignored(_) => {
-                tracing::debug!(event = event.name(), tap = %tap, "{tap}: {event}")
+        let observer = |event: hawser_dhcp::Event| {
+            heard.note(&interface, &event);
+            match event {
+                hawser_dhcp::Event::Ignored(_) => {
+                    tracing::debug!(event = event.name(), tap = %tap, "{tap}: {event}")
+                }
+                event => tracing::info!(event = event.name(), tap = %tap, "{tap}: {event}"),
             }
-            event => tracing::info!(event = event.name(), tap = %tap, "{tap}: {event}"),
         };
         let channel: Result<OwnedFd, _> = open_tap(&tap);
         if let Ok(channel) = &channel

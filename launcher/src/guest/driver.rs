@@ -3,6 +3,8 @@
 //! Everything that happens comes as an [`Input`] from one queue, but for the VMM's events and its exit, which are read where
 //! they arise: at the fence of a migration it matters what the VMM had reported up to that moment.
 
+mod calls;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::process::Child;
@@ -10,11 +12,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::dhcp::serve_guest;
-use super::machine::{Action, CallId, Event, Guest, Outcome, Refusal, VmmExit};
+use super::heard::Heard;
+use super::machine::{Action, CallId, Event, Guest, Outcome, Vcpus, VmmExit};
 use super::power;
 use super::replug::Replug;
+use super::verbs::{Verbs, refused};
 use super::{Input, Job};
-use crate::control::{Answer, Board, Call, Order, Request};
+use crate::control::{Answer, Board, Order};
 use crate::daemons::passt;
 use crate::disks::Growth;
 use crate::migration::source::{self, Ending};
@@ -51,6 +55,8 @@ pub(super) struct Supervisor {
     pub(super) migrating: Migrating,
     pub(super) replug: Replug,
     pub(super) growth: Growth,
+    pub(super) verbs: Verbs,
+    pub(super) heard: Heard,
 }
 
 /// What there is of a migration away from here.
@@ -128,21 +134,13 @@ impl Supervisor {
             Action::TakeOver => self.take_over(),
             Action::Resume => self.replug.resume(self.passt.as_ref(), &self.api),
             Action::Finish(call, ending) => self.finish(call, &ending),
-            Action::Refuse(call, refusal) => self.answer(
-                call,
-                match refusal {
-                    Refusal::NotRunning => "the guest is not running",
-                    Refusal::Migrating => "a migration is under way already",
-                    Refusal::NotMigrating => "no migration is under way",
-                    Refusal::Committed => {
-                        "the guest is committed to the target already; the migration cannot be cancelled any more"
-                    }
-                },
-            ),
-            Action::Cancelling(call) => self.answer(
+            Action::Refuse(call, refusal) => self.answer(call, refused(refusal)),
+            Action::Cancelling(call) => self.done(
                 call,
                 "the migration is being cancelled; hawser status shows when the guest is as before",
             ),
+            Action::Ask(call, verb) => self.verbs.ask(call, verb),
+            Action::Reply(call, verb, result) => self.reply(call, verb, result),
         }
         None
     }
@@ -158,7 +156,8 @@ impl Supervisor {
     /// Serves the guest its addresses. `arrived`: it was migrated here.
     pub(super) fn serve(&mut self, arrived: bool) {
         for server in self.servers.drain(..) {
-            tokio::spawn(serve_guest(server, arrived, self.end_servers.subscribe()));
+            let heard = self.heard.clone();
+            tokio::spawn(serve_guest(server, arrived, heard, self.end_servers.subscribe()));
         }
     }
 
@@ -177,6 +176,7 @@ impl Supervisor {
             }
         }
         self.board.status.nics.clone_from(&self.job.nics);
+        self.board.status.facts.arrived = true;
         self.serve(true);
         let requests = self.vfs.attach();
         self.hotplug(requests);
@@ -246,33 +246,6 @@ impl Supervisor {
         }
     }
 
-    fn answer(&mut self, call: CallId, text: &str) {
-        if let Some(waiting) = self.migrating.calls.remove(&call) {
-            let _ = waiting.answers.send(Answer::Ended {
-                migrated: false,
-                text: text.to_owned(),
-            });
-        }
-    }
-
-    pub(super) fn called(&mut self, Call { request, answers }: Call) -> Option<Event> {
-        self.migrating.last_call = self.migrating.last_call.wrapping_add(1);
-        let id = CallId(self.migrating.last_call);
-        let (event, order) = match request {
-            Request::Status => {
-                self.board.status.disks = self.growth.status();
-                let _ = answers.send(Answer::Status(Box::new(self.board.status.clone())));
-                return None;
-            }
-            Request::Migrate(order) => (Event::Migrate(id), Some(order)),
-            Request::Cancel => (Event::Cancel(id), None),
-            // Answered where it came in.
-            Request::Console { .. } => return None,
-        };
-        self.migrating.calls.insert(id, Waiting { answers, order });
-        Some(event)
-    }
-
     /// The migration away from here that is under way, and what it is lent.
     fn outgoing(&mut self) -> Option<(CallId, &mut Outgoing, Hands<'_>)> {
         let (call, outgoing) = self.migrating.outgoing.as_mut()?;
@@ -331,7 +304,11 @@ impl Supervisor {
                 );
                 events.push(Event::EndsAtReboot);
             }
-            "rebooted" => events.push(Event::Rebooted),
+            "rebooted" => {
+                self.heard.rebooted();
+                self.board.status.facts.arrived = false;
+                events.push(Event::Rebooted);
+            }
             "panic" if event.source == "guest" => tracing::error!(
                 event = "guest-panicked",
                 "the guest's kernel says that it has panicked"
@@ -367,17 +344,21 @@ impl Supervisor {
             (Guest::Receiving(receiving), Some(incoming)) => {
                 incoming.show(&receiving.target, &mut self.board)
             }
-            (Guest::Running { .. } | Guest::Stopping { .. }, Some(incoming)) => {
+            (Guest::Running { .. } | Guest::Paused { .. } | Guest::Stopping { .. }, Some(incoming)) => {
                 incoming.show_received(&mut self.board);
             }
             _ => {}
         }
         match guest {
             Guest::Running { .. } => self.board.phase(Phase::Running),
+            Guest::Paused {
+                vcpus: Vcpus::Paused, ..
+            } => self.board.phase(Phase::Paused),
             Guest::Stopping { .. } => self.board.phase(Phase::Stopping),
             Guest::Leaving(leaving) if leaving.is_stopping() => self.board.phase(Phase::Stopping),
             Guest::Booting
             | Guest::Receiving(_)
+            | Guest::Paused { .. }
             | Guest::Leaving(_)
             | Guest::Killing(_)
             | Guest::Ended(_) => {}

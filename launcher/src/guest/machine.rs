@@ -4,7 +4,8 @@
 //!   Booting ───────────┐
 //!                      ▼
 //!   Receiving ──────► Running ◄─────► Leaving          Receiving holds the target's half of a migration,
-//!                      │                 │             Leaving the source's: their ends are states here.
+//!                     ▲│                 │             Leaving the source's: their ends are states here.
+//!          Paused ◄───┘│                 │             An operator pauses a guest that runs (`operate`).
 //!                      ▼                 │
 //!                    Stopping ◄──────────┤
 //!                      │                 │
@@ -16,12 +17,16 @@
 //! send events. So every order of events is tested without a VMM (`migration::model` has two of these machines and a network
 //! between them), and no order can start, stop or judge a guest twice, or leave a call without its one answer.
 
+mod operate;
 mod outcome;
+mod receiving;
 
+pub(crate) use operate::Vcpus;
 pub(crate) use outcome::{Outcome, VmmExit};
 
+use crate::control::Verb;
 use crate::migration::source::{self, Ending as Left};
-use crate::migration::target::{self, Ending as Came};
+use crate::migration::target;
 
 /// Where the guest is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,11 @@ pub(crate) enum Guest {
     Receiving(Receiving),
     Running {
         arrived: bool,
+    },
+    /// By an operator.
+    Paused {
+        arrived: bool,
+        vcpus: Vcpus,
     },
     /// This launcher migrates the guest to another one.
     Leaving(Leaving),
@@ -85,6 +95,10 @@ pub(crate) enum Event {
     VmmExited(VmmExit),
     Migrate(CallId),
     Cancel(CallId),
+    /// An operator wants this done.
+    Operate(CallId, Verb),
+    /// The VMM was asked for it, for this call if there is one.
+    Operated(Option<CallId>, Verb, Result<(), String>),
     /// Of a migration away from here.
     Source(source::Event),
     /// Of a migration to here.
@@ -116,6 +130,10 @@ pub(crate) enum Action {
     Refuse(CallId, Refusal),
     /// The migration is being cancelled. This answers the call.
     Cancelling(CallId),
+    /// Ask the VMM, after whatever it was asked for before, and send [`Event::Operated`].
+    Ask(Option<CallId>, Verb),
+    /// What became of it. This answers the call.
+    Reply(CallId, Verb, Result<(), String>),
 }
 
 /// Why a call is refused.
@@ -125,6 +143,11 @@ pub(crate) enum Refusal {
     Migrating,
     NotMigrating,
     Committed,
+    Paused,
+    NotPaused,
+    /// The VMM is being asked to pause or to resume the guest.
+    Busy,
+    Stopping,
 }
 
 type Next = (Guest, Vec<Action>);
@@ -140,6 +163,8 @@ impl Guest {
 
     pub(crate) fn on(self, event: Event) -> Next {
         match (self, event) {
+            (state, Event::Operate(call, verb)) => state.operate(call, verb),
+            (state, Event::Operated(call, verb, result)) => state.operated(call, verb, result),
             (Self::Receiving(receiving), event) => receiving.on(event),
             (Self::Leaving(leaving), event) => leaving.on(event),
 
@@ -154,6 +179,9 @@ impl Guest {
                 }),
                 vec![Action::Describe { call, arrived }],
             ),
+            (paused @ Self::Paused { .. }, Event::Migrate(call)) => {
+                (paused, vec![Action::Refuse(call, Refusal::Paused)])
+            }
             (state, Event::Migrate(call)) => (state, vec![Action::Refuse(call, Refusal::NotRunning)]),
             (state, Event::Cancel(call)) => (state, vec![Action::Refuse(call, Refusal::NotMigrating)]),
 
@@ -184,23 +212,40 @@ impl Guest {
             }
 
             (Self::Running { arrived }, Event::Stop) => (Self::Stopping { arrived }, stop()),
+            (Self::Paused { arrived, .. }, Event::Stop) => {
+                let mut actions = vec![Action::Ask(None, Verb::Resume)];
+                actions.extend(stop());
+                (Self::Stopping { arrived }, actions)
+            }
             (state @ Self::Stopping { .. }, Event::PressDue) => (state, press()),
             (Self::Stopping { .. }, Event::GraceOver) => kill(Outcome::Killed),
 
-            (Self::Running { .. } | Self::Stopping { .. }, Event::VmmExited(exit)) => {
+            (Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }, Event::VmmExited(exit)) => {
                 (Self::Ended(exit.outcome()), vec![])
             }
-            (Self::Running { .. } | Self::Stopping { .. }, Event::EndsAtReboot) => kill(Outcome::ShutDown),
+            (Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }, Event::EndsAtReboot) => {
+                kill(Outcome::ShutDown)
+            }
+            (Self::Paused { vcpus, .. }, Event::Rebooted) => (
+                Self::Paused {
+                    arrived: false,
+                    vcpus,
+                },
+                vec![],
+            ),
             (Self::Running { .. }, Event::Rebooted) => (Self::Running { arrived: false }, vec![]),
             (Self::Stopping { .. }, Event::Rebooted) => (Self::Stopping { arrived: false }, vec![]),
             (
-                state @ (Self::Running { .. } | Self::Stopping { .. }),
+                state @ (Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }),
                 Event::Target(target::Event::Commit),
             ) => (state, vec![Action::Target(target::Action::SendRunning)]),
 
             // A running guest is not ended because a request failed: the next press may succeed, and if the VMM is gone
             // its exit says so. The rest are events that came too late or twice.
-            (state @ (Self::Booting | Self::Running { .. } | Self::Stopping { .. }), _) => (state, vec![]),
+            (
+                state @ (Self::Booting | Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }),
+                _,
+            ) => (state, vec![]),
         }
     }
 
@@ -209,62 +254,12 @@ impl Guest {
         match self {
             Self::Leaving(leaving) => leaving.source.is_committed(),
             Self::Killing(outcome) | Self::Ended(outcome) => outcome.is_given_away(),
-            Self::Booting | Self::Receiving(_) | Self::Running { .. } | Self::Stopping { .. } => false,
+            Self::Booting
+            | Self::Receiving(_)
+            | Self::Running { .. }
+            | Self::Paused { .. }
+            | Self::Stopping { .. } => false,
         }
-    }
-}
-
-impl Receiving {
-    fn on(mut self, event: Event) -> Next {
-        match event {
-            Event::Target(event) => self.advance(event),
-            Event::Stop => self.advance(target::Event::Stop),
-            Event::VmmExited(exit) => {
-                let why = match &exit {
-                    VmmExit::Success => "cloud-hypervisor exited".to_owned(),
-                    VmmExit::Failure(why) => why.clone(),
-                };
-                self.exit = Some(exit);
-                self.advance(target::Event::VmmFailed(why))
-            }
-            // No source has been let in before everything is there.
-            Event::StartFailed(why) if self.target == target::State::Waiting => kill(Outcome::Failed(why)),
-            Event::Migrate(call) => (
-                Guest::Receiving(self),
-                vec![Action::Refuse(call, Refusal::NotRunning)],
-            ),
-            Event::Cancel(call) => (
-                Guest::Receiving(self),
-                vec![Action::Refuse(call, Refusal::NotMigrating)],
-            ),
-            Event::StartFailed(_)
-            | Event::Booted
-            | Event::PressDue
-            | Event::GraceOver
-            | Event::Rebooted
-            | Event::EndsAtReboot
-            | Event::Source(_) => (Guest::Receiving(self), vec![]),
-        }
-    }
-
-    fn advance(self, event: target::Event) -> Next {
-        let (target, actions) = self.target.on(event);
-        let mut actions: Vec<_> = actions.into_iter().map(Action::Target).collect();
-        let (guest, more) = match target {
-            target::State::Ended(Came::Runs { stop: wanted }) => {
-                actions.push(Action::TakeOver);
-                match wanted {
-                    false => (Guest::Running { arrived: true }, vec![]),
-                    true => (Guest::Stopping { arrived: true }, stop()),
-                }
-            }
-            target::State::Ended(Came::Gone { why }) => leave(Outcome::NotReceived(why), self.exit),
-            target::State::Ended(Came::Stopped) => leave(Outcome::NeverStarted, self.exit),
-            target::State::Ended(Came::Lost { why }) => leave(Outcome::LostHere(why), self.exit),
-            target => (Guest::Receiving(Self { target, ..self }), vec![]),
-        };
-        actions.extend(more);
-        (guest, actions)
     }
 }
 
@@ -333,9 +328,13 @@ impl Leaving {
                 Guest::Leaving(self),
                 vec![Action::Target(target::Action::SendRunning)],
             ),
-            Event::Booted | Event::StartFailed(_) | Event::PressDue | Event::GraceOver | Event::Target(_) => {
-                (Guest::Leaving(self), vec![])
-            }
+            Event::Booted
+            | Event::StartFailed(_)
+            | Event::PressDue
+            | Event::GraceOver
+            | Event::Operate(..)
+            | Event::Operated(..)
+            | Event::Target(_) => (Guest::Leaving(self), vec![]),
         }
     }
 

@@ -7,14 +7,17 @@ mod boot;
 mod dhcp;
 mod driver;
 mod faults;
+mod heard;
 mod machine;
 #[cfg(test)]
 mod model;
 mod power;
 mod replug;
 mod run;
+mod verbs;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,7 +39,7 @@ use crate::log;
 use crate::migration::{self, Arrival, Description, MigratingDisk, Report, TokenFile};
 use crate::nic::Server;
 use crate::privileges;
-use crate::status::{Identity, NicDescription};
+use crate::status::{Facts, Identity, NicDescription};
 use crate::vmm::config::{DeviceConfig, VmConfig};
 
 /// Everything the supervisor needs, decided beforehand.
@@ -64,13 +67,19 @@ pub(crate) struct Job {
     pub(crate) grace: Duration,
     /// A guest that reboots has ended.
     pub(crate) ends_at_reboot: bool,
+    /// The kubelet asks the guest whether it lives, and a paused one does not answer.
+    pub(crate) liveness_probe: bool,
     /// Devices that the VMM opens besides those that every guest needs.
     pub(crate) nodes: Vec<PathBuf>,
     pub(crate) start: Start,
     pub(crate) identity: Identity,
     pub(crate) nics: Vec<NicDescription>,
+    /// What the status says of it beside that.
+    pub(crate) facts: Facts,
     /// Those that a target has to have too.
     pub(crate) migrating_disks: Vec<MigratingDisk>,
+    /// Where whoever comes is told the metrics.
+    pub(crate) metrics: Option<SocketAddr>,
     /// The guest's VFs.
     pub(crate) functions: Vec<DeviceConfig>,
     /// Why the guest cannot migrate.

@@ -222,7 +222,11 @@ impl World {
                         *self.answers.entry(call).or_default() += 1;
                     }
                     Action::PressPowerButton | Action::ArmPress | Action::Resume => {}
-                    Action::Describe { .. } | Action::Target(_) | Action::TakeOver => {
+                    Action::Describe { .. }
+                    | Action::Target(_)
+                    | Action::TakeOver
+                    | Action::Ask(..)
+                    | Action::Reply(..) => {
                         panic!("not a source's: {action:?}")
                     }
                 }

@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::boot::{ask_sidecars, begin, boot};
 use super::driver::{Migrating, Supervisor};
 use super::faults;
+use super::heard::Heard;
 use super::machine::{Event, Guest, VmmExit};
 use super::replug::{Replug, unplug};
+use super::verbs::Verbs;
 use super::{End, Input, Job, Start};
 use crate::console::{self, Console};
 use crate::control::{self, Board};
@@ -164,6 +166,14 @@ async fn supervise(
             .because(error)
             .remedy("the state directory must be writable, and its path short enough for a socket")
     })?;
+    if let Some(address) = job.metrics {
+        let served = control::serve_metrics(address, Sink::new(queue.clone())).await;
+        served.map_err(|error| {
+            Failure::new(ExitCode::PodUnfit, format!("listen for metrics at {address}"))
+                .because(error)
+                .remedy("give --metrics an address of this pod and a port that is free")
+        })?;
+    }
     let (incoming, mut socket) = listen(&job, handle.clone(), &queue).await?.unzip();
     // While the keeper wires the pod, the VMM comes up and is told what the guest is; it runs once both are done.
     let (go, wired) = oneshot::channel();
@@ -184,6 +194,7 @@ async fn supervise(
         None => Guest::Booting,
     };
     control::note_predecessor(&job.directory);
+    let api_of_verbs = api.clone();
     let mut this = Supervisor {
         child: Some(child),
         api,
@@ -199,9 +210,12 @@ async fn supervise(
         migrating: Migrating::default(),
         replug: Replug::default(),
         growth,
+        heard: Heard::default(),
+        verbs: Verbs::new(api_of_verbs, queue.clone()),
         job,
         queue,
     };
+    this.board.status.facts = std::mem::take(&mut this.job.facts);
     this.vfs.show(&mut this.board);
     let mut looks = tokio::time::interval(GROWTH_INTERVAL);
     let mut events_open = true;

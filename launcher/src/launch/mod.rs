@@ -27,6 +27,7 @@ use crate::pod::landlock::Landlock;
 use crate::pod::pci::PciFunctions;
 use crate::pod::resolv::Resolv;
 use crate::spec::{GuestSpec, SerialConsole};
+use crate::status::Facts;
 use crate::survey::FitPod;
 
 /// What this launcher is there for.
@@ -186,12 +187,22 @@ impl Launch {
                 name: guest.name.clone(),
                 uid: guest.uid.clone(),
             },
+            facts: Facts {
+                obstacles: obstacles.clone(),
+                pod_interfaces: nic::pod_interfaces(&plan.nics, &found),
+                ..Facts::default()
+            },
             nics: nic::describe(&guest, &plan.nics, &found, &attachments),
             functions: nic::devices(&attachments),
             migrating_disks: migration::migrating_disks(&drives),
             obstacles,
             passt_version: passt.as_ref().and_then(|passt| passt.date),
             repairs: None,
+            metrics: None,
+            liveness_probe: options
+                .vmi
+                .pointer("/spec/livenessProbe")
+                .is_some_and(|probe| !probe.is_null()),
             hooks: sidecars(&guest, hooks, options),
             descriptors,
             drives,

@@ -121,7 +121,9 @@ impl Parts<'_> {
         // Stable: what is equal stays in the manifest's order.
         sorted.sort_by_key(|drive| drive.boot_order.unwrap_or(u32::MAX));
         let mut segments = Segments::new(self.guest);
-        let config = |drive| DiskConfig::new(drive, queues, segments.next());
+        let rates = &self.guest.rates.disks;
+        let config =
+            |drive: &Drive| DiskConfig::new(drive, queues, segments.next()).limited(rates.get(&drive.name));
         sorted.into_iter().map(config).collect()
     }
 
@@ -132,7 +134,10 @@ impl Parts<'_> {
 
     fn nics(&self) -> Vec<NetConfig> {
         let nic = |attachment: &Attachment| match &attachment.device {
-            Device::Net(config) => Some(config.clone()),
+            Device::Net(config) => {
+                let rate = self.guest.rates.interfaces.get(config.id());
+                Some(config.clone().limited(rate))
+            }
             Device::Vfio(_) => None,
         };
         self.attachments.iter().filter_map(nic).collect()

@@ -64,6 +64,8 @@ impl Device {
 /// A DHCP and RA server of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
+    /// The interface's name.
+    pub(crate) interface: String,
     /// Carries its frames.
     pub(crate) tap: String,
     pub(crate) lease: Lease,

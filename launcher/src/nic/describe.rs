@@ -1,5 +1,7 @@
 //! Each NIC as the launchers of a migration compare it, and as `hawser status` reports it.
 
+use std::collections::BTreeMap;
+
 use hawser_netsetup::{CniNic, GuestNic};
 
 use super::{Attachment, Found, Kind, passt};
@@ -18,6 +20,18 @@ pub(crate) fn describe(
     let made = found.cni.iter().map(|nic| made_by_cni(guest, nic));
     let vfs = found.pci.vfs.iter().map(|function| vf(guest, function));
     wired.chain(made).chain(vfs).collect()
+}
+
+/// By the NIC's name: the pod's interface that it is joined to. A VF has none.
+pub(crate) fn pod_interfaces(nics: &[GuestNic], found: &Found<'_>) -> BTreeMap<String, String> {
+    let wired = nics
+        .iter()
+        .map(|nic| (nic.name.clone(), nic.pod_interface.clone()));
+    let made = found
+        .cni
+        .iter()
+        .map(|nic| (nic.name.clone(), nic.interface.clone()));
+    wired.chain(made).collect()
 }
 
 fn interface<'a>(guest: &'a GuestSpec, name: &str) -> Option<&'a Interface> {

@@ -36,7 +36,7 @@ use crate::spec::{Binding, DomainAttachment, GuestSpec, Interface, LinkState};
 use crate::vmm::config::DeviceConfig;
 
 pub(crate) use attachment::{Attachment, Device, Server};
-pub(crate) use describe::describe;
+pub(crate) use describe::{describe, pod_interfaces};
 pub(crate) use explain::{Explanation, ports_text, text as explanation_text};
 pub(crate) use pci_slots::tagged;
 pub(crate) use plugin::plugin_with_sidecar;

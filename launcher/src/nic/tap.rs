@@ -40,6 +40,7 @@ pub(super) fn attachment(nic: &GuestNic, lease: Option<Lease>) -> Attachment {
     Attachment {
         device: Device::Net(NetConfig::tap(nic)),
         server: lease.zip(nic.server_tap()).map(|(lease, tap)| Server {
+            interface: nic.name.clone(),
             tap: tap.to_owned(),
             lease,
             announces: nic.bridged().is_some(),

@@ -5,6 +5,7 @@
 
 mod devices;
 mod disks;
+mod limiter;
 mod nics;
 
 use std::path::PathBuf;

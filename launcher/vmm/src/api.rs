@@ -130,6 +130,30 @@ impl Api {
         self.request(Method::PUT, "vm.boot", None).await.map(drop)
     }
 
+    /// What each device has carried since the guest booted: an object by device, of counters by name.
+    pub async fn counters(&self) -> Result<Value, ApiError> {
+        const REQUEST: &str = "vm.counters";
+        let body = self.request(Method::GET, REQUEST, None).await?;
+        serde_json::from_slice(&body).map_err(|error| malformed(REQUEST, &error))
+    }
+
+    pub async fn pause(&self) -> Result<(), ApiError> {
+        self.request(Method::PUT, "vm.pause", None).await.map(drop)
+    }
+
+    pub async fn resume(&self) -> Result<(), ApiError> {
+        self.request(Method::PUT, "vm.resume", None).await.map(drop)
+    }
+
+    /// As a computer's reset button. The events `rebooting` and `rebooted` come before the answer.
+    pub async fn reset(&self) -> Result<(), ApiError> {
+        self.request(Method::PUT, "vm.reboot", None).await.map(drop)
+    }
+
+    pub async fn nmi(&self) -> Result<(), ApiError> {
+        self.request(Method::PUT, "vm.nmi", None).await.map(drop)
+    }
+
     pub async fn power_button(&self) -> Result<(), ApiError> {
         self.request(Method::PUT, "vm.power-button", None).await.map(drop)
     }

@@ -22,6 +22,7 @@ mod migration_network;
 mod migration_passt;
 mod migration_plugins;
 mod migration_sriov;
+mod operate;
 mod passt;
 mod plugins;
 mod podman_pods;
@@ -53,6 +54,18 @@ const CORE: &[Scenario<Lab>] = &[
     Scenario {
         name: "console_of_a_real_guest",
         run: console::typed_at,
+    },
+    Scenario {
+        name: "operate_pause_nmi_reset_and_stop",
+        run: operate::verbs,
+    },
+    Scenario {
+        name: "operate_metrics_and_events",
+        run: operate::measured,
+    },
+    Scenario {
+        name: "operate_rate_of_a_nic_is_limited",
+        run: operate::limited,
     },
     Scenario {
         name: "bridge_dual_stack_killed_and_taken_down",

@@ -4,6 +4,7 @@
 //! again: names are unique, every interface has its network, quantities are bytes, addresses are parsed.
 
 pub(crate) mod devices;
+pub(crate) mod rates;
 pub(crate) mod storage;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use self::devices::{Filesystem, HostDevice, Vsock};
+use self::rates::Rates;
 use self::storage::Disk;
 use crate::plugins::Plugin;
 
@@ -69,6 +71,8 @@ pub struct GuestSpec {
     pub block_multi_queue: bool,
     /// In the manifest's order; then one for each volume that no disk names.
     pub disks: Vec<Disk>,
+    #[serde(skip_serializing_if = "Rates::is_empty")]
+    pub rates: Rates,
     /// GPUs first; each list in the manifest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub host_devices: Vec<HostDevice>,

@@ -19,6 +19,7 @@ mod networks;
 mod one_of;
 mod paths;
 mod ports;
+mod rates;
 mod volumes;
 
 use serde_json::Value;
@@ -64,6 +65,11 @@ pub(crate) fn resolve(
         credentials::resolve(spec, disks, raw, report);
     }
     boot_orders::check(domain, raw, report);
+    let rates = vmi
+        .metadata
+        .as_ref()
+        .map(|metadata| rates::resolve(metadata, interfaces.as_deref(), disks.as_deref(), report))
+        .unwrap_or_default();
     if domain.devices.block_multi_queue == Some(true) {
         disks::note_one_queue(disks.as_deref().unwrap_or_default(), report);
     }
@@ -112,6 +118,7 @@ pub(crate) fn resolve(
         interfaces: interfaces?,
         block_multi_queue: domain.devices.block_multi_queue.unwrap_or(false),
         disks: disks?,
+        rates,
         host_devices: host_devices?,
         filesystems: filesystems?,
         vsock: devices::vsock(vmi, &domain.devices),

@@ -130,7 +130,8 @@ impl Outgoing {
                     .as_ref()
                     .and_then(|properties| properties.get("id"));
                 if let Some(round) = id.and_then(|id| id.as_str()).and_then(|id| id.parse().ok()) {
-                    hands.board.round(round);
+                    let sent = self.relay.as_ref().map_or(0, SourceRelay::sent);
+                    hands.board.round(round, sent);
                     let text = self.round(round);
                     self.progress("sending", text);
                 }

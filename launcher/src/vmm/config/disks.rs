@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::limiter::RateLimiterConfig;
 use crate::disks::{Drive, ImageType};
+use crate::spec::Rate;
 
 /// One virtio-blk device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +25,8 @@ pub(crate) struct DiskConfig {
     serial: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pci_segment: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limiter_config: Option<RateLimiterConfig>,
 }
 
 impl DiskConfig {
@@ -44,7 +48,13 @@ impl DiskConfig {
             sparse: !written_qcow2,
             serial: drive.serial.clone(),
             pci_segment: Some(segment).filter(|segment| *segment > 0),
+            rate_limiter_config: None,
         }
+    }
+
+    pub(crate) fn limited(mut self, rate: Option<&Rate>) -> Self {
+        self.rate_limiter_config = rate.map(RateLimiterConfig::new);
+        self
     }
 
     pub(crate) fn pci_segment(&self) -> Option<u16> {

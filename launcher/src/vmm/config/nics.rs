@@ -6,8 +6,9 @@ use hawser_netsetup::{CniDevice, CniNic, GATEWAY_MAC, GuestNic};
 use serde::Serialize;
 
 use super::LandlockConfig;
+use super::limiter::RateLimiterConfig;
 use crate::pod::pci::vfio::Access;
-use crate::spec::{Mac, PciAddress};
+use crate::spec::{Mac, PciAddress, Rate};
 
 /// cloud-hypervisor's own default.
 const QUEUE_SIZE: u16 = 256;
@@ -32,6 +33,9 @@ pub(crate) struct NetConfig {
     queue_size: u16,
     #[serde(flatten)]
     slot: Option<Slot>,
+    /// Of each direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limiter_config: Option<RateLimiterConfig>,
 }
 
 /// A slot of the guest's PCI.
@@ -49,6 +53,11 @@ impl NetConfig {
 
     pub(crate) fn mac(&self) -> &str {
         &self.mac
+    }
+
+    pub(crate) fn limited(mut self, rate: Option<&Rate>) -> Self {
+        self.rate_limiter_config = rate.map(RateLimiterConfig::new);
+        self
     }
 
     /// Whether it is a TAP that cloud-hypervisor opens by its name.
@@ -86,6 +95,7 @@ impl NetConfig {
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
             slot: None,
+            rate_limiter_config: None,
         }
     }
 
@@ -102,6 +112,7 @@ impl NetConfig {
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
             slot: None,
+            rate_limiter_config: None,
         }
     }
 
@@ -117,6 +128,7 @@ impl NetConfig {
             num_queues: 2,
             queue_size: QUEUE_SIZE,
             slot: None,
+            rate_limiter_config: None,
         }
     }
 
@@ -132,6 +144,7 @@ impl NetConfig {
             num_queues: nic.queue_pairs.saturating_mul(2),
             queue_size: QUEUE_SIZE,
             slot: None,
+            rate_limiter_config: None,
         }
     }
 }
