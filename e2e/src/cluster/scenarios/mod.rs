@@ -2,6 +2,7 @@
 
 mod bindings;
 mod block;
+mod controllers;
 mod crowd;
 mod dns;
 mod examples;
@@ -120,6 +121,10 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     Scenario {
         name: "ten_guests_on_a_node",
         run: crowd::ten_guests,
+    },
+    Scenario {
+        name: "controllers_make_another_pod",
+        run: controllers::make_another_pod,
     },
     Scenario {
         name: "containerd_killed_and_back",
