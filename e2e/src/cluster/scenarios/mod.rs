@@ -87,14 +87,6 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
         run: restarts::kubelet_without_device_plugin,
     },
     Scenario {
-        name: "dns_of_the_cluster",
-        run: dns::asked_by_guests,
-    },
-    Scenario {
-        name: "network_policy_lets_one_port_in",
-        run: policy::lets_one_port_in,
-    },
-    Scenario {
         name: "probes_by_run_strategy",
         run: probes::of_the_guest,
     },
@@ -115,16 +107,24 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
         run: block::written,
     },
     Scenario {
+        name: "controllers_make_another_pod",
+        run: controllers::make_another_pod,
+    },
+    Scenario {
+        name: "dns_of_the_cluster",
+        run: dns::asked_by_guests,
+    },
+    Scenario {
+        name: "network_policy_lets_one_port_in",
+        run: policy::lets_one_port_in,
+    },
+    Scenario {
         name: "sriov_two_functions_and_masquerade",
         run: sriov::masquerade_and_two_functions,
     },
     Scenario {
         name: "ten_guests_on_a_node",
         run: crowd::ten_guests,
-    },
-    Scenario {
-        name: "controllers_make_another_pod",
-        run: controllers::make_another_pod,
     },
     Scenario {
         name: "containerd_killed_and_back",

@@ -8,9 +8,12 @@ use serde_json::{Value, json};
 use crate::cluster::api::{Cluster, Namespace, until};
 use crate::cluster::client::Client;
 use crate::cluster::guest::{BOOT, Guest, PORT, SERVE, Wanted};
+use crate::cluster::pace::allowed;
 
 /// What the readiness probe asks: the guest's second web server (images/guest/init). The first is asked by the liveness probe.
 const READY_PORT: u16 = 9090;
+/// For a guest that lives to answer a probe. One that does not is refused at once.
+const ANSWER: Duration = Duration::from_secs(10);
 /// For a probe's answer to be known.
 const KNOWN: Duration = Duration::from_secs(30);
 /// For a guest whose probe fails to be shut down.
@@ -31,7 +34,7 @@ pub(super) fn of_the_guest(cluster: &Cluster) -> Result<()> {
             json!({
                 "httpGet": {"port": port},
                 "periodSeconds": 2,
-                "timeoutSeconds": 10,
+                "timeoutSeconds": allowed(ANSWER).as_secs(),
                 "failureThreshold": 2,
             })
         };
