@@ -115,10 +115,16 @@ fn not_alive(
         })?;
         guest.read_again()?;
         guest.said("guest: ready", BOOT).context("the second start")?;
+        // The kubelet may have removed the first container by now, and then says nothing of how it ended.
         let ended = container(namespace, name)?;
+        let code = ended.pointer("/lastState/terminated/exitCode");
         ensure!(
-            ended.pointer("/lastState/terminated/exitCode") == Some(&json!(0)),
+            code.is_none_or(|code| *code == json!(0)),
             "the launcher did not end with 0: {ended}"
+        );
+        ensure!(
+            !guest.has_said("event=\"previous-launcher-killed\""),
+            "the launcher was killed before its guest had gone"
         );
         until("the pod is ready again", BOOT, || {
             Ok(guest.is_ready()?.then_some(()))
