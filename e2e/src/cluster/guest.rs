@@ -198,6 +198,11 @@ impl<'a> Guest<'a> {
         self.log.wait_for(what, 1, allowed(limit)).map(drop)
     }
 
+    /// Whether this is in its log so far.
+    pub(super) fn has_said(&self, what: &str) -> bool {
+        self.log.transcript().contains(what)
+    }
+
     /// Begins anew with its log: it ends with the kubelet that serves it, and with the container.
     pub(super) fn read_again(&mut self) -> Result<()> {
         self.log = self.namespace.follow(&["logs", "--follow", &self.name])?;

@@ -18,7 +18,7 @@ pub(super) struct Operator<'a> {
     namespace: &'a Namespace<'a>,
 }
 
-/// Bytes, and how often the kernel has killed.
+/// Bytes of a guest's container, and how often the kernel has killed there.
 #[derive(Debug)]
 pub(super) struct Memory {
     peak: u64,
@@ -26,22 +26,48 @@ pub(super) struct Memory {
     file: u64,
     shared: u64,
     kernel: u64,
+    /// What the guest has of its memory: the VMM's largest mapping.
+    guest: u64,
     pub(super) kills: u64,
+}
+
+impl Memory {
+    /// What is not the guest's, and what the kernel cannot take back when there is no more: its page cache is not in it, the
+    /// guest's memory where it is shared is.
+    pub(super) fn beside_the_guest(&self) -> u64 {
+        let kept = self.current.saturating_sub(self.file.saturating_sub(self.shared));
+        kept.saturating_sub(self.guest)
+    }
+
+    /// The most that it ever was, the page cache with it.
+    pub(super) fn peak_beside_the_guest(&self) -> u64 {
+        self.peak.saturating_sub(self.guest)
+    }
 }
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [peak, current, file, shared, kernel] =
-            [self.peak, self.current, self.file, self.shared, self.kernel].map(|bytes| bytes >> 20);
+        let [peak, current, file, shared, kernel, guest] = [
+            self.peak,
+            self.current,
+            self.file,
+            self.shared,
+            self.kernel,
+            self.guest,
+        ]
+        .map(|bytes| bytes >> 20);
         write!(
             f,
-            "at most {peak} MiB, now {current} MiB (of that {file} MiB files, {shared} MiB shared, {kernel} MiB the kernel's), {} killed",
+            "at most {peak} MiB, now {current} MiB (of that {guest} MiB the guest's, {file} MiB files, {shared} MiB shared, \
+             {kernel} MiB the kernel's), {} killed",
             self.kills
         )
     }
 }
 
 const NAME: &str = "operator";
+/// Where the node has its programs.
+const NODE_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where it sees the node's control groups.
 const CGROUPS: &str = "/cgroup";
 
@@ -97,8 +123,10 @@ impl<'a> Operator<'a> {
 
     /// What a shell script prints that is run by the node's own programs.
     pub(super) fn on_the_node(&self, script: &str) -> Result<String> {
-        let enter = ["nsenter", "-t", "1", "-m", "-n", "--", "sh", "-c", script];
-        self.namespace.exec(NAME, &enter)
+        // With its path: busybox takes `sh` alone for its own, and then every program that it has an applet for.
+        let enter = ["nsenter", "-t", "1", "-m", "-n", "--", "/usr/bin/env", NODE_PATH];
+        let shell = ["/bin/sh", "-c", script];
+        self.namespace.exec(NAME, &[enter.as_slice(), &shell].concat())
     }
 
     /// What the kernel has counted for a container.
@@ -106,14 +134,16 @@ impl<'a> Operator<'a> {
         let id = container.rsplit('/').next().unwrap_or(container);
         let script = format!(
             "cd $(find /sys/fs/cgroup -type d -name '{id}' | head -n 1) && echo peak $(cat memory.peak) && \
-             echo current $(cat memory.current) && cat memory.events memory.stat"
+             echo current $(cat memory.current) && cat memory.events memory.stat && \
+             for one in $(cat cgroup.procs); do grep -q cloud-hyper /proc/$one/comm && \
+             awk '/^Rss:/ {{ if ($2 > most) most = $2 }} END {{ print \"guest\", most }}' /proc/$one/smaps; done; true"
         );
         let text = self.on_the_node(&script)?;
         let of = |name: &str| {
             let line = text
                 .lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            line.and_then(|count| count.parse().ok())
+            line.and_then(|count| count.parse::<u64>().ok())
                 .with_context(|| format!("the container's group has no {name}: {text}"))
         };
         Ok(Memory {
@@ -122,6 +152,7 @@ impl<'a> Operator<'a> {
             file: of("file")?,
             shared: of("shmem")?,
             kernel: of("kernel")?,
+            guest: of("guest")? << 10,
             kills: of("oom_kill")?,
         })
     }

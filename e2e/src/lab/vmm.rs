@@ -104,4 +104,16 @@ mod tests {
         assert_eq!(default_of("CLOUD_HYPERVISOR_SHA256").unwrap().len(), 64);
         assert_eq!(default_of("CLOUD_HYPERVISOR"), None);
     }
+
+    #[test]
+    fn the_images_labels_are_what_the_packages_say_of_themselves() {
+        for (name, wanted) in [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("source", env!("CARGO_PKG_REPOSITORY")),
+            ("licenses", env!("CARGO_PKG_LICENSE")),
+        ] {
+            let label = format!("org.opencontainers.image.{name}={wanted:?}");
+            assert!(CONTAINERFILE.contains(&label), "the Containerfile has no {label}");
+        }
+    }
 }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::migration::{
-    PATIENCE, Pair, SOON, by, expect_runs, expect_state, explain, migrate, quick, run, run_args, status,
+    PATIENCE, Pair, SOON, TLS, by, expect_runs, expect_state, explain, hawser, migrate, quick, run, run_args,
+    status,
 };
 use super::running::{expect_exit, processes, status_field};
 use crate::certificates::Authority;
@@ -34,6 +35,10 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: crowd,
     },
     Scenario {
+        name: "a migration between pods that reach each other by IPv6 alone",
+        run: by_ipv6,
+    },
+    Scenario {
         name: "a migration over many connections at once",
         run: many_connections,
     },
@@ -44,6 +49,7 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 ];
 
 const TARGET: ([u8; 4], u16) = ([10, 99, 0, 2], 49152);
+const TO_V6: &str = "tcp:[fd99::2]:49152";
 const PLAIN: [&str; 1] = ["--insecure-plain-tcp"];
 
 /// In the network of the source's pod, to the target's port.
@@ -134,6 +140,29 @@ fn names(context: &Context) -> Result<()> {
     let mut moving = pair.migrate()?;
     let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
     explain(&pair, "named", expect_exit(code, 0, &moving))
+}
+
+/// The target listens as it does by default, with a socket of both families even where the pod says that IPv6 sockets are not.
+fn by_ipv6(context: &Context) -> Result<()> {
+    let prepare = |from: &Pod, to: &Pod| {
+        for (pod, address) in [(from, "fd99::1"), (to, "fd99::2")] {
+            pod.netns.ip("-4 address flush dev mig0")?;
+            pod.netns
+                .ip(&format!("address add {address}/64 dev mig0 nodad"))?;
+        }
+        to.netns
+            .run(|| Ok(std::fs::write("/proc/sys/net/ipv6/bindv6only", "1")?))
+    };
+    let guest = vmi(Value::Null);
+    let mut pair = Pair::prepared(context, (&quick(), &guest), (&quick(), &guest), &[], prepare)?;
+    let name = ["--server-name", "guest.ns.vmi"];
+    let to = ["migrate", "--state-dir", "/srv/state", "--to", TO_V6];
+    let mut moving = hawser(&pair.from, &[&to[..], &TLS, &name].concat())?;
+    let code = moving.wait_exit(PATIENCE)?.code().unwrap_or(-1);
+    explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
+    let code = pair.source.wait_exit(SOON)?.code().unwrap_or(-1);
+    explain(&pair, "the source", expect_exit(code, 0, &pair.source))?;
+    expect_runs(&pair.target)
 }
 
 /// A message as the launchers send them.

@@ -16,11 +16,8 @@ use crate::sidecars;
 use crate::source::{Source, written};
 use crate::volumes::Volumes;
 
-/// The device plugin's place.
-const DEVICES: [(fn(&DeviceResources) -> &String, &str); 2] = [
-    (|devices| &devices.kvm, "podman.io/device=/dev/kvm"),
-    (|devices| &devices.tun, "podman.io/device=/dev/net/tun"),
-];
+const KVM: &str = "podman.io/device=/dev/kvm";
+const TUN: &str = "podman.io/device=/dev/net/tun";
 /// Of the pod, what podman does not know.
 const POD: [&str; 14] = [
     "subdomain",
@@ -150,8 +147,9 @@ pub(crate) fn adapt(source: &Source<'_>, pod: &mut Template) {
             let resources = object(container.get_mut("resources")).and_then(|all| object(all.get_mut(list)));
             if let Some(resources) = resources {
                 resources.remove(STORAGE);
-                for (plugins, podmans) in DEVICES {
-                    if let Some(count) = resources.remove(plugins(&source.options.devices)) {
+                let DeviceResources { kvm, tun } = &source.options.devices;
+                for (plugins, podmans) in [(kvm, KVM), (tun, TUN)] {
+                    if let Some(count) = resources.remove(plugins) {
                         resources.insert(podmans.to_owned(), count);
                     }
                 }

@@ -31,11 +31,11 @@ pub struct RunArgs {
     /// Boot nothing; wait for a guest that another launcher migrates to this pod.
     #[arg(long)]
     pub incoming: bool,
-    /// Address to wait at. hawser keeps port 49152 from every guest.
+    /// Address to wait at; [::] is every address of either family. hawser keeps port 49152 from every guest.
     #[arg(
         long,
         value_name = "tcp:ADDRESS:PORT",
-        default_value = "tcp:0.0.0.0:49152",
+        default_value = "tcp:[::]:49152",
         requires = "incoming",
         value_parser = migration::listen_address
     )]

@@ -19,6 +19,7 @@ use super::describe::{Description, notes};
 use super::disk_copy::Receiver;
 use super::disks::MigratingDisk;
 use super::link::Received;
+use super::listen;
 use super::message::Message;
 use super::port::{self, Port};
 use super::relay::{MEETING, TargetRelay};
@@ -90,7 +91,7 @@ impl Incoming {
         vmm_dir: PathBuf,
         sink: Sink<Arrival>,
     ) -> std::io::Result<(Self, TcpListener)> {
-        let socket = TcpListener::bind(listener.address).await?;
+        let socket = listen::at(listener.address)?;
         let port = Port::new(match &listener.security {
             Security::Tls(directory) => Some(Server::new(directory, &listener.peer_name)),
             Security::Plain => None,
@@ -125,11 +126,11 @@ impl Incoming {
     pub(crate) fn open(&mut self, socket: TcpListener, vmm: Option<Pid>, vmm_version: &str) {
         self.vmm = vmm;
         self.own.vmm_version = vmm_version.to_owned();
+        let address = socket.local_addr().unwrap_or(self.listener.address);
         tracing::info!(
             event = "waiting-for-guest",
-            address = %format_args!("tcp:{}", self.listener.address),
-            "waiting for a guest at tcp:{}, from {}",
-            self.listener.address,
+            address = %format_args!("tcp:{address}"),
+            "waiting for a guest at tcp:{address}, from {}",
             match self.listener.security {
                 Security::Tls(_) =>
                     format!("a launcher with a certificate for {}", self.listener.peer_name),

@@ -20,6 +20,7 @@ mod fence;
 mod fresh_id;
 mod incoming;
 mod link;
+mod listen;
 pub(crate) mod message;
 mod outgoing;
 mod pipe;

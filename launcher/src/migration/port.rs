@@ -104,6 +104,8 @@ impl Port {
         let mut accepting = Accepting::at("migration port");
         loop {
             let (stream, from) = accepting.next(|context| socket.poll_accept(context)).await;
+            // A socket of both families shows IPv4 peers as IPv4-mapped addresses.
+            let from = SocketAddr::new(from.ip().to_canonical(), from.port());
             while greeting.try_join_next().is_some() {}
             let key = self.keys.fetch_add(1, Ordering::Relaxed);
             // The task must not have ended before it has its place.

@@ -11,7 +11,7 @@ use crate::cluster::operator::Operator;
 /// Of the cluster, not of the scenario's namespace.
 const PERSISTENT_VOLUME: &str = "hawser-scenario-block";
 /// What stands for a disk of the node's.
-const DISK: &str = "/data/hawser-scenario-block";
+const DISK: &str = "/var/lib/kubelet/hawser-scenario-block";
 
 pub(super) fn written(cluster: &Cluster) -> Result<()> {
     let outcome = cluster.within("block", &[], |namespace| {

@@ -70,8 +70,8 @@ pub(super) fn between_nodes(cluster: &Cluster) -> Result<()> {
         let uptime = client.uptime(source_ipv4)?;
         let open = client.long_request(source_ipv4, REQUEST)?;
         let after = target.addresses()?;
-        let [target_ipv4, _] = after;
-        let address = format!("tcp:{target_ipv4}:49152");
+        let [target_ipv4, target_ipv6] = after;
+        let address = format!("tcp:[{target_ipv6}]:49152");
         let started = Instant::now();
         let steps = namespace
             .exec(

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod block;
+mod controllers;
 mod crowd;
 mod dns;
 mod examples;
@@ -86,14 +87,6 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
         run: restarts::kubelet_without_device_plugin,
     },
     Scenario {
-        name: "dns_of_the_cluster",
-        run: dns::asked_by_guests,
-    },
-    Scenario {
-        name: "network_policy_lets_one_port_in",
-        run: policy::lets_one_port_in,
-    },
-    Scenario {
         name: "probes_by_run_strategy",
         run: probes::of_the_guest,
     },
@@ -112,6 +105,18 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     Scenario {
         name: "block_claim",
         run: block::written,
+    },
+    Scenario {
+        name: "controllers_make_another_pod",
+        run: controllers::make_another_pod,
+    },
+    Scenario {
+        name: "dns_of_the_cluster",
+        run: dns::asked_by_guests,
+    },
+    Scenario {
+        name: "network_policy_lets_one_port_in",
+        run: policy::lets_one_port_in,
     },
     Scenario {
         name: "sriov_two_functions_and_masquerade",

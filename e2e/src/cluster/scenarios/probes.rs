@@ -8,9 +8,12 @@ use serde_json::{Value, json};
 use crate::cluster::api::{Cluster, Namespace, until};
 use crate::cluster::client::Client;
 use crate::cluster::guest::{BOOT, Guest, PORT, SERVE, Wanted};
+use crate::cluster::pace::allowed;
 
 /// What the readiness probe asks: the guest's second web server (images/guest/init). The first is asked by the liveness probe.
 const READY_PORT: u16 = 9090;
+/// For a guest that lives to answer a probe. One that does not is refused at once.
+const ANSWER: Duration = Duration::from_secs(10);
 /// For a probe's answer to be known.
 const KNOWN: Duration = Duration::from_secs(30);
 /// For a guest whose probe fails to be shut down.
@@ -31,7 +34,7 @@ pub(super) fn of_the_guest(cluster: &Cluster) -> Result<()> {
             json!({
                 "httpGet": {"port": port},
                 "periodSeconds": 2,
-                "timeoutSeconds": 10,
+                "timeoutSeconds": allowed(ANSWER).as_secs(),
                 "failureThreshold": 2,
             })
         };
@@ -112,10 +115,16 @@ fn not_alive(
         })?;
         guest.read_again()?;
         guest.said("guest: ready", BOOT).context("the second start")?;
+        // The kubelet may have removed the first container by now, and then says nothing of how it ended.
         let ended = container(namespace, name)?;
+        let code = ended.pointer("/lastState/terminated/exitCode");
         ensure!(
-            ended.pointer("/lastState/terminated/exitCode") == Some(&json!(0)),
+            code.is_none_or(|code| *code == json!(0)),
             "the launcher did not end with 0: {ended}"
+        );
+        ensure!(
+            !guest.has_said("event=\"previous-launcher-killed\""),
+            "the launcher was killed before its guest had gone"
         );
         until("the pod is ready again", BOOT, || {
             Ok(guest.is_ready()?.then_some(()))

@@ -176,7 +176,7 @@ fn refused(namespace: &Namespace<'_>, objects: &[Value], wanted: &str) -> Result
 
 /// Guests use all of their memory while others ask for their state: the kernel kills nothing.
 pub(super) fn all_memory_touched(cluster: &Cluster) -> Result<()> {
-    cluster.within("memory", &[], |namespace| {
+    cluster.within("touched", &[], |namespace| {
         let client = Client::start(namespace, "client")?;
         let guests = MEMORY
             .iter()
@@ -214,20 +214,41 @@ pub(super) fn all_memory_touched(cluster: &Cluster) -> Result<()> {
             let (id, restarts) = guest.container()?;
             ensure!(restarts == 0, "{name}: the container was started again");
             let counted = operator.memory(&id)?;
-            let limit = guest
-                .pod()?
-                .pointer("/spec/containers/0/resources/limits/memory")
-                .cloned();
+            let overhead = limit(&guest.pod()?)?.saturating_sub(bytes(memory)?);
             progress(format!(
-                "{binding}, a guest of {memory}, a limit of {}: {counted}",
-                limit.unwrap_or_default()
+                "{binding}, a guest of {memory}: beside it {} MiB, at most {} MiB, of {} MiB that the pod has for it; {counted}",
+                counted.beside_the_guest() / MIB,
+                counted.peak_beside_the_guest() / MIB,
+                overhead / MIB
             ));
             ensure!(counted.kills == 0, "{name}: the kernel has killed: {counted}");
+            ensure!(
+                counted.beside_the_guest() < overhead,
+                "{name}: what is beside the guest takes more than the {overhead} bytes that `hawser pod` reckons with: {counted}"
+            );
             let [address, _] = guest.addresses()?;
             client.greet(address, PORT).context("with all memory touched")?;
         }
         guests.into_iter().try_for_each(Guest::end)
     })
+}
+
+/// Bytes that the guest's container may take.
+fn limit(pod: &Value) -> Result<u64> {
+    let limit = pod.pointer("/spec/containers/0/resources/limits/memory");
+    bytes(limit.and_then(Value::as_str).context("no limit of memory")?)
+}
+
+fn bytes(quantity: &str) -> Result<u64> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+    let unit = units
+        .iter()
+        .find_map(|(unit, shift)| Some((quantity.strip_suffix(unit)?, *shift)));
+    let (count, shift) = unit.unwrap_or((quantity, 0));
+    let count: u64 = count
+        .parse()
+        .with_context(|| format!("no quantity: {quantity:?}"))?;
+    Ok(count << shift)
 }
 
 /// All of the guest's memory but what the answer to this takes.
@@ -237,7 +258,7 @@ fn touch(client: &Client<'_>, guest: IpAddr) -> Result<()> {
             guest,
             "mkdir /tmp/full && mount -t tmpfs -o size=100% full /tmp/full
             free=$(awk '/^MemAvailable/ { print $2 }' /proc/meminfo)
-            (dd if=/dev/zero of=/tmp/full/all bs=1k count=$((free - 16384)); echo done > /tmp/touched) > /dev/null 2>&1 &",
+            (dd if=/dev/zero of=/tmp/full/all bs=64k count=$(((free - 16384) / 64)); echo done > /tmp/touched) > /dev/null 2>&1 &",
         )
         .context("the guest cannot use its memory")?;
     until("the guest has touched its memory", MEASURED, || {

@@ -102,6 +102,8 @@ fn import_sandbox() -> Result<()> {
     fs::copy("/usr/bin/busybox", dir.join("bin/sleep"))?;
     let archive = "/var/lib/lab/sandbox.tar";
     output(Command::new("tar").args(["-C", "/var/lib/lab/sandbox", "-cf", archive, "."]))?;
-    output(podman().args(["import", "--quiet", archive, SANDBOX]))?;
+    // For `podman kube play`, which names no command for it.
+    let sleep = r#"CMD ["/bin/sleep", "infinity"]"#;
+    output(podman().args(["import", "--quiet", "--change", sleep, archive, SANDBOX]))?;
     Ok(())
 }

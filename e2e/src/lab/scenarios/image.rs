@@ -20,7 +20,7 @@ pub(super) fn is_complete_and_small(_lab: &Lab) -> Result<()> {
         } else {
             "--version"
         };
-        output(
+        let said = output(
             podman()
                 .args([
                     "run",
@@ -33,6 +33,10 @@ pub(super) fn is_complete_and_small(_lab: &Lab) -> Result<()> {
                 .args(["--entrypoint", &format!("/usr/bin/{program}"), LAUNCHER, argument]),
         )
         .with_context(|| format!("{program} does not start in the image"))?;
+        ensure!(
+            program != "hawser" || (said.contains("virtiofsd ") && !said.contains("not found")),
+            "hawser version does not say what is in the image: {said}"
+        );
     }
 
     let size = output(podman().args(["image", "inspect", "--format", "{{.Size}}", LAUNCHER]))?;

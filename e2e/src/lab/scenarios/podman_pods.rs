@@ -74,10 +74,7 @@ fn passt(name: &str) -> Value {
 }
 
 fn import_guest() -> Result<()> {
-    fs::write(
-        SANDBOX_CONF,
-        format!("[engine]\ninfra_image = \"{SANDBOX}\"\ninfra_command = \"/bin/sleep infinity\"\n"),
-    )?;
+    fs::write(SANDBOX_CONF, format!("[engine]\ninfra_image = \"{SANDBOX}\"\n"))?;
     let archive = "/var/lib/lab/guest.tar";
     output(Command::new("tar").args(["-C", GUEST_IMAGE, "-cf", archive, "."]))?;
     output(podman().args(["import", "--quiet", archive, GUEST]))?;
