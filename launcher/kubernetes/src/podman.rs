@@ -156,8 +156,34 @@ pub(crate) fn adapt(source: &Source<'_>, pod: &mut Template) {
             }
         }
     }
+    name_volumes(source, pod);
     pod.spec
         .retain(|_, value| value.as_object().is_none_or(|map| !map.is_empty()));
+}
+
+/// podman gives an emptyDir a volume of its name on the host, which pods that have the same name for one share.
+fn name_volumes(source: &Source<'_>, pod: &mut Template) {
+    let of_this_pod = |name: &str| format!("{}-{name}", source.guest.name);
+    let mut renamed = Vec::new();
+    let volumes = pod.spec.get_mut("volumes").and_then(Value::as_array_mut);
+    for volume in volumes.into_iter().flatten() {
+        if volume.get("emptyDir").is_some()
+            && let Some(name) = volume.get_mut("name")
+        {
+            renamed.push(name.clone());
+            *name = of_this_pod(name.as_str().unwrap_or_default()).into();
+        }
+    }
+    let containers = pod.spec.get_mut("containers").and_then(Value::as_array_mut);
+    let mounts = containers
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container.get_mut("volumeMounts")?.as_array_mut());
+    for mount in mounts.flatten() {
+        if let Some(name) = mount.get_mut("name").filter(|name| renamed.contains(name)) {
+            *name = of_this_pod(name.as_str().unwrap_or_default()).into();
+        }
+    }
 }
 
 fn without(map: &mut Map<String, Value>, fields: &[&str]) {

@@ -17,6 +17,8 @@ mod status_table;
 mod version;
 mod wiring;
 
+use clap::CommandFactory;
+
 use crate::cli::{Cli, Command};
 use crate::control::Verb;
 use crate::descriptors;
@@ -45,8 +47,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             println!("{:#}", spec::schema());
             Ok(ExitCode::Success)
         }
-        Command::Completions(args) => shell::completions(&args),
-        Command::Man(args) => shell::man(&args),
+        Command::Completions(args) => shell::completions(&args, Cli::command()),
+        Command::Man(args) => shell::man(&args, Cli::command()),
         Command::Version => version::version(),
     }
 }

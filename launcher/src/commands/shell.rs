@@ -3,10 +3,9 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::error::{ExitCode, Failure};
 
 #[derive(Debug, Args)]
@@ -22,15 +21,16 @@ pub struct ManArgs {
     pub dir: Option<PathBuf>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
+/// Of `command`, the whole command line.
+pub(super) fn completions(args: &CompletionsArgs, mut command: Command) -> Result<ExitCode, Failure> {
     // Not to standard output directly: the crate panics where it cannot write.
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "hawser", &mut text);
+    clap_complete::generate(args.shell, &mut command, "hawser", &mut text);
     print(&text, "completions")
 }
 
-pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
-    let command = Cli::command();
+/// The same.
+pub(super) fn man(args: &ManArgs, command: Command) -> Result<ExitCode, Failure> {
     match &args.dir {
         Some(dir) => {
             write(command, dir).map_err(|error| {
@@ -53,7 +53,7 @@ pub(super) fn man(args: &ManArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-fn write(command: clap::Command, dir: &Path) -> io::Result<()> {
+fn write(command: Command, dir: &Path) -> io::Result<()> {
     clap_mangen::generate_to(command, dir)
 }
 
@@ -69,7 +69,10 @@ fn print(text: &[u8], what: &str) -> Result<ExitCode, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn every_shell_knows_the_verbs() {
