@@ -121,8 +121,8 @@ impl Page {
                 continue;
             };
             let mut call = vec![program.to_owned(), verb.to_owned()];
-            // What comes behind a pipe is another program's.
-            for word in words.take_while(|word| *word != "|") {
+            // What comes behind a pipe is another program's, and behind a redirection the shell's.
+            for word in words.take_while(|word| !["|", "<", ">"].contains(word)) {
                 let word = word.trim_matches(['[', ']']);
                 call.push(word.split('|').next().unwrap_or_default().to_owned());
             }
