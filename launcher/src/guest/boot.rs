@@ -110,13 +110,14 @@ pub(super) async fn begin(
     let _ = go.send(());
 }
 
-/// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there.
+/// Tells the VMM what to run, and to run it once `wired` says that the TAPs are there, unless it is `held` for an operator.
 /// Without a configuration there is nothing to tell: the guest comes with its own.
 pub(super) async fn boot(
     api: Api,
     config: Option<Config>,
     mut descriptors: BTreeMap<String, Vec<OwnedFd>>,
     wired: oneshot::Receiver<()>,
+    held: bool,
     send: mpsc::Sender<Input>,
 ) {
     let attempt = async {
@@ -137,18 +138,27 @@ pub(super) async fn boot(
         }
         let _ = send.send(Input::Wired(ping.version)).await;
         if !boots {
-            return Ok(false);
+            return Ok(None);
+        }
+        if held {
+            return Ok(Some(Event::Held));
         }
         tracing::debug!("asking for vm.boot");
         api.boot().await.map_err(failed)?;
-        Ok(true)
+        Ok(Some(Event::Booted))
     };
     let message = match attempt.await {
-        Ok(true) => {
-            tracing::info!(event = "guest-running", "the guest is running");
-            Input::Event(Event::Booted)
+        Ok(Some(event)) => {
+            match event {
+                Event::Held => tracing::info!(
+                    event = "guest-held",
+                    "the guest is not started: its manifest has startStrategy Paused, and hawser resume starts it"
+                ),
+                _ => tracing::info!(event = "guest-running", "the guest is running"),
+            }
+            Input::Event(event)
         }
-        Ok(false) => return,
+        Ok(None) => return,
         Err(message) => message,
     };
     // Nobody listens any more once the VMM is gone.

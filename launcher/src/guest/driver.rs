@@ -351,7 +351,8 @@ impl Supervisor {
         }
         match guest {
             Guest::Running { .. } => self.board.phase(Phase::Running),
-            Guest::Paused {
+            Guest::Held
+            | Guest::Paused {
                 vcpus: Vcpus::Paused, ..
             } => self.board.phase(Phase::Paused),
             Guest::Stopping { .. } => self.board.phase(Phase::Stopping),

@@ -1,7 +1,7 @@
 //! The life of a guest as a pure machine: `(Guest, Event) -> (Guest, Vec<Action>)`.
 //!
 //! ```text
-//!   Booting ───────────┐
+//!   Booting ► Held ────┐                               An operator starts a guest that is held (`operate`).
 //!                      ▼
 //!   Receiving ──────► Running ◄─────► Leaving          Receiving holds the target's half of a migration,
 //!                     ▲│                 │             Leaving the source's: their ends are states here.
@@ -33,6 +33,8 @@ use crate::migration::target;
 pub(crate) enum Guest {
     /// The VMM is being told what to run.
     Booting,
+    /// The VMM knows what to run, and an operator is to start it (`startStrategy: Paused`).
+    Held,
     /// Another launcher is to migrate the guest here.
     Receiving(Receiving),
     Running {
@@ -81,6 +83,8 @@ pub(crate) struct CallId(pub(crate) u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Booted,
+    /// It is left to an operator to have it booted.
+    Held,
     /// The guest cannot be started: a request to the VMM's API failed, or a program beside it did.
     StartFailed(String),
     /// Somebody wants the guest to end.
@@ -201,9 +205,10 @@ impl Guest {
 
             (Self::Booting, Event::Booted) => (Self::Running { arrived: false }, vec![]),
             // A guest that never ran has nothing to lose.
-            (Self::Booting, Event::Stop) => kill(Outcome::NeverStarted),
-            (Self::Booting, Event::StartFailed(why)) => kill(Outcome::Failed(why)),
-            (Self::Booting, Event::VmmExited(exit)) => {
+            (Self::Booting, Event::Held) => (Self::Held, vec![]),
+            (Self::Booting | Self::Held, Event::Stop) => kill(Outcome::NeverStarted),
+            (Self::Booting | Self::Held, Event::StartFailed(why)) => kill(Outcome::Failed(why)),
+            (Self::Booting | Self::Held, Event::VmmExited(exit)) => {
                 let why = match exit {
                     VmmExit::Success => "cloud-hypervisor exited before the guest ran".to_owned(),
                     VmmExit::Failure(why) => why,
@@ -243,7 +248,11 @@ impl Guest {
             // A running guest is not ended because a request failed: the next press may succeed, and if the VMM is gone
             // its exit says so. The rest are events that came too late or twice.
             (
-                state @ (Self::Booting | Self::Running { .. } | Self::Paused { .. } | Self::Stopping { .. }),
+                state @ (Self::Booting
+                | Self::Held
+                | Self::Running { .. }
+                | Self::Paused { .. }
+                | Self::Stopping { .. }),
                 _,
             ) => (state, vec![]),
         }
@@ -255,6 +264,7 @@ impl Guest {
             Self::Leaving(leaving) => leaving.source.is_committed(),
             Self::Killing(outcome) | Self::Ended(outcome) => outcome.is_given_away(),
             Self::Booting
+            | Self::Held
             | Self::Receiving(_)
             | Self::Running { .. }
             | Self::Paused { .. }
@@ -329,6 +339,7 @@ impl Leaving {
                 vec![Action::Target(target::Action::SendRunning)],
             ),
             Event::Booted
+            | Event::Held
             | Event::StartFailed(_)
             | Event::PressDue
             | Event::GraceOver

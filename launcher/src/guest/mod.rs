@@ -65,6 +65,8 @@ pub(crate) struct Job {
     /// For the API socket and the console's log; belongs to the owner.
     pub(crate) directory: PathBuf,
     pub(crate) grace: Duration,
+    /// The guest waits for an operator to start it.
+    pub(crate) starts_paused: bool,
     /// A guest that reboots has ended.
     pub(crate) ends_at_reboot: bool,
     /// The kubelet asks the guest whether it lives, and a paused one does not answer.

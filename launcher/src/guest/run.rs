@@ -188,7 +188,9 @@ async fn supervise(
         }
     };
     let descriptors = std::mem::take(&mut job.descriptors);
-    tokio::spawn(boot(api.clone(), config, descriptors, wired, queue.clone()));
+    // A guest that comes from elsewhere runs there.
+    let held = job.starts_paused && incoming.is_none();
+    tokio::spawn(boot(api.clone(), config, descriptors, wired, held, queue.clone()));
     let mut guest = match incoming {
         Some(_) => Guest::receiving(),
         None => Guest::Booting,
@@ -211,7 +213,7 @@ async fn supervise(
         replug: Replug::default(),
         growth,
         heard: Heard::default(),
-        verbs: Verbs::new(api_of_verbs, queue.clone()),
+        verbs: Verbs::new(api_of_verbs, held, queue.clone()),
         job,
         queue,
     };

@@ -16,11 +16,13 @@ pub(super) const PROBED: &str = "the manifest has a livenessProbe, which a pause
 pub(super) struct Verbs(mpsc::UnboundedSender<(Option<CallId>, Verb)>);
 
 impl Verbs {
-    pub(super) fn new(api: Api, queue: mpsc::Sender<Input>) -> Self {
+    /// A guest that is `held` has not booted: the first to resume it does that.
+    pub(super) fn new(api: Api, mut held: bool, queue: mpsc::Sender<Input>) -> Self {
         let (sender, mut verbs) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some((call, verb)) = verbs.recv().await {
-                let done = carry_out(&api, verb).await;
+                let done = carry_out(&api, verb, held).await;
+                held &= verb != Verb::Resume || done.is_err();
                 let _ = queue.send(Input::Event(Event::Operated(call, verb, done))).await;
             }
         });
@@ -33,9 +35,10 @@ impl Verbs {
     }
 }
 
-async fn carry_out(api: &Api, verb: Verb) -> Result<(), String> {
+async fn carry_out(api: &Api, verb: Verb, held: bool) -> Result<(), String> {
     let answer = match verb {
         Verb::Pause => api.pause().await,
+        Verb::Resume if held => api.boot().await,
         Verb::Resume => api.resume().await,
         Verb::Reset => api.reset().await,
         Verb::Nmi => api.nmi().await,

@@ -225,6 +225,7 @@ impl Launch {
             vmm_may,
             directory: directory.to_owned(),
             grace: Duration::from_secs(guest.termination_grace_period_seconds),
+            starts_paused: guest.starts_paused,
             ends_at_reboot: guest.ends_at_reboot,
             nodes: pci.nodes,
         };

@@ -60,6 +60,10 @@ const CORE: &[Scenario<Lab>] = &[
         run: operate::verbs,
     },
     Scenario {
+        name: "operate_guest_that_starts_paused",
+        run: operate::starts_paused,
+    },
+    Scenario {
         name: "operate_metrics_and_events",
         run: operate::measured,
     },

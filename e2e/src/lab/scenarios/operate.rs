@@ -209,3 +209,26 @@ pub(super) fn limited(lab: &Lab) -> Result<()> {
     launcher.signal("TERM")?;
     launcher.expect_exit(0, END)
 }
+
+/// `startStrategy: Paused`: everything is there, and the guest's first instruction waits for an operator.
+pub(super) fn starts_paused(lab: &Lab) -> Result<()> {
+    let pod = Pod::create(lab, "held", &[FORWARD_IPV6])?;
+    let mut manifest = vmi::masquerade("held", &[]);
+    vmi::set(&mut manifest, "/spec/startStrategy", json!("Paused"));
+    pod.set_manifest(&manifest)?;
+    let mut launcher = pod.launch("run", ROOT)?;
+    launcher.console.wait_for("event=\"guest-held\"", BOOT)?;
+    expect_state(&status(&launcher)?, "paused")?;
+    verb(&launcher, &["status", "--ready"], 6, "paused")?;
+    verb(&launcher, &["reset"], 6, "not running")?;
+    ensure!(
+        !launcher.console.last(1000).contains("guest: "),
+        "the guest runs before anybody starts it"
+    );
+    verb(&launcher, &["resume"], 0, "the guest runs again")?;
+    wait_for_both_families(&launcher)?;
+    guest::greet_within(pod.ipv4.into(), PORT, SERVE)?;
+    expect_state(&status(&launcher)?, "running")?;
+    launcher.signal("TERM")?;
+    launcher.expect_exit(0, END)
+}

@@ -81,6 +81,9 @@ pub struct GuestSpec {
     pub filesystems: Vec<Filesystem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// `spec.startStrategy: Paused`: an operator starts the guest.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub starts_paused: bool,
     /// `spec.domain.rebootPolicy: Terminate`: a guest that reboots has ended.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ends_at_reboot: bool,

@@ -122,6 +122,7 @@ pub(crate) fn resolve(
         host_devices: host_devices?,
         filesystems: filesystems?,
         vsock: devices::vsock(vmi, &domain.devices),
+        starts_paused: spec.start_strategy == Some(v1::StartStrategy::Paused),
         ends_at_reboot: domain.reboot_policy == Some(v1::RebootPolicy::Terminate),
         pvpanic: devices::pvpanic(&domain.devices, report),
         serial_console: serial_console(&domain.devices),

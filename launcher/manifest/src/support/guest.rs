@@ -41,10 +41,6 @@ pub(super) const RULES: &[Rule] = &[
     ),
     // The guest's life.
     refused(
-        "spec.startStrategy",
-        "cloud-hypervisor starts a guest and its vCPUs together",
-    ),
-    refused(
         "spec.accessCredentials.userPassword",
         "hawser has no agent in the guest: write the password into cloud-init's user data",
     ),

@@ -257,6 +257,13 @@ fn a_guest_network_where_nothing_makes_one() {
 }
 
 #[test]
+fn a_guest_that_an_operator_starts() {
+    let paused = accepted(&[("/spec/startStrategy", json!("Paused"))]);
+    assert!(paused.spec.starts_paused && paused.warnings.is_empty());
+    assert!(!accepted(&[]).spec.starts_paused);
+}
+
+#[test]
 fn what_happens_at_a_reboot_and_at_a_panic() {
     let policy = |policy: &str| {
         accepted(&[("/spec/domain/rebootPolicy", json!(policy))])

@@ -80,6 +80,7 @@ fields! {
         liveness_probe: Option<Probe>,
         #[serde(default)] access_credentials: List<AccessCredential>,
         eviction_strategy: Option<String>,
+        start_strategy: Option<StartStrategy>,
     } accepted {
         // Where the pod runs, and as whom: decided before this program starts. DNS settings reach it as the
         // pod's resolv.conf.
@@ -119,6 +120,11 @@ fields! {
         // Every disk of a cloud-hypervisor guest has a thread of its own.
         io_threads_policy, io_threads,
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+pub(crate) enum StartStrategy {
+    Paused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

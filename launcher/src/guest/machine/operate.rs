@@ -1,11 +1,11 @@
 //! What an operator may have done to a guest, and when.
 //!
-//! | | boots | waits for a migration | runs | is paused | migrates away | shuts down |
-//! |---|---|---|---|---|---|---|
-//! | pause, reset | | | yes | | | |
-//! | resume | | | | yes | | |
-//! | nmi | | | yes | | | yes |
-//! | stop | yes | yes | yes | yes | yes, up to the commit | |
+//! | | boots | is held | waits for a migration | runs | is paused | migrates away | shuts down |
+//! |---|---|---|---|---|---|---|---|
+//! | pause, reset | | | | yes | | | |
+//! | resume | | yes | | | yes | | |
+//! | nmi | | | | yes | | | yes |
+//! | stop | yes | yes | yes | yes | yes | yes, up to the commit | |
 //!
 //! The VMM is asked by one task, in the order of the requests, and its answer is an event. A guest that the VMM is being asked to
 //! pause counts as paused until the answer says otherwise.
@@ -57,10 +57,12 @@ impl Guest {
             (Self::Leaving(leaving), Verb::Stop) => leaving.stop_for(call),
             (leaving @ Self::Leaving(_), _) => refuse(leaving, Refusal::Migrating),
             (Self::Receiving(receiving), Verb::Stop) => receiving.stop_for(call),
-            (Self::Booting, Verb::Stop) => answered(kill(Outcome::NeverStarted), call),
-            (state @ (Self::Booting | Self::Receiving(_) | Self::Killing(_) | Self::Ended(_)), _) => {
-                refuse(state, Refusal::NotRunning)
-            }
+            (held @ Self::Held, Verb::Resume) => (held, ask()),
+            (Self::Booting | Self::Held, Verb::Stop) => answered(kill(Outcome::NeverStarted), call),
+            (
+                state @ (Self::Booting | Self::Held | Self::Receiving(_) | Self::Killing(_) | Self::Ended(_)),
+                _,
+            ) => refuse(state, Refusal::NotRunning),
         }
     }
 
@@ -88,6 +90,7 @@ impl Guest {
                 },
                 false => Self::Running { arrived },
             },
+            (Self::Held, Verb::Resume) if done => Self::Running { arrived: false },
             (other, _) => other,
         };
         let reply = call.map(|call| Action::Reply(call, verb, result));
@@ -143,6 +146,7 @@ mod tests {
     fn states() -> Vec<(Guest, &'static [Verb])> {
         vec![
             (Guest::Booting, &[Verb::Stop]),
+            (Guest::Held, &[Verb::Resume, Verb::Stop]),
             (Guest::receiving(), &[Verb::Stop]),
             (
                 Guest::Running { arrived: true },

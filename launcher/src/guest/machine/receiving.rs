@@ -28,6 +28,7 @@ impl Receiving {
             ),
             Event::StartFailed(_)
             | Event::Booted
+            | Event::Held
             | Event::PressDue
             | Event::GraceOver
             | Event::Rebooted
