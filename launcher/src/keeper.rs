@@ -59,12 +59,11 @@ pub(crate) struct Kept<T> {
     pub(crate) verdict: Verdict,
 }
 
-/// Runs `supervise` in a child and `wire` here beside it, lets the guest run when the wiring is done, does what of the wiring
-/// the guest need not wait for, and waits until the child and what it started has ended.
+/// Runs `supervise` in a child and `wire` here beside it, lets the guest run when the wiring is done, and waits until
+/// the child and what it started has ended.
 pub(crate) fn keep<T>(
     supervise: impl FnOnce(Orders) -> Verdict,
     wire: impl FnOnce() -> Result<T, Failure>,
-    afterwards: impl FnOnce(),
     repair: Option<passt::RepairProgram>,
 ) -> Result<Kept<T>, Failure> {
     let fail = |what: &'static str| move |errno: Errno| Failure::new(ExitCode::Internal, what).because(errno);
@@ -106,7 +105,6 @@ pub(crate) fn keep<T>(
             let wired = wire();
             if wired.is_ok() {
                 send(&mut orders, GO);
-                afterwards();
             } else {
                 // Hearing nothing more, the supervisor ends the VMM, which has no guest yet.
                 orders = None;

@@ -116,7 +116,6 @@ fn keep(launch: Launch, state: &StateDir, nft: Option<hawser_netsetup::Nft>) -> 
     let kept = keeper::keep(
         |orders| guest::supervise(job, parent, orders),
         || wiring::wire(&plan, nft, &journal),
-        || wiring::offload(&plan),
         repair,
     )?;
     let wired = kept.wired?;

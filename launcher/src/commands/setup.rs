@@ -64,7 +64,6 @@ pub(super) fn setup(args: &SetupArgs) -> Result<ExitCode, Failure> {
     let journal = state.journal()?;
     let done = wiring::wire(&plan, nft, &journal)?;
     state.mark_wired(true)?;
-    wiring::offload(&plan);
     tracing::info!(
         event = "pod-wired",
         "the pod is wired; hawser run will use this wiring"

@@ -28,14 +28,16 @@ pub(super) fn wire(plan: &Plan, nft: Option<Nft>, journal: &JournalFile) -> Resu
     }
     let applied = block_on(async { Ok(apply(&mut Linux::open()?.with_nft(nft), plan, journal).await) })?;
     // Everything is undone by now.
-    applied.map_err(|error| match (&error, why_not_loaded(plan)) {
+    let done = applied.map_err(|error| match (&error, why_not_loaded(plan)) {
         (Error::Apply { .. }, Some(why)) => why.because(error),
         _ => error.into(),
-    })
+    })?;
+    offload(plan);
+    Ok(done)
 }
 
-/// Has the kernel carry established connections past the rules, if it can. Not before the guest may run: that need not wait for it.
-pub(super) fn offload(plan: &Plan) {
+/// Has the kernel carry established connections past the rules, if it can. The VMM takes longer to start than this does.
+fn offload(plan: &Plan) {
     let Some(document) = &plan.offloading else {
         return;
     };
