@@ -17,7 +17,7 @@ use super::migration_disks::{nothing_wrong, writes};
 use super::migration_faults::{Small, at, disturb, each, lost};
 use super::running::expect_exit;
 use crate::pods::{Pod, set, vmi};
-use crate::process::until;
+use crate::process::{output, until};
 use crate::report::Scenario;
 use crate::standin_record::{RECORD, RECORDS, check};
 use crate::standin_script::{Fault, Script, Step};
@@ -243,8 +243,9 @@ fn faults(context: &Context) -> Result<()> {
     each(cases, |(here, there, when, then, disturbance)| {
         let mut pair = pair(context, EMPTY, &here, &there)?;
         let source = Disk::of(&pair.from)?;
-        // So that its first round takes its time.
+        // So that its first round takes seconds.
         let bytes = if matches!(when, When::Copying) {
+            slow_down(&pair.from)?;
             1 << 20
         } else {
             512
@@ -284,6 +285,16 @@ fn faults(context: &Context) -> Result<()> {
         })();
         explain(&pair, "", result)
     })
+}
+
+/// 64 MiB take five seconds.
+fn slow_down(pod: &Pod) -> Result<()> {
+    const TC: &str = "tc qdisc add dev mig0 root tbf rate 100mbit burst 256kb latency 200ms";
+    let mut command = std::process::Command::new("ip");
+    command
+        .args(["netns", "exec", pod.netns.name()])
+        .args(TC.split(' '));
+    output(&mut command).map(drop)
 }
 
 fn refused(context: &Context) -> Result<()> {
