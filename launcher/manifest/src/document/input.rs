@@ -158,6 +158,11 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        // A number without a fraction is an integer, however it is written (JSON Schema Core, section 4.2.1); kubectl's
+        // reader sends `30.0` and `3e1` as 30. Those that an i64 cannot hold stay what they are: no field takes them.
+        if value.fract() == 0.0 && value.abs() < i64::MAX as f64 {
+            return Ok((value as i64).into());
+        }
         serde_json::Number::from_f64(value)
             .map(Value::Number)
             .ok_or_else(|| E::custom("not a finite number"))

@@ -189,6 +189,33 @@ const POINTERS: &[&str] = &[
     "/spec/terminationGracePeriodSeconds",
 ];
 
+#[test]
+fn a_number_without_a_fraction_is_an_integer() {
+    for (written, seconds) in [("30.0", 30), ("3e1", 30), ("0.0", 0), ("-0.0", 0), ("30", 30)] {
+        for text in [
+            MINIMAL.replace("Seconds: 0", &format!("Seconds: {written}")),
+            with(&[("/spec/terminationGracePeriodSeconds", json!(-1))]).replace("-1", written),
+        ] {
+            let loaded = load(&text).unwrap_or_else(|refusals| panic!("{written}: {refusals}"));
+            assert_eq!(
+                loaded.manifest["spec"]["terminationGracePeriodSeconds"],
+                json!(seconds),
+                "{text}"
+            );
+        }
+    }
+    for written in ["30.5", "1e40", "-1e300"] {
+        let text = MINIMAL.replace("Seconds: 0", &format!("Seconds: {written}"));
+        let refusals = load(&text).expect_err(written);
+        assert!(
+            refusals
+                .to_string()
+                .contains("spec.terminationGracePeriodSeconds"),
+            "{written}: {refusals}"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
