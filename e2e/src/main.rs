@@ -10,6 +10,7 @@ mod entry;
 mod fuzz;
 mod guests;
 mod lab;
+mod layouts;
 mod netns;
 mod packages;
 mod packets;
@@ -334,12 +335,7 @@ fn test(
     if wanted(Group::Lab) {
         lab::run(&mut report, lab::Set::Usual, &filters, binary, until);
     }
-    if only.is_none() && filter.is_none() {
-        let why = "Kubernetes is built first, which takes many minutes: cargo e2e test --only cluster";
-        let outcome = Outcome::Skipped(why.to_owned());
-        report.record("cluster", "what the API server answers", outcome, None);
-    }
-    if only == Some(Group::Cluster) {
+    if wanted(Group::Cluster) {
         let order = cluster::Order {
             set: cluster::Set::Main,
             filters: &filters,

@@ -4,7 +4,6 @@
 //! plugin's does. A cell says what became of the guest: it reaches the world and is reached in a family, or hawser refuses.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -14,6 +13,7 @@ use super::bridge::{eventually, manifest as bridged};
 use super::running::Running;
 use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, Guest};
+use crate::layouts::{Layout, layouts, refusal};
 use crate::pods::{FAR4, FAR6, POD4, POD6, Pod, PodSpec, vmi};
 use crate::report::Scenario;
 use crate::standin_script::Script;
@@ -33,207 +33,6 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 type Binding = (&'static str, fn() -> Value);
 
 const BINDINGS: [Binding; 2] = [("masquerade", || vmi(Value::Null)), ("bridge", bridged)];
-
-struct Layout {
-    /// The row's name in the page.
-    name: &'static str,
-    /// What the pod's interface is called.
-    interface: &'static str,
-    /// Commands of `ip` in the node, then in the pod.
-    node: Vec<&'static str>,
-    pod: Vec<&'static str>,
-    v6: bool,
-    resolv: &'static str,
-}
-
-/// A veth whose other end is the node's.
-const VETH: &[&str] = &[
-    "link add veth0 mtu 1450 type veth peer name eth0 mtu 1450 netns POD",
-    "address add 10.244.0.1/24 dev veth0",
-    "address add fd00:10:244::1/64 dev veth0",
-    "link set veth0 up",
-];
-/// The same, for a pod that is alone on its link.
-const HOST_ROUTES: &[&str] = &[
-    "link add veth0 mtu 1500 type veth peer name eth0 mtu 1500 netns POD",
-    "address add 169.254.1.1/32 dev veth0",
-    "address add fe80::ecee:eeff:feee:eeee/64 dev veth0",
-    "link set veth0 up",
-    "route add 10.244.0.5/32 dev veth0",
-    "-6 route add fd00:10:244::5/128 dev veth0",
-];
-/// A network that the node only passes on: what is on it is behind `wire`.
-const UPLINK: &[&str] = &[
-    "link add uplink type veth peer name wire",
-    "link set uplink up",
-    "link set wire up",
-    "address add 10.244.0.1/24 dev wire",
-    "address add fd00:10:244::1/64 dev wire",
-];
-const SUBNET: &[&str] = &[
-    "link set eth0 up",
-    "address add 10.244.0.5/24 dev eth0",
-    "address add fd00:10:244::5/64 dev eth0",
-    "route add default via 10.244.0.1",
-    "-6 route add default via fd00:10:244::1",
-];
-
-/// In both families, with a name server elsewhere.
-fn usual(name: &'static str, node: &[&'static str], pod: &[&'static str]) -> Layout {
-    Layout {
-        name,
-        interface: "eth0",
-        node: node.to_vec(),
-        pod: pod.to_vec(),
-        v6: true,
-        resolv: "nameserver 10.96.0.10\n",
-    }
-}
-
-fn layouts() -> Vec<Layout> {
-    vec![
-        usual("a subnet on a veth", VETH, SUBNET),
-        usual(
-            "a host address with a link-local gateway",
-            HOST_ROUTES,
-            &[
-                "link set eth0 up",
-                "address add 10.244.0.5/32 dev eth0",
-                "route add 169.254.1.1 dev eth0 scope link",
-                "route add default via 169.254.1.1 dev eth0",
-                "address add fd00:10:244::5/128 dev eth0",
-                "-6 route add default via fe80::ecee:eeff:feee:eeee dev eth0",
-            ],
-        ),
-        Layout {
-            v6: false,
-            ..usual(
-                "a host address whose gateway answers no ARP",
-                &[
-                    "link add veth0 address 02:00:5e:00:00:77 type veth peer name eth0 netns POD",
-                    "link set veth0 up",
-                    "route add 10.244.0.5/32 dev veth0",
-                ],
-                &[
-                    "link set eth0 up",
-                    "address add 10.244.0.5/32 dev eth0",
-                    "route add 169.254.1.1 dev eth0 scope link",
-                    "route add default via 169.254.1.1 dev eth0",
-                    "neigh add 169.254.1.1 lladdr 02:00:5e:00:00:77 dev eth0 nud permanent",
-                ],
-            )
-        },
-        usual(
-            "a host address, and the MTU in its routes",
-            VETH,
-            &[
-                "link set eth0 up",
-                "address add 10.244.0.5/32 dev eth0",
-                "route add 10.244.0.1 dev eth0 scope link",
-                "route add default via 10.244.0.1 mtu 1400",
-                "address add fd00:10:244::5/128 dev eth0",
-                "-6 route add fd00:10:244::1 dev eth0",
-                "-6 route add default via fd00:10:244::1 mtu 1400",
-            ],
-        ),
-        Layout {
-            v6: false,
-            ..usual(
-                "a link without neighbors",
-                &[
-                    "link add veth0 address 02:00:5e:00:00:01 type veth peer name eth0 address 02:00:5e:00:00:01 netns POD",
-                    "link set veth0 arp off up",
-                    "address add 10.244.0.1/32 dev veth0",
-                    "route add 10.244.0.5/32 dev veth0",
-                ],
-                &[
-                    "link set eth0 arp off up",
-                    "address add 10.244.0.5/32 dev eth0",
-                    "route add default dev eth0",
-                ],
-            )
-        },
-        Layout {
-            v6: false,
-            ..usual(
-                "the subnet behind a gateway",
-                VETH,
-                &[
-                    "link set eth0 up",
-                    "address add 10.244.0.5/24 dev eth0",
-                    "route del 10.244.0.0/24 dev eth0",
-                    "route add 10.244.0.1 dev eth0 scope link src 10.244.0.5",
-                    "route add 10.244.0.0/24 via 10.244.0.1 src 10.244.0.5",
-                    "route add default via 10.244.0.1",
-                ],
-            )
-        },
-        usual(
-            "a macvlan",
-            &[
-                UPLINK,
-                &["link add eth0 link uplink netns POD type macvlan mode bridge"],
-            ]
-            .concat(),
-            SUBNET,
-        ),
-        Layout {
-            interface: "tap0",
-            v6: false,
-            resolv: "nameserver 10.0.2.3\n",
-            ..usual(
-                "tap0 in 10.0.2.0/24",
-                &[
-                    "link add veth0 type veth peer name tap0 netns POD",
-                    "address add 10.0.2.2/24 dev veth0",
-                    "address add 10.0.2.3/24 dev veth0",
-                    "link set veth0 up",
-                    "route add 10.244.0.5/32 dev veth0",
-                ],
-                &[
-                    "link set tap0 up",
-                    "address add 10.244.0.5/32 dev tap0",
-                    "address add 10.0.2.100/24 dev tap0",
-                    "route add default via 10.0.2.2",
-                ],
-            )
-        },
-        Layout {
-            interface: "enp1s0",
-            ..usual(
-                "an interface of the host's name",
-                &[
-                    "link add veth0 type veth peer name enp1s0 netns POD",
-                    "address add 10.244.0.1/24 dev veth0",
-                    "address add fd00:10:244::1/64 dev veth0",
-                    "link set veth0 up",
-                ],
-                &[
-                    "link set enp1s0 up",
-                    "address add 10.244.0.5/24 dev enp1s0",
-                    "address add fd00:10:244::5/64 dev enp1s0",
-                    "route add default via 10.244.0.1",
-                    "-6 route add default via fd00:10:244::1",
-                ],
-            )
-        },
-        usual(
-            "a subnet, and a VPN's interface with routes in a table of its own",
-            VETH,
-            &[
-                SUBNET,
-                &[
-                    "tuntap add tailscale0 mode tun",
-                    "link set tailscale0 up",
-                    "address add 100.64.0.7/32 dev tailscale0",
-                    "route add 100.64.0.0/10 dev tailscale0 table 52",
-                    "rule add priority 5270 lookup 52",
-                ],
-            ]
-            .concat(),
-        ),
-    ]
-}
 
 fn pod_of(context: &Context, layout: &Layout) -> Result<Pod> {
     let spec = PodSpec {
@@ -258,15 +57,7 @@ fn outcome(context: &Context, layout: &Layout, vmi: &Value) -> Result<String> {
     let pod = pod_of(context, layout)?;
     let mut plan = pod.hawser_as(&pod.entry(), "plan", vmi, &["--output", "json"])?;
     if plan.wait_exit(super::running::WAIT)?.code() != Some(0) {
-        let said = plan.stderr();
-        let why = said
-            .lines()
-            .find(|line| line.contains("hawser: "))
-            .unwrap_or(&said);
-        let why = why.split("hawser: network: ").nth(1).unwrap_or(why);
-        let short = why.split(": ").nth(1).unwrap_or(why);
-        let short = short.split(", so ").next().unwrap_or(short);
-        return Ok(format!("refused: {short}"));
+        return Ok(refusal(&plan.stderr()));
     }
     let text = serde_json::from_str::<Value>(&plan.stdout())?.to_string();
     let tap = text
@@ -325,15 +116,9 @@ fn works(running: &Running, layout: &Layout) -> Result<()> {
 /// All that is wrong in one go, so that the page can be put right in one go.
 fn column(context: &Context, binding: usize) -> Result<()> {
     let (name, vmi) = BINDINGS.get(binding).context("no such binding")?;
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pods.md");
-    let page = std::fs::read_to_string(page)?;
     let mut wrong = Vec::new();
-    for layout in layouts() {
-        let row = page
-            .lines()
-            .find(|line| line.starts_with(&format!("| {} |", layout.name)));
-        let cells: Vec<_> = row.unwrap_or_default().split('|').map(str::trim).collect();
-        let written = cells.get(3 + binding).copied().unwrap_or("no such row");
+    for layout in layouts().into_iter().filter(|layout| !layout.in_the_lab_alone) {
+        let written = layout.written(name);
         let found = outcome(context, &layout, &vmi()).unwrap_or_else(|error| format!("{error:#}"));
         if written != found {
             wrong.push(format!(

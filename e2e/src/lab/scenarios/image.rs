@@ -1,5 +1,6 @@
 //! The launcher's image, as the Containerfile makes it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,11 +51,29 @@ pub(super) fn is_complete_and_small(_lab: &Lab) -> Result<()> {
 
     let root = output(podman().args(["image", "mount", LAUNCHER]))?;
     let capability = output(Command::new("getcap").arg(Path::new(root.trim()).join("usr/bin/hawser")));
+    let packages = packages_are_recorded(Path::new(root.trim()));
     output(podman().args(["image", "unmount", LAUNCHER]))?;
+    packages?;
     let capability = capability?;
     ensure!(
         capability.contains("cap_net_admin=p"),
         "the launcher's file capability is lost: {capability:?}"
     );
+    Ok(())
+}
+
+/// Where scanners of images look: an entry with the installed version, and the licence.
+fn packages_are_recorded(root: &Path) -> Result<()> {
+    for package in ["nftables", "passt", "virtiofsd", "libc6", "libgcc-s1"] {
+        let entry = root.join("var/lib/dpkg/status.d").join(package);
+        let entry = fs::read_to_string(&entry).with_context(|| format!("no {}", entry.display()))?;
+        let installed = output(Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]))?;
+        ensure!(
+            entry.contains(&format!("\nVersion: {}\n", installed.trim())),
+            "the image's record of {package} has another version than the node's {installed}: {entry}"
+        );
+        let terms = root.join("usr/share/doc").join(package).join("copyright");
+        ensure!(terms.is_file(), "the image lacks {}", terms.display());
+    }
     Ok(())
 }

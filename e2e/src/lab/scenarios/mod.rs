@@ -25,6 +25,7 @@ mod migration_sriov;
 mod operate;
 mod passt;
 mod plugins;
+mod pod_networks;
 mod podman_pods;
 mod privileges;
 mod secondary;
@@ -232,6 +233,10 @@ pub(crate) const DEBIAN: &str = "debian_";
 /// The longer set: run by `cargo e2e lab`, and not by `cargo e2e test`, where time is short and these prove little that
 /// the others do not.
 pub(crate) const LONGER: &[Scenario<Lab>] = &[
+    Scenario {
+        name: "pods_as_networks_make_them",
+        run: pod_networks::as_the_page_says,
+    },
     Scenario {
         name: "podman_kube_play_of_each_binding",
         run: podman_pods::of_each_binding,
