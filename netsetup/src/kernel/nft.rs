@@ -1,6 +1,7 @@
 //! The `nft` tool: one call, one transaction.
 
 use std::io;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -97,11 +98,23 @@ pub(super) fn replace(nft: Option<Nft>, document: &serde_json::Value) -> Result<
 /// # Errors
 /// When there is no `nft`, or it hangs.
 pub fn offload(document: &serde_json::Value) -> Result<bool, StepFailure> {
+    if lacks_flowtables(Path::new("/proc/sys/net/netfilter")) {
+        return Ok(false);
+    }
     match run(document) {
         Ok(()) => Ok(true),
         Err(StepFailure::Nft(_)) => Ok(false),
         Err(other) => Err(other),
     }
+}
+
+/// Whether it is known, without asking nf_tables, that the kernel was built without them. Asking takes a transaction that fails, after
+/// which the kernel waits until no processor uses what it takes back: longer than it takes to load the rules. A kernel built with
+/// them has their time limits among connection tracking's sysctls, from Linux 5.14 on
+/// (Documentation/networking/nf_conntrack-sysctl.rst). The rules use connection tracking, so it is there once they are loaded.
+fn lacks_flowtables(sysctls: &Path) -> bool {
+    let is_there = |name: &str| sysctls.join(name).exists();
+    is_there("nf_conntrack_udp_timeout") && !is_there("nf_flowtable_udp_timeout")
 }
 
 pub(super) fn run(document: &serde_json::Value) -> Result<(), StepFailure> {
@@ -133,4 +146,21 @@ pub fn allow_resets() -> Result<(), StepFailure> {
 
 fn failed(source: std::io::Error) -> StepFailure {
     StepFailure::system("run nft", source)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_lacks_flowtables_only_where_its_sysctls_say_so() {
+        let sysctls = tempfile::tempdir().unwrap();
+        assert!(!lacks_flowtables(sysctls.path()), "nothing is known");
+        fs::write(sysctls.path().join("nf_conntrack_udp_timeout"), "30").unwrap();
+        assert!(lacks_flowtables(sysctls.path()));
+        fs::write(sysctls.path().join("nf_flowtable_udp_timeout"), "30").unwrap();
+        assert!(!lacks_flowtables(sysctls.path()));
+    }
 }
