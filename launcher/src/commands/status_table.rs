@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::status::{Direction, Status, time};
+use crate::status::{BootState, Direction, GuestBoot, Status, time};
 
 const GAP: usize = 3;
 
@@ -18,6 +18,9 @@ pub(super) fn table(status: &Status) -> String {
     if let Some(to) = &status.handed_over_to {
         line(&mut out, &format!("migrated to {to}"));
     }
+    if let Some(boot) = &status.guest_boot {
+        line(&mut out, &guest_boot(boot));
+    }
     interfaces(&mut out, status);
     disks(&mut out, status);
     migration(&mut out, status);
@@ -29,6 +32,15 @@ pub(super) fn table(status: &Status) -> String {
         }
     }
     out
+}
+
+fn guest_boot(boot: &GuestBoot) -> String {
+    let state = boot.state.name();
+    match (&boot.status, boot.state) {
+        (_, BootState::NotReported) => "the guest's systemd has reported nothing".to_owned(),
+        (Some(said), _) => format!("the guest's systemd: {state} since {}: {said}", time(boot.since)),
+        (None, _) => format!("the guest's systemd: {state} since {}", time(boot.since)),
+    }
 }
 
 fn interfaces(out: &mut String, status: &Status) {

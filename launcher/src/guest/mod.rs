@@ -11,6 +11,7 @@ mod heard;
 mod machine;
 #[cfg(test)]
 mod model;
+mod notify;
 mod power;
 mod replug;
 mod run;
