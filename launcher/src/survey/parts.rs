@@ -11,6 +11,9 @@ use crate::hooks;
 use crate::pod::finding::{Finding, Part};
 use crate::spec::GuestSpec;
 
+/// Bytes. All of SMBIOS has 64 KiB, and base64 makes four of three.
+const MAX_KEYS: usize = 24 << 10;
+
 impl Survey<'_> {
     /// The public keys that root has in the guest by a credential of systemd's.
     pub(super) fn root_keys(&self, guest: &GuestSpec, owner: &Part<Owner>) -> Part<Vec<String>> {
@@ -18,6 +21,12 @@ impl Survey<'_> {
             let mut all = Vec::new();
             for keys in &guest.root_keys {
                 all.extend(disks::public_keys(self.places, keys)?);
+                if all.iter().map(String::len).fold(0, usize::saturating_add) > MAX_KEYS {
+                    return Err(Failure::unfit(
+                        format!("{}: more than {} KiB of public keys", keys.path, MAX_KEYS >> 10),
+                        "SMBIOS, by which the guest gets them, has no room for more: leave keys out of the secret",
+                    ));
+                }
             }
             Ok(all)
         };

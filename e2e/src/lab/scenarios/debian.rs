@@ -19,9 +19,9 @@ use crate::lab::node::{Lab, PAYLOAD};
 use crate::report::Skip;
 
 /// From one thing that a guest is waited for to the next, on a processor that is emulated.
-const STAGE: Duration = Duration::from_secs(280);
+pub(super) const STAGE: Duration = Duration::from_secs(280);
 
-/// Says when it has come to its end, and leaves something to be found. There is no SSH server in the guest, and no room that
+/// Says when it has come to its end, and leaves something to be found. There is no SSH server in this guest, and no room that
 /// its file system could grow into.
 const USER_DATA: &str = "#cloud-config
 resize_rootfs: false
@@ -136,7 +136,7 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
 }
 
 /// A disk as the only source of a system, and a NIC.
-fn manifest(make: &Make) -> Value {
+pub(super) fn manifest(make: &Make) -> Value {
     let mut manifest = vmi::masquerade(make.name, &[]);
     vmi::set(&mut manifest, "/spec/domain/memory", json!({"guest": "512Mi"}));
     vmi::set(
@@ -212,7 +212,7 @@ fn with_cloud_init(manifest: &mut Value) {
 }
 
 /// The image is where the machine shares it with the node.
-fn launch<'a>(pod: &'a Pod<'_>, make: &Make) -> Result<Launcher<'a>> {
+pub(super) fn launch<'a>(pod: &'a Pod<'_>, make: &Make) -> Result<Launcher<'a>> {
     let image = Path::new(PAYLOAD).join("debian").join(make.name);
     ensure!(image.is_dir(), "{} is not in the payload", image.display());
     let volume = format!("{}:/debian:ro", image.display());
