@@ -55,10 +55,16 @@ impl Status {
 
     /// Why a probe is told that the guest is not ready.
     pub(crate) fn not_ready(&self) -> Option<String> {
-        let ready = self.vmi.conditions.iter().find(|condition| condition.kind == "Ready");
+        let ready = self
+            .vmi
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == "Ready");
         match ready {
             Some(ready) if ready.status == "True" => None,
-            Some(Condition { message: Some(why), .. }) => Some(why.clone()),
+            Some(Condition {
+                message: Some(why), ..
+            }) => Some(why.clone()),
             _ => Some(format!("the guest is {}", self.state.name())),
         }
     }

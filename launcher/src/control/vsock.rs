@@ -46,7 +46,8 @@ impl Ports {
         mut writing: OwnedWriteHalf,
     ) -> io::Result<()> {
         let Ok(_place) = self.places.try_acquire() else {
-            let why = format!("{MAX_CONNECTIONS} connections to the guest are open, and there can be no more");
+            let why =
+                format!("{MAX_CONNECTIONS} connections to the guest are open, and there can be no more");
             return writing.write_all(&refusal(Code::Conflict, &why)?).await;
         };
         let guest = match vsock::connect(&self.directory, port).await {
@@ -152,7 +153,10 @@ mod tests {
         );
         assert_eq!(body, "HELLO");
         let answer = ask(&ports, 23, "").await;
-        assert!(answer.contains("nothing in the guest listens at vsock port 23"), "{answer}");
+        assert!(
+            answer.contains("nothing in the guest listens at vsock port 23"),
+            "{answer}"
+        );
     }
 
     #[tokio::test]

@@ -10,7 +10,9 @@ use nix::fcntl::OFlag;
 
 use super::fat::{self, Files};
 use super::head::{head, other_type};
-use super::{DIRECTORY, Drive, ImageType, Make, SECTOR, Seed, files, firmware_boot, keys, locks, qcow2, seed};
+use super::{
+    DIRECTORY, Drive, ImageType, Make, SECTOR, Seed, files, firmware_boot, keys, locks, qcow2, seed,
+};
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
 use crate::spec::{

@@ -40,7 +40,7 @@ const MAX_LOGGED: u8 = 8;
 
 /// What has been reported since the guest was started.
 #[derive(Debug, Clone)]
-pub(super) struct Notified(Arc<Mutex<State>>);
+pub(crate) struct Notified(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -56,28 +56,19 @@ struct State {
 }
 
 impl Notified {
-    pub(super) fn new(ready_when: Option<&ReadyWhen>) -> Self {
+    pub(crate) fn new(ready_when: Option<&ReadyWhen>) -> Self {
         let wanted = match ready_when {
             Some(ReadyWhen::Target(name)) => Some(name.clone()),
             Some(ReadyWhen::Booted) | None => None,
         };
-        let state = State {
-            wanted,
-            boot: GuestBoot::default(),
-            targets: BTreeSet::new(),
-            reported: false,
-            ready: false,
-            ends: false,
-            logged: 0,
-        };
-        Self(Arc::new(Mutex::new(state)))
+        Self(Arc::new(Mutex::new(State::fresh(wanted))))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn boot(&self) -> GuestBoot {
+    pub(crate) fn boot(&self) -> GuestBoot {
         let state = self.lock();
         GuestBoot {
             targets: state.targets.iter().cloned().collect(),
@@ -88,8 +79,22 @@ impl Notified {
     /// What was reported before is of the boot before.
     pub(super) fn rebooted(&self) {
         let mut state = self.lock();
-        *state = State {
-            wanted: state.wanted.take(),
+        *state = State::fresh(state.wanted.take());
+    }
+
+    pub(crate) fn take(&self, message: &[u8]) {
+        let mut state = self.lock();
+        if let Some(changed) = state.take(message) {
+            log(changed);
+        }
+    }
+}
+
+impl State {
+    /// Of a guest that has reported nothing.
+    fn fresh(wanted: Option<String>) -> Self {
+        Self {
+            wanted,
             boot: GuestBoot {
                 since: now(),
                 ..GuestBoot::default()
@@ -99,18 +104,9 @@ impl Notified {
             ready: false,
             ends: false,
             logged: 0,
-        };
-    }
-
-    fn take(&self, message: &[u8]) {
-        let mut state = self.lock();
-        if let Some(changed) = state.take(message) {
-            log(changed);
         }
     }
-}
 
-impl State {
     /// The state that the guest is in from here on, if that is another one and is to be logged.
     fn take(&mut self, message: &[u8]) -> Option<BootState> {
         for line in message.split(|byte| *byte == b'\n') {
@@ -228,7 +224,9 @@ impl Budget {
     fn take(&mut self, now: Instant) -> bool {
         let seconds = now.saturating_duration_since(self.since).as_secs();
         if seconds > 0 {
-            let more = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(PER_SECOND);
+            let more = u32::try_from(seconds)
+                .unwrap_or(u32::MAX)
+                .saturating_mul(PER_SECOND);
             self.left = self.left.saturating_add(more).min(BURST);
             self.since = now;
         }
@@ -274,7 +272,10 @@ pub(super) async fn serve(listener: UnixListener, notified: Notified) {
 /// A whole message that is no longer than one may be. Whoever sent it waits until the connection is closed, which it is with this.
 async fn read(stream: UnixStream) -> Option<Vec<u8>> {
     let mut message = Vec::new();
-    let read = stream.take(MAX_MESSAGE.saturating_add(1)).read_to_end(&mut message).await;
+    let read = stream
+        .take(MAX_MESSAGE.saturating_add(1))
+        .read_to_end(&mut message)
+        .await;
     let whole = read.is_ok() && message.len() as u64 <= MAX_MESSAGE;
     whole.then_some(message)
 }

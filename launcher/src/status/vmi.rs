@@ -96,7 +96,8 @@ impl Facts {
     /// Why a guest that runs is not ready, where its manifest waits for what the guest reports.
     fn not_booted(&self) -> Option<String> {
         let when = self.ready_when.as_ref()?;
-        let boot = self.boot.as_ref()?;
+        // Before it is asked for the first time, nothing has been reported.
+        let boot = self.boot.clone().unwrap_or_default();
         (!boot.is_ready(when)).then(|| {
             format!(
                 "the guest runs and has not reported {when} (annotation hawser.dev/ready-when); its systemd: {}",
@@ -303,10 +304,17 @@ mod tests {
             status.refresh();
             status.not_ready().is_none()
         };
-        assert!(ready(&mut status, BootState::NotReported, &[]), "nothing is waited for");
+        assert!(
+            ready(&mut status, BootState::NotReported, &[]),
+            "nothing is waited for"
+        );
         status.facts.ready_when = Some(ReadyWhen::Booted);
         for state in BootState::ALL {
-            assert_eq!(ready(&mut status, state, &[]), state == BootState::Booted, "{state:?}");
+            assert_eq!(
+                ready(&mut status, state, &[]),
+                state == BootState::Booted,
+                "{state:?}"
+            );
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
         status.facts.ready_when = Some(ReadyWhen::Target("a.target".to_owned()));

@@ -15,7 +15,7 @@ use super::lifecycle::END;
 use super::migration::status;
 use super::vmi;
 use crate::lab::debian_guest::{self, SSH_CLIENT};
-use crate::lab::node::pod::{Launcher, Pod, ROOT};
+use crate::lab::node::pod::{Launcher, Pod};
 use crate::lab::node::{Lab, PAYLOAD};
 use crate::lab::process::output;
 
@@ -28,7 +28,10 @@ pub(super) fn reached(lab: &Lab) -> Result<()> {
     let mut manifest = debian::manifest(make);
     for (pointer, value) in [
         ("/metadata/name", json!(pod.name())),
-        ("/metadata/annotations", json!({"hawser.dev/ready-when": "booted"})),
+        (
+            "/metadata/annotations",
+            json!({"hawser.dev/ready-when": "booted"}),
+        ),
         ("/spec/domain/devices/autoattachVSOCK", json!(true)),
         (
             "/spec/domain/devices/interfaces",
@@ -50,25 +53,40 @@ pub(super) fn reached(lab: &Lab) -> Result<()> {
     launcher.console.wait_for("the guest is running", STAGE)?;
     expect(&launcher, &["status", "--ready"], 6, "has not reported booted")?;
     lab.step("waiting for the guest's systemd to report that it has booted");
-    launcher.console.wait_for(r#"event="guest-booted""#, STAGE + STAGE)?;
+    launcher
+        .console
+        .wait_for(r#"event="guest-booted""#, STAGE + STAGE)?;
     expect(&launcher, &["status", "--ready"], 0, "")?;
     let status = status(&launcher)?;
     lab.step(format!("the guest reports {}", status["guestBoot"]));
     for (pointer, wanted) in [
         ("/guestBoot/state", json!("booted")),
-        ("/conditions/1", json!({"type": "GuestBooted", "status": "True", "message": status["guestBoot"]["status"]})),
+        (
+            "/conditions/1",
+            json!({"type": "GuestBooted", "status": "True", "message": status["guestBoot"]["status"]}),
+        ),
     ] {
         let found = status.pointer(pointer).cloned().unwrap_or_default();
         ensure!(found == wanted, "{pointer} is {found}, not {wanted}");
     }
     expect(&launcher, &["vsock", "22"], 0, "SSH-2.0-OpenSSH")?;
-    expect(&launcher, &["vsock", "23"], 6, "nothing in the guest listens at vsock port 23")?;
-    let answer = client.run(&pod, "id -u; ip -o link show dev eth0; cat /root/.ssh/authorized_keys")?;
+    expect(
+        &launcher,
+        &["vsock", "23"],
+        6,
+        "nothing in the guest listens at vsock port 23",
+    )?;
+    let answer = client.run(
+        &pod,
+        "id -u; ip -o link show dev eth0; cat /root/.ssh/authorized_keys",
+    )?;
     lab.step(format!("over ssh: {}", answer.replace('\n', " | ")));
     ensure!(answer.starts_with("0\n"), "not root: {answer}");
     ensure!(answer.contains("the tests' key"), "another key: {answer}");
     launcher.signal("TERM")?;
-    launcher.console.wait_for(r#"event="guest-shutting-down""#, STAGE)?;
+    launcher
+        .console
+        .wait_for(r#"event="guest-shutting-down""#, STAGE)?;
     launcher.expect_exit(0, STAGE + END)
 }
 
@@ -124,8 +142,22 @@ impl Client {
         let proxy = format!("ProxyCommand=podman exec -i {}-run hawser vsock 22", pod.name());
         output(
             self.program("ssh")
-                .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no"])
-                .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", &proxy])
+                .args([
+                    "-F",
+                    "none",
+                    "-o",
+                    "BatchMode=yes",
+                    "-o",
+                    "StrictHostKeyChecking=no",
+                ])
+                .args([
+                    "-o",
+                    "UserKnownHostsFile=/dev/null",
+                    "-o",
+                    "LogLevel=ERROR",
+                    "-o",
+                    &proxy,
+                ])
                 .arg("-i")
                 .arg(&self.key)
                 .arg(format!("root@{}", pod.name()))

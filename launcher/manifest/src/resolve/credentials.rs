@@ -64,7 +64,10 @@ fn way(method: &v1::credentials::Propagation, at: &FieldPath, report: &mut Repor
         (None, None, Some(agent)) => {
             let at = at.key("qemuGuestAgent").key("users");
             let users = agent.users.as_ref();
-            let others = users.into_iter().flat_map(List::iter).filter(|(_, user)| *user != ROOT);
+            let others = users
+                .into_iter()
+                .flat_map(List::iter)
+                .filter(|(_, user)| *user != ROOT);
             let mut alone = true;
             for (index, user) in others {
                 alone = false;
@@ -84,7 +87,10 @@ fn way(method: &v1::credentials::Propagation, at: &FieldPath, report: &mut Repor
             alone.then_some(Way::Credential)
         }
         _ => {
-            report.refuse(at.clone(), "expected one of noCloud, configDrive and qemuGuestAgent");
+            report.refuse(
+                at.clone(),
+                "expected one of noCloud, configDrive and qemuGuestAgent",
+            );
             None
         }
     }

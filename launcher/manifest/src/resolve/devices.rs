@@ -56,11 +56,7 @@ pub(crate) fn vsock(
 }
 
 /// The guest reports over its virtio socket, so there is nothing to wait for without one.
-fn ready_when(
-    vmi: &v1::VirtualMachineInstance,
-    has_vsock: bool,
-    report: &mut Report,
-) -> Option<ReadyWhen> {
+fn ready_when(vmi: &v1::VirtualMachineInstance, has_vsock: bool, report: &mut Report) -> Option<ReadyWhen> {
     let annotations = vmi.metadata.as_ref().map(|metadata| &metadata.annotations)?;
     let text = annotations.get(READY_WHEN)?.as_str();
     let path = FieldPath::of("metadata.annotations").key(READY_WHEN);

@@ -224,10 +224,7 @@ fn the_virtio_socket_has_the_clusters_cid_or_the_first() {
         ready_when: None,
     };
     assert_eq!(accepted(&[(&attach, json!(false))]).spec.vsock, None);
-    assert_eq!(
-        accepted(&[(&attach, json!(true))]).spec.vsock,
-        Some(vsock(3))
-    );
+    assert_eq!(accepted(&[(&attach, json!(true))]).spec.vsock, Some(vsock(3)));
     let status = |status: Value| {
         accepted(&[(&attach, json!(true)), ("/status", status)])
             .spec
@@ -268,10 +265,16 @@ fn a_guest_is_ready_when_its_systemd_says_so_if_the_manifest_asks_for_that() {
     let path = "metadata.annotations[\"hawser.dev/ready-when\"]";
     for bad in ["soon", "", "ssh.service", "a b.target"] {
         let said = refusals(&with(&[(&attach, json!(true)), annotated(bad)]));
-        assert!(said[0].starts_with(&format!("{path}: expected running, booted")), "{said:?}");
+        assert!(
+            said[0].starts_with(&format!("{path}: expected running, booted")),
+            "{said:?}"
+        );
     }
     let said = refusals(&with(&[annotated("booted")]));
-    assert!(said[0].starts_with(&format!("{path}: the guest's systemd reports over")), "{said:?}");
+    assert!(
+        said[0].starts_with(&format!("{path}: the guest's systemd reports over")),
+        "{said:?}"
+    );
 }
 
 #[test]
