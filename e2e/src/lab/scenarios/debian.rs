@@ -113,6 +113,7 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
     let mut manifest = manifest(make);
     vmi::set(&mut manifest, "/metadata/name", json!(pod.name()));
     vmi::set(&mut manifest, "/spec/domain/firmware", json!({}));
+    vmi::set(&mut manifest, "/spec/domain/devices/autoattachVSOCK", json!(true));
     // With few timers everything takes longer, going down too.
     vmi::set(
         &mut manifest,
@@ -129,6 +130,9 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
     launcher.console.wait_for("EFI stub", STAGE)?;
     drop(rare);
     cloud_init_took_effect(lab, &pod, &launcher)?;
+    // The firmware has passed SMBIOS on, by which systemd knows whom to report to.
+    lab.step("waiting for the guest's systemd to report that it has booted");
+    launcher.console.wait_for(r#"event="guest-booted""#, STAGE)?;
     guest::execute(pod.ipv4.into(), "ls -d /sys/firmware/efi").context("booted, but not by UEFI")?;
     has_the_network(lab, &pod, make, &BEHIND_MASQUERADE)?;
     launcher.signal("TERM")?;
