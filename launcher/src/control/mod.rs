@@ -27,7 +27,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, whereabouts};
+pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, now, whereabouts};
 pub(crate) use client::{Talk, console, events, live, migrate, operate, status, vsock_port};
 pub(crate) use metrics_port::serve_metrics;
 pub(crate) use verb::Verb;

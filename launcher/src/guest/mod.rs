@@ -28,8 +28,8 @@ use hawser_netsetup::Owner;
 use nix::unistd::Pid;
 
 pub(crate) use self::boot::check_version;
-pub(crate) use self::notify::Notified;
 use self::machine::{CallId, Event, Outcome};
+pub(crate) use self::notify::Notified;
 use crate::control::{self, Call, GIVEN_AWAY, Whereabouts};
 use crate::daemons::passt::{self, Passt};
 use crate::daemons::virtiofsd::Exports;

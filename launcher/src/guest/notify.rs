@@ -9,13 +9,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::accept::Accepting;
+use crate::control::now;
 use crate::devices::vsock::{NOTIFY_PORT, port_of_host};
 use crate::migration::said;
 use crate::spec::ReadyWhen;
@@ -198,12 +199,6 @@ fn log(state: BootState) {
         ),
         BootState::NotReported | BootState::Booting => {}
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 /// How many messages may be read, by the clock of whoever asks.

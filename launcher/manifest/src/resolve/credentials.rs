@@ -80,8 +80,8 @@ fn way(method: &v1::credentials::Propagation, at: &FieldPath, report: &mut Repor
                     ),
                 );
             }
-            if users.is_none_or(List::is_empty) {
-                report.refuse(at, "required, with root");
+            if users.is_some_and(List::is_empty) {
+                report.refuse(at, "expected root");
                 alone = false;
             }
             alone.then_some(Way::Credential)

@@ -321,9 +321,7 @@ fn public_keys_go_to_the_volume_that_is_to_have_them() {
     let agent = refusals(&with(&[seed("cloudInitNoCloud"), key("qemuGuestAgent")]));
     assert_eq!(
         agent,
-        [format!(
-            "{path}.propagationMethod.qemuGuestAgent.users: required, with root"
-        )]
+        [format!("{path}.propagationMethod.qemuGuestAgent.users: required")]
     );
     let hostile = json!([{"sshPublicKey": {
         "source": {"secret": {"secretName": "../x"}}, "propagationMethod": {"noCloud": {}},
