@@ -188,4 +188,33 @@ mod tests {
         status.refresh();
         insta::assert_snapshot!(table(&status));
     }
+
+    #[test]
+    fn a_guest_that_reports_how_far_it_has_booted() {
+        let guest = Identity {
+            namespace: "vms".into(),
+            name: "web".into(),
+            uid: None,
+        };
+        let mut status = Status::new(guest, Phase::Running, 1_700_000_000, Vec::new());
+        let mut shown = |boot: Option<GuestBoot>| {
+            status.facts.boot = boot;
+            status.refresh();
+            table(&status)
+        };
+        assert!(!shown(None).contains("systemd"), "no virtio socket");
+        let nothing = shown(Some(GuestBoot::default()));
+        assert!(
+            nothing.contains("\nthe guest's systemd has reported nothing\n"),
+            "{nothing}"
+        );
+        let booted = shown(Some(GuestBoot {
+            state: BootState::Booted,
+            since: 1_700_000_009,
+            status: Some("Ready.".into()),
+            ..GuestBoot::default()
+        }));
+        let line = "\nthe guest's systemd: booted since 2023-11-14T22:13:29Z: Ready.\n";
+        assert!(booted.contains(line), "{booted}");
+    }
 }

@@ -151,9 +151,10 @@ impl Output<'_> {
         })
     }
 
-    /// Known once what boots and every disk are.
+    /// Known once what boots, every disk and the public keys are.
     fn vm_config(&self) -> Option<VmConfig> {
         let (boot, disks) = self.boot.value().zip(self.disks.value())?;
+        let root_keys = self.root_keys.value()?;
         let parts = Parts {
             guest: self.guest,
             boot,
@@ -161,7 +162,7 @@ impl Output<'_> {
             drives: disks,
             attachments: self.attachments(),
             functions: self.pci,
-            root_keys: self.root_keys.value().map(Vec::as_slice).unwrap_or_default(),
+            root_keys,
             directory: &self.directory,
         };
         Some(parts.vm_config())
