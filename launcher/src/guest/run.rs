@@ -159,8 +159,14 @@ async fn supervise(
     } = Beside::listen(&mut job)?;
     let notified = job.vsock.then(|| Notified::new(job.facts.ready_when.as_ref()));
     if let Some(notified) = notified.clone() {
-        let listener =
-            notify::listen(&job.directory).map_err(internal("listen to the guest's virtio socket"))?;
+        let listener = notify::listen(&job.directory).map_err(|error| {
+            Failure::new(
+                ExitCode::PodUnfit,
+                "the socket in the state directory for what the guest's systemd reports",
+            )
+            .because(error)
+            .remedy("the state directory must be writable, and its path not longer than about 80 characters")
+        })?;
         tokio::spawn(notify::serve(listener, notified));
     }
     let viewers = Console::new(keyboard);
