@@ -58,15 +58,14 @@ pub(super) fn reached(lab: &Lab) -> Result<()> {
         .wait_for(r#"event="guest-booted""#, STAGE + STAGE)?;
     expect(&launcher, &["status", "--ready"], 0, "")?;
     let status = status(&launcher)?;
-    lab.step(format!("the guest reports {}", status["guestBoot"]));
+    let at = |pointer: &str| status.pointer(pointer).cloned().unwrap_or_default();
+    lab.step(format!("the guest reports {}", at("/guestBoot")));
+    let condition = json!({"type": "GuestBooted", "status": "True", "message": at("/guestBoot/status")});
     for (pointer, wanted) in [
         ("/guestBoot/state", json!("booted")),
-        (
-            "/conditions/1",
-            json!({"type": "GuestBooted", "status": "True", "message": status["guestBoot"]["status"]}),
-        ),
+        ("/conditions/1", condition),
     ] {
-        let found = status.pointer(pointer).cloned().unwrap_or_default();
+        let found = at(pointer);
         ensure!(found == wanted, "{pointer} is {found}, not {wanted}");
     }
     expect(&launcher, &["vsock", "22"], 0, "SSH-2.0-OpenSSH")?;
