@@ -14,6 +14,7 @@ use crate::commands::run::RunArgs;
 use crate::commands::setup::SetupArgs;
 use crate::commands::shell::{CompletionsArgs, ManArgs};
 use crate::commands::status::StatusArgs;
+use crate::commands::vsock::VsockArgs;
 
 /// Runs a KubeVirt VirtualMachineInstance in this pod with cloud-hypervisor.
 #[derive(Debug, Parser)]
@@ -59,6 +60,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the guest's serial console here, and type at it. Ctrl-] detaches.
     Console(ConsoleArgs),
+    /// Connect standard input and output to a port of the guest's virtio socket, as for ssh -o ProxyCommand.
+    Vsock(VsockArgs),
     /// Stop the guest's vCPUs. Its memory and its devices stay, and hawser resume runs it again.
     Pause(StateDirArgs),
     /// Run a guest again that was paused.

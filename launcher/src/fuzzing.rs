@@ -11,6 +11,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::disks::qcow2;
+use crate::guest::Notified;
 use crate::hooks::{Hooked, rules};
 use crate::migration::message::{self, Message};
 use crate::migration::{Description, Identity, describe, said};
@@ -28,6 +29,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("bindings", bindings),
     ("device_metadata", device_metadata),
+    ("guest_report", guest_report),
     ("hand_off", hand_off),
     ("hook_reply", hook_reply),
     ("manifest", manifest),
@@ -209,6 +211,18 @@ pub fn qcow2_header(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// What the guest's systemd reports: kept in bounds, and fit for a log.
+pub fn guest_report(bytes: &[u8]) {
+    let notified = Notified::new(None);
+    notified.take(bytes);
+    let boot = notified.boot();
+    let texts = boot.targets.iter().chain(&boot.status).chain(&boot.hostname);
+    texts.for_each(|text| fit_for_a_log(text));
+    assert!(boot.targets.len() <= 100, "{}", boot.targets.len());
+    notified.take(bytes);
+    assert_eq!(notified.boot(), boot);
 }
 
 /// The pod's resolv.conf: the guest gets no server that it cannot reach, and no name that is none.

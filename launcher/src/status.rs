@@ -1,12 +1,14 @@
 //! What is known of a guest from outside its launcher: what `hawser status` prints, and what two launchers compare of a guest's
 //! NICs. Data only. docs/migration.md names the steps.
 
+mod guest_boot;
 mod vmi;
 
 use hawser_netsetup::Handed;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use vmi::{Facts, Vmi, time};
+pub(crate) use guest_boot::{BootState, GuestBoot};
+pub(crate) use vmi::{Condition, Facts, Vmi, time};
 
 /// Answer to `hawser status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +27,9 @@ pub(crate) struct Status {
     /// The guest is this target's; no launcher starts it here again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) handed_over_to: Option<String>,
+    /// Of a guest with a virtio socket, as of the last [`Self::refresh`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guest_boot: Option<GuestBoot>,
     /// The same in KubeVirt's form, as of the last [`Self::refresh`].
     #[serde(flatten)]
     pub(crate) vmi: Vmi,
@@ -42,13 +47,31 @@ impl Status {
             disks: Vec::new(),
             migration: None,
             handed_over_to: None,
+            guest_boot: None,
             vmi: Vmi::default(),
             facts: Facts::default(),
         }
     }
 
+    /// Why a probe is told that the guest is not ready.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        let ready = self
+            .vmi
+            .conditions
+            .iter()
+            .find(|condition| condition.kind == "Ready");
+        match ready {
+            Some(ready) if ready.status == "True" => None,
+            Some(Condition {
+                message: Some(why), ..
+            }) => Some(why.clone()),
+            _ => Some(format!("the guest is {}", self.state.name())),
+        }
+    }
+
     /// Brings what is derived up to date.
     pub(crate) fn refresh(&mut self) {
+        self.guest_boot.clone_from(&self.facts.boot);
         self.vmi = Vmi::of(self);
     }
 }

@@ -52,7 +52,7 @@ pub(crate) const NETWORKD: Make = Make {
 pub(crate) const DHCPCD: Make = Make {
     name: "dhcpcd",
     root: "/dev/vda",
-    packages: &["dhcpcd"],
+    packages: &["dhcpcd", "openssh-server"],
     set_up: |_| Ok(()),
 };
 
@@ -71,6 +71,9 @@ pub(crate) const NETWORK_MANAGER: Make = Make {
 };
 
 const MAKES: [&Make; 4] = [&NETWORKD, &DHCPCD, &IFUPDOWN, &NETWORK_MANAGER];
+
+/// In the directory of this make, an SSH client for the node, with what it loads: the server's package has it too.
+pub(crate) const SSH_CLIENT: &str = "ssh-client";
 
 /// In the directory of a make. The directories in between are those of a container image.
 pub(crate) const DISK: &str = "disk/disk.qcow2";
@@ -129,7 +132,7 @@ pub(crate) fn get(cache: &Cache) -> Result<PathBuf> {
     }
     recipe.extend(BASE.iter().chain(HOUSEKEEPING).map(|name| name.as_bytes()));
     // Raised when the code below makes something else of the same.
-    recipe.push(b"debian guests 1");
+    recipe.push(b"debian guests 2");
     cache.entry("debian-guests", &recipe, |dir| {
         progress("making Debian guests from packages (once; 3 to 5 minutes)");
         make_all(dir).context("cannot make the Debian guests")
@@ -150,6 +153,9 @@ fn make_all(dir: &Path) -> Result<()> {
         finish(&root, make)?;
         let image = dir.join(make.name).join(DISK);
         fs::create_dir_all(image.with_file_name(""))?;
+        if make.packages.contains(&"openssh-server") {
+            ssh_client(&root, &dir.join(make.name).join(SSH_CLIENT))?;
+        }
         if make.root == NETWORKD.root {
             let loader = unified_kernel(&root, make, &dir.join(INITRAMFS))?;
             disk_image::partitioned(&root, &loader, &image)?;
@@ -241,6 +247,22 @@ fn unified_kernel(root: &Path, make: &Make, initramfs: &Path) -> Result<PathBuf>
         bail!("ukify has made nothing");
     }
     Ok(loader)
+}
+
+/// Copies the programs and the libraries that ldd names.
+fn ssh_client(root: &Path, dir: &Path) -> Result<()> {
+    let programs = ["/usr/bin/ssh", "/usr/bin/ssh-keygen"];
+    let listed = output(Command::new("chroot").arg(root).arg("ldd").args(programs))?;
+    let libraries = listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/') && word.contains(".so"));
+    fs::create_dir_all(dir)?;
+    for file in libraries.chain(programs) {
+        let from = root.join(file.trim_start_matches('/'));
+        let name = from.file_name().with_context(|| from.display().to_string())?;
+        fs::copy(&from, dir.join(name)).with_context(|| from.display().to_string())?;
+    }
+    Ok(())
 }
 
 fn enable(root: &Path, units: &[&str]) -> Result<()> {

@@ -235,6 +235,7 @@ impl Volumes {
         });
         let secrets: BTreeMap<String, &str> = keys
             .flatten()
+            .chain(&source.guest.root_keys)
             .map(|keys| (keys.volume(), keys.secret.as_str()))
             .collect();
         for (number, (directory, secret)) in secrets.into_iter().enumerate() {

@@ -25,7 +25,7 @@ mod v1;
 pub use document::input::{MAX_BYTES, ParseError, parse};
 pub use document::quantity::parse as parse_quantity;
 pub use document::report::{FieldPath, Note, Refusals, Report, quoted};
-pub use guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
+pub use guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, ReadyWhen, Vsock};
 pub use guest::rates::{Rate, Rates};
 pub use guest::storage::{
     CloudInit, CloudInitSource, Disk, PublicKeys, SeedData, Text, Volume, VolumeLabel, VolumeSource,

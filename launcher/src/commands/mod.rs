@@ -15,6 +15,7 @@ pub mod shell;
 pub mod status;
 mod status_table;
 mod version;
+pub mod vsock;
 mod wiring;
 
 use clap::CommandFactory;
@@ -37,6 +38,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),
         Command::Console(args) => console::console(&args),
+        Command::Vsock(args) => vsock::vsock(&args),
         Command::Pause(args) => operate::operate(&args, Verb::Pause),
         Command::Resume(args) => operate::operate(&args, Verb::Resume),
         Command::Reset(args) => operate::operate(&args, Verb::Reset),

@@ -11,7 +11,7 @@ use super::status_table::table;
 use crate::control;
 use crate::error::{ExitCode, Failure};
 use crate::state_dir::{is_wired, vmm_dir};
-use crate::status::{Phase, Status};
+use crate::status::Status;
 
 /// Between two questions of `--watch`.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,7 +28,8 @@ pub struct StatusArgs {
     /// Print the table again whenever it has changed, until the launcher ends.
     #[arg(short, long, conflicts_with_all = ["ready", "live", "wired"])]
     pub watch: bool,
-    /// Print nothing, and succeed if the guest is running here (exit code 6 if it is not). For a readiness probe.
+    /// Print nothing, and succeed if the guest is running here (exit code 6 if it is not). Where the manifest's annotation
+    /// hawser.dev/ready-when asks for it, the guest must also have reported that it has booted. For a readiness probe.
     #[arg(long, conflicts_with_all = ["live", "wired", "output"])]
     pub ready: bool,
     /// Print nothing, and succeed if the launcher answers (exit code 4 if it does not). For a liveness probe.
@@ -61,12 +62,9 @@ pub(super) fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         return control::live(&vmm_dir).map(|_| ExitCode::Success);
     }
     if args.ready {
-        return match control::live(&vmm_dir)?.state {
-            Phase::Running => Ok(ExitCode::Success),
-            state => Err(Failure::new(
-                ExitCode::Vmm,
-                format!("the guest is not running: {}", state.name()),
-            )),
+        return match control::live(&vmm_dir)?.not_ready() {
+            None => Ok(ExitCode::Success),
+            Some(why) => Err(Failure::new(ExitCode::Vmm, why)),
         };
     }
     let usual = match io::stdout().is_terminal() {

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::status::{Direction, Status, time};
+use crate::status::{BootState, Direction, GuestBoot, Status, time};
 
 const GAP: usize = 3;
 
@@ -18,6 +18,9 @@ pub(super) fn table(status: &Status) -> String {
     if let Some(to) = &status.handed_over_to {
         line(&mut out, &format!("migrated to {to}"));
     }
+    if let Some(boot) = &status.guest_boot {
+        line(&mut out, &guest_boot(boot));
+    }
     interfaces(&mut out, status);
     disks(&mut out, status);
     migration(&mut out, status);
@@ -29,6 +32,15 @@ pub(super) fn table(status: &Status) -> String {
         }
     }
     out
+}
+
+fn guest_boot(boot: &GuestBoot) -> String {
+    let state = boot.state.name();
+    match (&boot.status, boot.state) {
+        (_, BootState::NotReported) => "the guest's systemd has reported nothing".to_owned(),
+        (Some(said), _) => format!("the guest's systemd: {state} since {}: {said}", time(boot.since)),
+        (None, _) => format!("the guest's systemd: {state} since {}", time(boot.since)),
+    }
 }
 
 fn interfaces(out: &mut String, status: &Status) {
@@ -175,5 +187,34 @@ mod tests {
         });
         status.refresh();
         insta::assert_snapshot!(table(&status));
+    }
+
+    #[test]
+    fn a_guest_that_reports_how_far_it_has_booted() {
+        let guest = Identity {
+            namespace: "vms".into(),
+            name: "web".into(),
+            uid: None,
+        };
+        let mut status = Status::new(guest, Phase::Running, 1_700_000_000, Vec::new());
+        let mut shown = |boot: Option<GuestBoot>| {
+            status.facts.boot = boot;
+            status.refresh();
+            table(&status)
+        };
+        assert!(!shown(None).contains("systemd"), "no virtio socket");
+        let nothing = shown(Some(GuestBoot::default()));
+        assert!(
+            nothing.contains("\nthe guest's systemd has reported nothing\n"),
+            "{nothing}"
+        );
+        let booted = shown(Some(GuestBoot {
+            state: BootState::Booted,
+            since: 1_700_000_009,
+            status: Some("Ready.".into()),
+            ..GuestBoot::default()
+        }));
+        let line = "\nthe guest's systemd: booted since 2023-11-14T22:13:29Z: Ready.\n";
+        assert!(booted.contains(line), "{booted}");
     }
 }

@@ -214,7 +214,8 @@ fn write(directory: &Path, name: &str, value: &impl Serialize, durable: bool) ->
     fs::rename(fresh, directory.join(name))
 }
 
-fn now() -> u64 {
+/// Seconds since 1970, UTC.
+pub(crate) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

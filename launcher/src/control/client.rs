@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::routes::{CONSOLE, KEYBOARD, Route};
+use super::routes::{CONSOLE, KEYBOARD, Route, VSOCK, VSOCK_PORT};
 use super::{Answer, Order, Refused, Verb, board, http};
 use crate::console::Keyboard;
 use crate::error::{ExitCode, Failure};
@@ -135,6 +135,20 @@ pub(crate) fn console(vmm_dir: &Path, types: bool) -> Result<Talk, Failure> {
             Err(failure
                 .remedy("attach with the hawser that runs the guest: another version knows other requests"))
         }
+    }
+}
+
+/// A connection to this port of the guest's virtio socket: to write to, and to read from.
+pub(crate) fn vsock_port(vmm_dir: &Path, port: u32) -> Result<(UnixStream, BufReader<UnixStream>), Failure> {
+    let (method, path) = Route::Vsock.target();
+    let target = format!("{path}?port={port}");
+    let (stream, reply) = ask(vmm_dir, (method, &target), Some(VSOCK), b"", VSOCK_PORT)?;
+    match reply.code {
+        101 => Ok((stream, reply.body)),
+        _ => match reply.json::<serde_json::Value>(ExitCode::Vmm) {
+            Ok(_) => Err(lost("it is no answer to this")),
+            Err(failure) => Err(failure),
+        },
     }
 }
 

@@ -14,6 +14,7 @@ mod metrics_port;
 mod openapi;
 mod routes;
 mod verb;
+mod vsock;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -26,8 +27,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
-pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, whereabouts};
-pub(crate) use client::{Talk, console, events, live, migrate, operate, status};
+pub(crate) use board::{Board, GIVEN_AWAY, Whereabouts, note_predecessor, now, whereabouts};
+pub(crate) use client::{Talk, console, events, live, migrate, operate, status, vsock_port};
 pub(crate) use metrics_port::serve_metrics;
 pub(crate) use verb::Verb;
 
@@ -59,6 +60,10 @@ pub(crate) enum Request {
     Console {
         /// Whoever asks wants to type.
         types: bool,
+    },
+    /// The connection is one to this port of the guest from here on.
+    Vsock {
+        port: u32,
     },
 }
 
@@ -137,13 +142,14 @@ pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>, console: Console) -> io::
     let listener = UnixListener::from_std(hawser_linux::unix_socket::bind_nonblocking(&path)?)?;
     // Root without DAC_OVERRIDE is one among others; the directory keeps strangers out, and the credentials do.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
+    let ports = vsock::Ports::of(vmm_dir);
     tokio::spawn(async move {
         let mut accepting = Accepting::at("control socket");
         loop {
             let (stream, _) = accepting.next(|context| listener.poll_accept(context)).await;
-            let (calls, console) = (calls.clone(), console.clone());
+            let (calls, console, ports) = (calls.clone(), console.clone(), ports.clone());
             tokio::spawn(async move {
-                if let Err(error) = answer(stream, calls, &console).await {
+                if let Err(error) = answer(stream, calls, &console, &ports).await {
                     tracing::debug!("control socket: {error}");
                 }
             });
@@ -152,7 +158,12 @@ pub(crate) fn serve(vmm_dir: &Path, calls: Sink<Call>, console: Console) -> io::
     Ok(())
 }
 
-async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    calls: Sink<Call>,
+    console: &Console,
+    ports: &vsock::Ports,
+) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         tracing::warn!(
@@ -170,6 +181,7 @@ async fn answer(stream: UnixStream, calls: Sink<Call>, console: &Console) -> io:
     };
     let request = match routes::request(&message) {
         Ok(Request::Console { types }) => return console::serve(console, types, reading, writing).await,
+        Ok(Request::Vsock { port }) => return ports.serve(port, reading, writing).await,
         Ok(Request::Events { follows }) => return stream_events(follows, reading, writing).await,
         Ok(request) => request,
         Err((code, why)) => return writing.write_all(&refusal(code, &why)?).await,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::routes::ROUTES;
 use super::{Answer, OnTimeout, Order, Refused, board, http};
-use crate::status::{Direction, Identity, NicDescription, Phase, Step};
+use crate::status::{BootState, Direction, GuestBoot, Identity, NicDescription, Phase, Step};
 
 fn document() -> Value {
     serde_json::from_str(include_str!("../../../docs/control.openapi.json")).unwrap()
@@ -94,8 +94,15 @@ fn every_status_is_as_the_file_says() {
     let mut board = board::Board::new(dir.path(), guest, vec![nic]);
     board.status.facts.obstacles = vec!["why not".into()];
     board.status.facts.leased = [("default".to_owned(), vec!["10.0.2.2".parse().unwrap()])].into();
-    for phase in Phase::ALL {
+    for (number, phase) in Phase::ALL.into_iter().enumerate() {
         board.phase(phase);
+        board.status.facts.boot = BootState::ALL.get(number).map(|state| GuestBoot {
+            state: *state,
+            since: 1,
+            targets: vec!["multi-user.target".into()],
+            status: Some("Ready.".into()),
+            hostname: Some("web".into()),
+        });
         board.migration(Direction::Out, "tcp:b:1", Step::Sending, None);
         board.round(2, 4096);
         board.status.refresh();

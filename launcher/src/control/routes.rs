@@ -5,6 +5,10 @@ use super::{Order, Request, Verb};
 
 /// The protocol of a connection that carries the guest's console.
 pub(super) const CONSOLE: &str = "hawser-console";
+/// The protocol of a connection to a port of the guest's virtio socket.
+pub(super) const VSOCK: &str = "hawser-vsock";
+/// The header of the answer with that port.
+pub(super) const VSOCK_PORT: &str = "Hawser-Vsock-Port";
 /// The header of the answer that says who types.
 pub(super) const KEYBOARD: &str = "Hawser-Keyboard";
 
@@ -18,10 +22,11 @@ pub(super) enum Route {
     Console,
     Events,
     Metrics,
+    Vsock,
 }
 
 /// Method, path, and what is done.
-pub(super) const ROUTES: [(&str, &str, Route); 11] = [
+pub(super) const ROUTES: [(&str, &str, Route); 12] = [
     ("GET", "/v1/status", Route::Status),
     ("PUT", "/v1/pause", Route::Verb(Verb::Pause)),
     ("PUT", "/v1/resume", Route::Verb(Verb::Resume)),
@@ -33,6 +38,7 @@ pub(super) const ROUTES: [(&str, &str, Route); 11] = [
     ("GET", "/v1/console", Route::Console),
     ("GET", "/v1/events", Route::Events),
     ("GET", "/v1/metrics", Route::Metrics),
+    ("GET", "/v1/vsock", Route::Vsock),
 ];
 
 impl Route {
@@ -65,6 +71,16 @@ impl Route {
     }
 }
 
+fn upgrade(message: &Message, protocol: &str) -> Result<(), (Code, String)> {
+    match message.upgrade.as_deref() == Some(protocol) {
+        true => Ok(()),
+        false => {
+            let why = format!("this path needs the header Upgrade: {protocol}");
+            Err((Code::UpgradeRequired, why))
+        }
+    }
+}
+
 /// What a message asks for; else the status and the reason why it is not done.
 pub(super) fn request(message: &Message) -> Result<Request, (Code, String)> {
     Ok(match Route::of(message)? {
@@ -80,11 +96,17 @@ pub(super) fn request(message: &Message) -> Result<Request, (Code, String)> {
         Route::Events => Request::Events {
             follows: message.query == "follow",
         },
+        Route::Vsock => {
+            upgrade(message, VSOCK)?;
+            let port = message.query.strip_prefix("port=");
+            let port = port.and_then(|port| port.parse().ok()).ok_or_else(|| {
+                let why = "expected port=PORT behind the path, a number up to 4294967295".to_owned();
+                (Code::BadRequest, why)
+            })?;
+            Request::Vsock { port }
+        }
         Route::Console => {
-            if message.upgrade.as_deref() != Some(CONSOLE) {
-                let why = format!("a console needs the header Upgrade: {CONSOLE}");
-                return Err((Code::UpgradeRequired, why));
-            }
+            upgrade(message, CONSOLE)?;
             Request::Console {
                 types: message.query != "read-only",
             }

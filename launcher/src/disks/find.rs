@@ -10,7 +10,9 @@ use nix::fcntl::OFlag;
 
 use super::fat::{self, Files};
 use super::head::{head, other_type};
-use super::{DIRECTORY, Drive, ImageType, Make, SECTOR, Seed, files, firmware_boot, locks, qcow2, seed};
+use super::{
+    DIRECTORY, Drive, ImageType, Make, SECTOR, Seed, files, firmware_boot, keys, locks, qcow2, seed,
+};
 use crate::error::{ExitCode, Failure};
 use crate::pod::places::Places;
 use crate::spec::{
@@ -346,12 +348,7 @@ fn seed_files(
     let mut public_keys = Vec::new();
     for keys in &cloud_init.public_keys {
         let place = places.volume(&keys.volume());
-        for content in files::all(&place).map_err(at(place))?.into_values() {
-            let text = String::from_utf8_lossy(&content);
-            if !text.trim().is_empty() {
-                public_keys.push(text.trim().to_owned());
-            }
-        }
+        public_keys.extend(keys::read(&place).map_err(at(place))?);
     }
     Ok(seed::seed(
         cloud_init.source,

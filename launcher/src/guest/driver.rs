@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::dhcp::serve_guest;
 use super::heard::Heard;
 use super::machine::{Action, CallId, Event, Guest, Outcome, Vcpus, VmmExit};
+use super::notify::Notified;
 use super::power;
 use super::replug::Replug;
 use super::verbs::{Verbs, refused};
@@ -57,6 +58,8 @@ pub(super) struct Supervisor {
     pub(super) growth: Growth,
     pub(super) verbs: Verbs,
     pub(super) heard: Heard,
+    /// Of a guest with a virtio socket.
+    pub(super) notified: Option<Notified>,
 }
 
 /// What there is of a migration away from here.
@@ -306,6 +309,9 @@ impl Supervisor {
             }
             "rebooted" => {
                 self.heard.rebooted();
+                if let Some(notified) = &self.notified {
+                    notified.rebooted();
+                }
                 self.board.status.facts.arrived = false;
                 events.push(Event::Rebooted);
             }

@@ -11,6 +11,7 @@ mod heard;
 mod machine;
 #[cfg(test)]
 mod model;
+mod notify;
 mod power;
 mod replug;
 mod run;
@@ -28,6 +29,7 @@ use nix::unistd::Pid;
 
 pub(crate) use self::boot::check_version;
 use self::machine::{CallId, Event, Outcome};
+pub(crate) use self::notify::Notified;
 use crate::control::{self, Call, GIVEN_AWAY, Whereabouts};
 use crate::daemons::passt::{self, Passt};
 use crate::daemons::virtiofsd::Exports;

@@ -14,6 +14,7 @@ use super::driver::{Migrating, Supervisor};
 use super::faults;
 use super::heard::Heard;
 use super::machine::{Event, Guest, VmmExit};
+use super::notify::{self, Notified};
 use super::replug::{Replug, unplug};
 use super::verbs::Verbs;
 use super::{End, Input, Job, Start};
@@ -156,6 +157,18 @@ async fn supervise(
         virtiofsd,
         shares,
     } = Beside::listen(&mut job)?;
+    let notified = job.vsock.then(|| Notified::new(job.facts.ready_when.as_ref()));
+    if let Some(notified) = notified.clone() {
+        let listener = notify::listen(&job.directory).map_err(|error| {
+            Failure::new(
+                ExitCode::PodUnfit,
+                "the socket in the state directory for what the guest's systemd reports",
+            )
+            .because(error)
+            .remedy("the state directory must be writable, and its path not longer than about 80 characters")
+        })?;
+        tokio::spawn(notify::serve(listener, notified));
+    }
     let viewers = Console::new(keyboard);
     let logged = job.console_logged.then_some(job.directory.as_path());
     let console = console::pump(console, logged, viewers.clone());
@@ -213,6 +226,7 @@ async fn supervise(
         replug: Replug::default(),
         growth,
         heard: Heard::default(),
+        notified,
         verbs: Verbs::new(api_of_verbs, held, queue.clone()),
         job,
         queue,

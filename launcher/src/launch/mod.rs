@@ -2,6 +2,7 @@
 //! anything.
 
 mod confinement;
+mod credentials;
 mod explanations;
 pub(crate) mod migratable;
 mod vm_config;
@@ -135,6 +136,7 @@ impl Launch {
             boot,
             cpus,
             disks,
+            root_keys,
             exports,
             pci,
             passt,
@@ -170,6 +172,7 @@ impl Launch {
             drives: &drives,
             attachments: &attachments,
             functions: &pci,
+            root_keys: &root_keys,
             directory,
         };
         let vmm_may = parts.vmm_may(&cloud_hypervisor);
@@ -190,6 +193,7 @@ impl Launch {
             facts: Facts {
                 obstacles: obstacles.clone(),
                 pod_interfaces: nic::pod_interfaces(&plan.nics, &found),
+                ready_when: guest.vsock.as_ref().and_then(|vsock| vsock.ready_when.clone()),
                 ..Facts::default()
             },
             nics: nic::describe(&guest, &plan.nics, &found, &attachments),

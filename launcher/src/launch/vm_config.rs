@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::credentials;
 use crate::daemons::virtiofsd;
 use crate::devices::vsock;
 use crate::disks::Drive;
@@ -29,6 +30,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) drives: &'a [Drive],
     pub(crate) attachments: &'a [Attachment],
     pub(crate) functions: &'a PciFunctions,
+    /// Public keys for root.
+    pub(crate) root_keys: &'a [String],
     /// The unprivileged half's, with its sockets in it.
     pub(crate) directory: &'a Path,
 }
@@ -62,6 +65,7 @@ impl Parts<'_> {
             fs: self.filesystems(),
             vsock: guest
                 .vsock
+                .as_ref()
                 .map(|device| VsockConfig::new(device.cid, vsock::socket(self.directory))),
             // The serial port is the guest's console: the VMM's standard output, which carries nothing else.
             // Without a log it goes nowhere, and without a port the guest has none.
@@ -193,6 +197,7 @@ impl Parts<'_> {
             system_uuid: self.guest.firmware_uuid.clone(),
             num_pci_segments: last.map(|last| last.saturating_add(1)),
             iommufd: devices.iter().any(|device| device.access() == Access::Iommufd),
+            oem_strings: credentials::strings(self.guest, self.root_keys),
         };
         (platform != PlatformConfig::default()).then_some(platform)
     }

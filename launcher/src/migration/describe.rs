@@ -203,6 +203,10 @@ pub(crate) fn notes(source: &Description, target: &Description) -> Vec<String> {
 /// Each leaf that is not the same, by its path. The NICs have been compared by name, and a VF has another address on each
 /// node.
 fn differences(path: &str, source: &Value, target: &Value, reasons: &mut Vec<String>) {
+    // The guest keeps what it was told when it booted.
+    if path == "config.platform.oem_strings" {
+        return;
+    }
     if path == "config.net" || (path.starts_with("config.devices[") && path.ends_with("].path")) {
         return;
     }

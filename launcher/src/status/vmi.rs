@@ -7,7 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Direction, MigrationStatus, NicDescription, Phase, Status, Step};
+use super::{BootState, Direction, GuestBoot, MigrationStatus, NicDescription, Phase, Status, Step};
+use crate::spec::ReadyWhen;
 
 /// What the launcher knows beside [`Status`], and nobody else needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub(crate) struct Facts {
     pub(crate) arrived: bool,
     /// NICs whose link is down by `hawser link`.
     pub(crate) down: Vec<String>,
+    /// Of a guest with a virtio socket.
+    pub(crate) boot: Option<GuestBoot>,
+    /// What the guest has to report before it is ready.
+    pub(crate) ready_when: Option<ReadyWhen>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,12 +92,27 @@ pub(crate) struct MigrationState {
     pub(crate) mode: String,
 }
 
+impl Facts {
+    /// Why a guest that runs is not ready, where its manifest waits for what the guest reports.
+    fn not_booted(&self) -> Option<String> {
+        let when = self.ready_when.as_ref()?;
+        // Before it is asked for the first time, nothing has been reported.
+        let boot = self.boot.clone().unwrap_or_default();
+        (!boot.is_ready(when)).then(|| {
+            format!(
+                "the guest runs and has not reported {when} (annotation hawser.dev/ready-when); its systemd: {}",
+                boot.state.name()
+            )
+        })
+    }
+}
+
 impl Vmi {
     pub(crate) fn of(status: &Status) -> Self {
         let facts = &status.facts;
         Self {
             phase: phase(status.state).to_owned(),
-            conditions: conditions(status.state, &facts.obstacles),
+            conditions: conditions(status.state, facts),
             interfaces: status.nics.iter().map(|nic| interface(nic, facts)).collect(),
             migration_state: status
                 .migration
@@ -114,26 +134,31 @@ fn phase(phase: Phase) -> &'static str {
     }
 }
 
-fn conditions(phase: Phase, obstacles: &[String]) -> Vec<Condition> {
+fn conditions(phase: Phase, facts: &Facts) -> Vec<Condition> {
     let condition = |kind: &str, status: bool, reason: Option<&str>, message: Option<String>| Condition {
         kind: kind.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
         reason: reason.map(str::to_owned),
         message,
     };
-    let ready = phase == Phase::Running;
-    let why = (!ready).then(|| format!("the guest is {}", phase.name()));
-    let mut all = vec![condition(
-        "Ready",
-        ready,
-        (!ready).then_some("GuestNotRunning"),
-        why,
-    )];
+    let not_ready = match phase {
+        Phase::Running => facts.not_booted().map(|why| ("GuestNotBooted", why)),
+        other => Some(("GuestNotRunning", format!("the guest is {}", other.name()))),
+    };
+    let (reason, why) = not_ready.unzip();
+    let mut all = vec![condition("Ready", reason.is_none(), reason, why)];
+    if let Some(boot) = &facts.boot
+        && matches!(phase, Phase::Running | Phase::Paused | Phase::Stopping)
+    {
+        let booted = boot.state == BootState::Booted;
+        let reason = (!booted).then_some(boot.state.reason());
+        all.push(condition("GuestBooted", booted, reason, boot.status.clone()));
+    }
     if phase == Phase::Paused {
         let message = "VMI was paused by user".to_owned();
         all.push(condition("Paused", true, Some("PausedByUser"), Some(message)));
     }
-    all.push(match obstacles {
+    all.push(match facts.obstacles.as_slice() {
         [] => condition("LiveMigratable", true, None, None),
         some => condition(
             "LiveMigratable",
@@ -265,6 +290,41 @@ mod tests {
         );
         assert_eq!(vmi.conditions[2].message.as_deref(), Some("a; b"));
         assert_eq!(vmi.interfaces[0].link_state, "down");
+    }
+
+    #[test]
+    fn a_guest_whose_manifest_waits_for_its_systemd_is_ready_when_that_has_reported() {
+        let mut status = status(Phase::Running);
+        let ready = |status: &mut Status, state: BootState, targets: &[&str]| {
+            status.facts.boot = Some(GuestBoot {
+                state,
+                targets: targets.iter().map(|&target| target.to_owned()).collect(),
+                ..GuestBoot::default()
+            });
+            status.refresh();
+            status.not_ready().is_none()
+        };
+        assert!(
+            ready(&mut status, BootState::NotReported, &[]),
+            "nothing is waited for"
+        );
+        status.facts.ready_when = Some(ReadyWhen::Booted);
+        for state in BootState::ALL {
+            assert_eq!(
+                ready(&mut status, state, &[]),
+                state == BootState::Booted,
+                "{state:?}"
+            );
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        status.facts.ready_when = Some(ReadyWhen::Target("a.target".to_owned()));
+        assert!(!ready(&mut status, BootState::Booted, &["b.target"]));
+        let why = status.not_ready().unwrap();
+        assert!(why.contains("has not reported a.target"), "{why}");
+        assert!(ready(&mut status, BootState::Booting, &["b.target", "a.target"]));
+        assert!(!ready(&mut status, BootState::ShuttingDown, &["a.target"]));
+        status.state = Phase::Paused;
+        assert!(!ready(&mut status, BootState::Booted, &["a.target"]), "paused");
     }
 
     #[test]

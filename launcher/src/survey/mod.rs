@@ -3,6 +3,7 @@
 
 mod interfaces;
 pub(crate) mod namespace;
+mod parts;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,6 @@ use self::namespace::{Descriptors, Network};
 use crate::daemons::virtiofsd::{self, Exports};
 use crate::disks::{self, Drive};
 use crate::error::{ExitCode, Failure};
-use crate::hooks;
 use crate::migration::{self, Security};
 use crate::nic;
 use crate::pod::boot_source::{self, Boot};
@@ -69,6 +69,7 @@ pub(crate) struct Pod {
     memory: Part<()>,
     pub(crate) cpus: Part<Option<Pinning>>,
     pub(crate) disks: Part<Vec<Drive>>,
+    pub(crate) root_keys: Part<Vec<String>>,
     pub(crate) exports: Part<Exports>,
     pub(crate) pci: Part<PciFunctions>,
     passt: Part<Option<PasstProgram>>,
@@ -89,6 +90,7 @@ pub(crate) struct FitPod {
     pub(crate) boot: Boot,
     pub(crate) cpus: Option<Pinning>,
     pub(crate) disks: Vec<Drive>,
+    pub(crate) root_keys: Vec<String>,
     pub(crate) exports: Exports,
     pub(crate) pci: PciFunctions,
     pub(crate) passt: Option<PasstProgram>,
@@ -123,6 +125,7 @@ impl Survey<'_> {
             memory: Part::or_bad(hugepages::check(&guest)).with_notes(memory_limit::note(&guest)),
             cpus: cpus(&guest),
             disks: self.disks(&guest, &owner),
+            root_keys: self.root_keys(&guest, &owner),
             exports: self.exports(&guest, &owner),
             pci: match networks.value() {
                 Some(networks) => self.pci(&guest, networks.as_ref(), user),
@@ -283,28 +286,6 @@ impl Survey<'_> {
         });
         Part::of(found, |()| format!("state directory: {}", path.display()))
     }
-
-    fn hooks(&self, guest: &GuestSpec) -> Part<PathBuf> {
-        let directory = self.places.hooks();
-        if hooks::plugins(guest).is_empty() {
-            return Part::silent(directory);
-        }
-        let absolute = std::path::absolute(&directory).map_err(|error| {
-            let what = format!("the hooks' directory {}", directory.display());
-            Failure::new(ExitCode::PodUnfit, what).because(error)
-        });
-        let part = Part::or_bad(absolute);
-        match directory.is_dir() {
-            true => part.with(Finding::Good(format!(
-                "sidecars' sockets: {}",
-                directory.display()
-            ))),
-            false => part.with(Finding::Note(format!(
-                "{} is not there yet: the sidecars of binding plugins are waited for at the start",
-                directory.display()
-            ))),
-        }
-    }
 }
 
 impl Pod {
@@ -325,6 +306,7 @@ impl Pod {
         all.extend(self.memory.take_findings());
         all.extend(self.cpus.take_findings());
         all.extend(self.disks.take_findings());
+        all.extend(self.root_keys.take_findings());
         all.extend(self.exports.take_findings());
         all.extend(self.pci.take_findings());
         all.extend(self.passt.take_findings());
@@ -386,6 +368,7 @@ impl Pod {
             boot: self.boot.into_value()?,
             cpus: self.cpus.into_value()?,
             disks: self.disks.into_value()?,
+            root_keys: self.root_keys.into_value()?,
             exports: self.exports.into_value()?,
             pci: self.pci.into_value()?,
             passt: self.passt.into_value()?,

@@ -109,6 +109,9 @@ pub(crate) struct PlatformConfig {
     pub(crate) num_pci_segments: Option<u16>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) iommufd: bool,
+    /// Strings of SMBIOS, type 11.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) oem_strings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

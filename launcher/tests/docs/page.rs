@@ -124,6 +124,14 @@ impl Page {
             // What comes behind a pipe is another program's, and behind a redirection the shell's.
             for word in words.take_while(|word| !["|", "<", ">"].contains(word)) {
                 let word = word.trim_matches(['[', ']']);
+                // The end of a quotation that began before it: a command line in another one's option.
+                if let Some(last) = word.strip_suffix('\'')
+                    && !call.iter().any(|word| word.contains('\''))
+                    && !last.contains('\'')
+                {
+                    call.push(last.to_owned());
+                    break;
+                }
                 call.push(word.split('|').next().unwrap_or_default().to_owned());
             }
             found.push(call.join(" "));

@@ -19,9 +19,9 @@ use crate::lab::node::{Lab, PAYLOAD};
 use crate::report::Skip;
 
 /// From one thing that a guest is waited for to the next, on a processor that is emulated.
-const STAGE: Duration = Duration::from_secs(280);
+pub(super) const STAGE: Duration = Duration::from_secs(280);
 
-/// Says when it has come to its end, and leaves something to be found. There is no SSH server in the guest, and no room that
+/// Says when it has come to its end, and leaves something to be found. There is no SSH server in this guest, and no room that
 /// its file system could grow into.
 const USER_DATA: &str = "#cloud-config
 resize_rootfs: false
@@ -113,6 +113,7 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
     let mut manifest = manifest(make);
     vmi::set(&mut manifest, "/metadata/name", json!(pod.name()));
     vmi::set(&mut manifest, "/spec/domain/firmware", json!({}));
+    vmi::set(&mut manifest, "/spec/domain/devices/autoattachVSOCK", json!(true));
     // With few timers everything takes longer, going down too.
     vmi::set(
         &mut manifest,
@@ -129,6 +130,9 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
     launcher.console.wait_for("EFI stub", STAGE)?;
     drop(rare);
     cloud_init_took_effect(lab, &pod, &launcher)?;
+    // The firmware has passed SMBIOS on, by which systemd knows whom to report to.
+    lab.step("waiting for the guest's systemd to report that it has booted");
+    launcher.console.wait_for(r#"event="guest-booted""#, STAGE)?;
     guest::execute(pod.ipv4.into(), "ls -d /sys/firmware/efi").context("booted, but not by UEFI")?;
     has_the_network(lab, &pod, make, &BEHIND_MASQUERADE)?;
     launcher.signal("TERM")?;
@@ -136,7 +140,7 @@ pub(super) fn boots_by_uefi(lab: &Lab) -> Result<()> {
 }
 
 /// A disk as the only source of a system, and a NIC.
-fn manifest(make: &Make) -> Value {
+pub(super) fn manifest(make: &Make) -> Value {
     let mut manifest = vmi::masquerade(make.name, &[]);
     vmi::set(&mut manifest, "/spec/domain/memory", json!({"guest": "512Mi"}));
     vmi::set(
@@ -212,7 +216,7 @@ fn with_cloud_init(manifest: &mut Value) {
 }
 
 /// The image is where the machine shares it with the node.
-fn launch<'a>(pod: &'a Pod<'_>, make: &Make) -> Result<Launcher<'a>> {
+pub(super) fn launch<'a>(pod: &'a Pod<'_>, make: &Make) -> Result<Launcher<'a>> {
     let image = Path::new(PAYLOAD).join("debian").join(make.name);
     ensure!(image.is_dir(), "{} is not in the payload", image.display());
     let volume = format!("{}:/debian:ro", image.display());

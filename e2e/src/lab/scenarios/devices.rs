@@ -63,7 +63,7 @@ pub(super) fn all(lab: &Lab) -> Result<()> {
     guest::greet_within(pod.ipv4.into(), PORT, SERVE)?;
     functions(&pod, &launcher, &[two, one])?;
     file_systems(&pod)?;
-    virtio_socket(&pod)?;
+    virtio_socket(&pod, &launcher)?;
     virtiofsd_killed(&pod, &launcher)?;
     launcher.signal("TERM")?;
     // A guest that waits for the dead one does not come to its end, and is killed.
@@ -165,7 +165,7 @@ fn file_systems(pod: &Pod<'_>) -> Result<()> {
     Ok(())
 }
 
-fn virtio_socket(pod: &Pod<'_>) -> Result<()> {
+fn virtio_socket(pod: &Pod<'_>, launcher: &Launcher<'_>) -> Result<()> {
     let run = |script: &str| guest::execute(pod.ipv4.into(), script);
     run("for module in vsock vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport; do insmod /modules/$module.ko || exit 1; done
         mknod /dev/vsock c 10 $(sed -n 's/ vsock$//p' /proc/misc) 2> /dev/null; true")?;
@@ -187,6 +187,12 @@ fn virtio_socket(pod: &Pod<'_>) -> Result<()> {
     reader.read_exact(&mut echo)?;
     ensure!(&echo == b"over vsock", "the guest echoed {echo:?}");
     drop((stream, reader));
+    let mut asked = launcher.exec_typing(&["hawser", "vsock", &SERVED.to_string()], "by hawser vsock\n")?;
+    asked.expect_exit(0, END)?;
+    let said = asked.console.last(5);
+    ensure!(said.contains("by hawser vsock"), "hawser vsock printed {said:?}");
+    let mut asked = launcher.exec(&["hawser", "vsock", &ASKED.to_string()])?;
+    asked.expect_exit(6, END)?;
 
     // The other way: a socket of this name is the host's port.
     let path = pod.state().join(format!("vmm/vsock/guest.sock_{ASKED}"));

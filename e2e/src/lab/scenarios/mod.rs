@@ -6,6 +6,7 @@ mod bridge;
 mod console;
 pub(crate) mod datapath;
 mod debian;
+mod debian_vsock;
 mod devices;
 mod disks;
 mod disks_load;
@@ -344,6 +345,10 @@ pub(crate) const LONGER: &[Scenario<Lab>] = &[
     Scenario {
         name: "debian_boots_by_uefi_with_cloud_init",
         run: debian::boots_by_uefi,
+    },
+    Scenario {
+        name: "debian_without_a_network_reached_by_vsock",
+        run: debian_vsock::reached,
     },
 ];
 

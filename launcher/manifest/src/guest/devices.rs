@@ -56,8 +56,31 @@ pub struct Filesystem {
 }
 
 /// The guest's end of a virtio socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Vsock {
     /// The guest's context identifier, 3 or more.
     pub cid: u32,
+    /// What the guest's systemd has to report before the guest counts as ready (annotation `hawser.dev/ready-when`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_when: Option<ReadyWhen>,
+}
+
+/// A guest that runs is ready; one of these asks for more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReadyWhen {
+    /// systemd says that it has booted.
+    Booted,
+    /// This target unit is active.
+    Target(String),
+}
+
+impl fmt::Display for ReadyWhen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Booted => "booted",
+            Self::Target(name) => name,
+        })
+    }
 }

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 use self::devices::{Filesystem, HostDevice, Vsock};
 use self::rates::Rates;
-use self::storage::Disk;
+use self::storage::{Disk, PublicKeys};
 use crate::plugins::Plugin;
 
 /// One guest, validated.
@@ -81,6 +81,9 @@ pub struct GuestSpec {
     pub filesystems: Vec<Filesystem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// Keys for root, by a credential of systemd's (`qemuGuestAgent`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub root_keys: Vec<PublicKeys>,
     /// `spec.startStrategy: Paused`: an operator starts the guest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub starts_paused: bool,

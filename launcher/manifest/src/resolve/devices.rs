@@ -9,13 +9,16 @@ use super::volumes::{self, Resolved};
 use crate::document::fields::List;
 use crate::document::report::{FieldPath, Report, quoted};
 use crate::document::text::given;
-use crate::guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, Vsock};
+use crate::guest::devices::{Filesystem, HostDevice, HostDeviceKind, HostDeviceSource, ReadyWhen, Vsock};
 use crate::guest::storage::VolumeSource;
 use crate::support;
 use crate::v1;
 
 /// Where the cluster gives none. Each guest has a socket of its own here, so it need not be another guest's.
 const DEFAULT_CID: u32 = 3;
+const READY_WHEN: &str = "hawser.dev/ready-when";
+/// Bytes of a unit's name that is waited for.
+const UNIT_MAX: usize = 64;
 /// Bytes of the name that the guest mounts by (virtio, "File System Device").
 const TAG_MAX: usize = 36;
 
@@ -38,14 +41,46 @@ pub(crate) fn count(devices: &v1::Devices) -> usize {
 }
 
 /// With the CID that the cluster has given the guest, where it has.
-pub(crate) fn vsock(vmi: &v1::VirtualMachineInstance, devices: &v1::Devices) -> Option<Vsock> {
-    if devices.autoattach_vsock != Some(true) {
+pub(crate) fn vsock(
+    vmi: &v1::VirtualMachineInstance,
+    devices: &v1::Devices,
+    report: &mut Report,
+) -> Option<Vsock> {
+    let has = devices.autoattach_vsock == Some(true);
+    let ready_when = ready_when(vmi, has, report);
+    let given = vmi.status.as_ref().and_then(|status| status.vsock_cid);
+    has.then(|| Vsock {
+        cid: given.unwrap_or(DEFAULT_CID),
+        ready_when,
+    })
+}
+
+/// The guest reports over its virtio socket, so there is nothing to wait for without one.
+fn ready_when(vmi: &v1::VirtualMachineInstance, has_vsock: bool, report: &mut Report) -> Option<ReadyWhen> {
+    let annotations = vmi.metadata.as_ref().map(|metadata| &metadata.annotations)?;
+    let text = annotations.get(READY_WHEN)?.as_str();
+    let path = FieldPath::of("metadata.annotations").key(READY_WHEN);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.:@\\".contains(&b);
+    let wanted = match text {
+        "running" => return None,
+        "booted" => ReadyWhen::Booted,
+        name if name.len() <= UNIT_MAX && name.ends_with(".target") && name.bytes().all(plain) => {
+            ReadyWhen::Target(name.to_owned())
+        }
+        other => {
+            let form = "expected running, booted, or a target unit of systemd's such as multi-user.target";
+            report.refuse(path, format!("{form}, found {}", quoted(other)));
+            return None;
+        }
+    };
+    if !has_vsock {
+        report.refuse(
+            path,
+            "the guest's systemd reports over the guest's virtio socket: set spec.domain.devices.autoattachVSOCK to true",
+        );
         return None;
     }
-    let given = vmi.status.as_ref().and_then(|status| status.vsock_cid);
-    Some(Vsock {
-        cid: given.unwrap_or(DEFAULT_CID),
-    })
+    Some(wanted)
 }
 
 /// cloud-hypervisor's device is the one on PCI, and one is enough.

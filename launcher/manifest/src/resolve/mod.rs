@@ -61,9 +61,8 @@ pub(crate) fn resolve(
     let interfaces = interfaces::resolve(spec, domain, raw, registry, report);
     let volumes = volumes::resolve(&spec.volumes, raw, report);
     let mut disks = disks::resolve(spec, domain, &volumes, raw, report);
-    if let Some(disks) = &mut disks {
-        credentials::resolve(spec, disks, raw, report);
-    }
+    let root_keys = credentials::resolve(spec, disks.as_deref_mut(), report);
+    let vsock = devices::vsock(vmi, &domain.devices, report);
     boot_orders::check(domain, raw, report);
     let rates = vmi
         .metadata
@@ -121,7 +120,8 @@ pub(crate) fn resolve(
         rates,
         host_devices: host_devices?,
         filesystems: filesystems?,
-        vsock: devices::vsock(vmi, &domain.devices),
+        vsock,
+        root_keys,
         starts_paused: spec.start_strategy == Some(v1::StartStrategy::Paused),
         ends_at_reboot: domain.reboot_policy == Some(v1::RebootPolicy::Terminate),
         pvpanic: devices::pvpanic(&domain.devices, report),

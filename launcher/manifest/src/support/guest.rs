@@ -44,9 +44,9 @@ pub(super) const RULES: &[Rule] = &[
         "spec.accessCredentials.userPassword",
         "hawser has no agent in the guest: write the password into cloud-init's user data",
     ),
-    refused(
+    reduced(
         "spec.accessCredentials.sshPublicKey.propagationMethod.qemuGuestAgent",
-        "hawser has no agent in the guest: write noCloud or configDrive",
+        "for the user root alone, by a credential of systemd's and without an agent; other users are refused",
     ),
     refused(
         "spec.utilityVolumes",

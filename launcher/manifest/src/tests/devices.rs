@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::refused::check;
-use super::{accepted, load, with};
-use crate::{HostDeviceSource, Vsock};
+use super::{accepted, load, refusals, with};
+use crate::{HostDeviceSource, ReadyWhen, Vsock};
 
 const DEVICES: &str = "/spec/domain/devices";
 const VOLUMES: &str = "/spec/volumes";
@@ -219,11 +219,12 @@ fn filesystems_refused() {
 #[test]
 fn the_virtio_socket_has_the_clusters_cid_or_the_first() {
     let attach = at("autoattachVSOCK");
+    let vsock = |cid| Vsock {
+        cid,
+        ready_when: None,
+    };
     assert_eq!(accepted(&[(&attach, json!(false))]).spec.vsock, None);
-    assert_eq!(
-        accepted(&[(&attach, json!(true))]).spec.vsock,
-        Some(Vsock { cid: 3 })
-    );
+    assert_eq!(accepted(&[(&attach, json!(true))]).spec.vsock, Some(vsock(3)));
     let status = |status: Value| {
         accepted(&[(&attach, json!(true)), ("/status", status)])
             .spec
@@ -231,9 +232,9 @@ fn the_virtio_socket_has_the_clusters_cid_or_the_first() {
     };
     assert_eq!(
         status(json!({"VSOCKCID": 1234, "phase": "Running"})),
-        Some(Vsock { cid: 1234 })
+        Some(vsock(1234))
     );
-    assert_eq!(status(json!({"phase": "Running"})), Some(Vsock { cid: 3 }));
+    assert_eq!(status(json!({"phase": "Running"})), Some(vsock(3)));
     // What the cluster has given is not asked for.
     assert_eq!(
         accepted(&[("/status", json!({"VSOCKCID": 1234}))]).spec.vsock,
@@ -246,6 +247,33 @@ fn the_virtio_socket_has_the_clusters_cid_or_the_first() {
     check(
         &[("/status", json!({"VSOCKCID": 4294967295_u32}))],
         &["status.VSOCKCID: must be at most 4294967294, found 4294967295"],
+    );
+}
+
+#[test]
+fn a_guest_is_ready_when_its_systemd_says_so_if_the_manifest_asks_for_that() {
+    let annotated = |value: &str| ("/metadata/annotations", json!({"hawser.dev/ready-when": value}));
+    let attach = at("autoattachVSOCK");
+    let read = |value: &str| {
+        let spec = accepted(&[(&attach, json!(true)), annotated(value)]).spec;
+        spec.vsock.unwrap().ready_when
+    };
+    assert_eq!(read("running"), None);
+    assert_eq!(read("booted"), Some(ReadyWhen::Booted));
+    let target = ReadyWhen::Target("multi-user.target".to_owned());
+    assert_eq!(read("multi-user.target"), Some(target));
+    let path = "metadata.annotations[\"hawser.dev/ready-when\"]";
+    for bad in ["soon", "", "ssh.service", "a b.target"] {
+        let said = refusals(&with(&[(&attach, json!(true)), annotated(bad)]));
+        assert!(
+            said[0].starts_with(&format!("{path}: expected running, booted")),
+            "{said:?}"
+        );
+    }
+    let said = refusals(&with(&[annotated("booted")]));
+    assert!(
+        said[0].starts_with(&format!("{path}: the guest's systemd reports over")),
+        "{said:?}"
     );
 }
 

@@ -319,11 +319,9 @@ fn public_keys_go_to_the_volume_that_is_to_have_them() {
         "{other:?}"
     );
     let agent = refusals(&with(&[seed("cloudInitNoCloud"), key("qemuGuestAgent")]));
-    assert!(
-        agent[0].starts_with(&format!(
-            "{path}.propagationMethod.qemuGuestAgent: not supported: "
-        )),
-        "{agent:?}"
+    assert_eq!(
+        agent,
+        [format!("{path}.propagationMethod.qemuGuestAgent.users: required")]
     );
     let hostile = json!([{"sshPublicKey": {
         "source": {"secret": {"secretName": "../x"}}, "propagationMethod": {"noCloud": {}},
@@ -345,6 +343,29 @@ fn public_keys_go_to_the_volume_that_is_to_have_them() {
         password[0].starts_with("spec.accessCredentials[0].userPassword: not supported"),
         "{password:?}"
     );
+}
+
+#[test]
+fn roots_keys_need_no_agent_and_other_users_have_none() {
+    let credential = |users: Value| {
+        json!([{"sshPublicKey": {
+            "source": {"secret": {"secretName": "keys"}}, "propagationMethod": {"qemuGuestAgent": {"users": users}},
+        }}])
+    };
+    let at = "/spec/accessCredentials";
+    let spec = accepted(&[(at, credential(json!(["root"])))]).spec;
+    assert_eq!(spec.root_keys.len(), 1);
+    assert_eq!(spec.root_keys[0].volume(), "keys.access-credential");
+    let others = refusals(&with(&[(at, credential(json!(["root", "fedora"])))]));
+    let path = "spec.accessCredentials[0].sshPublicKey.propagationMethod";
+    assert!(
+        others[0].starts_with(&format!("{path}.qemuGuestAgent.users[1]: only root's keys")),
+        "{others:?}"
+    );
+    let mut two = credential(json!(["root"]));
+    two[0]["sshPublicKey"]["propagationMethod"]["noCloud"] = json!({});
+    let two = refusals(&with(&[(at, two)]));
+    assert!(two[0].starts_with(&format!("{path}: expected one of")), "{two:?}");
 }
 
 #[test]

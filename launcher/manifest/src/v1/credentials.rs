@@ -1,6 +1,6 @@
-//! `spec.accessCredentials` as written, in KubeVirt's syntax. Passwords, and keys by the guest agent, need an agent in the guest.
+//! `spec.accessCredentials` as written, in KubeVirt's syntax. Passwords need an agent in the guest.
 
-use crate::document::fields::{Empty, fields};
+use crate::document::fields::{Empty, List, fields};
 
 fields! {
     AccessCredential {
@@ -31,5 +31,12 @@ fields! {
     Propagation {
         no_cloud: Option<Empty>,
         config_drive: Option<Empty>,
+        qemu_guest_agent: Option<GuestAgent>,
+    } accepted {}
+}
+
+fields! {
+    GuestAgent {
+        #[schemars(required)] users: Option<List<String>>,
     } accepted {}
 }

@@ -51,6 +51,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<ExitCode, Failure> {
         boot: &pod.boot,
         cpus: &pod.cpus,
         disks: &pod.disks,
+        root_keys: &pod.root_keys,
         directory: places.vmm_dir(),
     };
     match args.output {

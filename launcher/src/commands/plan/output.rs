@@ -31,6 +31,7 @@ pub(super) struct Output<'a> {
     pub(super) boot: &'a Part<Boot>,
     pub(super) cpus: &'a Part<Option<Pinning>>,
     pub(super) disks: &'a Part<Vec<Drive>>,
+    pub(super) root_keys: &'a Part<Vec<String>>,
     /// The unprivileged half's.
     pub(super) directory: PathBuf,
 }
@@ -63,6 +64,7 @@ impl Output<'_> {
             let _ = writeln!(out, "{drive}");
         }
         not_here(&mut out, "disk", self.disks);
+        not_here(&mut out, "root's public keys", self.root_keys);
         for nic in &self.plan.nics {
             let how = match nic.joined {
                 Joined::Masquerade(_) => "masquerade behind",
@@ -95,7 +97,7 @@ impl Output<'_> {
             let (name, path) = (&filesystem.name, &filesystem.volume.path);
             let _ = writeln!(out, "\nfile system {name}: {path}, by virtiofs{how}");
         }
-        if let Some(vsock) = guest.vsock {
+        if let Some(vsock) = &guest.vsock {
             let socket = devices::vsock::socket(&self.directory);
             let _ = writeln!(out, "\nvsock: CID {}, {}", vsock.cid, socket.display());
         }
@@ -149,9 +151,10 @@ impl Output<'_> {
         })
     }
 
-    /// Known once what boots and every disk are.
+    /// Known once what boots, every disk and the public keys are.
     fn vm_config(&self) -> Option<VmConfig> {
         let (boot, disks) = self.boot.value().zip(self.disks.value())?;
+        let root_keys = self.root_keys.value()?;
         let parts = Parts {
             guest: self.guest,
             boot,
@@ -159,6 +162,7 @@ impl Output<'_> {
             drives: disks,
             attachments: self.attachments(),
             functions: self.pci,
+            root_keys,
             directory: &self.directory,
         };
         Some(parts.vm_config())

@@ -9,6 +9,7 @@ use super::{Supervisor, Waiting};
 use crate::control::{Answer, Call, Request, Verb};
 use crate::error::chain;
 use crate::guest::machine::{CallId, Event};
+use crate::guest::notify::Notified;
 use crate::guest::verbs;
 use crate::log;
 use crate::metrics::Snapshot;
@@ -57,7 +58,7 @@ impl Supervisor {
             }
             Request::Verb(verb) => (Event::Operate(id, verb), None),
             // Answered where it came in.
-            Request::Console { .. } | Request::Events { .. } => return None,
+            Request::Console { .. } | Request::Vsock { .. } | Request::Events { .. } => return None,
         };
         self.migrating.calls.insert(id, Waiting { answers, order });
         Some(event)
@@ -68,6 +69,7 @@ impl Supervisor {
         let status = &mut self.board.status;
         status.disks = self.growth.status();
         status.facts.leased = self.heard.leased();
+        status.facts.boot = self.notified.as_ref().map(Notified::boot);
         status.refresh();
         status.clone()
     }

@@ -97,6 +97,7 @@ fn vm_config(guest: &GuestSpec, boot: &Boot, drives: &[Drive], attachments: &[At
         drives,
         attachments,
         functions: &no_functions(),
+        root_keys: &[],
         directory: Path::new("/run/vmm"),
     };
     parts.vm_config()
@@ -132,6 +133,7 @@ fn the_vmm_may_reach_what_this_plan_names_and_no_more() {
             drives: &[readonly.clone(), overlay.clone()],
             attachments,
             functions: &functions,
+            root_keys: &[],
             directory: Path::new("/run/vmm"),
         }
         .vmm_may(Path::new("/bin/vmm"))
@@ -176,6 +178,7 @@ fn each_vcpu_has_its_cpu() {
         drives: &[],
         attachments: &[],
         functions: &no_functions(),
+        root_keys: &[],
         directory: Path::new("/run/vmm"),
     };
     let cpus = serde_json::to_value(parts.vm_config()).unwrap()["cpus"].clone();
@@ -453,6 +456,7 @@ fn a_guest_with_a_gpu_a_shared_file_system_and_a_virtio_socket() {
         drives: &[],
         attachments: &[attachment()],
         functions: &functions,
+        root_keys: &[],
         directory: Path::new("/run/vmm"),
     };
     let config = serde_json::to_value(parts.vm_config()).unwrap();
