@@ -15,6 +15,9 @@
 //! 4. `config`, `service`, `disruption` and `workload` make what stands around it.
 //! 5. `podman` takes out what podman does not know, where the pod is for podman.
 //!
+//! `target_of` makes the target of a live migration of the source's pod, as the API server has it: with `target_metadata`, `pinned`
+//! for the images, and `place` for the node.
+//!
 //! What cannot be rendered is refused by its field; what is rendered on an assumption has a note with its field.
 
 mod config;
@@ -28,6 +31,8 @@ mod migration;
 mod names;
 mod networks;
 mod options;
+mod pinned;
+mod place;
 mod pod;
 mod podman;
 mod probes;
@@ -37,6 +42,8 @@ mod scheduling;
 mod service;
 mod sidecars;
 mod source;
+mod target_metadata;
+mod target_of;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -48,6 +55,11 @@ use serde_json::Value;
 
 pub use memory::overhead;
 pub use options::{DeviceResources, Facts, Options, Workload};
+pub use names::GUEST;
+pub use target_metadata::{
+    JOB, MIGRATED_FROM, MIGRATED_FROM_UID, NODE_NAME, READY_TIMESTAMP, REQUESTED_NODE, guest_selector,
+};
+pub use target_of::{TargetOf, target_name, target_of};
 pub use yaml::{NotYaml, stream};
 
 use form::Form;

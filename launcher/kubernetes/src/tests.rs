@@ -5,6 +5,7 @@ mod podman;
 mod refused;
 mod reports;
 mod snapshots;
+mod target_of;
 
 use hawser_manifest::{Binding, GuestSpec, Loaded, load};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
