@@ -306,15 +306,17 @@ fn hand_off(mut world: World, source: &str) -> ExitCode {
     if kills {
         kill(Pid::from_raw(i32::try_from(parent_id()).unwrap()), Signal::SIGKILL).unwrap();
     }
-    // As a stream that is cut looks to kubectl.
-    while !is_lost {
+    if is_lost {
+        // As a stream that is cut looks to kubectl.
+        return ExitCode::SUCCESS;
+    }
+    loop {
         let mut world = World::open();
         let is_over = world.launcher(source)["migration"]["step"] != "sending";
         world.close();
         if is_over {
-            break;
+            return ExitCode::SUCCESS;
         }
         sleep(Duration::from_millis(10));
     }
-    ExitCode::SUCCESS
 }
