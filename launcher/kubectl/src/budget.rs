@@ -40,6 +40,11 @@ pub(crate) fn lower(kubectl: &Kubectl, guest: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a drain waits for the guest.
+pub(crate) fn is_there(kubectl: &Kubectl, guest: &str) -> Result<bool, Error> {
+    Ok(!budgets(kubectl, guest)?.is_empty())
+}
+
 struct Budget {
     name: String,
     wanted: Option<u64>,

@@ -1,13 +1,8 @@
 //! The command line.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::failure::Failure;
-use crate::kubectl::Kubectl;
-use crate::{migrate, thin};
 
 /// Guests that hawser runs in this cluster.
 #[derive(Debug, Parser)]
@@ -22,30 +17,30 @@ use crate::{migrate, thin};
 )]
 pub struct Cli {
     #[command(flatten)]
-    cluster: ClusterArgs,
+    pub(crate) cluster: ClusterArgs,
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 /// kubectl's own.
 #[derive(Debug, Args)]
-struct ClusterArgs {
+pub(crate) struct ClusterArgs {
     /// Namespace of the guest.
     #[arg(short, long, global = true, value_name = "NAME")]
-    namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// Context of the kubeconfig.
     #[arg(long, global = true, value_name = "NAME")]
-    context: Option<String>,
+    pub(crate) context: Option<String>,
     /// The kubeconfig.
     #[arg(long, global = true, value_name = "FILE")]
-    kubeconfig: Option<String>,
+    pub(crate) kubeconfig: Option<String>,
     /// The kubectl program: a path, or a name to look up on PATH.
     #[arg(long, global = true, value_name = "PATH", default_value = "kubectl")]
-    kubectl: String,
+    pub(crate) kubectl: String,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Print the state of a guest, as the launcher in each of its pods says it.
     Status {
         /// Name of the guest.
@@ -85,6 +80,9 @@ enum Command {
         #[command(flatten)]
         pace: PaceArgs,
     },
+    /// Cordon a node, and have its guests leave it, in all namespaces: those whose evictionStrategy asks for it migrate, the others are
+    /// shut down. kubectl drain does the rest.
+    Drain(DrainArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,8 +120,25 @@ pub(crate) struct MigrateArgs {
     pub(crate) pace: PaceArgs,
 }
 
-/// How often the cluster is asked, and for how long without an answer.
 #[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Name of the node.
+    pub(crate) node: String,
+    /// For each guest, time for the rounds over its memory.
+    #[arg(long, value_name = "TIME", value_parser = hawser_s)]
+    pub(crate) timeout: Option<String>,
+    /// For each target's pod, time to start.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub(crate) start_timeout: Duration,
+    /// Name images as the sources' pods do, also by tags.
+    #[arg(long)]
+    pub(crate) keep_tags: bool,
+    #[command(flatten)]
+    pub(crate) pace: PaceArgs,
+}
+
+/// How often the cluster is asked, and for how long without an answer.
+#[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct PaceArgs {
     /// Time between two questions to the cluster.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
@@ -141,31 +156,6 @@ fn hawser_s(text: &str) -> Result<String, String> {
     }
 }
 
-/// Does what the command line says.
-///
-/// # Errors
-/// What was asked for was not done.
-pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let cluster = cli.cluster;
-    let flags = [
-        ("--namespace", cluster.namespace),
-        ("--context", cluster.context),
-        ("--kubeconfig", cluster.kubeconfig),
-    ];
-    let flags = flags
-        .into_iter()
-        .filter_map(|(flag, value)| Some(format!("{flag}={}", value?)));
-    let kubectl = Kubectl::new(cluster.kubectl, flags.collect());
-    match cli.command {
-        Command::Status { guest, output } => thin::status(&kubectl, &guest, output),
-        Command::Logs { guest, follow } => thin::logs(&kubectl, &guest, follow),
-        Command::Console { guest, read_only } => thin::console(&kubectl, &guest, read_only),
-        Command::Stop { guest } => thin::stop(&kubectl, &guest),
-        Command::Migrate(args) => migrate::migrate(&kubectl, &args),
-        Command::Cancel { guest, pace } => migrate::cancel(&kubectl, &guest, &pace),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,5 +169,6 @@ mod tests {
         assert!(parse("kubectl-hawser --context c migrate web --timeout 1h").is_ok());
         assert!(parse("kubectl-hawser migrate web --timeout 100").is_err());
         assert!(parse("kubectl-hawser migrate").is_err());
+        assert!(parse("kubectl-hawser drain a --keep-tags").is_ok());
     }
 }

@@ -49,6 +49,14 @@ impl Kubectl {
         Self { program, flags }
     }
 
+    /// The same in this namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> Self {
+        let is_other = |flag: &&String| !flag.starts_with("--namespace=");
+        let mut flags: Vec<String> = self.flags.iter().filter(is_other).cloned().collect();
+        flags.push(format!("--namespace={namespace}"));
+        Self::new(self.program.clone(), flags)
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.flags).args(arguments);
@@ -98,7 +106,9 @@ impl Kubectl {
             };
             return Err(Error::Failed { verb: verb(), said });
         }
-        Ok(printed.and_then(|printed| printed.recv().ok()).unwrap_or_default())
+        Ok(printed
+            .and_then(|printed| printed.recv().ok())
+            .unwrap_or_default())
     }
 
     pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value, Error> {

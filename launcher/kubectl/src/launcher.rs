@@ -69,7 +69,9 @@ impl Migration {
 impl Status {
     /// The migration that this launcher is the source of, while it is under way.
     pub(crate) fn leaving(&self) -> Option<&Migration> {
-        self.migration.as_ref().filter(|one| one.is_out() && !one.has_ended())
+        self.migration
+            .as_ref()
+            .filter(|one| one.is_out() && !one.has_ended())
     }
 
     pub(crate) fn has_guest(&self) -> bool {
@@ -91,7 +93,10 @@ impl Launcher {
             Phase::Pending => return Self::NotYet,
             Phase::Running => {}
         }
-        let state = |pointer: &str| pod.guest_container().and_then(|container| container.pointer(pointer));
+        let state = |pointer: &str| {
+            pod.guest_container()
+                .and_then(|container| container.pointer(pointer))
+        };
         if let Some(ended) = state("/state/terminated") {
             return Self::Ended(ended.get("exitCode").and_then(Value::as_i64));
         }

@@ -12,10 +12,12 @@
 //! 1. `kubectl` starts the program, and ends it when it does not answer.
 //! 2. `pod` and `launcher` read what it prints; `scene` puts the pods of a guest in their places.
 //! 3. `verdict` says what became of the guest, `placement` why a target does not start. Both are pure.
-//! 4. `migrate` goes step by step, by `budget` and `steps`; `thin` has the verbs that are one command.
+//! 4. `migrate` goes step by step, with `attempt`, `budget` and `steps`, and `drain` so for each guest of a node; `thin` has the verbs that are one command.
 
+mod attempt;
 mod budget;
 mod cli;
+mod drain;
 mod failure;
 mod kubectl;
 mod launcher;
@@ -23,10 +25,12 @@ mod migrate;
 mod placement;
 mod pod;
 mod progress;
+mod run;
 mod scene;
 mod steps;
 mod thin;
 mod verdict;
 
-pub use cli::{Cli, run};
+pub use cli::Cli;
 pub use failure::Failure;
+pub use run::run;

@@ -12,28 +12,27 @@
 //! Nothing else is remembered than what this run has begun, so that another run goes on wherever one was interrupted.
 
 use std::process::ExitCode;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hawser_kubernetes::TargetOf;
 
+use crate::attempt::{Attempt, Launchers};
 use crate::budget;
 use crate::cli::{MigrateArgs, PaceArgs};
 use crate::failure::Failure;
 use crate::kubectl::{Background, Kubectl};
-use crate::launcher::{Launcher, within};
+use crate::launcher::{Launcher, Migration, within};
 use crate::placement;
 use crate::pod::{Phase, Pod};
-use crate::progress::Progress;
 use crate::scene::Scene;
 use crate::steps;
-use crate::verdict::{Verdict, verdict, waits};
+use crate::verdict::{Verdict, waits};
 
-/// For a target that has the guest to be ready, before its source is removed nevertheless: the guest may never be.
-const READY: Duration = Duration::from_secs(60);
+/// For the source's launcher to have heard of a migration, through an exec whose stream may hang.
+const HEARD: Duration = Duration::from_secs(60);
 
 pub(crate) fn migrate(kubectl: &Kubectl, args: &MigrateArgs) -> Result<ExitCode, Failure> {
-    let mut run = Run::new(kubectl, &args.guest, &args.pace);
+    let mut run = Attempt::new(kubectl, &args.guest, &args.pace);
     let mut own = Own::default();
     loop {
         let Some(scene) = run.look()? else { continue };
@@ -47,7 +46,14 @@ pub(crate) fn migrate(kubectl: &Kubectl, args: &MigrateArgs) -> Result<ExitCode,
             if run.failed(step)? {
                 continue;
             }
-            let holder = scene.holder(&args.guest)?;
+            let holder = match scene.holder(&args.guest) {
+                Err(Failure::Refused(why)) if own.is_done => {
+                    return Err(Failure::GuestEnded(format!(
+                        "the guest has migrated, and ended since: {why}"
+                    )));
+                }
+                other => other?,
+            };
             let is_there = args.to.is_none() || args.to == holder.node;
             if is_there && (own.is_done || args.to.is_some()) {
                 println!("the guest {} runs in {}", args.guest, holder.place());
@@ -68,7 +74,7 @@ pub(crate) fn migrate(kubectl: &Kubectl, args: &MigrateArgs) -> Result<ExitCode,
 }
 
 pub(crate) fn cancel(kubectl: &Kubectl, guest: &str, pace: &PaceArgs) -> Result<ExitCode, Failure> {
-    let mut run = Run::new(kubectl, guest, pace);
+    let mut run = Attempt::new(kubectl, guest, pace);
     let mut is_asked = false;
     let mut is_late = false;
     let mut was_there = false;
@@ -116,19 +122,26 @@ pub(crate) fn cancel(kubectl: &Kubectl, guest: &str, pace: &PaceArgs) -> Result<
             }
             match was_there {
                 true => println!("cancelled: the guest {guest} runs in {}", holder.place()),
-                false => println!("no migration of the guest {guest} is under way: it runs in {}", holder.place()),
+                false => println!(
+                    "no migration of the guest {guest} is under way: it runs in {}",
+                    holder.place()
+                ),
             }
             return Ok(ExitCode::SUCCESS);
         }
     }
 }
 
+/// Deletes a guest's pod, and waits until it is gone: the launcher presses the power button, and kills the guest after its grace period.
+pub(crate) fn shut_down(kubectl: &Kubectl, guest: &str, pod: &Pod, pace: &PaceArgs) -> Result<(), Failure> {
+    Attempt::new(kubectl, guest, pace).remove(pod, "the guest's pod")
+}
+
 /// What this run itself has begun.
 #[derive(Debug, Default)]
 struct Own {
     has_begun: bool,
-    /// `hawser migrate` in the source's pod.
-    exec: Option<Background>,
+    exec: Option<Exec>,
     /// The guest has migrated while this run was there.
     is_done: bool,
     /// What is to be reported once the cluster is as it was.
@@ -137,94 +150,27 @@ struct Own {
     seen: Option<Instant>,
 }
 
-struct Launchers {
-    source: Launcher,
-    target: Launcher,
+/// `hawser migrate` in the source's pod.
+#[derive(Debug)]
+struct Exec {
+    kubectl: Background,
+    begun: Instant,
+    /// What the source said of its last migration before.
+    before: Option<Migration>,
 }
 
-struct Run<'a> {
-    kubectl: &'a Kubectl,
-    guest: &'a str,
-    pace: &'a PaceArgs,
-    progress: Progress,
-    /// Since when nobody answers.
-    silent: Option<Instant>,
-    has_looked: bool,
-    /// Since when a target that has the guest is waited for to be ready.
-    unready: Option<Instant>,
+impl Exec {
+    /// Whether nothing more comes of it: its stream has ended, or may hang although the launcher has done with it or never heard of
+    /// it.
+    fn is_over(&mut self, source: &Launcher) -> bool {
+        let last = source.says().and_then(|status| status.migration.as_ref());
+        let is_done =
+            last.is_some_and(|last| last.is_out() && last.has_ended() && Some(last) != self.before.as_ref());
+        self.kubectl.has_ended() || is_done || self.begun.elapsed() >= HEARD
+    }
 }
 
-impl<'a> Run<'a> {
-    fn new(kubectl: &'a Kubectl, guest: &'a str, pace: &'a PaceArgs) -> Self {
-        Self {
-            kubectl,
-            guest,
-            pace,
-            progress: Progress::new(),
-            silent: None,
-            has_looked: false,
-            unready: None,
-        }
-    }
-
-    fn pause(&self) {
-        thread::sleep(self.pace.interval);
-    }
-
-    /// The guest's pods; nothing where the API server does not answer for now. The first time it has to.
-    fn look(&mut self) -> Result<Option<Scene>, Failure> {
-        match Scene::look(self.kubectl, self.guest) {
-            Ok(scene) => {
-                self.has_looked = true;
-                Ok(Some(scene))
-            }
-            Err(error) if self.has_looked => {
-                self.wait_for_word(&error.to_string())?;
-                self.pause();
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Says who does not answer, and ends when that lasts for too long.
-    fn wait_for_word(&mut self, why: &str) -> Result<(), Failure> {
-        let since = *self.silent.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.pace.give_up {
-            return Err(Failure::Unknown(format!(
-                "it is not known what became of the guest {}: {why}; run the same again",
-                self.guest
-            )));
-        }
-        self.progress.still(&format!("waiting: {why}"));
-        Ok(())
-    }
-
-    /// Whether a step has failed that is to be tried again.
-    fn failed(&mut self, step: Result<(), crate::kubectl::Error>) -> Result<bool, Failure> {
-        match step {
-            Ok(()) => Ok(false),
-            Err(error) => {
-                self.wait_for_word(&error.to_string())?;
-                self.pause();
-                Ok(true)
-            }
-        }
-    }
-
-    /// What both launchers say: the source's first, so that what has ended there has ended before the target answered.
-    fn ask(&mut self, source: Option<&Pod>, target: &Pod) -> (Launchers, Verdict) {
-        let launchers = Launchers {
-            source: source.map_or(Launcher::Gone, |source| Launcher::of(self.kubectl, source)),
-            target: Launcher::of(self.kubectl, target),
-        };
-        let verdict = verdict(&launchers.source, &launchers.target);
-        if !matches!(verdict, Verdict::Open(_)) {
-            self.silent = None;
-        }
-        (launchers, verdict)
-    }
-
+impl Attempt<'_> {
     fn begin(&mut self, holder: &Pod, args: &MigrateArgs, own: &mut Own) -> Result<(), Failure> {
         let options = TargetOf {
             node: args.to.clone(),
@@ -252,8 +198,10 @@ impl<'a> Run<'a> {
             }
         }
         budget::raise(self.kubectl, self.guest, &name)?;
-        self.progress
-            .say(&format!("the guest runs in {}; making the target {name}", holder.place()));
+        self.progress.say(&format!(
+            "the guest runs in {}; making the target {name}",
+            holder.place()
+        ));
         own.seen = None;
         match steps::create(self.kubectl, &target) {
             Ok(()) => own.has_begun = true,
@@ -263,12 +211,18 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn with_target(&mut self, scene: &Scene, target: &Pod, args: &MigrateArgs, own: &mut Own) -> Result<(), Failure> {
+    fn with_target(
+        &mut self,
+        scene: &Scene,
+        target: &Pod,
+        args: &MigrateArgs,
+        own: &mut Own,
+    ) -> Result<(), Failure> {
         // That it could not be made was not true.
         own.failure = None;
         let source = scene.source_of(target);
         let (launchers, verdict) = self.ask(source, target);
-        for line in own.exec.iter().flat_map(Background::lines) {
+        for line in own.exec.iter().flat_map(|exec| exec.kubectl.lines()) {
             self.progress.say(&line);
         }
         match verdict {
@@ -283,6 +237,7 @@ impl<'a> Run<'a> {
                 None => self.wait_for_word("the source's pod is not there")?,
             },
             Verdict::Ended(why) => {
+                self.last_words(target);
                 self.remove_target(target)?;
                 self.lower()?;
                 return Err(Failure::GuestEnded(format!(
@@ -308,24 +263,33 @@ impl<'a> Run<'a> {
     ) -> Result<(), Failure> {
         let stays = |why: &str| Failure::NotMigrated(format!("the guest stays in {}: {why}", source.place()));
         if let Some(exec) = &mut own.exec {
-            if exec.has_ended() {
-                let lines = exec.lines();
-                let said = lines.last().cloned();
-                let why = why.or(said).unwrap_or_else(|| "hawser migrate has ended without a result".to_owned());
-                for line in &lines {
-                    self.progress.say(line);
-                }
-                own.exec = None;
-                own.failure = Some(stays(&why));
-                return self.remove_failed(target, own);
+            if !exec.is_over(&launchers.source) {
+                self.progress.still("waiting for the source's launcher to begin");
+                return Ok(());
             }
-            return Ok(());
+            let lines = exec.kubectl.lines();
+            for line in &lines {
+                self.progress.say(line);
+            }
+            // What the launcher says may be of an earlier one.
+            let is_fresh = launchers
+                .source
+                .says()
+                .and_then(|status| status.migration.as_ref())
+                != exec.before.as_ref();
+            let why = why.filter(|_| is_fresh).or(lines.last().cloned());
+            let why = why.unwrap_or_else(|| "hawser migrate has ended without a result".to_owned());
+            own.exec = None;
+            own.failure = Some(stays(&why));
+            return self.remove_failed(target, own);
         }
         let age = own.seen.get_or_insert_with(Instant::now).elapsed();
         let is_elsewhere = target.node.is_some() && args.to.is_some() && target.node != args.to;
         if !own.has_begun && (is_elsewhere || target.leaves || matches!(target.phase, Phase::Ended(_))) {
-            self.progress
-                .say(&format!("removing {}, which an earlier migration has left", target.place()));
+            self.progress.say(&format!(
+                "removing {}, which an earlier migration has left",
+                target.place()
+            ));
             own.seen = None;
             return self.remove_target(target);
         }
@@ -340,6 +304,7 @@ impl<'a> Run<'a> {
             })
         });
         if let Some(why) = obstacle {
+            self.last_words(target);
             own.failure = Some(stays(&why));
             return self.remove_failed(target, own);
         }
@@ -351,27 +316,17 @@ impl<'a> Run<'a> {
                 own.has_begun = true;
                 self.progress
                     .say(&format!("the target waits in {}", target.place()));
-                let exec = steps::hand_off(self.kubectl, source, target, &at_source.guest, &passed_on(args))?;
-                own.exec = Some(exec);
+                let kubectl =
+                    steps::hand_off(self.kubectl, source, target, &at_source.guest, &passed_on(args))?;
+                own.exec = Some(Exec {
+                    kubectl,
+                    begun: Instant::now(),
+                    before: at_source.migration.clone(),
+                });
             }
             other => self
                 .progress
                 .still(&format!("waiting for {}: {}", target.place(), spoken(other))),
-        }
-        Ok(())
-    }
-
-    fn follow(&mut self, launchers: &Launchers) {
-        if let Some(migration) = launchers.source.says().and_then(|status| status.leaving()) {
-            self.progress.heartbeat(migration);
-        }
-    }
-
-    fn settle(&mut self, target: &Pod) -> Result<(), Failure> {
-        let step = steps::settle(self.kubectl, target);
-        if !self.failed(step)? {
-            self.progress
-                .say(&format!("the guest runs in {}", target.place()));
         }
         Ok(())
     }
@@ -382,67 +337,6 @@ impl<'a> Run<'a> {
         self.remove_target(target)?;
         own.failure = failure;
         Ok(())
-    }
-
-    fn remove_target(&mut self, target: &Pod) -> Result<(), Failure> {
-        self.remove(target, "the target")
-    }
-
-    /// Not before the target is ready: in between a Service would lead nowhere.
-    fn remove_source(&mut self, source: &Pod, target: &Pod) -> Result<(), Failure> {
-        let unready = self.unready.get_or_insert_with(Instant::now).elapsed();
-        let has_ended = matches!(target.phase, Phase::Ended(_));
-        if !target.is_ready() && !has_ended && unready < READY {
-            self.progress
-                .still(&format!("waiting until {} is ready", target.place()));
-            self.pause();
-            return Ok(());
-        }
-        if !target.is_ready() && !has_ended {
-            self.progress.say(&format!(
-                "{} is not ready; its guest is there, and the source is removed",
-                target.place()
-            ));
-        }
-        self.remove(source, "the source")
-    }
-
-    /// Removes a pod, and waits until it is gone.
-    fn remove(&mut self, pod: &Pod, what: &str) -> Result<(), Failure> {
-        let mut is_asked = pod.leaves;
-        let since = Instant::now();
-        loop {
-            if !is_asked {
-                match steps::remove(self.kubectl, pod) {
-                    Ok(()) => is_asked = true,
-                    Err(error) => self.wait_for_word(&error.to_string())?,
-                }
-            }
-            let Some(scene) = self.look()? else { continue };
-            if scene.pods.iter().all(|one| one.uid != pod.uid) {
-                self.silent = None;
-                return Ok(());
-            }
-            if since.elapsed() >= self.pace.give_up {
-                return Err(Failure::Unknown(format!(
-                    "{what}, {}, is not gone after {}; run the same again",
-                    pod.place(),
-                    humantime::format_duration(self.pace.give_up)
-                )));
-            }
-            self.progress
-                .still(&format!("waiting until {what}, {}, is gone", pod.place()));
-            self.pause();
-        }
-    }
-
-    fn lower(&mut self) -> Result<(), Failure> {
-        loop {
-            let step = budget::lower(self.kubectl, self.guest);
-            if !self.failed(step)? {
-                return Ok(());
-            }
-        }
     }
 }
 

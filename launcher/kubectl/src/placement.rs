@@ -35,7 +35,9 @@ pub(crate) fn obstacle(target: &Pod, source: Option<&Pod>, age: Duration) -> Opt
         return unplaced(target, age);
     };
     if source.and_then(|source| source.node.as_ref()) == Some(node) {
-        return Some(format!("the scheduler has put the target on {node}, where the source is"));
+        return Some(format!(
+            "the scheduler has put the target on {node}, where the source is"
+        ));
     }
     waiting(target).filter(|_| age >= LOOKED_AT)
 }
@@ -64,7 +66,10 @@ fn waiting(target: &Pod) -> Option<String> {
         .filter_map(|status| status.pointer("/state/waiting"));
     waiting.find_map(|waiting| {
         let reason = waiting.get("reason")?.as_str()?;
-        let message = waiting.get("message").and_then(Value::as_str).unwrap_or("no message");
+        let message = waiting
+            .get("message")
+            .and_then(Value::as_str)
+            .unwrap_or("no message");
         HOPELESS
             .contains(&reason)
             .then(|| format!("the target does not start: {reason}: {message}"))
@@ -105,7 +110,8 @@ mod tests {
     #[test]
     fn what_has_no_place_is_said_within_ten_seconds() {
         let why = "0/2 nodes are available: 1 node(s) didn't match pod anti-affinity rules";
-        let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why});
+        let condition =
+            json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why});
         let full = pod(None, json!({"phase": "Pending", "conditions": [condition]}));
         assert_eq!(after(1, &full, None), None, "it may find a place yet");
         assert!(after(9, &full, None).unwrap().contains(why));
@@ -122,9 +128,17 @@ mod tests {
     fn a_pod_that_the_kubelet_refuses_and_one_beside_its_source() {
         let refused = json!({"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no kvm"});
         let refused = pod(Some("b"), refused);
-        assert!(after(0, &refused, None).unwrap().contains("UnexpectedAdmissionError: no kvm"));
+        assert!(
+            after(0, &refused, None)
+                .unwrap()
+                .contains("UnexpectedAdmissionError: no kvm")
+        );
         let (one, other) = (pod(Some("a"), json!({})), pod(Some("a"), json!({})));
-        assert!(after(0, &one, Some(&other)).unwrap().contains("on a, where the source is"));
+        assert!(
+            after(0, &one, Some(&other))
+                .unwrap()
+                .contains("on a, where the source is")
+        );
         assert_eq!(after(0, &pod(Some("b"), json!({})), Some(&other)), None);
     }
 }

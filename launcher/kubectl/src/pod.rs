@@ -78,7 +78,11 @@ impl Pod {
     }
 
     pub(crate) fn place(&self) -> String {
-        format!("the pod {} on {}", self.name, self.node.as_deref().unwrap_or("no node yet"))
+        format!(
+            "the pod {} on {}",
+            self.name,
+            self.node.as_deref().unwrap_or("no node yet")
+        )
     }
 
     /// The status of the guest's container.

@@ -87,6 +87,9 @@ mod tests {
             described(&migration, 130),
             "sending, for 30 s: 3000 MiB sent, 100 MiB/s, 2 rounds over the memory so far"
         );
-        assert!(described(&migration, 90).starts_with("sending, for 0 s: "), "another clock");
+        assert!(
+            described(&migration, 90).starts_with("sending, for 0 s: "),
+            "another clock"
+        );
     }
 }

@@ -18,14 +18,21 @@ impl Scene {
         let list = kubectl.json(&["get", "pods", "--selector", &selector, "--output", "json"])?;
         let items = list.get("items").and_then(Value::as_array);
         let mut pods: Vec<Pod> = items.into_iter().flatten().cloned().filter_map(Pod::of).collect();
-        let created = |pod: &Pod| pod.text("/metadata/creationTimestamp").unwrap_or_default().to_owned();
+        let created = |pod: &Pod| {
+            pod.text("/metadata/creationTimestamp")
+                .unwrap_or_default()
+                .to_owned()
+        };
         pods.sort_by_key(|pod| (created(pod), pod.name.clone()));
         Ok(Self { pods })
     }
 
     /// A target whose migration is not over: with all that is to be done when it is.
     pub(crate) fn open_target(&self) -> Option<&Pod> {
-        let mut open = self.pods.iter().filter(|pod| pod.from.is_some() && !pod.is_settled);
+        let mut open = self
+            .pods
+            .iter()
+            .filter(|pod| pod.from.is_some() && !pod.is_settled);
         open.next_back()
     }
 

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use hawser_kubernetes::{NODE_NAME, READY_TIMESTAMP, TargetOf};
+use hawser_manifest::pod_ports::MIGRATION as PORT;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -10,8 +11,6 @@ use crate::kubectl::{Background, Error, Kubectl};
 use crate::launcher::{Identity, within};
 use crate::pod::Pod;
 
-/// Where a target listens.
-const PORT: u16 = 49152;
 /// Where both pods have their certificates.
 const TLS: &str = "/etc/hawser-tls";
 
@@ -40,7 +39,10 @@ pub(crate) fn remove(kubectl: &Kubectl, pod: &Pod) -> Result<(), Error> {
     });
     let path = format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name);
     kubectl
-        .feed(&["delete", "--raw", &path, "--filename", "-"], &options.to_string())
+        .feed(
+            &["delete", "--raw", &path, "--filename", "-"],
+            &options.to_string(),
+        )
         .map(drop)
 }
 

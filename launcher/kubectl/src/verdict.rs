@@ -52,7 +52,8 @@ fn of_source(source: &Status, target: &Launcher) -> Verdict {
     }
     match target {
         Launcher::Ended(_) | Launcher::Gone if source.state == "handed-over" => Verdict::Ended(
-            "the source has committed the guest, and the target has ended: its log says what became of it".to_owned(),
+            "the source has committed the guest, and the target has ended: its log says what became of it"
+                .to_owned(),
         ),
         _ => Verdict::Open(format!("the source's launcher says: {}", source.state)),
     }
@@ -66,7 +67,9 @@ fn without_source(source: &Launcher, target: &Launcher) -> Verdict {
     };
     match target {
         // Nobody has come to it, and nobody is left to come.
-        Launcher::Says(status) if waits(status) => Verdict::Ended(format!("{code}, and no guest has come to the target")),
+        Launcher::Says(status) if waits(status) => {
+            Verdict::Ended(format!("{code}, and no guest has come to the target"))
+        }
         // It waits for the source to repeat its commit, and ends by itself if that does not come.
         Launcher::Says(status) => Verdict::Open(format!("{code}; the target's says: {}", status.state)),
         Launcher::Ended(Some(at_target)) => {
@@ -131,7 +134,15 @@ mod tests {
             Some(("in", "migrated")),
             Some(("in", "failed")),
         ];
-        for state in ["starting", "receiving", "running", "paused", "stopping", "migrated", "handed-over"] {
+        for state in [
+            "starting",
+            "receiving",
+            "running",
+            "paused",
+            "stopping",
+            "migrated",
+            "handed-over",
+        ] {
             all.extend(steps.iter().map(|step| says(state, *step)));
         }
         all
@@ -152,7 +163,10 @@ mod tests {
             for target in all() {
                 if let Verdict::Stays(_) = verdict(&source, &target) {
                     let status = source.says().unwrap();
-                    assert!(status.has_guest() && status.leaving().is_none(), "{source:?} {target:?}");
+                    assert!(
+                        status.has_guest() && status.leaving().is_none(),
+                        "{source:?} {target:?}"
+                    );
                 }
             }
         }
@@ -170,9 +184,15 @@ mod tests {
             says("handed-over", Some(("out", "in-doubt"))),
             says("migrated", Some(("out", "migrated"))),
         ] {
-            assert!(matches!(verdict(&source, &holding), Verdict::Open(_)), "{source:?}");
+            assert!(
+                matches!(verdict(&source, &holding), Verdict::Open(_)),
+                "{source:?}"
+            );
             let unknown = Launcher::Unknown("cut".to_owned());
-            assert!(matches!(verdict(&source, &unknown), Verdict::Open(_)), "{source:?}");
+            assert!(
+                matches!(verdict(&source, &unknown), Verdict::Open(_)),
+                "{source:?}"
+            );
         }
         let committed = says("running", Some(("out", "committed")));
         assert_eq!(verdict(&committed, &holding), Verdict::UnderWay);
@@ -185,14 +205,21 @@ mod tests {
         assert_eq!(
             ended,
             Verdict::Ended(
-                "the source's launcher has ended with exit code 0, and no guest has come to the target".to_owned()
+                "the source's launcher has ended with exit code 0, and no guest has come to the target"
+                    .to_owned()
             )
         );
         for target in [Launcher::Ended(Some(9)), Launcher::Gone, Launcher::NotYet] {
-            assert!(matches!(verdict(&Launcher::Ended(Some(6)), &target), Verdict::Ended(_)));
+            assert!(matches!(
+                verdict(&Launcher::Ended(Some(6)), &target),
+                Verdict::Ended(_)
+            ));
         }
         let doubt = says("handed-over", Some(("out", "in-doubt")));
-        assert!(matches!(verdict(&doubt, &Launcher::Ended(Some(9))), Verdict::Ended(_)));
+        assert!(matches!(
+            verdict(&doubt, &Launcher::Ended(Some(9))),
+            Verdict::Ended(_)
+        ));
     }
 
     #[test]

@@ -15,7 +15,11 @@ fn stand_in() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let debug = test.parent().unwrap().parent().unwrap();
     let stand_in = debug.join("examples/kubectl_stand_in");
-    assert!(stand_in.exists(), "{} is not built: cargo test builds it", stand_in.display());
+    assert!(
+        stand_in.exists(),
+        "{} is not built: cargo test builds it",
+        stand_in.display()
+    );
     stand_in
 }
 
@@ -101,7 +105,11 @@ impl Cluster {
         let annotations = &pod["metadata"]["annotations"];
         let is_settled = annotations["kubevirt.io/migration-target-ready-timestamp"].is_string();
         let label = pod["metadata"]["labels"]["kubevirt.io/nodeName"].as_str();
-        assert_eq!((is_settled, label), (at == "b", (at == "b").then_some("b")), "{context}");
+        assert_eq!(
+            (is_settled, label),
+            (at == "b", (at == "b").then_some("b")),
+            "{context}"
+        );
         assert_eq!(world["budget"]["spec"]["minAvailable"], 1, "{context}");
         let annotations = &world["budget"]["metadata"]["annotations"];
         assert!(annotations.get("hawser.dev/migration").is_none(), "{context}");
@@ -118,7 +126,11 @@ fn a_guest_migrates_to_a_node_and_is_there_then() {
     let cluster = Cluster::with(json!({}));
     let output = cluster.run("migrate web --to b");
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-    assert!(told(&output).contains("the guest web runs in the pod web-"), "{}", told(&output));
+    assert!(
+        told(&output).contains("the guest web runs in the pod web-"),
+        "{}",
+        told(&output)
+    );
     cluster.expect_guest_on(Some("b"), &told(&output));
     let calls = cluster.world()["calls"].clone();
     let again = cluster.run("migrate web --to b");
@@ -177,6 +189,19 @@ fn the_exit_code_of_exec_decides_nothing() {
     cluster.expect_guest_on(Some("b"), &told(&output));
 }
 
+/// kubernetes/kubernetes#66661: a stream that nothing comes through any more, and that does not end.
+#[test]
+fn a_stream_that_hangs_is_not_waited_for() {
+    let cluster = Cluster::with(json!({"hang": true}));
+    let output = cluster.run("migrate web");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    cluster.expect_guest_on(Some("b"), &told(&output));
+    let cluster = Cluster::with(json!({"hang": true, "refuse": true}));
+    let output = cluster.run("migrate web");
+    assert_eq!(output.status.code(), Some(9), "{}", told(&output));
+    cluster.expect_guest_on(Some("a"), &told(&output));
+}
+
 #[test]
 fn an_api_server_that_is_away_for_a_while_is_waited_for() {
     for from in 2..25 {
@@ -224,11 +249,18 @@ fn there_and_back_leaves_one_pod() {
         let output = cluster.run(&format!("migrate web --to {node}"));
         assert_eq!(output.status.code(), Some(0), "{}", told(&output));
         let world = cluster.world();
-        assert_eq!((world["pods"].as_object().unwrap().len(), &world["harm"]), (1, &json!([])));
+        assert_eq!(
+            (world["pods"].as_object().unwrap().len(), &world["harm"]),
+            (1, &json!([]))
+        );
     }
     cluster.expect_guest_on(Some("b"), "there, back, and there");
     let output = cluster.run("cancel web");
-    assert!(told(&output).contains("no migration of the guest web is under way"), "{}", told(&output));
+    assert!(
+        told(&output).contains("no migration of the guest web is under way"),
+        "{}",
+        told(&output)
+    );
 }
 
 #[test]
@@ -242,4 +274,36 @@ fn a_guest_that_is_not_there_is_refused() {
         assert_eq!(output.status.code(), Some(3), "{}", told(&output));
         assert!(told(&output).contains("runs the guest"), "{}", told(&output));
     }
+}
+
+#[test]
+fn a_drain_migrates_guests_that_ask_for_it_and_shuts_the_others_down() {
+    let cluster = Cluster::with(json!({}));
+    let output = cluster.run("drain a");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert_eq!(cluster.world()["cordoned"], "a");
+    cluster.expect_guest_on(Some("b"), &told(&output));
+
+    let cluster = Cluster::with(json!({}));
+    let mut world = cluster.world();
+    world["budget"].take();
+    cluster.write(&world);
+    let output = cluster.run("drain a");
+    assert_eq!(output.status.code(), Some(0), "{}", told(&output));
+    assert!(
+        told(&output).contains("vms/web: its evictionStrategy does not ask"),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(cluster.world()["pods"], json!({}));
+
+    let cluster = Cluster::with(json!({"unschedulable": true}));
+    let output = cluster.run("drain a");
+    assert_eq!(output.status.code(), Some(9), "{}", told(&output));
+    assert!(
+        told(&output).contains("guests are left on a\nvms/web: "),
+        "{}",
+        told(&output)
+    );
+    cluster.expect_guest_on(Some("a"), &told(&output));
 }

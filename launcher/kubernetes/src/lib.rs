@@ -54,8 +54,8 @@ use hawser_manifest::{Loaded, Note, Refusals};
 use serde_json::Value;
 
 pub use memory::overhead;
-pub use options::{DeviceResources, Facts, Options, Workload};
 pub use names::GUEST;
+pub use options::{DeviceResources, Facts, Options, Workload};
 pub use target_metadata::{
     JOB, MIGRATED_FROM, MIGRATED_FROM_UID, NODE_NAME, READY_TIMESTAMP, REQUESTED_NODE, guest_selector,
 };
@@ -102,6 +102,7 @@ pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rende
     } else {
         objects.extend(service::objects(&source, &mut report));
         objects.extend(disruption::budget(&source, &mut report));
+        objects.extend(migration::policy(&source, &mut report));
     }
     objects.push(workload::wrap(&source, pod, &volumes, &mut report));
     let notes = report.finish(&loaded.manifest)?;

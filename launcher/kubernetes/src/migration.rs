@@ -1,9 +1,10 @@
 //! What a pod has for a live migration: certificates, and a target its own name and place.
 
-use hawser_manifest::{FieldPath, Report, quoted};
+use hawser_manifest::{FieldPath, Report, pod_ports, quoted};
 use serde_json::{Map, Value, json};
 
-use crate::metadata::{NAME_LABEL, name_label};
+use crate::metadata::{self, NAME_LABEL, name_label};
+use crate::names;
 use crate::options::Workload;
 use crate::source::Source;
 use crate::volumes::own_name;
@@ -93,6 +94,32 @@ pub(crate) fn arguments(source: &Source<'_>) -> Vec<Value> {
         Some(_) => INCOMING.map(Value::from).to_vec(),
         None => Vec::new(),
     }
+}
+
+/// Lets the guest's own pods reach the port of a target, where a namespace lets nobody in otherwise.
+pub(crate) fn policy(source: &Source<'_>, report: &mut Report) -> Option<Value> {
+    if !source.options.migration_policy {
+        return None;
+    }
+    report.note_owner(
+        FieldPath::of("--migration-policy"),
+        "a pod that a NetworkPolicy selects can be reached by nobody whom no policy lets in: the guest's own ports need another one",
+    );
+    let name = names::with_suffix(&source.guest.name, "migration", names::NAME_MAX);
+    let pods = json!({"matchLabels": {NAME_LABEL: name_label(&source.guest.name)}});
+    let mut object = metadata::object(source, "networking.k8s.io/v1", "NetworkPolicy", &name);
+    object.insert(
+        "spec".to_owned(),
+        json!({
+            "podSelector": pods,
+            "policyTypes": ["Ingress"],
+            "ingress": [{
+                "from": [{"podSelector": pods}],
+                "ports": [{"protocol": "TCP", "port": pod_ports::MIGRATION}],
+            }],
+        }),
+    );
+    Some(object.into())
 }
 
 pub(crate) fn volume(source: &Source<'_>) -> Option<Value> {

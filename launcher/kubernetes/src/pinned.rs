@@ -69,7 +69,9 @@ fn pinned(reference: Option<&mut Value>, known: Option<&str>, path: FieldPath, r
 
 fn named<'a>(pod: &'a Value, statuses: &str, name: &str) -> Option<&'a Value> {
     let statuses = pod.get("status")?.get(statuses)?.as_array()?;
-    statuses.iter().find(|status| text_at(status, "/name") == Some(name))
+    statuses
+        .iter()
+        .find(|status| text_at(status, "/name") == Some(name))
 }
 
 /// What the kubelet says of a volume, in the status of any container that mounts it.

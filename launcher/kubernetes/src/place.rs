@@ -13,7 +13,9 @@ use crate::target_metadata::REQUESTED_NODE;
 const FIELD: &str = "metadata.name";
 
 pub(crate) fn place(pod: &Value, spec: &mut Map<String, Value>, node: Option<&str>, report: &mut Report) {
-    let label = pod.pointer("/metadata/labels").and_then(|labels| labels.get(NAME_LABEL));
+    let label = pod
+        .pointer("/metadata/labels")
+        .and_then(|labels| labels.get(NAME_LABEL));
     let affinity = spec.entry("affinity").or_insert_with(|| json!({}));
     let annotations = pod.pointer("/metadata/annotations");
     let before = annotations.and_then(|annotations| annotations.get(REQUESTED_NODE));

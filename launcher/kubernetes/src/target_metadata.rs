@@ -62,7 +62,10 @@ pub(crate) fn of(pod: &Value, name: &str, node: Option<&str>) -> Value {
     let mut annotations = kept(pod, "annotations", |key| !is_of_one_pod(key));
     // The name of a KubeVirt object, which there is not: that of the one pod that is its outcome.
     annotations.insert(JOB.to_owned(), json!(name));
-    for (key, pointer) in [(MIGRATED_FROM, "/metadata/name"), (MIGRATED_FROM_UID, "/metadata/uid")] {
+    for (key, pointer) in [
+        (MIGRATED_FROM, "/metadata/name"),
+        (MIGRATED_FROM_UID, "/metadata/uid"),
+    ] {
         let value = text_at(pod, pointer).unwrap_or_default();
         annotations.insert(key.to_owned(), json!(value));
     }

@@ -66,7 +66,11 @@ pub fn target_of(pod: &Value, options: &TargetOf) -> Result<Value, Refusals> {
     let mut report = Report::default();
     check(pod, options, &mut report);
     let name = name(pod).unwrap_or_default();
-    let mut spec = pod.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut spec = pod
+        .get("spec")
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     for field in OF_THE_CLUSTER {
         spec.shift_remove(field);
     }
@@ -104,7 +108,10 @@ fn check(pod: &Value, options: &TargetOf, report: &mut Report) {
     let mut refuse = |path: &str, why: String| report.refuse(FieldPath::of(path), why);
     match text_at(pod, "/kind") {
         Some("Pod") => {}
-        other => refuse("kind", format!("expected Pod, found {}", quoted(other.unwrap_or_default()))),
+        other => refuse(
+            "kind",
+            format!("expected Pod, found {}", quoted(other.unwrap_or_default())),
+        ),
     }
     let labels = pod.pointer("/metadata/labels");
     if labels.and_then(|labels| labels.get(NAME_LABEL)).is_none() {
@@ -120,19 +127,27 @@ fn check(pod: &Value, options: &TargetOf, report: &mut Report) {
         );
     }
     if text_at(pod, "/metadata/deletionTimestamp").is_some() {
-        refuse("metadata.deletionTimestamp", "the pod is being deleted, and its guest shut down".to_owned());
+        refuse(
+            "metadata.deletionTimestamp",
+            "the pod is being deleted, and its guest shut down".to_owned(),
+        );
     }
     if let Some(owner) = controller(pod) {
         refuse(
             "metadata.ownerReferences",
-            format!("{owner} would make another pod when this one has ended: only a pod by itself can be migrated"),
+            format!(
+                "{owner} would make another pod when this one has ended: only a pod by itself can be migrated"
+            ),
         );
     }
     match text_at(pod, "/status/phase") {
         Some("Running") => {}
         phase => refuse(
             "status.phase",
-            format!("expected Running, found {}: no guest runs in the pod", quoted(phase.unwrap_or_default())),
+            format!(
+                "expected Running, found {}: no guest runs in the pod",
+                quoted(phase.unwrap_or_default())
+            ),
         ),
     }
     let guest = guest(pod);
@@ -140,10 +155,15 @@ fn check(pod: &Value, options: &TargetOf, report: &mut Report) {
     if !runs {
         refuse(
             "spec.containers",
-            format!("no container {} that has the argument run: this pod is not one that hawser pod made", names::GUEST),
+            format!(
+                "no container {} that has the argument run: this pod is not one that hawser pod made",
+                names::GUEST
+            ),
         );
     }
-    let mounts = guest.and_then(|guest| guest.get("volumeMounts")).and_then(Value::as_array);
+    let mounts = guest
+        .and_then(|guest| guest.get("volumeMounts"))
+        .and_then(Value::as_array);
     let has_certificates = mounts
         .into_iter()
         .flatten()
@@ -159,7 +179,10 @@ fn check(pod: &Value, options: &TargetOf, report: &mut Report) {
     }
     let node = text_at(pod, "/spec/nodeName");
     if node.is_some() && node == options.node.as_deref() {
-        refuse("--node", format!("the guest is on {} already", quoted(node.unwrap_or_default())));
+        refuse(
+            "--node",
+            format!("the guest is on {} already", quoted(node.unwrap_or_default())),
+        );
     }
 }
 

@@ -109,7 +109,10 @@ impl Page {
         for line in self.code() {
             // Drawings have names in them, not command lines; and to cargo hawser is a package.
             // `kubectl hawser` is another program, whose own tests parse its lines.
-            if line.starts_with("cargo ") || line.contains("kubectl hawser ") || line.chars().any(|c| ('\u{2500}'..='\u{25ff}').contains(&c)) {
+            if line.starts_with("cargo ")
+                || line.contains("kubectl hawser ")
+                || line.chars().any(|c| ('\u{2500}'..='\u{25ff}').contains(&c))
+            {
                 continue;
             }
             let mut words = line

@@ -53,13 +53,19 @@ pub(super) fn migrates_a_guest(cluster: &Cluster) -> Result<()> {
         let first = source.node()?;
         let boot = client.execute(address, "cat /proc/sys/kernel/random/boot_id")?;
         let status = plugin.run("status guest", 0)?;
-        ensure!(status.contains("running") && status.contains(&first), "status: {status}");
+        ensure!(
+            status.contains("running") && status.contains(&first),
+            "status: {status}"
+        );
 
         // A node that does not exist: in the scheduler's words, and all is as before.
         let started = Instant::now();
         let said = plugin.run("migrate guest --keep-tags --to nowhere", 9)?;
         let took = started.elapsed();
-        progress(format!("to a node that does not exist, in {:.1} s:\n{said}", took.as_secs_f64()));
+        progress(format!(
+            "to a node that does not exist, in {:.1} s:\n{said}",
+            took.as_secs_f64()
+        ));
         ensure!(said.contains("Unschedulable: 0/2 nodes are available"), "{said}");
         ensure!(took < allowed(UNPLACED), "it took {took:?}");
         ensure!(only_pod(namespace)?.0 == "guest", "a pod is left");
@@ -75,7 +81,11 @@ pub(super) fn migrates_a_guest(cluster: &Cluster) -> Result<()> {
         expect_budget(namespace, 2)?;
         let status = running.wait_exit(allowed(MIGRATE))?;
         progress(format!("there:\n{}", running.transcript()));
-        ensure!(status.code() == Some(0), "migrate: {status}\n{}", running.transcript());
+        ensure!(
+            status.code() == Some(0),
+            "migrate: {status}\n{}",
+            running.transcript()
+        );
         let (there, second) = only_pod(namespace)?;
         ensure!(second != first, "the guest is on {second} still");
         expect_same(namespace, &client, &there, &boot)?;
@@ -138,7 +148,10 @@ impl<'a> Plugin<'a> {
         let mut process = self.start(words)?;
         let status = process.wait_exit(allowed(MIGRATE))?;
         let said = process.transcript();
-        ensure!(status.code() == Some(code), "kubectl hawser {words}: {status}\n{said}");
+        ensure!(
+            status.code() == Some(code),
+            "kubectl hawser {words}: {status}\n{said}"
+        );
         Ok(said)
     }
 }
@@ -174,11 +187,17 @@ fn refuse_eviction(namespace: &Namespace<'_>, pod: &str) -> Result<()> {
         "kind": "Eviction",
         "metadata": {"name": pod, "namespace": namespace.name},
     });
-    match namespace.feed(&["create", "--raw", &path, "--filename", "-"], &eviction.to_string()) {
+    match namespace.feed(
+        &["create", "--raw", &path, "--filename", "-"],
+        &eviction.to_string(),
+    ) {
         Ok(_) => bail!("the pod {pod} was evicted in the middle of a migration"),
         Err(error) => {
             let said = format!("{error:#}");
-            ensure!(said.contains("disruption budget"), "the eviction of {pod}: {said}");
+            ensure!(
+                said.contains("disruption budget"),
+                "the eviction of {pod}: {said}"
+            );
             Ok(())
         }
     }
@@ -208,8 +227,18 @@ fn expect_same(namespace: &Namespace<'_>, client: &Client<'_>, pod: &str, boot: 
 fn requests(namespace: &Namespace<'_>) -> Result<Process> {
     let service = namespace.get("service/guest-web")?;
     let address = service.pointer("/spec/clusterIP").and_then(Value::as_str);
-    let address = format!("{}:{SERVICE_PORT}", address.context("the Service has no address")?);
-    let requests = namespace.follow(&["exec", "client", "--", "sh", "-c", &REQUESTS.replace('@', &address)])?;
+    let address = format!(
+        "{}:{SERVICE_PORT}",
+        address.context("the Service has no address")?
+    );
+    let requests = namespace.follow(&[
+        "exec",
+        "client",
+        "--",
+        "sh",
+        "-c",
+        &REQUESTS.replace('@', &address),
+    ])?;
     requests.wait_for("answered", 3, allowed(SERVE))?;
     Ok(requests)
 }
@@ -230,6 +259,9 @@ fn nowhere_for_long(requests: &Process) -> Result<()> {
         text.lines().count()
     ));
     let longest = Duration::from_millis(2500) * u32::try_from(longest)?;
-    ensure!(longest <= allowed(NOWHERE), "the Service led nowhere for up to {longest:?}");
+    ensure!(
+        longest <= allowed(NOWHERE),
+        "the Service led nowhere for up to {longest:?}"
+    );
     Ok(())
 }

@@ -102,7 +102,8 @@ fn images_are_the_sources_by_digest() {
     unknown["status"]["containerStatuses"][0]["volumeMounts"].take();
     let error = refused(&unknown, &TargetOf::default());
     assert!(
-        error.contains("].image.reference: \"guest\" may mean another image by now") && error.contains("--keep-tags"),
+        error.contains("].image.reference: \"guest\" may mean another image by now")
+            && error.contains("--keep-tags"),
         "{error}"
     );
     // An image that no registry has: there is nothing to pull it by.
@@ -114,7 +115,10 @@ fn images_are_the_sources_by_digest() {
         ..TargetOf::default()
     };
     let kept = target_of(&unknown, &keep).unwrap();
-    assert_eq!(kept["spec"]["containers"][0]["image"], "registry.example/hawser:1");
+    assert_eq!(
+        kept["spec"]["containers"][0]["image"],
+        "registry.example/hawser:1"
+    );
     // And dockerd's form.
     let mut docker = source;
     docker["status"]["containerStatuses"][0]["imageID"] = json!("docker-pullable://r.example/h@sha256:3");
@@ -132,19 +136,31 @@ fn it_has_the_sources_selinux_level_and_changes_no_owners() {
     };
     let with = target_of(&source, &level).unwrap();
     is_kubernetes_own(&with);
-    assert_eq!(with["spec"]["securityContext"]["seLinuxOptions"]["level"], "s0:c3,c4");
-    assert_eq!(with["spec"]["securityContext"]["fsGroupChangePolicy"], "OnRootMismatch");
+    assert_eq!(
+        with["spec"]["securityContext"]["seLinuxOptions"]["level"],
+        "s0:c3,c4"
+    );
+    assert_eq!(
+        with["spec"]["securityContext"]["fsGroupChangePolicy"],
+        "OnRootMismatch"
+    );
     // What the source's pod says is what the source has.
     source["spec"]["securityContext"]["seLinuxOptions"] = json!({"level": "s0:c1,c2"});
     let with = target_of(&source, &level).unwrap();
-    assert_eq!(with["spec"]["securityContext"]["seLinuxOptions"]["level"], "s0:c1,c2");
+    assert_eq!(
+        with["spec"]["securityContext"]["seLinuxOptions"]["level"],
+        "s0:c1,c2"
+    );
 }
 
 /// ovn-kubernetes/ovn-kubernetes#6581: a moment without a pod that is ready resets connections.
 #[test]
 fn it_is_ready_within_a_second_of_the_guests_arrival() {
     let probe = json!({"tcpSocket": {"port": 80}, "periodSeconds": 30});
-    let source = running(&vmi(&[("/spec/livenessProbe", probe.clone()), ("/spec/readinessProbe", probe)]));
+    let source = running(&vmi(&[
+        ("/spec/livenessProbe", probe.clone()),
+        ("/spec/readinessProbe", probe),
+    ]));
     let target = target(&source, None);
     let guest = &target["spec"]["containers"][0];
     assert_eq!(guest["startupProbe"]["periodSeconds"], 1);
@@ -163,7 +179,10 @@ fn networks_see_a_migration_and_not_yet_its_end() {
     let mut source = running(&vmi(&[("/metadata/labels", json!({"team": "a"}))]));
     let own = source["metadata"]["annotations"].as_object_mut().unwrap();
     for (key, value) in [
-        ("kubevirt.io/migration-target-ready-timestamp", "2026-11-29T10:00:00Z"),
+        (
+            "kubevirt.io/migration-target-ready-timestamp",
+            "2026-11-29T10:00:00Z",
+        ),
         ("k8s.v1.cni.cncf.io/network-status", "[]"),
         ("ovn.kubernetes.io/allocated", "true"),
         ("ovn.kubernetes.io/logical_switch", "mine"),
@@ -179,7 +198,10 @@ fn networks_see_a_migration_and_not_yet_its_end() {
         (&labels["vm.kubevirt.io/name"], &labels["team"]),
         (&json!("small"), &json!("a"))
     );
-    assert_eq!(annotations["kubevirt.io/migrationJobName"], target["metadata"]["name"]);
+    assert_eq!(
+        annotations["kubevirt.io/migrationJobName"],
+        target["metadata"]["name"]
+    );
     assert_eq!(annotations["hawser.dev/migrated-from"], "small");
     assert_eq!(annotations["ovn.kubernetes.io/logical_switch"], "mine");
     for gone in [
@@ -205,7 +227,8 @@ fn a_node_is_asked_for_by_its_name_and_the_scheduler_decides() {
     let source = running(&vmi(&[("/spec/affinity", affinity.clone())]));
     let to_b = target(&source, Some("b"));
     let own = json!([{"key": "metadata.name", "operator": "In", "values": ["b"]}]);
-    let terms = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+    let terms =
+        "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
     for term in to_b.pointer(terms).unwrap().as_array().unwrap() {
         assert_eq!(term["matchFields"], own);
         assert!(term["matchExpressions"].is_array());
@@ -216,10 +239,20 @@ fn a_node_is_asked_for_by_its_name_and_the_scheduler_decides() {
     let next = completed(to_b, "web-uid-2", "b");
     let back = target(&next, Some("a"));
     let requirement = &back.pointer(terms).unwrap()[1]["matchFields"];
-    assert_eq!(*requirement, json!([{"key": "metadata.name", "operator": "In", "values": ["a"]}]));
+    assert_eq!(
+        *requirement,
+        json!([{"key": "metadata.name", "operator": "In", "values": ["a"]}])
+    );
     let anywhere = target(&next, None);
-    assert_eq!(anywhere["spec"]["affinity"]["nodeAffinity"], affinity["nodeAffinity"]);
-    assert!(anywhere["metadata"]["annotations"].get("hawser.dev/requested-node").is_none());
+    assert_eq!(
+        anywhere["spec"]["affinity"]["nodeAffinity"],
+        affinity["nodeAffinity"]
+    );
+    assert!(
+        anywhere["metadata"]["annotations"]
+            .get("hawser.dev/requested-node")
+            .is_none()
+    );
     let apart = "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution";
     assert_eq!(back.pointer(apart).unwrap().as_array().unwrap().len(), 1);
     let plain = target(&completed(target(&running(&vmi(&[])), Some("b")), "u", "b"), None);
@@ -232,9 +265,18 @@ fn two_migrations_in_a_row_change_the_name_alone() {
     let first = target(&source, None);
     let mut second = target(&completed(first.clone(), "web-uid-2", "b"), None);
     let names = [&source, &first, &second].map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned());
-    assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
-    assert_eq!(second["metadata"]["annotations"]["hawser.dev/migrated-from"], names[1]);
-    assert_eq!(second["metadata"]["annotations"]["hawser.dev/migrated-from-uid"], "web-uid-2");
+    assert!(
+        names[0] != names[1] && names[1] != names[2] && names[0] != names[2],
+        "{names:?}"
+    );
+    assert_eq!(
+        second["metadata"]["annotations"]["hawser.dev/migrated-from"],
+        names[1]
+    );
+    assert_eq!(
+        second["metadata"]["annotations"]["hawser.dev/migrated-from-uid"],
+        "web-uid-2"
+    );
     second["metadata"] = first["metadata"].clone();
     assert_eq!(first, second);
     let long = running(&vmi(&[("/metadata/name", json!("n".repeat(63)))]));
@@ -251,8 +293,16 @@ fn what_is_no_source_is_refused() {
         refused(&pod, &plain)
     };
     for (pointer, value, expected) in [
-        ("/kind", json!("Deployment"), "kind: expected Pod, found \"Deployment\""),
-        ("/metadata/labels", json!({}), "metadata.labels: no label vm.kubevirt.io/name"),
+        (
+            "/kind",
+            json!("Deployment"),
+            "kind: expected Pod, found \"Deployment\"",
+        ),
+        (
+            "/metadata/labels",
+            json!({}),
+            "metadata.labels: no label vm.kubevirt.io/name",
+        ),
         ("/metadata/uid", Value::Null, "metadata.uid: not there"),
         (
             "/metadata/deletionTimestamp",
@@ -264,14 +314,26 @@ fn what_is_no_source_is_refused() {
             json!([{"kind": "StatefulSet", "name": "web", "controller": true}]),
             "metadata.ownerReferences: the StatefulSet \"web\" would make another pod",
         ),
-        ("/status/phase", json!("Pending"), "status.phase: expected Running, found \"Pending\""),
-        ("/spec/containers/0/args/0", json!("setup"), "no container guest that has the argument run"),
+        (
+            "/status/phase",
+            json!("Pending"),
+            "status.phase: expected Running, found \"Pending\"",
+        ),
+        (
+            "/spec/containers/0/args/0",
+            json!("setup"),
+            "no container guest that has the argument run",
+        ),
         (
             "/spec/containers/0/volumeMounts",
             json!([]),
             "no certificates at /etc/hawser-tls: make the guest's pod with hawser pod --tls-secret",
         ),
-        ("/spec/affinity", json!([]), "spec.affinity: expected the affinity of a pod"),
+        (
+            "/spec/affinity",
+            json!([]),
+            "spec.affinity: expected the affinity of a pod",
+        ),
     ] {
         let error = changed(pointer, value);
         assert!(error.contains(expected), "{pointer}: {error}");
@@ -281,7 +343,12 @@ fn what_is_no_source_is_refused() {
         ..plain
     };
     assert!(refused(&source, &here).contains("--node: the guest is on \"a\" already"));
-    for nonsense in [json!(null), json!([1]), json!({"spec": [], "metadata": 1}), json!({"spec": {"containers": {}}})] {
+    for nonsense in [
+        json!(null),
+        json!([1]),
+        json!({"spec": [], "metadata": 1}),
+        json!({"spec": {"containers": {}}}),
+    ] {
         refused(&nonsense, &here);
         assert!(target_name(&nonsense).is_err());
     }
