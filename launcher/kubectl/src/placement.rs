@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::pod::{Phase, Pod};
 
 /// For a scheduler to find a place: one that was full a moment ago may not be.
-const PLACED: Duration = Duration::from_secs(5);
+const PLACED: Duration = Duration::from_secs(3);
 /// For any scheduler to have looked at the pod, and for the kubelet to pull an image that it could not at first.
 const LOOKED_AT: Duration = Duration::from_secs(9);
 
