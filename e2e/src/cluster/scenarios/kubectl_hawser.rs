@@ -92,10 +92,10 @@ pub(super) fn migrates_a_guest(cluster: &Cluster) -> Result<()> {
         nowhere_for_long(&requests)?;
         drop(requests);
 
-        // Back. The plugin is killed once the hand-off has begun.
+        // Back. The plugin is killed while the guest's memory is sent.
         let back = format!("migrate guest --keep-tags --to {first}");
         let mut killed = plugin.start(&back)?;
-        killed.wait_for("the target waits in", 1, allowed(MIGRATE))?;
+        killed.wait_for("sending: ", 1, allowed(MIGRATE))?;
         killed.signal(Signal::SIGKILL)?;
         killed.wait_exit(SERVE)?;
         let said = plugin.run(&back, 0)?;
