@@ -74,7 +74,7 @@ fn refused(source: &Value, options: &TargetOf) -> String {
 fn it_differs_from_its_source_where_it_must_and_nowhere_else() {
     let source = running(&vmi(&[]));
     let target = target(&source, None);
-    insta::assert_snapshot!("target_of", crate::stream(&[target.clone()]).unwrap());
+    insta::assert_snapshot!("target_of", crate::stream(std::slice::from_ref(&target)).unwrap());
     assert_eq!(target["metadata"]["name"], target_name(&source).unwrap());
     assert_ne!(target["metadata"]["name"], source["metadata"]["name"]);
     for field in ["status", "kind"] {
