@@ -20,7 +20,7 @@ pub(crate) fn manifest(vmi: Option<&Path>, bindings: Option<&Path>) -> Result<Lo
         None => Registry::default(),
     };
     let text = match vmi {
-        Some(path) => read("the manifest", path)?,
+        Some(path) => text("the manifest", path)?,
         None => std::env::var(VARIABLE).map_err(|_| {
             Failure::new(ExitCode::Usage, "no manifest").remedy(
                 "name one with --vmi FILE (- for standard input), or put it into STANDALONE_VMI as JSON",
@@ -44,7 +44,7 @@ pub(crate) fn note_of_the_pod(loaded: &Loaded) {
 }
 
 fn registry(path: &Path) -> Result<Registry, Failure> {
-    let text = read("the binding plugins", path)?;
+    let text = text("the binding plugins", path)?;
     let file = path.display().to_string();
     plugins::parse(&text, &file).map_err(|refusals| {
         Failure::new(
@@ -55,7 +55,7 @@ fn registry(path: &Path) -> Result<Registry, Failure> {
 }
 
 /// Reads one byte more than is accepted at most, so that the check for the size has something to refuse.
-fn read(what: &str, path: &Path) -> Result<String, Failure> {
+pub(crate) fn text(what: &str, path: &Path) -> Result<String, Failure> {
     let fail = |error: std::io::Error| {
         Failure::new(ExitCode::Manifest, format!("read {what} {}", path.display())).because(error)
     };

@@ -19,7 +19,7 @@ use page::{Page, repository};
 use serde_json::{Value, json};
 
 /// Options of other programs that the pages name.
-const OTHERS_OPTIONS: [&str; 30] = [
+const OTHERS_OPTIONS: [&str; 35] = [
     // passt
     "--address",
     "--fd",
@@ -45,6 +45,12 @@ const OTHERS_OPTIONS: [&str; 30] = [
     "--offer",
     "--passt-profile",
     "--root-dir",
+    // kubectl hawser, and kubectl
+    "--context",
+    "--follow",
+    "--give-up",
+    "--interval",
+    "--start-timeout",
     // cargo e2e
     "--all",
     "--datapath",

@@ -1,7 +1,10 @@
 //! `kubectl`, and waiting for what it says.
 
 use std::ffi::OsString;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -32,6 +35,15 @@ impl Kubectl {
         let mut command = Command::new(words.next().map_or("kubectl".as_ref(), OsString::as_os_str));
         command.args(words);
         command
+    }
+
+    /// The same as a program, for those that start kubectl themselves: a shell script at this path.
+    pub(super) fn script(&self, path: &Path) -> Result<()> {
+        let quoted = |word: &OsString| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"));
+        let words: Vec<String> = self.words.iter().map(quoted).collect();
+        fs::write(path, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))?;
+        fs::set_permissions(path, Permissions::from_mode(0o755))?;
+        Ok(())
     }
 
     pub(super) fn run(&self, arguments: &[&str]) -> Result<String> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::GROUP;
 use super::api::Cluster;
-use super::scenarios::{API, BETWEEN_NODES, LONGER, MAIN, USUAL};
+use super::scenarios::{API, BETWEEN_NODES, LONGER, LONGER_BETWEEN_NODES, MAIN, USUAL};
 use crate::report::{Scenario, is_selected};
 
 /// What the first scenario waits for on a machine half as fast as the one that the limits are written for: Kubernetes is built.
@@ -59,13 +59,20 @@ impl Chosen {
 impl Order<'_> {
     /// In the order in which they are run: those that need fewest nodes first.
     pub(super) fn chosen(&self) -> Vec<Chosen> {
-        let lists = [(API, 0), (USUAL, 1), (BETWEEN_NODES, 2), (LONGER, 1)];
+        let lists = [
+            (API, 0),
+            (USUAL, 1),
+            (BETWEEN_NODES, 2),
+            (LONGER, 1),
+            (LONGER_BETWEEN_NODES, 2),
+        ];
         let named = |name: &str| self.filters.iter().any(|f| is_selected(GROUP, name, Some(f)));
         lists
             .into_iter()
             .flat_map(|(list, nodes)| list.iter().map(move |scenario| Chosen { scenario, nodes }))
             .filter(|one| {
-                let is_longer = LONGER.iter().any(|scenario| scenario.name == one.name());
+                let mut longer = LONGER.iter().chain(LONGER_BETWEEN_NODES);
+                let is_longer = longer.any(|scenario| scenario.name == one.name());
                 match self.set {
                     Set::Main => MAIN.contains(&one.name()) && (self.filters.is_empty() || named(one.name())),
                     _ if !self.filters.is_empty() => named(one.name()),

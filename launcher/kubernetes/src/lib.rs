@@ -15,6 +15,9 @@
 //! 4. `config`, `service`, `disruption` and `workload` make what stands around it.
 //! 5. `podman` takes out what podman does not know, where the pod is for podman.
 //!
+//! `target_of` makes the target of a live migration of the source's pod, as the API server has it: with `target_metadata`, `pinned`
+//! for the images, and `place` for the node.
+//!
 //! What cannot be rendered is refused by its field; what is rendered on an assumption has a note with its field.
 
 mod config;
@@ -28,6 +31,8 @@ mod migration;
 mod names;
 mod networks;
 mod options;
+mod pinned;
+mod place;
 mod pod;
 mod podman;
 mod probes;
@@ -37,6 +42,8 @@ mod scheduling;
 mod service;
 mod sidecars;
 mod source;
+mod target_metadata;
+mod target_of;
 #[cfg(test)]
 mod tests;
 mod volumes;
@@ -47,7 +54,12 @@ use hawser_manifest::{Loaded, Note, Refusals};
 use serde_json::Value;
 
 pub use memory::overhead;
+pub use names::GUEST;
 pub use options::{DeviceResources, Facts, Options, Workload};
+pub use target_metadata::{
+    JOB, MIGRATED_FROM, MIGRATED_FROM_UID, NODE_NAME, READY_TIMESTAMP, REQUESTED_NODE, guest_selector,
+};
+pub use target_of::{TargetOf, target_name, target_of};
 pub use yaml::{NotYaml, stream};
 
 use form::Form;
@@ -90,6 +102,7 @@ pub fn render(loaded: &Loaded, facts: &Facts, options: &Options) -> Result<Rende
     } else {
         objects.extend(service::objects(&source, &mut report));
         objects.extend(disruption::budget(&source, &mut report));
+        objects.extend(migration::policy(&source, &mut report));
     }
     objects.push(workload::wrap(&source, pod, &volumes, &mut report));
     let notes = report.finish(&loaded.manifest)?;

@@ -1,16 +1,19 @@
 //! What a pod has for a live migration: certificates, and a target its own name and place.
 
-use hawser_manifest::{FieldPath, Report, quoted};
+use hawser_manifest::{FieldPath, Report, pod_ports, quoted};
 use serde_json::{Map, Value, json};
 
-use crate::metadata::{NAME_LABEL, name_label};
+use crate::metadata::{self, NAME_LABEL, name_label};
+use crate::names;
 use crate::options::Workload;
 use crate::source::Source;
 use crate::volumes::own_name;
 
 const VOLUME: &str = "tls";
 /// Where the guest's container has the certificates.
-const MOUNT: &str = "/etc/hawser-tls";
+pub(crate) const MOUNT: &str = "/etc/hawser-tls";
+/// What `run` has at a target in addition.
+pub(crate) const INCOMING: [&str; 3] = ["--incoming", "--tls-dir", MOUNT];
 /// Keys of a Secret of the type `kubernetes.io/tls`, and hawser's names for them. The certificate serves for both sides.
 const FILES: [(&str, &str); 5] = [
     ("ca.crt", "ca-cert.pem"),
@@ -88,9 +91,35 @@ pub(crate) fn restart_policy(source: &Source<'_>, policy: &'static str, report: 
 /// What `run` has in addition.
 pub(crate) fn arguments(source: &Source<'_>) -> Vec<Value> {
     match source.options.target {
-        Some(_) => vec!["--incoming".into(), "--tls-dir".into(), MOUNT.into()],
+        Some(_) => INCOMING.map(Value::from).to_vec(),
         None => Vec::new(),
     }
+}
+
+/// Lets the guest's own pods reach the port of a target, where a namespace lets nobody in otherwise.
+pub(crate) fn policy(source: &Source<'_>, report: &mut Report) -> Option<Value> {
+    if !source.options.migration_policy {
+        return None;
+    }
+    report.note_owner(
+        FieldPath::of("--migration-policy"),
+        "a pod that a NetworkPolicy selects can be reached by nobody whom no policy lets in: the guest's own ports need another one",
+    );
+    let name = names::with_suffix(&source.guest.name, "migration", names::NAME_MAX);
+    let pods = json!({"matchLabels": {NAME_LABEL: name_label(&source.guest.name)}});
+    let mut object = metadata::object(source, "networking.k8s.io/v1", "NetworkPolicy", &name);
+    object.insert(
+        "spec".to_owned(),
+        json!({
+            "podSelector": pods,
+            "policyTypes": ["Ingress"],
+            "ingress": [{
+                "from": [{"podSelector": pods}],
+                "ports": [{"protocol": "TCP", "port": pod_ports::MIGRATION}],
+            }],
+        }),
+    );
+    Some(object.into())
 }
 
 pub(crate) fn volume(source: &Source<'_>) -> Option<Value> {
@@ -112,25 +141,31 @@ pub(crate) fn keep_apart(source: &Source<'_>, spec: &mut Map<String, Value>, rep
     if source.options.target.is_none() {
         return;
     }
-    let term = json!({
-        "labelSelector": {"matchLabels": {NAME_LABEL: name_label(&source.guest.name)}},
-        "topologyKey": NODE,
-    });
     let affinity = spec.entry("affinity").or_insert_with(|| json!({}));
-    let terms = below(affinity, "podAntiAffinity", json!({}))
-        .and_then(|pods| below(pods, "requiredDuringSchedulingIgnoredDuringExecution", json!([])))
-        .and_then(Value::as_array_mut);
-    match terms {
-        Some(terms) => terms.push(term),
-        None => report.refuse(
+    if apart(affinity, &json!(name_label(&source.guest.name))).is_none() {
+        report.refuse(
             FieldPath::of("spec.affinity.podAntiAffinity"),
             "expected an object, with requiredDuringSchedulingIgnoredDuringExecution a list",
-        ),
+        );
     }
 }
 
+/// No node with another pod that has this label; once, however often it is asked for.
+pub(crate) fn apart(affinity: &mut Value, label: &Value) -> Option<()> {
+    let term = json!({
+        "labelSelector": {"matchLabels": {NAME_LABEL: label}},
+        "topologyKey": NODE,
+    });
+    let pods = below(affinity, "podAntiAffinity", json!({}))?;
+    let terms = below(pods, "requiredDuringSchedulingIgnoredDuringExecution", json!([]))?.as_array_mut()?;
+    if !terms.contains(&term) {
+        terms.push(term);
+    }
+    Some(())
+}
+
 /// The field of an object, made where there is none.
-fn below<'a>(object: &'a mut Value, field: &str, default: Value) -> Option<&'a mut Value> {
+pub(crate) fn below<'a>(object: &'a mut Value, field: &str, default: Value) -> Option<&'a mut Value> {
     let value = object.as_object_mut()?.entry(field).or_insert(Value::Null);
     if value.is_null() {
         *value = default;

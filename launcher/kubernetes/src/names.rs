@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 
 /// Name of the container that runs the guest.
-pub(crate) const GUEST: &str = "guest";
+pub const GUEST: &str = "guest";
 /// The user and the group that KubeVirt runs guests as.
 pub(crate) const GUEST_USER: u32 = 107;
 /// A label's value, a volume's, a container's and a Service's name.

@@ -110,3 +110,8 @@ pub(crate) fn text<'a>(object: &'a Value, field: &str) -> Option<&'a str> {
         .and_then(Value::as_str)
         .filter(|text| !text.is_empty())
 }
+
+/// What a pointer (RFC 6901) leads to, where that is a string.
+pub(crate) fn text_at<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str)
+}

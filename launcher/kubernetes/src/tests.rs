@@ -5,10 +5,12 @@ mod podman;
 mod refused;
 mod reports;
 mod snapshots;
+mod target_of;
 
 use hawser_manifest::{Binding, GuestSpec, Loaded, load};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -101,6 +103,7 @@ fn options() -> Options {
         network_resources: Default::default(),
         tls_secret: None,
         target: None,
+        migration_policy: false,
     }
 }
 
@@ -162,6 +165,7 @@ fn is_kubernetes_own(object: &Value) {
         "ConfigMap" => survives::<ConfigMap>(object),
         "Secret" => survives::<Secret>(object),
         "Service" => survives::<Service>(object),
+        "NetworkPolicy" => survives::<NetworkPolicy>(object),
         "PodDisruptionBudget" => survives::<PodDisruptionBudget>(object),
         "StatefulSet" => survives::<StatefulSet>(object),
         "Deployment" => survives::<Deployment>(object),

@@ -1,13 +1,16 @@
 //! `hawser pod`: the Kubernetes objects that run a guest.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use hawser_kubernetes::{DeviceResources, Facts, Options, Workload};
+use hawser_kubernetes::{DeviceResources, Facts, Options, TargetOf, Workload};
+use serde_json::Value;
 
 use super::args::ManifestArgs;
 use crate::error::{ExitCode, Failure};
 use crate::launch::obstacles;
+use crate::load;
 use crate::nic;
 use crate::spec::GuestSpec;
 
@@ -45,10 +48,29 @@ pub struct PodArgs {
     /// /etc/hawser-tls.
     #[arg(long, value_name = "NAME", value_parser = object_name)]
     pub tls_secret: Option<String>,
+    /// Make a NetworkPolicy that lets the guest's own pods reach the port of live migration, for namespaces that let nobody in.
+    #[arg(long, requires = "tls_secret")]
+    pub migration_policy: bool,
     /// Make the pod with this name, as the target of a live migration: it boots nothing, waits for the guest, and is on another
     /// node than the guest's other pods.
     #[arg(long, value_name = "POD", requires = "tls_secret", value_parser = label)]
     pub target: Option<String>,
+    /// Make the target of a live migration of this pod, which runs the guest: the pod as kubectl get pod -o yaml prints it, YAML or
+    /// JSON; - for standard input. The pod itself takes the place of the manifest and of the other options.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vmi", "bindings", "shared", "launcher_image", "runtime", "namespace",
+        "kind", "no_user_namespaces", "single", "ipv6_sysctl", "block_volumes", "tls_secret", "target", "network_resources",
+        "device_resources", "migration_policy"])]
+    pub target_of: Option<PathBuf>,
+    /// With --target-of: the node for the target, by its name.
+    #[arg(long, value_name = "NAME", requires = "target_of", value_parser = object_name)]
+    pub node: Option<String>,
+    /// With --target-of: name images as the source's pod does, also by tags, which may mean other images by now. Without it, images
+    /// are those that the source runs with, by digest, and one whose digest the pod's status does not say is refused.
+    #[arg(long, requires = "target_of")]
+    pub keep_tags: bool,
+    /// With --target-of: the level of the source's SELinux label, where its pod does not say it (securityContext.seLinuxOptions).
+    #[arg(long, value_name = "LEVEL", requires = "target_of")]
+    pub selinux_level: Option<String>,
     /// Resource by which a device plugin offers the VFs of a network of the manifest.
     #[arg(long = "network-resource", value_name = "NETWORK=RESOURCE", value_parser = named)]
     pub network_resources: Vec<(String, String)>,
@@ -93,6 +115,10 @@ pub enum Device {
 }
 
 pub(super) fn pod(args: &PodArgs) -> Result<ExitCode, Failure> {
+    if let Some(path) = &args.target_of {
+        let target = target_of(path, args)?;
+        return print(args.output, &[target]);
+    }
     let loaded = args.manifest.load_for_a_pod()?;
     let facts = facts(&loaded.spec);
     let options = args.options()?;
@@ -105,16 +131,37 @@ pub(super) fn pod(args: &PodArgs) -> Result<ExitCode, Failure> {
     for note in &rendered.notes {
         tracing::warn!(event = "pod-note", "{note}");
     }
-    let text = match args.output {
-        PodFormat::Yaml => hawser_kubernetes::stream(&rendered.objects)
+    print(args.output, &rendered.objects)
+}
+
+fn print(format: PodFormat, objects: &[Value]) -> Result<ExitCode, Failure> {
+    let text = match format {
+        PodFormat::Yaml => hawser_kubernetes::stream(objects)
             .map_err(|error| Failure::new(ExitCode::Internal, "the objects").because(error))?,
         PodFormat::Json => {
-            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": rendered.objects});
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
             format!("{list:#}\n")
         }
     };
     print!("{text}");
     Ok(ExitCode::Success)
+}
+
+/// The target of a live migration of the pod in a file.
+fn target_of(path: &Path, args: &PodArgs) -> Result<Value, Failure> {
+    let refused = |why: &dyn std::fmt::Display| {
+        Failure::new(
+            ExitCode::Manifest,
+            format!("no target can be made of the pod {}\n{why}", path.display()),
+        )
+    };
+    let pod = crate::spec::parse(&load::text("the pod", path)?).map_err(|error| refused(&error))?;
+    let options = TargetOf {
+        node: args.node.clone(),
+        keep_tags: args.keep_tags,
+        selinux_level: args.selinux_level.clone(),
+    };
+    hawser_kubernetes::target_of(&pod, &options).map_err(|refusals| refused(&refusals))
 }
 
 fn facts(guest: &GuestSpec) -> Facts {
@@ -167,6 +214,7 @@ impl PodArgs {
             block_volumes: self.block_volumes.iter().cloned().collect(),
             tls_secret: self.tls_secret.clone(),
             target: self.target.clone(),
+            migration_policy: self.migration_policy,
             network_resources: self.network_resources.iter().cloned().collect(),
         })
     }

@@ -13,14 +13,14 @@ use crate::cluster::client::Client;
 use crate::cluster::guest::{Guest, PORT, SERVE, Wanted};
 use crate::lab::process::progress;
 
-const SECRET: &str = "guest-migration";
+pub(super) const SECRET: &str = "guest-migration";
 /// The target's pod.
 const TARGET: &str = "guest-b";
 /// For a target to listen.
 const LISTEN: Duration = Duration::from_secs(60);
 /// Seconds of a request that is under way while its guest migrates.
 const REQUEST: u32 = 60;
-const SERVICE_PORT: u16 = 80;
+pub(super) const SERVICE_PORT: u16 = 80;
 
 /// By two pods of `hawser pod`, with certificates from a Secret, and `hawser migrate` by `kubectl exec`.
 pub(super) fn between_nodes(cluster: &Cluster) -> Result<()> {
@@ -149,7 +149,7 @@ fn expect_status(target: &Guest<'_>) -> Result<()> {
 }
 
 /// As cert-manager would make it.
-fn certificates(name: &str) -> Result<Value> {
+pub(super) fn certificates(name: &str) -> Result<Value> {
     let authority = Authority::new("migration")?;
     let identity = authority.identity(name, None, &[name.to_owned()])?;
     let data = [
@@ -170,7 +170,7 @@ fn certificates(name: &str) -> Result<Value> {
     }))
 }
 
-fn settings() -> Value {
+pub(super) fn settings() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -179,7 +179,7 @@ fn settings() -> Value {
     })
 }
 
-fn service() -> Value {
+pub(super) fn service() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",

@@ -7,6 +7,7 @@ mod crowd;
 mod dns;
 mod examples;
 mod forms;
+mod kubectl_hawser;
 mod lives;
 mod masquerade;
 mod migration;
@@ -58,6 +59,12 @@ pub(super) const USUAL: &[Scenario<Cluster>] = &[
 pub(super) const BETWEEN_NODES: &[Scenario<Cluster>] = &[Scenario {
     name: "migration_between_nodes",
     run: migration::between_nodes,
+}];
+
+/// What `--all` runs too, between two nodes.
+pub(super) const LONGER_BETWEEN_NODES: &[Scenario<Cluster>] = &[Scenario {
+    name: "kubectl_hawser_migrates_a_guest",
+    run: kubectl_hawser::migrates_a_guest,
 }];
 
 /// What `--all` runs too, on one node.

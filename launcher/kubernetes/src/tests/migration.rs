@@ -190,3 +190,21 @@ fn what_is_no_target_is_refused() {
     };
     refused(&always, set, "--target: a target is a pod by itself");
 }
+
+#[test]
+fn a_policy_lets_the_guests_own_pods_reach_the_migrations_port() {
+    let options = Options {
+        migration_policy: true,
+        ..target()
+    };
+    let rendered = rendered(&migratable(&[]), &options);
+    let policy = object(&rendered, "NetworkPolicy");
+    assert_eq!(policy["metadata"]["name"], "small-migration");
+    let pods = json!({"matchLabels": {"vm.kubevirt.io/name": "small"}});
+    assert_eq!(policy["spec"]["podSelector"], pods);
+    assert_eq!(
+        policy["spec"]["ingress"],
+        json!([{"from": [{"podSelector": pods}], "ports": [{"protocol": "TCP", "port": 49152}]}])
+    );
+    assert!(notes(&rendered).contains("--migration-policy: a pod that a NetworkPolicy selects"));
+}
