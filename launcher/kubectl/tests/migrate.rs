@@ -214,7 +214,7 @@ fn an_api_server_that_is_away_for_a_while_is_waited_for() {
         }
         // Before the target was made: nothing was changed, or the next run puts it right.
         assert!(
-            matches!(output.status.code(), Some(1 | 3)) && from < 6,
+            matches!(output.status.code(), Some(1 | 3)) && from < 7,
             "{context}"
         );
         cluster.with_faults(json!({}));
