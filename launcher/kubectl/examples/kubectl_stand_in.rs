@@ -326,7 +326,7 @@ fn hand_off(mut world: World, source: &str) -> ExitCode {
             // As where something in between swallows the stream.
             sleep(Duration::from_secs(600));
         }
-        eprintln!("error: the target refuses: another disk");
+        eprintln!("hawser: the target refuses: another disk");
         return ExitCode::from(9);
     }
     let target = world.names().into_iter().find(|name| name != source).unwrap();

@@ -30,6 +30,10 @@ use crate::verdict::{Verdict, waits};
 
 /// For the source's launcher to have heard of a migration, through an exec whose stream may hang.
 const HEARD: Duration = Duration::from_secs(60);
+/// How errors of hawser begin, and kubectl's own do not.
+const OF_HAWSER: &str = "hawser: ";
+/// What kubectl says when a program in a pod has failed.
+const HAS_RUN: &str = "command terminated with exit code";
 
 pub(crate) fn migrate(kubectl: &Kubectl, args: &MigrateArgs) -> Result<ExitCode, Failure> {
     let mut run = Attempt::new(kubectl, &args.guest, &args.pace);
@@ -142,6 +146,8 @@ pub(crate) fn shut_down(kubectl: &Kubectl, guest: &str, pod: &Pod, pace: &PaceAr
 struct Own {
     has_begun: bool,
     exec: Option<Exec>,
+    /// An exec had ended before the launcher heard of it.
+    has_asked_again: bool,
     /// The guest has migrated while this run was there.
     is_done: bool,
     /// What is to be reported once the cluster is as it was.
@@ -157,9 +163,26 @@ struct Exec {
     begun: Instant,
     /// What the source said of its last migration before.
     before: Option<Migration>,
+    /// The last line that it has printed; hawser's own error, where there is one.
+    last: Option<String>,
+    /// hawser has run in the pod, and ended.
+    has_run: bool,
 }
 
 impl Exec {
+    /// What it has printed since.
+    fn hear(&mut self) -> Vec<String> {
+        let lines = self.kubectl.lines();
+        for line in &lines {
+            let error = line.strip_prefix(OF_HAWSER);
+            self.has_run |= error.is_some() || line.contains(HAS_RUN);
+            if error.is_some() || !self.has_run {
+                self.last = Some(error.unwrap_or(line).to_owned());
+            }
+        }
+        lines
+    }
+
     /// Whether nothing more comes of it: its stream has ended, or may hang although the launcher has done with it or never heard of
     /// it.
     fn is_over(&mut self, source: &Launcher) -> bool {
@@ -222,7 +245,7 @@ impl Attempt<'_> {
         own.failure = None;
         let source = scene.source_of(target);
         let (launchers, verdict) = self.ask(source, target);
-        for line in own.exec.iter().flat_map(|exec| exec.kubectl.lines()) {
+        for line in own.exec.iter_mut().flat_map(Exec::hear) {
             self.progress.say(&line);
         }
         match verdict {
@@ -267,19 +290,25 @@ impl Attempt<'_> {
                 self.progress.still("waiting for the source's launcher to begin");
                 return Ok(());
             }
-            let lines = exec.kubectl.lines();
-            for line in &lines {
-                self.progress.say(line);
+            for line in exec.hear() {
+                self.progress.say(&line);
             }
             // What the launcher says may be of an earlier one.
-            let is_fresh = launchers
+            let now = launchers
                 .source
                 .says()
-                .and_then(|status| status.migration.as_ref())
-                != exec.before.as_ref();
-            let why = why.filter(|_| is_fresh).or(lines.last().cloned());
-            let why = why.unwrap_or_else(|| "hawser migrate has ended without a result".to_owned());
+                .and_then(|status| status.migration.as_ref());
+            let is_fresh = now != exec.before.as_ref();
+            let (said, has_run) = (exec.last.take(), exec.has_run);
             own.exec = None;
+            if !is_fresh && !has_run && !own.has_asked_again {
+                own.has_asked_again = true;
+                self.progress
+                    .say("the source's launcher has not heard of the migration: asking it again");
+                return Ok(());
+            }
+            let why = why.filter(|_| is_fresh).or(said);
+            let why = why.unwrap_or_else(|| "hawser migrate has ended without a result".to_owned());
             own.failure = Some(stays(&why));
             return self.remove_failed(target, own);
         }
@@ -322,6 +351,8 @@ impl Attempt<'_> {
                     kubectl,
                     begun: Instant::now(),
                     before: at_source.migration.clone(),
+                    last: None,
+                    has_run: false,
                 });
             }
             other => self

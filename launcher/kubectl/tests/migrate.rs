@@ -213,7 +213,10 @@ fn an_api_server_that_is_away_for_a_while_is_waited_for() {
             continue;
         }
         // Before the target was made: nothing was changed, or the next run puts it right.
-        assert!(matches!(output.status.code(), Some(1 | 3)), "{context}");
+        assert!(
+            matches!(output.status.code(), Some(1 | 3)) && from < 7,
+            "{context}"
+        );
         cluster.with_faults(json!({}));
         let again = cluster.run("migrate web --to b");
         assert_eq!(again.status.code(), Some(0), "{context}\n{}", told(&again));
