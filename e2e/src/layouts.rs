@@ -166,27 +166,6 @@ pub(crate) fn layouts() -> Vec<Layout> {
             )
         },
         Layout {
-            in_the_lab_alone: true,
-            ..usual(
-                "an ipvlan in mode l3",
-                &[
-                    UPLINK,
-                    &[
-                        "link add eth0 link uplink netns POD type ipvlan mode l3",
-                        "route add 10.244.0.5/32 dev uplink",
-                    ],
-                ]
-                .concat(),
-                &[
-                    "link set eth0 up",
-                    "address add 10.244.0.5/24 dev eth0",
-                    "address add fd00:10:244::5/64 dev eth0",
-                    "route add default dev eth0",
-                    "-6 route add default dev eth0",
-                ],
-            )
-        },
-        Layout {
             interface: "tap0",
             v6: false,
             resolv: "nameserver 10.0.2.3\n",

@@ -244,7 +244,13 @@ fn the_clock_of_the_node_is_asked_to_say_when_something_was() {
     }
     assert_eq!(
         found,
-        ["launcher/src/control/board.rs", "launcher/src/log/json.rs"]
+        [
+            "launcher/src/control/board.rs",
+            "launcher/src/log/json.rs",
+            // A client: it shows how long the launcher's migration has taken, and when each of its own steps was.
+            "launcher/kubectl/src/progress.rs",
+            "launcher/kubectl/src/steps.rs",
+        ]
     );
 }
 

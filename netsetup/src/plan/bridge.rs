@@ -26,6 +26,9 @@ use crate::undo::Undo;
 /// Alias of the bridge; with the words of [`Router6`] behind it.
 const BRIDGE: &str = "hawser bridge, IPv6 router ";
 
+/// Kinds of interfaces that the kernel refuses as a port of a bridge (EINVAL), with the MACs and the addresses that others have.
+const NEVER_PORTS: [&str; 2] = ["ipvlan", "ipvtap"];
+
 pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>) -> Result<GuestNic, Error> {
     let unfit = |why: &str| Error::Unfit {
         object: nic.pod_interface.clone(),
@@ -43,6 +46,16 @@ pub(super) fn guest_nic(nic: &Nic, observed: &Observed, notes: &mut Vec<String>)
     let pods = link
         .usable_mac()
         .ok_or_else(|| unfit("it has no MAC, so it cannot be a bridge port: choose another binding"))?;
+    if link
+        .kind
+        .as_deref()
+        .is_some_and(|kind| NEVER_PORTS.contains(&kind))
+    {
+        return Err(unfit(
+            "it is an ipvlan, which cannot be a bridge port and has the MAC of its node's interface: choose another binding, such as \
+             masquerade",
+        ));
+    }
     if link.no_arp {
         return Err(unfit(
             "nothing on it answers ARP or neighbor solicitations (NOARP), so the guest would find no router there: choose \

@@ -245,7 +245,7 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
         Plan::new(&spec, &pod).unwrap_err().to_string()
     };
     assert!(refused(&|_, pod| pod.links.push(kubevirts.clone())).contains("KubeVirt's node agent"));
-    let cases: [(&str, Change, &str); 8] = [
+    let cases: [(&str, Change, &str); 9] = [
         (
             "no such interface",
             |_, pod| pod.links.truncate(1),
@@ -261,6 +261,11 @@ fn a_bridge_that_is_not_ours_and_a_pod_that_cannot_be_bridged_are_refused() {
             "a link without neighbors",
             |_, pod| eth0(pod).no_arp = true,
             "eth0: nothing on it answers ARP or neighbor solicitations (NOARP)",
+        ),
+        (
+            "an ipvlan",
+            |_, pod| eth0(pod).kind = Some("ipvlan".into()),
+            "eth0: it is an ipvlan, which cannot be a bridge port",
         ),
         (
             "the TAP's MAC",

@@ -62,7 +62,10 @@ pub(super) fn of_the_guest(cluster: &Cluster) -> Result<()> {
         for (guest, (name, _, phase)) in guests.iter_mut().zip(STRATEGIES) {
             not_alive(namespace, &client, guest, name, phase).context(name)?;
         }
-        let restarted = guests.into_iter().zip(STRATEGIES).filter(|(_, (_, _, phase))| phase.is_none());
+        let restarted = guests
+            .into_iter()
+            .zip(STRATEGIES)
+            .filter(|(_, (_, _, phase))| phase.is_none());
         restarted.map(|(guest, _)| guest).try_for_each(Guest::end)
     })
 }

@@ -373,7 +373,11 @@ pub(crate) struct Launcher<'a> {
     pub(crate) console: Console,
 }
 
-impl Launcher<'_> {
+impl<'a> Launcher<'a> {
+    pub(crate) fn pod(&self) -> &'a Pod<'a> {
+        self.pod
+    }
+
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
         output(podman().args(["kill", "--signal", signal, &self.container])).map(drop)
     }
