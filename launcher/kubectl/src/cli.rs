@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "It starts kubectl for each step, with these options, and has no rights of its own.\nExit codes: 0 done; 1 kubectl \
                   failed, or it is not known what became of the guest: run the same again; 2 usage; 3 refused, and nothing was \
                   changed; 6 the guest has ended; 9 the guest is not where it was asked to be. logs, console and stop exit as \
-                  kubectl does."
+                  kubectl does, ssh as ssh does."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -69,6 +69,18 @@ pub(crate) enum Command {
     Stop {
         /// Name of the guest.
         guest: String,
+    },
+    /// Log in to a guest with autoattachVSOCK over its virtio socket, without its network. Ends with ssh's exit code.
+    Ssh {
+        /// Name of the guest, with a user before it: root@web.
+        #[arg(value_name = "[USER@]GUEST")]
+        guest: String,
+        /// The ssh program: a path, or a name to look up on PATH.
+        #[arg(long, value_name = "PATH", default_value = "ssh")]
+        ssh: String,
+        /// Options of ssh's, and a command for the guest.
+        #[arg(last = true, value_name = "ARGUMENT")]
+        arguments: Vec<String>,
     },
     /// Migrate the guest to another node while it runs. A run that was interrupted is taken up by the next.
     Migrate(MigrateArgs),
@@ -170,5 +182,7 @@ mod tests {
         assert!(parse("kubectl-hawser migrate web --timeout 100").is_err());
         assert!(parse("kubectl-hawser migrate").is_err());
         assert!(parse("kubectl-hawser drain a --keep-tags").is_ok());
+        assert!(parse("kubectl-hawser ssh root@web -n vms -- -i key uname -a").is_ok());
+        assert!(parse("kubectl-hawser ssh root@web uname").is_err());
     }
 }

@@ -57,6 +57,13 @@ impl Kubectl {
         Self::new(self.program.clone(), flags)
     }
 
+    /// The whole command line, for somebody else to start.
+    pub(crate) fn words(&self, arguments: &[&str]) -> Vec<String> {
+        let own = [&self.program].into_iter().chain(&self.flags).cloned();
+        own.chain(arguments.iter().map(|word| (*word).to_owned()))
+            .collect()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.flags).args(arguments);

@@ -12,7 +12,8 @@
 //! 1. `kubectl` starts the program, and ends it when it does not answer.
 //! 2. `pod` and `launcher` read what it prints; `scene` puts the pods of a guest in their places.
 //! 3. `verdict` says what became of the guest, `placement` why a target does not start. Both are pure.
-//! 4. `migrate` goes step by step, with `attempt`, `budget` and `steps`, and `drain` so for each guest of a node; `thin` has the verbs that are one command.
+//! 4. `migrate` goes step by step, with `attempt`, `budget` and `steps`, and `drain` so for each guest of a node; `thin` has the verbs that are one command, and `ssh`
+//!    the one that starts another program.
 
 mod attempt;
 mod budget;
@@ -27,6 +28,7 @@ mod pod;
 mod progress;
 mod run;
 mod scene;
+mod ssh;
 mod steps;
 mod thin;
 mod verdict;

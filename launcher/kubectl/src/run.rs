@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 use crate::kubectl::Kubectl;
-use crate::{drain, migrate, thin};
+use crate::{drain, migrate, ssh, thin};
 
 /// Does what the command line says.
 ///
@@ -27,6 +27,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logs { guest, follow } => thin::logs(&kubectl, &guest, follow),
         Command::Console { guest, read_only } => thin::console(&kubectl, &guest, read_only),
         Command::Stop { guest } => thin::stop(&kubectl, &guest),
+        Command::Ssh {
+            guest,
+            ssh,
+            arguments,
+        } => ssh::ssh(&kubectl, &guest, &ssh, &arguments),
         Command::Migrate(args) => migrate::migrate(&kubectl, &args),
         Command::Drain(args) => drain::drain(&kubectl, &args),
         Command::Cancel { guest, pace } => migrate::cancel(&kubectl, &guest, &pace),

@@ -63,7 +63,7 @@ fn told(kubectl: &Kubectl, pod: &Pod) -> String {
 }
 
 /// The pod that has the guest; during a migration, by what the launchers say.
-fn pod_of_guest(kubectl: &Kubectl, guest: &str) -> Result<Pod, Failure> {
+pub(crate) fn pod_of_guest(kubectl: &Kubectl, guest: &str) -> Result<Pod, Failure> {
     let scene = Scene::look(kubectl, guest)?;
     if let Some(target) = scene.open_target() {
         let source = scene.source_of(target);
@@ -110,7 +110,7 @@ pub(crate) fn stop(kubectl: &Kubectl, guest: &str) -> Result<ExitCode, Failure> 
     Ok(code(kubectl.here(&within(&pod.name, &["stop"]))?))
 }
 
-fn code(status: ExitStatus) -> ExitCode {
+pub(crate) fn code(status: ExitStatus) -> ExitCode {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     ExitCode::from(code.unwrap_or(1))
 }
