@@ -15,6 +15,7 @@
 mod document;
 mod guest;
 pub mod plugins;
+pub mod policy;
 pub mod pod_ports;
 mod resolve;
 mod support;
