@@ -143,6 +143,15 @@ impl Convergence {
         }
     }
 
+    /// The vCPUs cannot be stopped: what remains are the times.
+    pub(super) fn cannot_stop(&mut self) {
+        self.limits.auto_converge = false;
+        self.limits.max_downtime = None;
+        self.allowed = self.limits.downtime;
+        self.slowed = 0;
+        self.over = false;
+    }
+
     /// What the operator allows to be done for rounds that do not shrink.
     fn help(&mut self, at: Duration) -> Step {
         if self.limits.auto_converge && self.slowed < SLOWED_MOST {
@@ -357,6 +366,26 @@ mod tests {
         };
         convergence.round(round, TWO);
         assert_eq!(convergence.time_over(), Step::GoOn);
+    }
+
+    #[test]
+    fn what_cannot_be_stopped_is_given_up_in_time() {
+        let with = Limits {
+            max_downtime: Some(Duration::from_secs(5)),
+            auto_converge: true,
+            ..limits()
+        };
+        let (_, _, step, mut convergence) = endless(with, |_| TWO);
+        assert_eq!(step, Step::Hold);
+        assert_eq!(convergence.time_over(), Step::GoOn, "it is about to end");
+        convergence.cannot_stop();
+        let round = Round {
+            number: 100,
+            bytes: 1 << 26,
+            took: TWO,
+        };
+        assert_eq!(convergence.round(round, TWO * 100), Step::GoOn);
+        assert!(matches!(convergence.time_over(), Step::GiveUp(_)));
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Vcpus {
         self.order(Order::Hold);
     }
 
-    /// One whose thread has ended has said why, or cloud-hypervisor pauses the guest.
+    /// A thread that has ended has said why, or cloud-hypervisor pauses the guest.
     fn order(&self, order: Order) {
         let _ = self.orders.send(order);
     }
@@ -116,14 +116,11 @@ fn obey(vmm: Pid, orders: &Receiver<Order>, tell: impl Fn(Told)) {
             },
             // The next time is soon.
             Err(StopError::Elsewhere { .. }) if order != Order::Hold => {}
+            // A guest that ends is heard of otherwise.
             Err(StopError::Ended { .. }) => return,
             Err(error) => {
-                let over = !matches!(error, StopError::Elsewhere { .. });
                 tell(Told::Failed(text(&error)));
-                order = Order::Run;
-                if over {
-                    return;
-                }
+                return;
             }
         }
     }

@@ -122,6 +122,7 @@ impl Outgoing {
                 Ok(vcpus) => rounds.vcpus = Some(vcpus),
                 Err(error) => {
                     not_stopped(&error);
+                    rounds.convergence.cannot_stop();
                     return None;
                 }
             }
@@ -141,7 +142,13 @@ impl Outgoing {
                 self.paused("the guest's vCPUs are stopped; the rest of its memory is being copied");
             }
             Told::Held => {}
-            Told::Failed(why) => not_stopped(&why),
+            Told::Failed(why) => {
+                not_stopped(&why);
+                if let Some(rounds) = &mut self.rounds {
+                    rounds.vcpus = None;
+                    rounds.convergence.cannot_stop();
+                }
+            }
         }
     }
 
