@@ -246,11 +246,7 @@ pub(crate) fn forbid_unused_calls() -> Result<(), Failure> {
     /// migration the supervisor stops vCPUs so ([`crate::vmm::vcpus`]).
     const PTRACE: Only = Only {
         call: libc::SYS_ptrace,
-        first: &[
-            libc::PTRACE_SEIZE,
-            libc::PTRACE_INTERRUPT,
-            libc::PTRACE_DETACH,
-        ],
+        first: &[libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT, libc::PTRACE_DETACH],
     };
     hawser_linux::seccomp::forbid(&CALLS, &[PTRACE])
         .map_err(|error| Failure::new(ExitCode::Internal, "install a seccomp filter").because(error))

@@ -47,7 +47,11 @@ fn cancelled(context: &Context) -> Result<()> {
     let mut pair = Pair::new(context, &endless(), &quick())?;
     let moving = migrate(&pair.from, &[&TLS[..], &["--timeout", "1s"]].concat())?;
     moving.wait_for("the guest writes its memory too fast: round ", 1, SOON)?;
-    moving.wait_for("within 1s (--timeout); --max-downtime 1s lets it migrate", 1, SOON)?;
+    moving.wait_for(
+        "within 1s (--timeout); --max-downtime 1s lets it migrate",
+        1,
+        SOON,
+    )?;
     let result = pair.stays(moving);
     explain(&pair, "", result)
 }

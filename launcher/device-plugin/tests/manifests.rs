@@ -276,9 +276,16 @@ fn the_profile_allows_what_passt_needs_and_is_well_formed() {
         (&json!(0), &json!("SCMP_CMP_MASKED_EQ"))
     );
     // Threads are stopped and released, and neither read nor written: PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH.
-    let requests: Vec<_> = of("ptrace").iter().map(|rule| rule["args"][0]["value"].clone()).collect();
+    let requests: Vec<_> = of("ptrace")
+        .iter()
+        .map(|rule| rule["args"][0]["value"].clone())
+        .collect();
     assert_eq!(requests, [json!(0x4206), json!(0x4207), json!(17)]);
-    assert!(of("ptrace").iter().all(|rule| rule["args"][0]["op"] == "SCMP_CMP_EQ"));
+    assert!(
+        of("ptrace")
+            .iter()
+            .all(|rule| rule["args"][0]["op"] == "SCMP_CMP_EQ")
+    );
     // A thread or a process, and no namespace with it. clone3's arguments cannot be looked at: glibc falls back on ENOSYS.
     let namespaces = own | 0x4000_0000 | 0x0200_0000;
     assert_eq!(of("clone")[0]["args"][0]["value"], namespaces);

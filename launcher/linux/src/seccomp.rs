@@ -134,9 +134,17 @@ mod tests {
 
         let tried = std::thread::spawn(|| {
             nix::sys::prctl::set_no_new_privs().unwrap();
-            let only = Only { call: libc::SYS_getpgid, first: &[0] };
+            let only = Only {
+                call: libc::SYS_getpgid,
+                first: &[0],
+            };
             forbid(&[], &[only]).unwrap();
-            (getpgid(None).is_ok(), getppid(), getpgid(Some(Pid::this())), getpgid(Some(getppid())))
+            (
+                getpgid(None).is_ok(),
+                getppid(),
+                getpgid(Some(Pid::this())),
+                getpgid(Some(getppid())),
+            )
         });
         let refused = Err(Errno::EPERM);
         assert_eq!(tried.join().unwrap(), (true, getppid(), refused, refused));

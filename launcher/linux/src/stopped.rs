@@ -140,7 +140,8 @@ fn stop(process: Pid, thread: Pid, call: Call, end: Instant, within: Duration) -
 
 /// As the kernel says of a thread that is stopped: number, six arguments, stack and program pointer.
 fn is_in(process: Pid, thread: Pid, call: Call) -> bool {
-    fs::read_to_string(format!("/proc/{process}/task/{thread}/syscall")).is_ok_and(|text| is_call(&text, call))
+    fs::read_to_string(format!("/proc/{process}/task/{thread}/syscall"))
+        .is_ok_and(|text| is_call(&text, call))
 }
 
 fn is_call(text: &str, call: Call) -> bool {
@@ -264,7 +265,14 @@ mod tests {
         };
         let line = format!("{} 0x1e 0xae80 0x0 0x0 0x0 0x0 0x7f 0x7f", libc::SYS_ioctl);
         assert!(is_call(&line, run));
-        for other in ["running", "-1 0x7f 0x7f", "", "0 0x1e 0xae80 0x0", "16", "16 0x1e 0xae81"] {
+        for other in [
+            "running",
+            "-1 0x7f 0x7f",
+            "",
+            "0 0x1e 0xae80 0x0",
+            "16",
+            "16 0x1e 0xae81",
+        ] {
             assert!(!is_call(other, run), "{other}");
         }
     }

@@ -15,8 +15,8 @@
 mod document;
 mod guest;
 pub mod plugins;
-pub mod policy;
 pub mod pod_ports;
+pub mod policy;
 mod resolve;
 mod support;
 #[cfg(test)]

@@ -169,14 +169,38 @@ spec:
     #[test]
     fn whatever_is_not_honored_is_refused_by_its_path() {
         for (text, refused) in [
-            ("kind: MigrationPolicy\nspec: {allowPostCopy: true}", "spec.allowPostCopy"),
-            ("kind: MigrationPolicy\nspec: {experimental: {}}", "spec.experimental"),
-            ("kind: MigrationPolicy\nspec: {allowAutoconverge: true}", "spec.allowAutoconverge"),
-            ("kind: MigrationPolicy\nspec: {allowAutoConverge: 1}", "spec.allowAutoConverge"),
-            ("kind: MigrationPolicy\nspec: {bandwidthPerMigration: 64MB}", "spec.bandwidthPerMigration"),
-            ("kind: MigrationPolicy\nspec: {completionTimeoutPerGiB: -1}", "spec.completionTimeoutPerGiB"),
-            ("kind: MigrationPolicy\nspec: {maxDowntimeMs: 0}", "spec.maxDowntimeMs"),
-            ("kind: MigrationPolicy\nspec: {maxDowntimeMs: 2000001}", "spec.maxDowntimeMs"),
+            (
+                "kind: MigrationPolicy\nspec: {allowPostCopy: true}",
+                "spec.allowPostCopy",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {experimental: {}}",
+                "spec.experimental",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {allowAutoconverge: true}",
+                "spec.allowAutoconverge",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {allowAutoConverge: 1}",
+                "spec.allowAutoConverge",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {bandwidthPerMigration: 64MB}",
+                "spec.bandwidthPerMigration",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {completionTimeoutPerGiB: -1}",
+                "spec.completionTimeoutPerGiB",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {maxDowntimeMs: 0}",
+                "spec.maxDowntimeMs",
+            ),
+            (
+                "kind: MigrationPolicy\nspec: {maxDowntimeMs: 2000001}",
+                "spec.maxDowntimeMs",
+            ),
             ("kind: VirtualMachineInstance\nspec: {}", "kind"),
             ("spec: {}", "kind"),
             ("kind: MigrationPolicy\napiVersion: kubevirt.io/v1", "apiVersion"),
@@ -184,7 +208,11 @@ spec:
             ("{", "policy"),
         ] {
             let refusals = parse(text).unwrap_err();
-            let paths: Vec<_> = refusals.as_slice().iter().map(|note| note.path.as_str()).collect();
+            let paths: Vec<_> = refusals
+                .as_slice()
+                .iter()
+                .map(|note| note.path.as_str())
+                .collect();
             assert_eq!(paths, [refused], "{text}");
         }
     }

@@ -116,8 +116,6 @@ fn obey(vmm: Pid, orders: &Receiver<Order>, tell: impl Fn(Told)) {
             },
             // The next time is soon.
             Err(StopError::Elsewhere { .. }) if order != Order::Hold => {}
-            // A guest that ends is heard of otherwise.
-            Err(StopError::Ended { .. }) => return,
             Err(error) => {
                 tell(Told::Failed(text(&error)));
                 return;
@@ -134,7 +132,8 @@ fn stand(
 ) -> Result<Ended, StopError> {
     let threads = threads::vcpu_threads(vmm).map_err(|source| StopError::Other { thread: vmm, source })?;
     if threads.is_empty() {
-        return Err(StopError::Ended { thread: vmm });
+        let source = io::Error::other("it has no thread of a vCPU");
+        return Err(StopError::Other { thread: vmm, source });
     }
     let stopped = Stopped::within(vmm, &threads, KVM_RUN, STOPPING)?;
     let began = Instant::now();
@@ -185,7 +184,9 @@ mod tests {
     fn what_is_no_vcpu_that_runs_is_not_held() {
         let mut command = std::process::Command::new("bash");
         command.args(["-c", "echo vcpu0 > /proc/self/comm; echo; read forever"]);
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = [0];
         io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();

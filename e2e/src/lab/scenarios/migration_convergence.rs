@@ -42,7 +42,9 @@ fn restless(pod: &Pod<'_>) -> Result<()> {
 
 /// The figure before this unit in the last line.
 fn downtime(said: &str) -> Result<Duration> {
-    let (_, rest) = said.rsplit_once("with a downtime of ").with_context(|| said.to_owned())?;
+    let (_, rest) = said
+        .rsplit_once("with a downtime of ")
+        .with_context(|| said.to_owned())?;
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     Ok(Duration::from_millis(digits.parse()?))
 }
@@ -79,7 +81,12 @@ pub(super) fn given_up_and_allowed_more(lab: &Lab) -> Result<()> {
 
     let target = wait_for_it(&to, &TLS)?;
     let most = pace::allowed(MAX_DOWNTIME);
-    let options = ["--timeout", &text(TRANSFER), "--max-downtime", &text(MAX_DOWNTIME)];
+    let options = [
+        "--timeout",
+        &text(TRANSFER),
+        "--max-downtime",
+        &text(MAX_DOWNTIME),
+    ];
     let said = migrate(&source, &to, &options, 0)?;
     tell(lab, "--max-downtime", &said);
     ensure!(said.contains("the guest's vCPUs are stopped"), "{said}");
@@ -110,7 +117,12 @@ pub(super) fn slowed_down(lab: &Lab) -> Result<()> {
     wait_for_both_families(&source)?;
     restless(&from)?;
     let target = wait_for_it(&to, &TLS)?;
-    let said = migrate(&source, &to, &["--timeout", &text(TRANSFER), "--auto-converge"], 0)?;
+    let said = migrate(
+        &source,
+        &to,
+        &["--timeout", &text(TRANSFER), "--auto-converge"],
+        0,
+    )?;
     tell(lab, "--auto-converge", &said);
     ensure!(said.contains("the guest is slowed down by "), "{said}");
     downtime(&said)?;

@@ -10,6 +10,7 @@ use crate::migration::convergence::{Convergence, Limits, Round, Step};
 use crate::migration::relay::SourceRelay;
 use crate::migration::report::Report;
 use crate::migration::source::Event;
+use crate::status;
 use crate::vmm::vcpus::{Told, Vcpus};
 
 /// What KubeVirt counts for its completionTimeoutPerGiB: 10^9 bytes, the last of them begun.
@@ -89,7 +90,7 @@ impl Outgoing {
 
     /// The time for the rounds is over.
     pub(super) fn time_over(&mut self) -> Option<Event> {
-        if self.times.paused.is_some() {
+        if self.times.paused.is_some() || self.shown != Some(status::Step::Sending) {
             return None;
         }
         let step = self.rounds.as_mut()?.convergence.time_over();
