@@ -26,6 +26,8 @@ const KVM_RUN: Call = Call {
 };
 /// For all vCPUs to be in KVM_RUN once: the guest's I/O takes them out of it for microseconds.
 const STOPPING: Duration = Duration::from_millis(500);
+/// How often that may fail in a row before it is said.
+const MISSES: u32 = 2;
 /// Between two looks whether cloud-hypervisor wants to pause the guest.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// How long slowed vCPUs run between two stops: as long as QEMU's.
@@ -94,6 +96,7 @@ enum Ended {
 
 fn obey(vmm: Pid, orders: &Receiver<Order>, tell: impl Fn(Told)) {
     let mut order = Order::Run;
+    let mut missed = 0;
     loop {
         let stood = match order {
             Order::Run => match orders.recv() {
@@ -106,6 +109,9 @@ fn obey(vmm: Pid, orders: &Receiver<Order>, tell: impl Fn(Told)) {
             Order::Slow(percent) => stand(vmm, Some(pause_of(percent)), orders, || ()),
             Order::Hold => stand(vmm, None, orders, || tell(Told::Held)),
         };
+        if stood.is_ok() {
+            missed = 0;
+        }
         match stood {
             Ok(Ended::Over) => return,
             Ok(Ended::Order(next)) => order = next,
@@ -114,8 +120,11 @@ fn obey(vmm: Pid, orders: &Receiver<Order>, tell: impl Fn(Told)) {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             },
-            // The next time is soon.
-            Err(StopError::Elsewhere { .. }) if order != Order::Hold => {}
+            // A thread that is not scheduled stays where it is.
+            Err(StopError::Elsewhere { .. }) if missed < MISSES => {
+                missed = missed.saturating_add(1);
+                continue;
+            }
             Err(error) => {
                 tell(Told::Failed(text(&error)));
                 return;
