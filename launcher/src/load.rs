@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::error::{ExitCode, Failure};
 use crate::plugins::{self, Registry};
+use crate::spec::policy::{self, MigrationPolicy};
 use crate::spec::{self, Loaded};
 
 /// Has the manifest as JSON where no file is named, as in KubeVirt's own launcher.
@@ -34,6 +35,25 @@ pub(crate) fn manifest(vmi: Option<&Path>, bindings: Option<&Path>) -> Result<Lo
         tracing::warn!(event = "manifest-warning", "{warning}");
     }
     Ok(loaded)
+}
+
+/// The MigrationPolicy of a file.
+///
+/// # Errors
+/// Everything that it is refused for, in one go.
+pub(crate) fn policy(path: &Path) -> Result<MigrationPolicy, Failure> {
+    let text = read("the migration policy", path)?;
+    let (policy, notes) = policy::parse(&text).map_err(|refusals| {
+        let file = path.display();
+        Failure::new(
+            ExitCode::Manifest,
+            format!("the migration policy of {file} is refused\n{refusals}"),
+        )
+    })?;
+    for note in &notes {
+        tracing::warn!(event = "migration-policy-note", "{note}");
+    }
+    Ok(policy)
 }
 
 /// Says what the pod has to have for this manifest, where hawser does not make the pod.

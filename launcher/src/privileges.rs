@@ -209,10 +209,10 @@ pub(crate) fn drop_all(owner: Owner, nodes: &[PathBuf]) -> Result<(), Failure> {
 /// over kernels and other processes. It holds for the VMM's first thread too, to which cloud-hypervisor gives no filter.
 /// Mounting and user namespaces are not among it: passt makes its sandbox with them.
 pub(crate) fn forbid_unused_calls() -> Result<(), Failure> {
+    use hawser_linux::seccomp::Only;
     use nix::libc;
-    const CALLS: [libc::c_long; 27] = [
+    const CALLS: [libc::c_long; 26] = [
         // Other processes.
-        libc::SYS_ptrace,
         libc::SYS_process_vm_readv,
         libc::SYS_process_vm_writev,
         libc::SYS_pidfd_getfd,
@@ -242,7 +242,13 @@ pub(crate) fn forbid_unused_calls() -> Result<(), Failure> {
         libc::SYS_open_by_handle_at,
         libc::SYS_vhangup,
     ];
-    hawser_linux::seccomp::forbid(&CALLS)
+    /// What may be done to a thread of another process: to stop it and to release it, which is no more than kill(2) can. During a
+    /// migration the supervisor stops vCPUs so ([`crate::vmm::vcpus`]).
+    const PTRACE: Only = Only {
+        call: libc::SYS_ptrace,
+        first: &[libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT, libc::PTRACE_DETACH],
+    };
+    hawser_linux::seccomp::forbid(&CALLS, &[PTRACE])
         .map_err(|error| Failure::new(ExitCode::Internal, "install a seccomp filter").because(error))
 }
 

@@ -129,7 +129,7 @@ fn forget_landlock() -> Result<()> {
         libc::SYS_landlock_add_rule,
         libc::SYS_landlock_restrict_self,
     ];
-    hawser_linux::seccomp::forbid(&calls).context("seccomp")
+    hawser_linux::seccomp::forbid(&calls, &[]).context("seccomp")
 }
 
 fn privileges(entry: &Entry) -> Result<()> {

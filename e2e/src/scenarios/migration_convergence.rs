@@ -22,6 +22,14 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
         run: paused,
     },
     Scenario {
+        name: "rounds without end: vCPUs that cannot be stopped, and a policy's limits",
+        run: not_stopped,
+    },
+    Scenario {
+        name: "a migration policy that is refused",
+        run: policy_refused,
+    },
+    Scenario {
         name: "a pause longer than --max-downtime",
         run: too_long,
     },
@@ -38,8 +46,47 @@ fn endless() -> Script {
 fn cancelled(context: &Context) -> Result<()> {
     let mut pair = Pair::new(context, &endless(), &quick())?;
     let moving = migrate(&pair.from, &[&TLS[..], &["--timeout", "1s"]].concat())?;
+    moving.wait_for("the guest writes its memory too fast: round ", 1, SOON)?;
+    moving.wait_for(
+        "within 1s (--timeout); --max-downtime 1s lets it migrate",
+        1,
+        SOON,
+    )?;
     let result = pair.stays(moving);
     explain(&pair, "", result)
+}
+
+/// The stand-in's vCPUs are not in KVM_RUN, where alone they may be stopped. What remains is the time, here the policy's.
+fn not_stopped(context: &Context) -> Result<()> {
+    let mut pair = Pair::new(context, &endless(), &quick())?;
+    let directory = tempfile::tempdir()?;
+    let policy = directory.path().join("policy.yaml");
+    let text = "kind: MigrationPolicy\nspec: {completionTimeoutPerGiB: 3, maxDowntimeMs: 5000, allowAutoConverge: true}\n";
+    std::fs::write(&policy, text)?;
+    let policy = policy.display().to_string();
+    let moving = migrate(&pair.from, &[&TLS[..], &["--policy", &policy]].concat())?;
+    moving.wait_for("within 3s (--timeout)", 1, PATIENCE)?;
+    pair.source.wait_for("event=\"vcpus-not-stopped\"", 1, SOON)?;
+    let result = pair.stays(moving);
+    explain(&pair, "", result)
+}
+
+/// Nothing has begun when it is refused.
+fn policy_refused(context: &Context) -> Result<()> {
+    let pair = Pair::new(context, &quick(), &quick())?;
+    let directory = tempfile::tempdir()?;
+    let policy = directory.path().join("policy.yaml");
+    std::fs::write(&policy, "kind: MigrationPolicy\nspec: {allowPostCopy: true}\n")?;
+    let policy = policy.display().to_string();
+    let mut moving = migrate(&pair.from, &[&TLS[..], &["--policy", &policy]].concat())?;
+    let code = moving.wait_exit(SOON)?.code().unwrap_or(-1);
+    expect_exit(code, 3, &moving)?;
+    ensure!(
+        moving.transcript().contains("spec.allowPostCopy: "),
+        "{}",
+        moving.transcript()
+    );
+    Ok(())
 }
 
 fn paused(context: &Context) -> Result<()> {
@@ -55,7 +102,7 @@ fn paused(context: &Context) -> Result<()> {
         .find(|line| line.contains("round 3 over the guest's memory: "))
         .unwrap_or_default();
     ensure!(
-        round.contains(" KiB in ") && round.ends_with("300 ms at most"),
+        round.contains(" KiB/s, in ") && round.ends_with("a pause of 300 ms is allowed"),
         "{}",
         moving.transcript()
     );

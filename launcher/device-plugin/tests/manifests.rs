@@ -258,7 +258,6 @@ fn the_profile_allows_what_passt_needs_and_is_well_formed() {
     }
     for refused in [
         "setns",
-        "ptrace",
         "bpf",
         "io_uring_setup",
         "init_module",
@@ -275,6 +274,17 @@ fn the_profile_allows_what_passt_needs_and_is_well_formed() {
     assert_eq!(
         (&rule["args"][0]["valueTwo"], &rule["args"][0]["op"]),
         (&json!(0), &json!("SCMP_CMP_MASKED_EQ"))
+    );
+    // Threads are stopped and released, and neither read nor written: PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH.
+    let requests: Vec<_> = of("ptrace")
+        .iter()
+        .map(|rule| rule["args"][0]["value"].clone())
+        .collect();
+    assert_eq!(requests, [json!(0x4206), json!(0x4207), json!(17)]);
+    assert!(
+        of("ptrace")
+            .iter()
+            .all(|rule| rule["args"][0]["op"] == "SCMP_CMP_EQ")
     );
     // A thread or a process, and no namespace with it. clone3's arguments cannot be looked at: glibc falls back on ENOSYS.
     let namespaces = own | 0x4000_0000 | 0x0200_0000;

@@ -16,6 +16,7 @@ mod document;
 mod guest;
 pub mod plugins;
 pub mod pod_ports;
+pub mod policy;
 mod resolve;
 mod support;
 #[cfg(test)]

@@ -78,11 +78,20 @@ pub(crate) struct Order {
     /// Name to verify in the target's certificate, where it is not HOST.
     pub(crate) server_name: Option<String>,
     pub(crate) downtime_ms: u64,
-    pub(crate) timeout_s: u64,
+    /// For the rounds; absent: as long as the guest's size takes.
+    pub(crate) timeout_s: Option<u64>,
+    /// For each GB (10^9 bytes) of what is copied.
+    pub(crate) timeout_per_gib_s: u64,
+    /// Without a smaller round.
+    pub(crate) progress_timeout_s: u64,
     pub(crate) connections: u32,
+    /// Bytes a second of the guest's memory, while it runs; absent or 0: as fast as it goes.
+    pub(crate) bandwidth: Option<u64>,
     pub(crate) on_timeout: OnTimeout,
-    /// The longest that the guest is paused before it is resumed here.
-    pub(crate) max_downtime_ms: u64,
+    /// The longest that the guest is paused; absent: no more downtime is allowed for rounds that do not shrink.
+    pub(crate) max_downtime_ms: Option<u64>,
+    /// Slow down a guest whose rounds do not shrink.
+    pub(crate) auto_converge: bool,
 }
 
 /// What to do with a guest whose memory cannot be sent within the downtime, however often it is sent.

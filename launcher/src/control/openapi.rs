@@ -61,10 +61,14 @@ fn every_answer_is_as_the_file_says() {
         tls_dir: None,
         server_name: Some(text()),
         downtime_ms: 300,
-        timeout_s: 1,
+        timeout_s: Some(1),
+        timeout_per_gib_s: 150,
+        progress_timeout_s: 150,
         connections: 1,
+        bandwidth: None,
         on_timeout: OnTimeout::Pause,
-        max_downtime_ms: 1,
+        max_downtime_ms: None,
+        auto_converge: true,
     };
     hold("Order", &serde_json::to_value(order).unwrap());
 }

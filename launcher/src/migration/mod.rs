@@ -9,9 +9,11 @@
 //! Anybody may come to the target's [`port`]; [`tls`] knows whom to let in, and [`said`] makes what they say fit for a log.
 
 mod arrival;
+mod bandwidth;
 mod channel;
 mod channels;
 mod comparison;
+mod convergence;
 pub(crate) mod describe;
 mod descriptors;
 mod disk_copy;

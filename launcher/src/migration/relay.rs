@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::bandwidth::Bandwidth;
 use super::channel::{self, Address};
 use super::pipe::Pipe;
 use super::rejections::Rejections;
@@ -48,20 +49,30 @@ pub(crate) struct SourceRelay {
     first: Arc<OnceLock<OwnedFd>>,
     /// Bytes from the VMM to the target.
     sent: Arc<AtomicU64>,
+    bandwidth: Arc<Bandwidth>,
 }
 
 impl SourceRelay {
     /// Listens for the VMM, and carries each of its connections to the target.
-    pub(crate) async fn start(vmm: Pid, address: Address, id: String) -> io::Result<Self> {
-        Ok(Self::start_with(
-            TcpListener::bind(MEETING).await?,
-            vmm,
-            address,
-            id,
-        ))
+    pub(crate) async fn start(
+        vmm: Pid,
+        address: Address,
+        id: String,
+        bandwidth: Option<u64>,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(MEETING).await?;
+        Ok(Self::start_with(listener, vmm, address, id, bandwidth))
     }
 
-    fn start_with(listener: TcpListener, vmm: Pid, address: Address, id: String) -> Self {
+    fn start_with(
+        listener: TcpListener,
+        vmm: Pid,
+        address: Address,
+        id: String,
+        bandwidth: Option<u64>,
+    ) -> Self {
+        let bandwidth = Arc::new(Bandwidth::new(bandwidth));
+        let limit = Arc::clone(&bandwidth);
         let first = Arc::new(OnceLock::new());
         let known = Arc::clone(&first);
         let sent = Arc::new(AtomicU64::new(0));
@@ -83,11 +94,12 @@ impl SourceRelay {
                     let _ = known.set(same);
                 }
                 let (address, id, count) = (address.clone(), id.clone(), Arc::clone(&count));
+                let limit = Arc::clone(&limit);
                 connections.spawn(async move {
                     let _ = ours.set_nodelay(true);
                     match channel::dial_memory(&address, &id).await {
                         // An end in either direction is for the VMMs to judge.
-                        Ok(theirs) => drop(carry_out(ours, theirs, &count).await),
+                        Ok(theirs) => drop(carry_out(ours, theirs, &count, &limit).await),
                         Err(error) => {
                             tracing::warn!(
                                 event = "memory-connection-failed",
@@ -99,7 +111,17 @@ impl SourceRelay {
                 });
             }
         });
-        Self { task, first, sent }
+        Self {
+            task,
+            first,
+            sent,
+            bandwidth,
+        }
+    }
+
+    /// The guest is paused: as fast as it goes from here on.
+    pub(crate) fn lift_limit(&self) {
+        self.bandwidth.lift();
     }
 
     /// Bytes that have gone from the VMM to the target.
@@ -176,7 +198,12 @@ impl Drop for SourceRelay {
 /// segment waits until the one before is acknowledged. On the loopback interface, where a segment is 64 KiB, that is
 /// nearly every piece, and an acknowledgement with nothing to go along with waits for 40 ms. The guest would stand still
 /// for two or three of those. So what was read is acknowledged at once; the kernel has to be told each time.
-async fn carry_out(ours: TcpStream, theirs: TcpStream, count: &AtomicU64) -> io::Result<()> {
+async fn carry_out(
+    ours: TcpStream,
+    theirs: TcpStream,
+    count: &AtomicU64,
+    limit: &Bandwidth,
+) -> io::Result<()> {
     let requests = async {
         let mut pipe = Pipe::new()?;
         loop {
@@ -184,10 +211,12 @@ async fn carry_out(ours: TcpStream, theirs: TcpStream, count: &AtomicU64) -> io:
             if taken == 0 {
                 break;
             }
-            count.fetch_add(u64::try_from(taken).unwrap_or_default(), Ordering::Relaxed);
+            let bytes = u64::try_from(taken).unwrap_or_default();
+            count.fetch_add(bytes, Ordering::Relaxed);
             // Without it everything works, only later.
             let _ = ours.set_quickack(true);
             pipe.give(&theirs).await?;
+            limit.sent(bytes).await;
         }
         end(&theirs)
     };
@@ -354,7 +383,7 @@ mod tests {
         });
         let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = meeting.local_addr().unwrap();
-        let _relay = SourceRelay::start_with(meeting, Pid::this(), address, "0".repeat(32));
+        let _relay = SourceRelay::start_with(meeting, Pid::this(), address, "0".repeat(32), None);
         let vmm = tokio::task::spawn_blocking(move || {
             let mut vmm = std::net::TcpStream::connect(there).unwrap();
             let exchange = || {
@@ -379,7 +408,7 @@ mod tests {
         for vmm_closes in [true, false] {
             let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let there = meeting.local_addr().unwrap();
-            let relay = SourceRelay::start_with(meeting, Pid::this(), address.clone(), "0".repeat(32));
+            let relay = SourceRelay::start_with(meeting, Pid::this(), address.clone(), "0".repeat(32), None);
             assert!(relay.is_hung_up(), "nobody came yet");
             let mut vmm = TcpStream::connect(there).await.unwrap();
             let _theirs = target.accept().await.unwrap();
@@ -401,7 +430,7 @@ mod tests {
         let address: Address = format!("tcp:{}", target.local_addr().unwrap()).parse().unwrap();
         let meeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = meeting.local_addr().unwrap();
-        let relay = SourceRelay::start_with(meeting, Pid::this(), address, "0".repeat(32));
+        let relay = SourceRelay::start_with(meeting, Pid::this(), address, "0".repeat(32), None);
         let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; cat <&3", there.port());
         let mut stranger = tokio::process::Command::new("bash")
             .args(["-c", &script])

@@ -5,6 +5,7 @@ use super::disk_copy::Told;
 use super::link::Received;
 use super::source::Event;
 use super::vf_hotplug::Done;
+use crate::vmm::vcpus;
 
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -20,6 +21,10 @@ pub(crate) enum Report {
     Hotplug(Done),
     /// From the copy of the disks.
     Disks(Told),
+    /// The rounds over the guest's memory have taken as long as they may.
+    TimeOver,
+    /// What became of the guest's vCPUs, which were to stand still.
+    Vcpus(vcpus::Told),
 }
 
 impl From<Told> for Report {

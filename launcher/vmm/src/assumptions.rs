@@ -23,7 +23,7 @@ pub struct Assumption {
     pub scenario: &'static str,
 }
 
-pub const ASSUMPTIONS: [Assumption; 8] = [
+pub const ASSUMPTIONS: [Assumption; 9] = [
     Assumption {
         what: "a request to change a VM that is being sent is refused with the text MIGRATING",
         source: "vmm/src/vm.rs: Error::VmMigrating; vmm/src/lib.rs: VmOwnership::Migration",
@@ -57,6 +57,12 @@ pub const ASSUMPTIONS: [Assumption; 8] = [
         what: "SIGSTOP stops every thread, and a process that is stopped has neither resumed the guest nor ended",
         source: "signal(7); no handler of SIGCONT",
         scenario: "migration_target_killed",
+    },
+    Assumption {
+        what: "a vCPU's thread in KVM_RUN holds no lock that others wait for before the pause; for the pause it is sent a signal, \
+               again every 10 ms, and has a second to answer",
+        source: "vmm/src/cpu.rs: signal_thread, wait_until_signal_acknowledged",
+        scenario: "migration_of_a_restless_guest_given_up_and_allowed_more_downtime",
     },
     Assumption {
         what: "the reply to VHOST_USER_SET_LOG_BASE has the form of the request, 16 bytes",

@@ -10,3 +10,4 @@ pub mod fuzzing;
 pub mod log;
 pub mod process;
 pub mod threads;
+pub mod vcpus;

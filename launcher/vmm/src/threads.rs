@@ -9,10 +9,19 @@ use crate::assumptions::VCPU_THREAD;
 /// How many threads of vCPUs there are. cloud-hypervisor names them `vcpu0`, `vcpu1`, … and waits until they all run
 /// before it goes on, on a restored guest as on a new one.
 pub fn vcpus(vmm: Pid) -> io::Result<usize> {
-    let mut vcpus = 0_usize;
+    Ok(vcpu_threads(vmm)?.len())
+}
+
+/// Their threads, as the kernel numbers them.
+pub(crate) fn vcpu_threads(vmm: Pid) -> io::Result<Vec<Pid>> {
+    let mut vcpus = Vec::new();
     for thread in fs::read_dir(format!("/proc/{vmm}/task"))? {
-        match fs::read_to_string(thread?.path().join("comm")) {
-            Ok(name) if name.starts_with(VCPU_THREAD) => vcpus = vcpus.saturating_add(1),
+        let thread = thread?;
+        match fs::read_to_string(thread.path().join("comm")) {
+            Ok(name) if name.starts_with(VCPU_THREAD) => {
+                let number = thread.file_name().to_string_lossy().parse();
+                vcpus.push(Pid::from_raw(number.map_err(io::Error::other)?));
+            }
             Ok(_) => {}
             // It has ended since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -17,6 +17,7 @@ mod lifecycle;
 mod machine;
 mod masquerade;
 mod migration;
+mod migration_convergence;
 mod migration_disks;
 mod migration_faults;
 mod migration_network;
@@ -301,6 +302,18 @@ pub(crate) const LONGER: &[Scenario<Lab>] = &[
     Scenario {
         name: "migration_wrong_certificate_and_plain_tcp",
         run: migration::wrong_certificate,
+    },
+    Scenario {
+        name: "migration_of_a_restless_guest_given_up_and_allowed_more_downtime",
+        run: migration_convergence::given_up_and_allowed_more,
+    },
+    Scenario {
+        name: "migration_of_a_restless_guest_paused",
+        run: migration_convergence::paused,
+    },
+    Scenario {
+        name: "migration_of_a_restless_guest_slowed_down",
+        run: migration_convergence::slowed_down,
     },
     Scenario {
         name: "migration_over_many_connections",

@@ -4,11 +4,14 @@
 mod end;
 mod observe;
 mod own_disks;
+mod rounds;
 mod times;
+mod transfer;
 
 pub(crate) use end::{in_doubt, lost_there};
 pub(crate) use observe::REBOOTED;
 use own_disks::OwnDisks;
+use rounds::Rounds;
 use times::Times;
 
 use std::path::PathBuf;
@@ -22,32 +25,29 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::channel::{self, Address};
 use super::describe::{Description, VERSION};
 use super::disk_copy::CopiedDisk;
-use super::fence::{signal, stop};
+use super::fence::signal;
 use super::fresh_id::fresh_id;
 use super::link::Link;
 use super::message::{Message, Prepare};
-use super::relay::{MEETING, SourceRelay};
+use super::relay::SourceRelay;
 use super::report::Report;
 use super::shared::TokenFile;
 use super::source::{Action, Event, State};
 use super::tls::{Security, check};
 use super::vf_hotplug::{self, VfHotplug};
-use super::{descriptors, said, session_certs};
-use crate::control::{Answer, Board, OnTimeout, Order};
+use super::{said, session_certs};
+use crate::control::{Answer, Board, Order};
 use crate::daemons::passt;
 use crate::error::chain;
 use crate::queue::Sink;
 use crate::status::{Direction, Step};
-use crate::vmm::api::{Api, SendMigration, TimeoutStrategy};
+use crate::vmm::api::Api;
 use crate::vmm::events::Events;
-use crate::vmm::{process, threads};
 
 /// For the target to compare, and to have its VMM listen.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For the guest to release its VFs.
 const DETACH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Beyond the transfer's own limit, for a VMM that hangs in a dead connection and does not look at it.
-const OVERTIME: Duration = Duration::from_secs(30);
 /// How long the target is asked what became of the guest. Shorter than the target waits to be asked.
 const DOUBT_TIMEOUT: Duration = Duration::from_secs(60);
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,6 +80,8 @@ pub(crate) struct Outgoing {
     channels: u32,
     relay: Option<SourceRelay>,
     own_disks: OwnDisks,
+    /// Once the transfer has begun.
+    rounds: Option<Rounds>,
     times: Times,
     /// The step that was last reported.
     shown: Option<Step>,
@@ -141,6 +143,7 @@ impl Outgoing {
             channels: 0,
             relay: None,
             own_disks: OwnDisks::new(copied),
+            rounds: None,
             times: Times::default(),
             shown: None,
             lent: false,
@@ -227,7 +230,10 @@ impl Outgoing {
                 self.perform_hotplug(hands.vfs.attach(), hands.api);
             }
             Action::Transfer => return self.transfer(hands).await,
-            Action::CutTransfer => self.relay = None,
+            Action::CutTransfer => {
+                self.release_vcpus();
+                self.relay = None;
+            }
             Action::Fence => return Some(self.fence(hands).await),
             Action::Unfence => {
                 hands.board.take_back();
@@ -309,81 +315,6 @@ impl Outgoing {
         }
     }
 
-    async fn transfer(&mut self, hands: &mut Hands<'_>) -> Option<Event> {
-        let to = self.address.to_string();
-        self.times.began = Some(Instant::now());
-        // The exit of one that has ended is an event of its own.
-        let vmm = process::id(hands.child)?;
-        self.vcpus = threads::vcpus(vmm).unwrap_or(0);
-        descriptors::raise();
-        let started = match SourceRelay::start(vmm, self.address.clone(), self.prepare.id.clone()).await {
-            Ok(relay) => {
-                self.relay = Some(relay);
-                hands.board.prepare_hand_over(&to)
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = started {
-            return Some(Event::TransferFailed(format!(
-                "the transfer cannot be prepared: {error}"
-            )));
-        }
-        let how = SendMigration {
-            destination_url: format!("tcp:{MEETING}"),
-            downtime_ms: self.order.downtime_ms,
-            timeout_s: self.order.timeout_s,
-            timeout_strategy: match self.order.on_timeout {
-                OnTimeout::Cancel => TimeoutStrategy::Cancel,
-                OnTimeout::Pause => TimeoutStrategy::Ignore,
-            },
-            connections: self.order.connections,
-            tls_dir: matches!(self.security, Security::Tls(_))
-                .then(|| session_certs::directory(&self.vmm_dir)),
-        };
-        let (api, sink) = (hands.api.clone(), self.sink.clone());
-        self.tasks.spawn(async move {
-            if let Err(error) = api.send_migration(&how).await {
-                sink.send(Report::Event(Event::TransferFailed(chain(&error))))
-                    .await;
-            }
-        });
-        let limit = Duration::from_secs(self.order.timeout_s)
-            .saturating_add(self.max_downtime())
-            .saturating_add(OVERTIME);
-        self.later(
-            limit,
-            Event::Cancel(format!("the transfer was not over within {} s", limit.as_secs())),
-        );
-        None
-    }
-
-    /// Stops the VMM, looks whether it had given up before, and notes that the guest is given away.
-    async fn fence(&mut self, hands: &mut Hands<'_>) -> Event {
-        if let Err(why) = stop(hands.child).await {
-            return Event::CannotFence(why);
-        }
-        // It is stopped, so this is everything that it has reported.
-        let reported = hands.events.pending();
-        let has_reported =
-            |names: &[&str]| reported.iter().any(|event| names.contains(&event.event.as_str()));
-        if has_reported(&["migration-finished"]) {
-            return Event::TransferFinished;
-        }
-        if has_reported(&["rebooting"]) {
-            return Event::GuestEnded(REBOOTED.to_owned());
-        }
-        let hung_up = self.relay.as_ref().is_none_or(SourceRelay::is_hung_up);
-        if hung_up || has_reported(&["migration-failed", "resuming"]) {
-            return Event::Fenced { failed: true };
-        }
-        match hands.board.hand_over(&self.address.to_string()) {
-            Ok(()) => Event::Fenced { failed: false },
-            Err(error) => Event::CannotFence(format!(
-                "cannot write to the state directory that the guest is given away: {error}"
-            )),
-        }
-    }
-
     fn connect(&mut self, after: Duration) {
         self.link = None;
         // Whatever the last channel still brings is of no interest.
@@ -410,11 +341,6 @@ impl Outgoing {
             tokio::time::sleep(after).await;
             sink.send(Report::Event(event)).await;
         });
-    }
-
-    /// The longest that the guest is paused before it is resumed here.
-    fn max_downtime(&self) -> Duration {
-        Duration::from_millis(self.order.max_downtime_ms)
     }
 
     pub(crate) fn address(&self) -> String {

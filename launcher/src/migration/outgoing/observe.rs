@@ -6,7 +6,6 @@ use super::{Hands, Outgoing};
 use crate::daemons::passt;
 use crate::migration::link::{Link, Received};
 use crate::migration::message::Message;
-use crate::migration::relay::SourceRelay;
 use crate::migration::report::Report;
 use crate::migration::said;
 use crate::migration::source::Event;
@@ -25,6 +24,11 @@ impl Outgoing {
         match report {
             Report::Event(event) => Some(event),
             Report::Disks(told) => self.told(told),
+            Report::TimeOver => self.time_over(),
+            Report::Vcpus(told) => {
+                self.vcpus_told(told);
+                None
+            }
             Report::Hotplug(done) => match hands.vfs.done(done)? {
                 Event::Attached => self.attached(hands.vfs),
                 event => Some(event),
@@ -98,6 +102,7 @@ impl Outgoing {
             }
             "migration-failed" => {
                 self.lent = false;
+                self.release_vcpus();
                 Some(Event::TransferFailed(
                     "cloud-hypervisor's transfer failed; its log says why".to_owned(),
                 ))
@@ -108,20 +113,11 @@ impl Outgoing {
                 hands.vfs.are_out().then_some(Event::Detached)
             }
             "paused" => {
-                self.times.paused = Some(Instant::now());
                 self.own_disks.guest_is_paused();
                 // A guest that is paused does not end.
                 self.stop_watchdog();
-                let limit = self.max_downtime();
-                let why = format!(
-                    "the target did not take the guest within {} of its pause (--max-downtime)",
-                    humantime::format_duration(limit)
-                );
-                self.later(limit, Event::Cancel(why));
-                self.progress(
-                    "sending",
-                    "the guest is paused; the rest of its memory is being copied".into(),
-                );
+                self.release_vcpus();
+                self.paused("the guest is paused; the rest of its memory is being copied");
                 None
             }
             "migration-memory-iteration" => {
@@ -129,33 +125,11 @@ impl Outgoing {
                     .properties
                     .as_ref()
                     .and_then(|properties| properties.get("id"));
-                if let Some(round) = id.and_then(|id| id.as_str()).and_then(|id| id.parse().ok()) {
-                    let sent = self.relay.as_ref().map_or(0, SourceRelay::sent);
-                    hands.board.round(round, sent);
-                    let text = self.round(round);
-                    self.progress("sending", text);
-                }
-                None
+                let number = id.and_then(|id| id.as_str()).and_then(|id| id.parse().ok())?;
+                self.round(number, hands)
             }
             _ => None,
         }
-    }
-
-    /// A round over the guest's memory has ended: how much that was, and how long it took. What the next one has to send is
-    /// what the guest has written meanwhile.
-    fn round(&mut self, number: u64) -> String {
-        let now = Instant::now();
-        let sent = self.relay.as_ref().map_or(0, SourceRelay::sent);
-        let last = self.times.round.replace((now, sent));
-        let (since, before) = last
-            .or(self.times.began.map(|began| (began, 0)))
-            .unwrap_or((now, sent));
-        format!(
-            "round {number} over the guest's memory: {} KiB in {} ms; the guest is paused once the rest takes {} ms at most",
-            sent.saturating_sub(before) >> 10,
-            now.duration_since(since).as_millis(),
-            self.order.downtime_ms
-        )
     }
 
     /// Before the transfer, at the end of which passt is asked for them.

@@ -66,9 +66,9 @@ impl Outgoing {
             downtime: Duration::from_millis(self.order.downtime_ms),
             at_worst: match self.order.on_timeout {
                 OnTimeout::Cancel => None,
-                OnTimeout::Pause => Some(self.max_downtime()),
+                OnTimeout::Pause => Some(self.limits().cap),
             },
-            timeout: Duration::from_secs(self.order.timeout_s),
+            timeout: self.timeout(),
         };
         let disks = self.own_disks.disks.clone();
         self.own_disks.copy = Some(DiskCopy::start(route, disks, limits, self.sink.of()));

@@ -8,8 +8,6 @@ pub(super) struct Times {
     pub(super) began: Option<Instant>,
     pub(super) paused: Option<Instant>,
     pub(super) running: Option<Instant>,
-    /// When the last round over the memory ended, and how much had been sent by then.
-    pub(super) round: Option<(Instant, u64)>,
 }
 
 impl Times {
