@@ -227,7 +227,7 @@ fn no_file_grows_without_end() {
 }
 
 /// A node's clock is set while guests run: no wait and no lease may depend on it. The status and the lines of the log alone say
-/// when something was.
+/// when something was, and `kubectl hawser`, which runs on its user's machine, says so of a migration.
 #[test]
 fn the_clock_of_the_node_is_asked_to_say_when_something_was() {
     let mut found = Vec::new();
