@@ -42,7 +42,7 @@ pub(crate) fn manifest(vmi: Option<&Path>, bindings: Option<&Path>) -> Result<Lo
 /// # Errors
 /// Everything that it is refused for, in one go.
 pub(crate) fn policy(path: &Path) -> Result<MigrationPolicy, Failure> {
-    let text = read("the migration policy", path)?;
+    let text = text("the migration policy", path)?;
     let (policy, notes) = policy::parse(&text).map_err(|refusals| {
         let file = path.display();
         Failure::new(

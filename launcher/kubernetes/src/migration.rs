@@ -98,11 +98,11 @@ pub(crate) fn arguments(source: &Source<'_>) -> Vec<Value> {
 
 /// Lets the guest's own pods reach the port of a target, where a namespace lets nobody in otherwise.
 pub(crate) fn policy(source: &Source<'_>, report: &mut Report) -> Option<Value> {
-    if !source.options.migration_policy {
+    if !source.options.network_policy {
         return None;
     }
     report.note_owner(
-        FieldPath::of("--migration-policy"),
+        FieldPath::of("--network-policy"),
         "a pod that a NetworkPolicy selects can be reached by nobody whom no policy lets in: the guest's own ports need another one",
     );
     let name = names::with_suffix(&source.guest.name, "migration", names::NAME_MAX);

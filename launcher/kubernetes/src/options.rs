@@ -26,7 +26,7 @@ pub struct Options {
     /// Secret of the type `kubernetes.io/tls` with the certificates of live migration.
     pub tls_secret: Option<String>,
     /// A NetworkPolicy that lets the guest's own pods reach the port of live migration.
-    pub migration_policy: bool,
+    pub network_policy: bool,
     /// Name of the pod where it is to be the target of a live migration.
     pub target: Option<String>,
     /// The device plugin's resource of a network, by the network's name.

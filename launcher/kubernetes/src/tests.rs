@@ -103,7 +103,7 @@ fn options() -> Options {
         network_resources: Default::default(),
         tls_secret: None,
         target: None,
-        migration_policy: false,
+        network_policy: false,
     }
 }
 

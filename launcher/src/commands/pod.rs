@@ -50,7 +50,7 @@ pub struct PodArgs {
     pub tls_secret: Option<String>,
     /// Make a NetworkPolicy that lets the guest's own pods reach the port of live migration, for namespaces that let nobody in.
     #[arg(long, requires = "tls_secret")]
-    pub migration_policy: bool,
+    pub network_policy: bool,
     /// Make the pod with this name, as the target of a live migration: it boots nothing, waits for the guest, and is on another
     /// node than the guest's other pods.
     #[arg(long, value_name = "POD", requires = "tls_secret", value_parser = label)]
@@ -59,7 +59,7 @@ pub struct PodArgs {
     /// JSON; - for standard input. The pod itself takes the place of the manifest and of the other options.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["vmi", "bindings", "shared", "launcher_image", "runtime", "namespace",
         "kind", "no_user_namespaces", "single", "ipv6_sysctl", "block_volumes", "tls_secret", "target", "network_resources",
-        "device_resources", "migration_policy"])]
+        "device_resources", "network_policy"])]
     pub target_of: Option<PathBuf>,
     /// With --target-of: the node for the target, by its name.
     #[arg(long, value_name = "NAME", requires = "target_of", value_parser = object_name)]
@@ -214,7 +214,7 @@ impl PodArgs {
             block_volumes: self.block_volumes.iter().cloned().collect(),
             tls_secret: self.tls_secret.clone(),
             target: self.target.clone(),
-            migration_policy: self.migration_policy,
+            network_policy: self.network_policy,
             network_resources: self.network_resources.iter().cloned().collect(),
         })
     }

@@ -194,7 +194,7 @@ fn what_is_no_target_is_refused() {
 #[test]
 fn a_policy_lets_the_guests_own_pods_reach_the_migrations_port() {
     let options = Options {
-        migration_policy: true,
+        network_policy: true,
         ..target()
     };
     let rendered = rendered(&migratable(&[]), &options);
@@ -206,5 +206,5 @@ fn a_policy_lets_the_guests_own_pods_reach_the_migrations_port() {
         policy["spec"]["ingress"],
         json!([{"from": [{"podSelector": pods}], "ports": [{"protocol": "TCP", "port": 49152}]}])
     );
-    assert!(notes(&rendered).contains("--migration-policy: a pod that a NetworkPolicy selects"));
+    assert!(notes(&rendered).contains("--network-policy: a pod that a NetworkPolicy selects"));
 }
