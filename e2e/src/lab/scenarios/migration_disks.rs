@@ -199,10 +199,12 @@ fn moves_with(
 
 /// Waits until the guest has written more than so many records.
 fn grows(pod: &Pod<'_>, before: u64) -> Result<u64> {
+    // The file is empty for a moment whenever the number is written.
     let wait = format!(
-        "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-            [ \"$(cat /tmp/number 2> /dev/null || echo 0)\" -gt {} ] && break; sleep 1
-        done; cat /tmp/number",
+        "number() {{ n=; until [ -n \"$n\" ]; do n=$(cat /tmp/number 2> /dev/null || echo 0); done; echo $n; }}
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+            [ $(number) -gt {} ] && break; sleep 1
+        done; number",
         before + 10
     );
     let number = guest::execute(pod.ipv4.into(), &wait)?;
