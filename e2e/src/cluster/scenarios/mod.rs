@@ -151,11 +151,10 @@ pub(super) const LONGER: &[Scenario<Cluster>] = &[
     },
 ];
 
-/// Names of those that `cargo e2e test` runs: what the API server answers by itself, and that a kubelet runs a guest of either kind
-/// of pod. A machine that is half as fast skips those with nodes if --within leaves too little time for them.
+/// Names of those that `cargo e2e test` runs: what the API server answers by itself, and that a kubelet runs a guest
+/// in the pod that `hawser pod` makes. A machine that is half as fast skips those with nodes if --within leaves too little time for them.
 pub(super) const MAIN: &[&str] = &[
     "pod_security_baseline_refuses_net_admin_alone",
     "kubevirts_examples_are_taken_by_the_api_server",
     "masquerade_over_a_restart_of_the_kubelet",
-    "passt_dual_stack_in_a_restricted_namespace",
 ];
