@@ -1,13 +1,14 @@
 //! `hawser vsock`: standard input and output as a connection to a port of the guest's virtio socket, for ssh's ProxyCommand and
 //! whatever else speaks through one.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use clap::Args;
 
 use super::args::StateDirArgs;
+use crate::console::print_to_the_end;
 use crate::control;
 use crate::error::{ExitCode, Failure};
 use crate::state_dir::vmm_dir;
@@ -24,7 +25,7 @@ pub(super) fn vsock(args: &VsockArgs) -> Result<ExitCode, Failure> {
     let (stream, from_guest) = control::vsock_port(&vmm_dir(&args.state_dir.state_dir), args.port)?;
     // A thread, since both directions wait. It ends with the process.
     std::thread::spawn(move || send(&stream));
-    receive(from_guest)
+    print_to_the_end(from_guest)
         .map(|()| ExitCode::Success)
         .map_err(|error| Failure::new(ExitCode::Internal, "the connection to the guest").because(error))
 }
@@ -33,20 +34,4 @@ fn send(mut stream: &UnixStream) {
     // One that the guest has ended takes no more.
     let _ = io::copy(&mut io::stdin().lock(), &mut stream);
     let _ = stream.shutdown(Shutdown::Write);
-}
-
-fn receive(mut from_guest: impl Read) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let read = match from_guest.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        out.write_all(buffer.get(..read).unwrap_or_default())?;
-        out.flush()?;
-    }
 }

@@ -66,7 +66,7 @@ pub(crate) fn attach(vmm_dir: &Path, mode: Mode) -> Result<ExitCode, Failure> {
     if keyboard == Keyboard::Yours || at_terminal {
         type_in(&stream, keyboard == Keyboard::Yours, at_terminal, &detached).map_err(lost)?;
     }
-    let ended = show(output);
+    let ended = print_to_the_end(output);
     drop(raw);
     if detached.load(Ordering::SeqCst) {
         eprintln!("\nhawser: detached; the guest runs on");
@@ -126,9 +126,10 @@ fn type_in(
     Ok(())
 }
 
-fn show(mut output: impl Read) -> io::Result<()> {
-    let mut out = io::stdout();
-    let mut buffer = [0; 4096];
+/// Standard output gets each piece as it comes. Whoever is at the other end may end the connection either way.
+pub(crate) fn print_to_the_end(mut output: impl Read) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let mut buffer = vec![0; 16 << 10];
     loop {
         let read = match output.read(&mut buffer) {
             Ok(0) => return Ok(()),

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 pub(crate) use attached::serve;
-pub(crate) use client::{Mode, attach};
+pub(crate) use client::{Mode, attach, print_to_the_end};
 pub(crate) use pump::pump;
 
 /// Bytes of what was printed last, which whoever attaches is shown first.
