@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{Pair, SOON, by_entry, expect_runs, hawser, quick, run};
+use super::migration_pair::{Pair, SOON, by_entry, expect_runs, hawser, quick, run};
 use super::running::expect_exit;
 use crate::pods::{Pod, PodSpec, set, vmi};
 use crate::process::{Process, until};

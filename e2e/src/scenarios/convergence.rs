@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::SOON;
+use super::migration_pair::SOON;
 use super::running::{Running, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::Guest;

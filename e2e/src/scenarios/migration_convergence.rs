@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::Context;
-use super::migration::{PATIENCE, Pair, SOON, TLS, expect_runs, explain, migrate, quick};
 use super::migration_faults::at;
+use super::migration_pair::{PATIENCE, Pair, SOON, TLS, expect_runs, explain, migrate, quick};
 use super::running::expect_exit;
 use crate::report::Scenario;
 use crate::standin_script::{Fault, Script, Step};

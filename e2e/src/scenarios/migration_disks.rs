@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{PATIENCE, Pair, SOON, explain, quick, run};
 use super::migration_faults::{at, disturb, each, lost, slow};
+use super::migration_pair::{PATIENCE, Pair, SOON, explain, quick, run};
 use super::running::expect_exit;
 use crate::pods::{Pod, PodSpec, VMM_UID, set, vmi};
 use crate::process::until;

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Context;
-use super::migration::{PATIENCE, Pair, SOON, expect_runs, explain, hawser, quick};
+use super::migration_pair::{PATIENCE, Pair, SOON, expect_runs, explain, hawser, quick};
 use super::running::{expect_exit, processes};
 use crate::pods::{Pod, vmi};
 use crate::process::Process;

@@ -12,9 +12,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{PATIENCE, Pair, SOON, TLS, explain, migrate, quick};
 use super::migration_disks::{nothing_wrong, writes};
 use super::migration_faults::{Small, at, disturb, each, lost};
+use super::migration_pair::{PATIENCE, Pair, SOON, TLS, explain, migrate, quick};
 use super::running::expect_exit;
 use crate::pods::{Pod, set, vmi};
 use crate::process::{output, until};

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{FILES, SOON, TLS, TO, certify, migrate, quick, status};
+use super::migration_pair::{FILES, SOON, TLS, TO, certify, migrate, quick, status};
 use super::running::expect_exit;
 use crate::certificates::Authority;
 use crate::pods::{GUEST_MAC, NODE4, POD4, POD6, Pod, PodSpec, Privileges, set, vmi};

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{
+use super::migration_pair::{
     PATIENCE, Pair, SOON, TLS, by, expect_runs, expect_state, explain, hawser, migrate, quick, run, run_args,
     status,
 };

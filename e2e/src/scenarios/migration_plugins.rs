@@ -6,7 +6,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{Pair, RED, SOON, expect_runs, expect_state, explain, migrate, quick, run, status};
+use super::migration_pair::{
+    Pair, RED, SOON, expect_runs, expect_state, explain, migrate, quick, run, status,
+};
 use super::plugins::{NETWORK, macvtap};
 use super::running::expect_exit;
 use crate::cni_tap;

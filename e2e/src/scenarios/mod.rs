@@ -26,6 +26,7 @@ mod migration_convergence;
 mod migration_disks;
 mod migration_faults;
 mod migration_own_disks;
+mod migration_pair;
 mod migration_passt;
 mod migration_peers;
 mod migration_plugins;

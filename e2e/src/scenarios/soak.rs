@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::migration::{self, TLS};
+use super::migration_pair::{self, TLS};
 use super::migration_passt::{self, put_passt};
 use super::running::{Running, WAIT, exit_code, expect_exit, processes, resident};
 use super::traffic::{TcpServer, reaches};
@@ -251,7 +251,7 @@ fn passts(context: &Context, length: Duration) -> Result<String> {
     /// A passt may be started again so often in a minute.
     const PACE: Duration = Duration::from_secs(13);
     let pod = Pod::new(&context.programs, PodSpec::default())?;
-    let mut script = migration::quick();
+    let mut script = migration_pair::quick();
     script.ports = [("none".to_owned(), "/none".into())].into();
     pod.script(&script)?;
     put_passt(&pod)?;
@@ -299,7 +299,7 @@ fn passts(context: &Context, length: Duration) -> Result<String> {
 
 /// Guests migrate from one pod to the other, one after the other: each launcher is a new one, and the pods stay.
 fn migrations(context: &Context, length: Duration) -> Result<String> {
-    let mut pair = migration::Pair::new(context, &migration::quick(), &migration::quick())?;
+    let mut pair = migration_pair::Pair::new(context, &migration_pair::quick(), &migration_pair::quick())?;
     let guest = vmi(Value::Null);
     let until_then = Instant::now() + length;
     let mut first: Option<[Left; 2]> = None;
@@ -307,7 +307,7 @@ fn migrations(context: &Context, length: Duration) -> Result<String> {
     while rounds < 3 || Instant::now() < until_then {
         let mut moving = pair.migrate()?;
         let code = moving.wait_exit(WAIT)?.code().unwrap_or(-1);
-        migration::explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
+        migration_pair::explain(&pair, "hawser migrate", expect_exit(code, 0, &moving))?;
         let code = exit_code(&mut pair.source)?;
         expect_exit(code, 0, &pair.source)?;
         pair.target.signal(Signal::SIGTERM)?;
@@ -339,8 +339,8 @@ fn migrations(context: &Context, length: Duration) -> Result<String> {
         rounds += 1;
         // The operator knows that the guest has ended there.
         fs::remove_file(pair.from.path("state/vmm/given-away.json"))?;
-        pair.source = migration::run(&pair.from, &guest, &[])?;
-        pair.target = migration::run(&pair.to, &guest, &["--incoming", TLS[0], TLS[1]])?;
+        pair.source = migration_pair::run(&pair.from, &guest, &[])?;
+        pair.target = migration_pair::run(&pair.to, &guest, &["--incoming", TLS[0], TLS[1]])?;
         pair.source.wait_for(r#"event="guest-running""#, 1, WAIT)?;
         pair.target.wait_for(r#"event="waiting-for-guest""#, 1, WAIT)?;
     }
