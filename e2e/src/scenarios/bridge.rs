@@ -7,13 +7,13 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::running::{Running, WAIT};
+use super::running::{Running, WAIT, eventually};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, Guest};
 use crate::pods::{
     DefaultRoute6, FAR4, FAR6, GUEST_MAC, MTU, NODE4, NODE6, POD4, POD6, Pod, PodSpec, link_local, set, vmi,
 };
-use crate::process::{Process, until};
+use crate::process::until;
 use crate::report::Scenario;
 use crate::standin_script::Script;
 
@@ -122,23 +122,6 @@ pub(super) fn start(
 
 fn running(context: &Context) -> Result<Running> {
     start(context, PodSpec::default(), &manifest(), |_| Ok(()))
-}
-
-/// Runs `check` until it holds; the last reason why not is the failure.
-pub(super) fn eventually(running: &Running, said: &[Process], check: impl Fn() -> Result<()>) -> Result<()> {
-    let mut last = None;
-    let outcome = until("the guest's configuration", WAIT, || match check() {
-        Ok(()) => Ok(Some(())),
-        Err(error) => {
-            last = Some(error);
-            Ok(None)
-        }
-    });
-    let Err(timeout) = outcome else { return Ok(()) };
-    let said: String = said.iter().map(Process::transcript).collect();
-    running.explain(Err(last
-        .unwrap_or(timeout)
-        .context(format!("the client said:\n{said}"))))
 }
 
 pub(super) fn has4(running: &Running, address: &str, default: Option<Ipv4Addr>) -> Result<()> {

@@ -8,10 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::bridge::{
-    by_link_local, eventually, has4, has6, mac_of, manifest, routes6, start, traffic4, traffic6,
-};
-use super::running::{Running, WAIT, exit_code, expect_exit};
+use super::bridge::{by_link_local, has4, has6, mac_of, manifest, routes6, start, traffic4, traffic6};
+use super::running::{Running, WAIT, eventually, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, Guest};
 use crate::netns::Snapshot;

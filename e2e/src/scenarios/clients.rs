@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::Context;
-use super::running::{Running, WAIT};
+use super::running::{Running, WAIT, eventually};
 use super::traffic::udp;
 use crate::guests::{Client, GATEWAY4, GUEST4, GUEST6};
 use crate::pods::{MTU, PodSpec, link_local, vmi};
@@ -77,27 +77,6 @@ pub(super) const SCENARIOS: &[Scenario<Context>] = &[
 
 fn running(context: &Context) -> Result<Running> {
     Running::start(context, PodSpec::default(), &vmi(Value::Null))
-}
-
-/// Runs `check` until it holds; the last reason why not is the failure.
-fn eventually(
-    running: &Running,
-    said: &[crate::process::Process],
-    check: impl Fn() -> Result<()>,
-) -> Result<()> {
-    let mut last = None;
-    let outcome = until("the guest's configuration", WAIT, || match check() {
-        Ok(()) => Ok(Some(())),
-        Err(error) => {
-            last = Some(error);
-            Ok(None)
-        }
-    });
-    let Err(timeout) = outcome else { return Ok(()) };
-    let said: String = said.iter().map(crate::process::Process::transcript).collect();
-    running.explain(Err(last
-        .unwrap_or(timeout)
-        .context(format!("the client said:\n{said}"))))
 }
 
 fn everything4(context: &Context, client: Client) -> Result<()> {

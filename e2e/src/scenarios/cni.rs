@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::bridge::{eventually, has4, has6, manifest, traffic4, traffic6};
+use super::bridge::{has4, has6, manifest, traffic4, traffic6};
 use super::bridge_pod::as_before;
-use super::running::{Running, WAIT, exit_code, expect_exit};
+use super::running::{Running, WAIT, eventually, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches};
 use crate::cni::{Network, PLUGINS, require};
 use crate::guests::{Client, Guest};

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Context;
-use super::bridge::{eventually, manifest as bridged};
-use super::running::Running;
+use super::bridge::manifest as bridged;
+use super::running::{Running, eventually};
 use super::traffic::{TcpServer, reaches};
 use crate::guests::{Client, Guest};
 use crate::layouts::{Layout, layouts, refusal};

@@ -11,8 +11,8 @@ use nix::unistd::chown;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::bridge::{eventually, mac_of};
-use super::running::{Running, WAIT, exit_code, expect_exit, processes};
+use super::bridge::mac_of;
+use super::running::{Running, WAIT, eventually, exit_code, expect_exit, processes};
 use super::traffic::{TcpServer, reaches};
 use crate::cni_tap;
 use crate::guests::{Client, Guest};

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Context;
-use super::bridge::{eventually, has4, mac_of, manifest as bridged, start};
-use super::running::{Running, exit_code, expect_exit};
+use super::bridge::{has4, mac_of, manifest as bridged, start};
+use super::running::{Running, eventually, exit_code, expect_exit};
 use super::traffic::{TcpServer, reaches, udp, udp_exchange, unreachable};
 use crate::guests::{Client, GATEWAY4, GUEST4, Guest};
 use crate::pods::{FAR4, NODE4, NODE6, POD4, POD6, Pod, PodSpec, set, vmi};

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Context;
 use crate::guests::Guest;
 use crate::pods::{Pod, PodSpec};
-use crate::process::{Process, output};
+use crate::process::{Process, output, until};
 use crate::standin_script::Script;
 
 pub(super) const WAIT: Duration = Duration::from_secs(10);
@@ -105,4 +105,21 @@ pub(crate) fn resident(pod: &Pod) -> Result<u64> {
         sum = sum.saturating_add(kib.unwrap_or_default().parse()?);
     }
     Ok(sum)
+}
+
+/// Runs `check` until it holds; the last reason why not is the failure.
+pub(super) fn eventually(running: &Running, said: &[Process], check: impl Fn() -> Result<()>) -> Result<()> {
+    let mut last = None;
+    let outcome = until("the guest's configuration", WAIT, || match check() {
+        Ok(()) => Ok(Some(())),
+        Err(error) => {
+            last = Some(error);
+            Ok(None)
+        }
+    });
+    let Err(timeout) = outcome else { return Ok(()) };
+    let said: String = said.iter().map(Process::transcript).collect();
+    running.explain(Err(last
+        .unwrap_or(timeout)
+        .context(format!("the client said:\n{said}"))))
 }
